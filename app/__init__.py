@@ -1,0 +1,1 @@
+"""PortLLM Registry: keeps LoRA patches and carries them to new releases of their base model."""

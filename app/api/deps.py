@@ -1,0 +1,178 @@
+"""What endpoints ask for: a unit of work, the principal, paging, preconditions, idempotency."""
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, cast
+
+from fastapi import Depends, Header, Query, Request, Security
+from fastapi.encoders import jsonable_encoder
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel
+
+from app.domain.errors import DomainError
+from app.domain.principal import Principal
+from app.services import tokens
+from app.services.backend import Backend
+from app.services.idempotency import Reply, find, once
+from app.services.uow import UnitOfWork, settle
+
+bearer = HTTPBearer(auto_error=False, description="A token made by 'portllm token create'.")
+
+
+def get_backend(request: Request) -> Backend:
+    return cast(Backend, request.app.state.backend)
+
+
+BackendDep = Annotated[Backend, Depends(get_backend)]
+
+
+def get_principal(
+    request: Request, backend: BackendDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
+) -> Principal:
+    """Who asks; every route below /api/v1 depends on it."""
+    if credentials is None:
+        raise DomainError("token.missing")
+    with backend.read() as uow:
+        principal = tokens.authenticate(uow, credentials.credentials)
+    request.state.owner = principal.owner  # for the line in the log
+    return principal
+
+
+PrincipalDep = Annotated[Principal, Depends(get_principal)]
+
+
+def read_unit(backend: BackendDep) -> Iterator[UnitOfWork]:
+    with backend.read() as uow:
+        yield uow
+
+
+def write_unit(backend: BackendDep, _: PrincipalDep) -> Iterator[UnitOfWork]:
+    """Asks for the principal first, so that strangers never take the write lock."""
+    with backend.write() as uow:
+        yield uow
+
+
+# scope="function": FastAPI's default commits after the response was sent, and a failed commit would look like a success.
+ReadUnit = Annotated[UnitOfWork, Depends(read_unit, scope="function")]
+WriteUnit = Annotated[UnitOfWork, Depends(write_unit, scope="function")]
+
+
+class Page:
+    """Keyset paging: `after` is the last id of the page before, taken from the opaque cursor."""
+
+    pattern = re.compile(r"[a-z0-9_]{1,60}")
+
+    def __init__(
+        self,
+        backend: BackendDep,
+        limit: Annotated[int, Query(ge=1, description="How many at most.")] = 50,
+        cursor: Annotated[str | None, Query(max_length=300, description="next_cursor of the page before.")] = None,
+    ) -> None:
+        self.limit = min(limit, backend.tools.limits.page)
+        self.after = decode_cursor(cursor, self.pattern) if cursor else None
+
+    def cut(self, rows: Any) -> tuple[list[Any], str | None]:
+        """The rows of this page, and the cursor of the next if there is one."""
+        items = list(rows)[: self.limit]
+        return items, encode_cursor(items[-1].id) if len(rows) > self.limit else None
+
+
+PageDep = Annotated[Page, Depends()]
+
+
+class JobPage(Page):
+    """The same for jobs, whose ids are made of owner, kind and key."""
+
+    pattern = re.compile(r"[a-z0-9._-]{1,64}:[a-z_]{1,40}:[A-Za-z0-9._-]{1,100}")
+
+
+JobPageDep = Annotated[JobPage, Depends()]
+
+
+def encode_cursor(value: Any) -> str:
+    return base64.urlsafe_b64encode(str(value).encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str, pattern: re.Pattern[str]) -> str:
+    try:
+        value = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
+    except (binascii.Error, ValueError):
+        raise DomainError("request.cursor", cursor=cursor) from None
+    if not pattern.fullmatch(value):
+        raise DomainError("request.cursor", cursor=cursor)
+    return value
+
+
+def get_if_match(if_match: Annotated[str | None, Header(description="ETag that was read before.")] = None) -> int | None:
+    """The row version that the caller read, from If-Match."""
+    if if_match in (None, "*"):
+        return None
+    text = str(if_match).strip().removeprefix("W/").strip('"')
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise DomainError("request.changed", what="The resource")
+    return int(text)
+
+
+IfMatch = Annotated[int | None, Depends(get_if_match)]
+
+
+def row_etag(row: Any) -> str:
+    """ETag of something that can change."""
+    return f'"{row.row_version}"'
+
+
+Make = Callable[[UnitOfWork], tuple[int, BaseModel, str]]
+
+
+class Once:
+    """Runs a creation in a transaction of its own, or repeats the answer given under the same Idempotency-Key."""
+
+    def __init__(
+        self,
+        backend: BackendDep,
+        principal: PrincipalDep,
+        request: Request,
+        idempotency_key: Annotated[
+            str | None, Header(max_length=200, description="A repeat with the same key returns the first answer.")
+        ] = None,
+    ) -> None:
+        self._backend, self._principal, self._key = backend, principal, idempotency_key
+        text = f"{request.method} {request.url.path} {request.state.body_sha256}"
+        self._request = hashlib.sha256(text.encode()).hexdigest()
+
+    def repeat(self) -> JSONResponse | None:
+        """The answer that was given before, if any: for creations with costly preparations."""
+        if self._key is None:
+            return None
+        with self._backend.read() as uow:
+            known = find(uow, self._principal, self._key, self._request)
+        return _response(known) if known else None
+
+    def __call__(self, make: Make) -> JSONResponse:
+        """`make` returns status, body and Location; its facts and the remembered answer are one transaction.
+
+        It is run again where another request wrote the same thing first, and then answers as to any repeat.
+        """
+
+        def answer(uow: UnitOfWork) -> Reply:
+            status, body, location = make(uow)
+            return Reply(status, jsonable_encoder(body, by_alias=True), location)
+
+        def answer_once(uow: UnitOfWork) -> Reply:
+            if self._key is None:
+                return answer(uow)
+            return once(uow, self._principal, self._key, self._request, lambda: answer(uow))
+
+        return _response(settle(self._backend.write, answer_once))
+
+
+def _response(reply: Reply) -> JSONResponse:
+    headers = {"Location": reply.location, **({"Idempotent-Replayed": "true"} if reply.repeated else {})}
+    return JSONResponse(reply.body, reply.status, headers)
+
+
+OnceDep = Annotated[Once, Depends()]

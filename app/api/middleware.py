@@ -1,0 +1,76 @@
+"""Around every request: an id, a bound on JSON bodies, and their digest for idempotent repeats."""
+
+import hashlib
+import json
+import re
+import secrets
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.problems import MEDIA_TYPE, body_of
+from app.api.telemetry import REQUEST_ID
+from app.domain.errors import DomainError
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+UPLOADS = "/api/v1/uploads/"
+
+
+class RequestBounds:
+    """Pure ASGI, so that streamed bodies pass through untouched."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self._app, self._limit = app, max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        state: dict[str, Any] = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        REQUEST_ID.set(request_id)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                others = [header for header in message["headers"] if header[0] != b"x-request-id"]
+                message["headers"] = [*others, (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        if scope["path"].startswith(UPLOADS) and scope["method"] == "PATCH":
+            await self._app(scope, receive, send_with_id)
+            return
+        body, size = [], 0
+        more = scope["method"] not in ("GET", "HEAD")
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body.append(message.get("body", b""))
+            size += len(body[-1])
+            more = message.get("more_body", False)
+            if size > self._limit:
+                await _refuse(send_with_id, size, self._limit)
+                return
+        whole = b"".join(body)
+        state["body_sha256"] = hashlib.sha256(whole).hexdigest()
+        sent = False
+
+        async def replay() -> Message:
+            nonlocal sent
+            if sent:
+                return await receive()
+            sent = True
+            return {"type": "http.request", "body": whole, "more_body": False}
+
+        await self._app(scope, replay, send_with_id)
+
+
+async def _refuse(send: Send, size: int, limit: int) -> None:
+    error = DomainError("request.too_large", what="the body", size=size, limit=limit)
+    body = json.dumps(body_of(error, 413)).encode()
+    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 413, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

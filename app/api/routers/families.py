@@ -1,0 +1,82 @@
+"""/families and their releases."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from app.api.deps import OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.api.schemas.base import Listing, ReasonIn
+from app.api.schemas.families import FamilyIn, FamilyOut, ReleaseIn, ReleaseOut
+from app.services import families, releases
+from app.services.uow import UnitOfWork
+
+router = APIRouter(tags=["families and releases"])
+
+
+@router.post("/families", status_code=201, response_model=FamilyOut)
+def create_family(body: FamilyIn, once: OnceDep, principal: PrincipalDep) -> object:
+    """Create a family. Needs scope admin."""
+
+    def make(uow: UnitOfWork) -> tuple[int, FamilyOut, str]:
+        row = families.create(uow, principal, body.name, body.description)
+        return 201, FamilyOut.of(row), f"/api/v1/families/{row.name}"
+
+    return once(make)
+
+
+@router.get("/families")
+def list_families(uow: ReadUnit, page: PageDep, _: PrincipalDep) -> Listing[FamilyOut]:
+    """List families, newest first."""
+    rows, cursor = page.cut(families.list_page(uow, page.after, page.limit))
+    return Listing(items=[FamilyOut.of(r) for r in rows], next_cursor=cursor)
+
+
+@router.get("/families/{family}")
+def get_family(family: str, uow: ReadUnit, _: PrincipalDep) -> FamilyOut:
+    """One family."""
+    return FamilyOut.of(families.get(uow, family))
+
+
+@router.post("/families/{family}/releases", status_code=202, response_model=ReleaseOut)
+def register_release(family: str, body: ReleaseIn, once: OnceDep, principal: PrincipalDep) -> object:
+    """Register a release from a directory where the service runs; a job reads it. Needs scope admin.
+
+    The same directory again returns the release that is there (200); a rejected one is read again.
+    """
+
+    def make(uow: UnitOfWork) -> tuple[int, ReleaseOut, str]:
+        row, is_new = releases.register(uow, principal, family, body.name, body.directory, body.parent, body.copy_files)
+        status = 202 if is_new or row.state == "ingesting" else 200
+        return status, ReleaseOut.of(row), f"/api/v1/families/{family}/releases/{body.name}"
+
+    return once(make)
+
+
+@router.get("/families/{family}/releases")
+def list_releases(
+    family: str, uow: ReadUnit, page: PageDep, _: PrincipalDep, state: Annotated[str | None, Query(max_length=20)] = None
+) -> Listing[ReleaseOut]:
+    """List a family's releases, newest first."""
+    rows, cursor = page.cut(releases.list_page(uow, family, state, page.after, page.limit))
+    return Listing(items=[ReleaseOut.of(r) for r in rows], next_cursor=cursor)
+
+
+@router.get("/releases")
+def list_all_releases(uow: ReadUnit, page: PageDep, _: PrincipalDep) -> Listing[ReleaseOut]:
+    """List the releases of all families, newest first."""
+    rows, cursor = page.cut(releases.list_page(uow, None, None, page.after, page.limit))
+    return Listing(items=[ReleaseOut.of(r) for r in rows], next_cursor=cursor)
+
+
+@router.get("/families/{family}/releases/{release}")
+def get_release(family: str, release: str, uow: ReadUnit, response: Response, _: PrincipalDep) -> ReleaseOut:
+    """One release."""
+    row = releases.get(uow, family, release)
+    response.headers["ETag"] = row_etag(row)
+    return ReleaseOut.of(row)
+
+
+@router.post("/families/{family}/releases/{release}/yank")
+def yank_release(family: str, release: str, body: ReasonIn, uow: WriteUnit, principal: PrincipalDep) -> ReleaseOut:
+    """Hide a release from selection; reads that are pinned to it go on. Needs scope admin."""
+    return ReleaseOut.of(releases.yank(uow, principal, family, release, body.reason))

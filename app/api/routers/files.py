@@ -1,0 +1,64 @@
+"""/ports/{id}/files: the merged model, computed while it is read, on a worker where there is one."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import RedirectResponse, StreamingResponse
+
+from app.api.deps import BackendDep, PrincipalDep, ReadUnit
+from app.api.reading import BINARY, Body, Conditions, Wanted, answer
+from app.api.schemas.ports import MergedFileOut, MergedFilesOut
+from app.services import merged, ports, workers
+
+router = APIRouter(tags=["merged models"])
+
+ANSWERS: dict[int | str, dict[str, object]] = {
+    200: {"content": BINARY},
+    206: {"content": BINARY},
+    304: {"description": "Not modified"},
+    307: {"description": "Read it at this address, on a worker, within five minutes; it needs no token, send none."},
+}
+Redirect = Annotated[
+    bool, Query(description="Whether a read may be answered with the address of a worker; false: the bytes come from here.")
+]
+
+
+@router.get("/ports/{port}/files")
+def list_files(port: str, uow: ReadUnit, principal: PrincipalDep) -> MergedFilesOut:
+    """The files of a merged model."""
+    row = ports.readable(uow, principal, port)
+    files = merged.files(uow, row)
+    return MergedFilesOut(
+        port=row.id, fingerprint=row.fingerprint, total_bytes=sum(f.size for f in files),
+        files=[MergedFileOut(path=f.path, size=f.size, etag=f.etag, sha256=f.sha256, computed=f.computed) for f in files],
+    )  # fmt: skip
+
+
+@router.head("/ports/{port}/files/{path:path}", response_class=Response)
+@router.get("/ports/{port}/files/{path:path}", response_class=StreamingResponse, responses=ANSWERS)
+def read_file(
+    port: str,
+    path: str,
+    request: Request,
+    backend: BackendDep,
+    principal: PrincipalDep,
+    conditions: Annotated[Conditions, Depends()],
+    redirect: Redirect = True,
+) -> Response:
+    """One file of a merged model: Range, If-Range, If-None-Match and HEAD as for a static file.
+
+    Where workers read merged models, a file that must be computed is answered with 307 and a worker's address.
+    """
+
+    def on_a_worker(wanted: Wanted) -> Response | Body | None:
+        reader = workers.choose(backend.readers(), wanted.port.fingerprint) if wanted.file.computed else None
+        if reader is None:
+            return None
+        url = workers.signed_url(backend.tools.secret_key, reader, wanted.port.id, path)
+        if redirect:
+            return RedirectResponse(url, 307, headers={"Cache-Control": "no-store"})
+        return backend.handed_over.read(url, conditions.passed_on(), wanted.span.length)
+
+    with backend.read() as uow:
+        row = ports.readable(uow, principal, port)
+        return answer(backend, uow, row, path, request, conditions, on_a_worker)

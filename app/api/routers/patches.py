@@ -1,0 +1,111 @@
+"""/patches, their versions and aliases."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Response
+
+from app.api.deps import IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.api.schemas.base import Listing, ReasonIn
+from app.api.schemas.patches import AliasIn, AliasOut, PatchChange, PatchIn, PatchOut, VersionIn, VersionOut
+from app.services import patches, versions
+from app.services.uow import UnitOfWork
+
+router = APIRouter(tags=["patches"])
+
+Number = Annotated[int, Path(ge=0, lt=2**31, description="A version's number.")]  # the width of the column
+
+
+@router.post("/patches", status_code=201, response_model=PatchOut)
+def create_patch(body: PatchIn, once: OnceDep, principal: PrincipalDep) -> object:
+    """Create a patch. The same name in the same family again returns what is there (200)."""
+
+    def make(uow: UnitOfWork) -> tuple[int, PatchOut, str]:
+        row, is_new = patches.create(uow, principal, body.owner, body.name, body.family, body.description)
+        return 201 if is_new else 200, PatchOut.of(row), f"/api/v1/patches/{row.full_name}"
+
+    return once(make)
+
+
+@router.get("/patches")
+def list_patches(
+    uow: ReadUnit,
+    page: PageDep,
+    principal: PrincipalDep,
+    owner: Annotated[str | None, Query(max_length=89)] = None,
+    family: Annotated[str | None, Query(max_length=89)] = None,
+) -> Listing[PatchOut]:
+    """List the patches that the token may read, newest first."""
+    rows, cursor = page.cut(patches.list_page(uow, principal, owner, family, page.after, page.limit))
+    return Listing(items=[PatchOut.of(r) for r in rows], next_cursor=cursor)
+
+
+@router.get("/patches/{owner}/{patch}")
+def get_patch(owner: str, patch: str, uow: ReadUnit, response: Response, principal: PrincipalDep) -> PatchOut:
+    """One patch with its aliases."""
+    row = patches.get(uow, principal, owner, patch)
+    response.headers["ETag"] = row_etag(row)
+    return PatchOut.of(row, patches.aliases(uow, row))
+
+
+@router.patch("/patches/{owner}/{patch}")
+def change_patch(
+    owner: str, patch: str, body: PatchChange, uow: WriteUnit, response: Response, principal: PrincipalDep, expected: IfMatch
+) -> PatchOut:
+    """Change the description; with If-Match only if nobody changed it meanwhile."""
+    row = patches.describe(uow, principal, owner, patch, body.description, expected)
+    response.headers["ETag"] = row_etag(row)
+    return PatchOut.of(row, patches.aliases(uow, row))
+
+
+@router.put("/patches/{owner}/{patch}/aliases/{alias}")
+def set_alias(
+    owner: str,
+    patch: str,
+    alias: str,
+    body: AliasIn,
+    uow: WriteUnit,
+    response: Response,
+    principal: PrincipalDep,
+    expected: IfMatch,
+) -> AliasOut:
+    """Point an alias at a version."""
+    row = patches.set_alias(uow, principal, owner, patch, alias, body.version, expected)
+    response.headers["ETag"] = row_etag(row)
+    return AliasOut(patch=f"{owner}/{patch}", alias=row.name, version=row.version.number)
+
+
+@router.post("/patches/{owner}/{patch}/versions", status_code=201, response_model=VersionOut)
+def draft_version(owner: str, patch: str, body: VersionIn, once: OnceDep, principal: PrincipalDep) -> object:
+    """Announce the files of a version. Bytes that are published already return their version (200), nothing is to be sent."""
+
+    def make(uow: UnitOfWork) -> tuple[int, VersionOut, str]:
+        announced = [versions.AnnouncedFile(f.path, f.size, f.sha256) for f in body.files]
+        row, is_new = versions.draft(uow, principal, owner, patch, body.trained_on, announced)
+        if is_new:
+            return (
+                201,
+                VersionOut.of(row, versions.received(uow, row), uow.tools.blobs.direct is not None),
+                f"/api/v1/uploads/{row.id}",
+            )
+        return 200, VersionOut.of(row), f"/api/v1/patches/{owner}/{patch}/versions/{row.number}"
+
+    return once(make)
+
+
+@router.get("/patches/{owner}/{patch}/versions")
+def list_versions(owner: str, patch: str, uow: ReadUnit, page: PageDep, principal: PrincipalDep) -> Listing[VersionOut]:
+    """List published versions, newest first."""
+    rows, cursor = page.cut(versions.list_page(uow, principal, owner, patch, page.after, page.limit))
+    return Listing(items=[VersionOut.of(r) for r in rows], next_cursor=cursor)
+
+
+@router.get("/patches/{owner}/{patch}/versions/{number}")
+def get_version(owner: str, patch: str, number: Number, uow: ReadUnit, principal: PrincipalDep) -> VersionOut:
+    """One version."""
+    return VersionOut.of(versions.get(uow, principal, owner, patch, number))
+
+
+@router.post("/patches/{owner}/{patch}/versions/{number}/yank")
+def yank_version(owner: str, patch: str, number: Number, body: ReasonIn, uow: WriteUnit, principal: PrincipalDep) -> VersionOut:
+    """Hide a version from selection; ports that are ready go on."""
+    return VersionOut.of(versions.yank(uow, principal, owner, patch, number, body.reason))

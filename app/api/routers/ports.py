@@ -1,0 +1,91 @@
+"""/ports: check, create, decide; and the digests of their computed files."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from app.api.deps import BackendDep, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.api.schemas.base import Listing, ReasonIn
+from app.api.schemas.ports import DigestOut, PortIn, PortOut, VerdictOut
+from app.services import digests, ports
+from app.services.uow import UnitOfWork, settle
+
+router = APIRouter(tags=["ports"])
+
+
+@router.post("/ports/check")
+def check_port(body: PortIn, backend: BackendDep, principal: PrincipalDep) -> VerdictOut:
+    """Say whether a patch can be carried to a release, and why. Stores no port."""
+    with backend.read() as uow:
+        verdict = ports.assess(uow, principal, body.wish())
+    if verdict.lineage:
+        settle(backend.write, lambda uow: ports.remember_lineage(uow, verdict))
+    return VerdictOut.of(verdict)
+
+
+@router.post("/ports", status_code=201, response_model=PortOut)
+def create_port(body: PortIn, backend: BackendDep, once: OnceDep, principal: PrincipalDep) -> object:
+    """Carry a patch version to a release. The answer's state is ready, held or refused, with the findings.
+
+    The same wish again returns the port that is there (200).
+    """
+    if repeated := once.repeat():
+        return repeated
+    wish = body.wish()
+    # Assessing reads samples of both releases; nobody should wait for that to write.
+    with backend.read() as uow:
+        verdict = ports.assess(uow, principal, wish)
+
+    def make(uow: UnitOfWork) -> tuple[int, PortOut, str]:
+        row, is_new = ports.create(uow, principal, verdict, wish.force)
+        return 201 if is_new else 200, PortOut.of(row), f"/api/v1/ports/{row.id}"
+
+    return once(make)
+
+
+@router.get("/ports")
+def list_ports(
+    uow: ReadUnit,
+    page: PageDep,
+    principal: PrincipalDep,
+    patch: Annotated[str | None, Query(max_length=200, description="owner/name")] = None,
+    version: Annotated[str | None, Query(max_length=89, description="Number or alias; with patch")] = None,
+    family: Annotated[str | None, Query(max_length=89)] = None,
+    release: Annotated[str | None, Query(max_length=89, description="With patch or family")] = None,
+    state: Annotated[str | None, Query(max_length=20)] = None,
+) -> Listing[PortOut]:
+    """List ports, newest first."""
+    found = ports.list_page(uow, principal, patch, version, family, release, state, page.after, page.limit)
+    rows, cursor = page.cut(found)
+    return Listing(items=[PortOut.of(r) for r in rows], next_cursor=cursor)
+
+
+@router.get("/ports/{port}")
+def get_port(port: str, uow: ReadUnit, response: Response, principal: PrincipalDep) -> PortOut:
+    """One port."""
+    row = ports.get(uow, principal, port)
+    response.headers["ETag"] = row_etag(row)
+    return PortOut.of(row)
+
+
+@router.post("/ports/{port}/approve")
+def approve_port(port: str, body: ReasonIn, uow: WriteUnit, principal: PrincipalDep) -> PortOut:
+    """Let a held port become ready, with a reason."""
+    return PortOut.of(ports.approve(uow, principal, port, body.reason))
+
+
+@router.post("/ports/{port}/retire")
+def retire_port(port: str, uow: WriteUnit, principal: PrincipalDep) -> PortOut:
+    """Take a port out of use."""
+    return PortOut.of(ports.retire(uow, principal, port))
+
+
+@router.post("/ports/{port}/digest", status_code=202)
+def digest_port(port: str, uow: WriteUnit, response: Response, principal: PrincipalDep) -> DigestOut:
+    """Compute the sha256 of every computed file and the exact merge fidelity, once, by a job (202); known ones come at once."""
+    row, job = digests.request(uow, principal, port)
+    if job is None:
+        response.status_code = 200
+    else:
+        response.headers["Location"] = f"/api/v1/jobs/{job}"
+    return DigestOut(port=row.id, digests=row.digests, job=job)

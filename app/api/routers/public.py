@@ -1,0 +1,38 @@
+"""What answers without a token: health and the documentation of errors."""
+
+from fastapi import APIRouter
+
+from app.api.deps import BackendDep
+from app.api.problems import codes, document
+from app.api.schemas.system import CodeOut, HealthOut
+from app.domain.errors import DomainError
+
+router = APIRouter()
+
+
+@router.get("/healthz", tags=["health"])
+def healthz() -> HealthOut:
+    """The process answers."""
+    return HealthOut(status="ok")
+
+
+@router.get("/readyz", tags=["health"])
+def readyz(backend: BackendDep) -> HealthOut:
+    """Database and blob store answer."""
+    backend.check()
+    return HealthOut(status="ok")
+
+
+@router.get("/problems", tags=["errors"])
+def list_codes() -> list[str]:
+    """All error codes."""
+    return codes()
+
+
+@router.get("/problems/{code}", tags=["errors"])
+def get_code(code: str) -> CodeOut:
+    """What an error code means, and what to do."""
+    found = document(code)
+    if found is None:
+        raise DomainError("request.route", path=f"/problems/{code[:100]}")
+    return CodeOut(**found)

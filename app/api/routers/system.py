@@ -1,0 +1,95 @@
+"""/tokens, /whoami, /events."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+
+from app.api.deps import BackendDep, PageDep, PrincipalDep, ReadUnit, WriteUnit
+from app.api.schemas.base import Listing
+from app.api.schemas.system import EventOut, EventsOut, NewTokenOut, TokenIn, TokenOut, WhoAmIOut
+from app.domain.principal import Principal
+from app.services import events, tokens
+from app.services.backend import Backend
+
+router = APIRouter()
+
+POLL_SECONDS = 1.0
+KEEP_ALIVE_SECONDS = 15.0
+
+
+@router.get("/whoami", tags=["tokens"])
+def who_am_i(principal: PrincipalDep) -> WhoAmIOut:
+    """Who the token speaks for."""
+    return WhoAmIOut(owner=principal.owner, scopes=sorted(principal.scopes))
+
+
+@router.post("/tokens", status_code=201, tags=["tokens"])
+def create_token(body: TokenIn, uow: WriteUnit, response: Response, principal: PrincipalDep) -> NewTokenOut:
+    """Make a token; its secret is in this answer and nowhere else. Needs scope admin."""
+    row, secret = tokens.create(uow, principal, body.owner, body.scopes, body.name)
+    response.headers["Cache-Control"] = "no-store"
+    return NewTokenOut(**TokenOut.of(row).model_dump(), token=secret)
+
+
+@router.get("/tokens", tags=["tokens"])
+def list_tokens(uow: ReadUnit, page: PageDep, principal: PrincipalDep) -> Listing[TokenOut]:
+    """List tokens, without secrets. Needs scope admin."""
+    rows, cursor = page.cut(tokens.list_page(uow, principal, page.after, page.limit))
+    return Listing(items=[TokenOut.of(r) for r in rows], next_cursor=cursor)
+
+
+@router.delete("/tokens/{token}", tags=["tokens"])
+def revoke_token(token: str, uow: WriteUnit, principal: PrincipalDep) -> TokenOut:
+    """Revoke a token, at once. Needs scope admin."""
+    return TokenOut.of(tokens.revoke(uow, principal, token))
+
+
+@router.get("/events", tags=["events"], response_model=EventsOut)
+async def list_events(
+    request: Request,
+    backend: BackendDep,
+    principal: PrincipalDep,
+    after: Annotated[int, Query(ge=0, lt=2**63, description="The cursor of the answer before.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    accept: Annotated[str, Header()] = "",
+    last_event_id: Annotated[int | None, Header(ge=0, lt=2**63, description="Sent by a stream that reconnects.")] = None,
+) -> object:
+    """What happened, oldest first; a live stream when asked for text/event-stream."""
+    cursor = last_event_id if last_event_id is not None else after
+    if "text/event-stream" in accept:
+        stream = _stream(request, backend, principal, cursor)
+        return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    found = await run_in_threadpool(_events, backend, principal, cursor, limit)
+    return EventsOut(items=found, cursor=found[-1].id if found else cursor)
+
+
+def _events(backend: Backend, principal: Principal, cursor: int, limit: int) -> list[EventOut]:
+    with backend.read() as uow:
+        return [EventOut.of(row) for row in events.after(uow, principal, cursor, limit)]
+
+
+def _is_good(backend: Backend, principal: Principal) -> bool:
+    with backend.read() as uow:
+        return tokens.is_good(uow, principal)
+
+
+async def _stream(request: Request, backend: Backend, principal: Principal, cursor: int) -> AsyncIterator[str]:
+    idle = 0.0
+    while not await request.is_disconnected():
+        if not await run_in_threadpool(_is_good, backend, principal):
+            return
+        found = await run_in_threadpool(_events, backend, principal, cursor, 100)
+        for event in found:
+            cursor = event.id
+            yield f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps(event.model_dump(mode='json'))}\n\n"
+        idle = 0.0 if found else idle + POLL_SECONDS
+        if idle >= KEEP_ALIVE_SECONDS:
+            idle = 0.0
+            yield ": still here\n\n"
+        if not found:
+            await asyncio.sleep(POLL_SECONDS)

@@ -1,0 +1,107 @@
+"""/uploads: the bytes of a draft, streamed to the store, resumable, published at the end."""
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from app.api.deps import BackendDep, PrincipalDep, ReadUnit, WriteUnit
+from app.api.schemas.patches import DirectIn, DirectOut, PartOut, VersionOut
+from app.domain.errors import DomainError
+from app.domain.principal import Principal
+from app.services import versions
+from app.services.backend import Backend
+from app.services.uow import settle
+
+router = APIRouter(tags=["uploads"])
+
+OFFSET = "Upload-Offset"
+
+
+@router.get("/uploads/{upload}")
+def get_upload(upload: str, uow: ReadUnit, principal: PrincipalDep) -> VersionOut:
+    """An open upload, and how many bytes of each file have arrived."""
+    row = versions.open_upload(uow, principal, upload)
+    return VersionOut.of(row, versions.received(uow, row), uow.tools.blobs.direct is not None)
+
+
+@router.post("/uploads/{upload}/direct")
+def send_direct(upload: str, body: DirectIn, uow: WriteUnit, principal: PrincipalDep) -> DirectOut:
+    """Where the parts of a file can be PUT straight to the object store, for an hour; those that are there are left out.
+
+    Publishing puts them together and verifies them. Only where the draft says `direct`.
+    """
+    step, parts = versions.direct_parts(uow, principal, upload, body.path)
+    return DirectOut(part_size=step, parts=[PartOut(number=p.number, offset=p.offset, size=p.size, url=p.url) for p in parts])
+
+
+@router.head("/uploads/{upload}/files/{path:path}", status_code=200)
+def get_offset(upload: str, path: str, uow: ReadUnit, principal: PrincipalDep) -> Response:
+    """How many bytes of a file have arrived, in Upload-Offset."""
+    row = versions.open_upload(uow, principal, upload)
+    name, size = versions.staged_name(row, path)
+    received = uow.tools.blobs.received(row.id, name)
+    return Response(headers={OFFSET: str(received), "Upload-Length": str(size)})
+
+
+@router.patch(
+    "/uploads/{upload}/files/{path:path}",
+    status_code=204,
+    openapi_extra={
+        "requestBody": {"content": {"application/offset+octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+    },
+)
+async def append_bytes(
+    upload: str,
+    path: str,
+    request: Request,
+    backend: BackendDep,
+    principal: PrincipalDep,
+    upload_offset: Annotated[int, Header(ge=0, description="Where these bytes begin: what was received so far.")],
+) -> Response:
+    """Append bytes to a file of a draft. What arrives is kept even if the connection breaks; go on at Upload-Offset."""
+    upload_id, name, size, received = await run_in_threadpool(_target, backend, principal, upload, path)
+    if upload_offset != received:  # the store asks again, but knows neither the file's name nor requests without bytes
+        raise DomainError("upload.offset", path=path, received=received, offset=upload_offset)
+    blobs, offset = backend.tools.blobs, upload_offset
+    async for part in _parts(request, blobs.write_bytes):
+        if offset + len(part) > size:
+            raise DomainError("upload.too_long", path=path, size=size)
+        offset = await run_in_threadpool(blobs.append, upload_id, name, offset, part)
+    return Response(status_code=204, headers={OFFSET: str(offset)})
+
+
+@router.post("/uploads/{upload}/publish")
+def publish(upload: str, backend: BackendDep, principal: PrincipalDep) -> VersionOut:
+    """Verify what arrived and publish it under the next version number.
+
+    Two transactions: verifying reads every byte, and nobody should wait for that to write. A client that lost patience
+    and asks again meanwhile waits for the first, and gets its answer.
+    """
+    with backend.turn(f"upload:{upload}"):
+        with backend.read() as uow:
+            facts = versions.verify(uow, principal, upload)
+        return settle(backend.write, lambda uow: VersionOut.of(versions.publish(uow, principal, upload, facts)))
+
+
+def _target(backend: Backend, principal: Principal, upload: str, path: str) -> tuple[str, str, int, int]:
+    with backend.read() as uow:
+        row = versions.open_upload(uow, principal, upload)
+        name, size = versions.staged_name(row, path)
+        return row.id, name, size, uow.tools.blobs.received(row.id, name)
+
+
+async def _parts(request: Request, size: int) -> AsyncIterator[bytes]:
+    """The body in parts of about the size that the store likes: one hop to a thread for each, not for every packet."""
+    held = bytearray()
+    with suppress(ClientDisconnect):  # it will ask how much arrived and go on there
+        async for chunk in request.stream():
+            held += chunk
+            if len(held) >= size:
+                yield bytes(held)
+                held.clear()
+    if held:
+        yield bytes(held)

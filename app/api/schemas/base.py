@@ -1,0 +1,63 @@
+"""What all bodies share."""
+
+import datetime as dt
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class In(BaseModel):
+    """A request body: unknown fields are refused, so that a misspelt one is not silently ignored."""
+
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+
+
+class Out(BaseModel):
+    """An answer."""
+
+
+Item = TypeVar("Item", bound=BaseModel)
+
+
+class Listing(Out, Generic[Item]):
+    """A page of a list, newest first."""
+
+    items: list[Item]
+    next_cursor: Annotated[
+        str | None, Field(description="Send as `cursor` for the next page; null on the last.", examples=[None])
+    ] = None
+
+
+class ProblemOut(Out):
+    """RFC 9457 problem details; switch on `code`, never on the text."""
+
+    type: Annotated[str, Field(examples=["/problems/release.unknown"])]
+    title: Annotated[str, Field(examples=["Unknown release"])]
+    status: Annotated[int, Field(examples=[404])]
+    detail: Annotated[str, Field(examples=["Family 'llama' has no release 'v9'."])]
+    code: Annotated[str, Field(examples=["release.unknown"])]
+    remedy: Annotated[str, Field(examples=["List them with 'portllm ls releases'; register it with 'portllm release add'."])]
+    data: Annotated[dict[str, Any], Field(examples=[{"family": "llama", "release": "v9"}])] = {}
+
+
+class JobProblem(Out):
+    """Why a job failed, in the language of all errors."""
+
+    code: Annotated[str, Field(examples=["checkpoint.missing_file"])]
+    title: Annotated[str, Field(examples=["File missing"])]
+    detail: Annotated[str, Field(examples=["config.json is missing."])]
+    remedy: Annotated[str, Field(examples=["Give a complete model directory as save_pretrained writes it."])]
+
+
+class ReasonIn(In):
+    """Why something is done."""
+
+    reason: Annotated[str, Field(min_length=1, max_length=2000, examples=["diverged on customer data"])]
+
+
+Sha256 = Annotated[str, Field(examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"])]
+Bytes = Annotated[int, Field(examples=[2048])]
+Reason = Annotated[str | None, Field(examples=[None])]
+Time = Annotated[dt.datetime, Field(examples=["2026-11-24T12:00:00Z"])]
+Text = Annotated[str, Field(max_length=2000)]
+Name = Annotated[str, Field(min_length=1, max_length=89)]

@@ -1,0 +1,146 @@
+"""What an application tells of itself: metrics in Prometheus' form, and one line in the log for every request."""
+
+import hmac
+import ipaddress
+import logging
+import time
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.domain.errors import DomainError
+from app.services import jobs
+from app.services.backend import Backend
+
+CACHE_SECONDS = 5.0
+REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
+UNMATCHED = "(none)"
+API = "/api/v1"
+
+router = APIRouter()
+access_log = logging.getLogger("portllm.access")
+
+
+class Telemetry:
+    """Counters of one application, in a registry of its own: several applications can live in one process.
+
+    Args:
+        backend: asked for the states of jobs when somebody looks.
+        token: what a client that is not on this machine must send; empty to refuse all of those.
+    """
+
+    def __init__(self, backend: Callable[[], Backend], token: str) -> None:
+        self.token = token
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "portllm_requests", "Requests by route and status.", ["method", "route", "status"], registry=self.registry
+        )
+        self.seconds = Histogram("portllm_request_seconds", "Duration of requests.", ["method", "route"], registry=self.registry)
+        self.sent = Counter("portllm_sent_bytes", "Bytes of answers by route.", ["route"], registry=self.registry)
+        self.received = Counter("portllm_received_bytes", "Bytes of request bodies by route.", ["route"], registry=self.registry)
+        self.registry.register(_Jobs(backend))
+
+
+class _Jobs(Collector):
+    """Jobs by state, from the engine's own records, asked at most every few seconds."""
+
+    def __init__(self, backend: Callable[[], Backend]) -> None:
+        self._backend, self._held, self._asked = backend, dict[str, int](), 0.0
+
+    def collect(self) -> Iterable[Metric]:
+        if time.monotonic() - self._asked > CACHE_SECONDS:
+            with self._backend().read() as uow:
+                self._held, self._asked = jobs.counts(uow), time.monotonic()
+        family = GaugeMetricFamily("portllm_jobs", "Jobs by state.", labels=["state"])
+        for state, count in self._held.items():
+            family.add_metric([state], count)
+        yield family
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the database need not be there when the application is built."""
+        return ()
+
+
+class Observed:
+    """Around every request, pure ASGI: counts it and writes its line when its last byte is sent, or its client is gone."""
+
+    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+        self._app, self._telemetry = app, telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status, sent, received = time.perf_counter(), 0, 0, 0
+
+        async def counting_send(message: Message) -> None:
+            nonlocal status, sent
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                sent += len(message.get("body", b""))
+            await send(message)
+
+        async def counting_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            return message
+
+        try:
+            await self._app(scope, counting_receive, counting_send)
+        finally:
+            self._note(scope, status, sent, received, time.perf_counter() - began)
+
+    def _note(self, scope: Scope, status: int, sent: int, received: int, seconds: float) -> None:
+        # The template, never the path: paths are names of customers, and without bound.
+        route = getattr(scope.get("route"), "path", UNMATCHED)
+        if scope["path"].startswith(API) and route != UNMATCHED and not route.startswith(API):
+            route = API + route  # an included router knows its own part only
+        found, method = self._telemetry, scope["method"]
+        found.requests.labels(method, route, status or "aborted").inc()
+        found.seconds.labels(method, route).observe(seconds)
+        found.sent.labels(route).inc(sent)
+        found.received.labels(route).inc(received)
+        state = scope.get("state", {})
+        access_log.info(
+            "%s %s %s", method, route, status or "aborted",
+            extra={
+                "method": method, "route": route, "status": status, "milliseconds": round(1000 * seconds, 1), "sent": sent,
+                "received": received, "request_id": state.get("request_id"), "owner": state.get("owner"),
+            },
+        )  # fmt: skip
+
+
+def get_telemetry(request: Request) -> Telemetry:
+    telemetry: Telemetry = request.app.state.telemetry
+    return telemetry
+
+
+@router.get("/metrics", include_in_schema=False)
+def metrics(request: Request, telemetry: Annotated[Telemetry, Depends(get_telemetry)]) -> Response:
+    """Metrics, for clients on this machine, and for those that send the token for metrics."""
+    given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
+    if not (_is_local(request) or (telemetry.token and hmac.compare_digest(given, telemetry.token.encode()))):
+        raise DomainError("token.missing")
+    return Response(generate_latest(telemetry.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def install(app: FastAPI, token: str) -> None:
+    """Adds the route, and the middleware around everything else."""
+    app.state.telemetry = Telemetry(lambda: app.state.backend, token)
+    app.include_router(router)
+    app.add_middleware(Observed, telemetry=app.state.telemetry)
+
+
+def _is_local(request: Request) -> bool:
+    try:
+        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,82 @@
+"""A worker's endpoints: health, what it is, and merged files for whoever brings a signed address."""
+
+from typing import Annotated, Protocol, cast
+
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+
+from app.api import problems, telemetry
+from app.api.deps import BackendDep
+from app.api.middleware import RequestBounds
+from app.api.reading import Conditions, answer
+from app.api.schemas.jobs import AboutOut
+from app.api.schemas.system import HealthOut
+from app.domain.principal import INSTALLATION, Principal
+from app.domain.signing import check_read
+from app.services import ports
+from app.services.backend import Backend
+from app.services.workers import Card
+
+router = APIRouter()
+
+
+class WorkerBackend(Backend, Protocol):
+    """What a worker's endpoints run on: a backend that can introduce itself."""
+
+    card: Card
+
+
+def get_card(backend: BackendDep) -> Card:
+    return cast(WorkerBackend, backend).card
+
+
+CardDep = Annotated[Card, Depends(get_card)]
+
+
+@router.get("/healthz")
+def healthz() -> HealthOut:
+    """The process answers."""
+    return HealthOut(status="ok")
+
+
+@router.get("/readyz")
+def readyz(backend: BackendDep) -> HealthOut:
+    """Database, bytes and the engine of its jobs answer."""
+    backend.check()
+    return HealthOut(status="ok")
+
+
+@router.get("/about")
+def about(card: CardDep) -> AboutOut:
+    """What it is."""
+    return AboutOut(
+        id=card.id, class_name=card.class_name, version=card.version, device=card.device, memory_bytes=card.memory_bytes,
+        labels=card.labels,
+    )  # fmt: skip
+
+
+@router.head("/ports/{port}/files/{path:path}", response_class=Response)
+@router.get("/ports/{port}/files/{path:path}", response_class=Response)
+def read_file(
+    port: str,
+    path: str,
+    request: Request,
+    backend: BackendDep,
+    card: CardDep,
+    conditions: Annotated[Conditions, Depends()],
+    expires: Annotated[int, Query(ge=0, lt=2**40)],
+    signature: Annotated[str, Query(max_length=64)],
+) -> Response:
+    """One file of a merged model, as the service answers it."""
+    check_read(backend.tools.secret_key, card.id, port, path, expires, signature)
+    # The service asked whether the client may read it, and signed that it may; that the port is ready is asked again.
+    service = Principal(INSTALLATION, frozenset({"admin"}), "signature")
+    with backend.read() as uow:
+        return answer(backend, uow, ports.readable(uow, service, port), path, request, conditions)
+
+
+def mount(app: FastAPI, max_body_bytes: int, metrics_token: str = "") -> None:
+    """Adds routes, error handlers and bounds to a worker's application."""
+    app.include_router(router)
+    problems.install(app)
+    app.add_middleware(RequestBounds, max_body_bytes=max_body_bytes)
+    telemetry.install(app, metrics_token)

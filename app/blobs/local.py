@@ -1,0 +1,154 @@
+"""Blobs in a local directory."""
+
+import errno
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from app.blobs import layout
+from app.blobs.locks import Turns
+from app.core.source import DirectorySource, Source
+from app.domain.errors import DomainError
+
+
+class LocalBlobs:
+    """`app.blobs.store.BlobStore` below one directory."""
+
+    write_bytes = 2**20
+    direct = None
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._turns = Turns()
+        for folder in ("sha256", "staging"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+
+    def received(self, upload: str, name: str) -> int:
+        try:
+            return self._staged(upload, name).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def append(self, upload: str, name: str, offset: int, data: bytes) -> int:
+        path = self._staged(upload, name)
+        # In turn: two appends at one offset would both pass the check, and one that was under way while the file was
+        # promoted would write into bytes that have been verified.
+        with self._turns.take(upload), _disk_errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                received = os.fstat(descriptor).st_size
+                if received != offset:
+                    raise DomainError("upload.offset", path=name, received=received, offset=offset)
+                written = 0
+                while written < len(data):
+                    written += os.pwrite(descriptor, memoryview(data)[written:], offset + written)
+            finally:
+                os.close(descriptor)
+        return offset + len(data)
+
+    def promote(self, upload: str, name: str, digest: str, path: str) -> None:
+        staged = self._staged(upload, name)
+        if not staged.exists():
+            self.append(upload, name, 0, b"")
+        with self._turns.take(upload):
+            actual = _digest(staged)
+            if actual != digest:
+                staged.unlink(missing_ok=True)
+                raise DomainError("upload.digest", path=path, actual=actual, expected=digest)
+            self._publish(staged, digest)
+
+    def adopt(self, upload: str, files: Mapping[str, str]) -> None:
+        for path, digest in files.items():
+            staged = self._staged(upload, path)
+            if not staged.is_file():
+                raise DomainError("blob.missing", digest=digest)
+            self._publish(staged, digest)
+
+    def discard(self, upload: str) -> None:
+        shutil.rmtree(self._root / "staging" / upload, ignore_errors=True)
+
+    def size(self, digest: str) -> int | None:
+        try:
+            return self._blob(digest).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def open(self, files: Mapping[str, str]) -> Source:
+        # Nothing is expected of the files but their digest: the same bytes may be published again under who reads them.
+        return DirectorySource(self._root, None, self._locations(files))
+
+    def place(self, files: Mapping[str, str]) -> dict[str, Any]:
+        return {"kind": "files", "locations": {path: str(location) for path, location in self._locations(files).items()}}
+
+    def sink(self, upload: str) -> dict[str, Any]:
+        directory = self._root / "staging" / upload
+        directory.mkdir(parents=True, exist_ok=True)
+        return {"kind": "directory", "directory": str(directory.resolve())}
+
+    def digests(self) -> Iterator[tuple[str, float]]:
+        for path in (self._root / "sha256").glob("*/*"):
+            if len(path.name) == 64:
+                yield path.name, time.time() - path.stat().st_mtime
+
+    def uploads(self) -> Iterator[tuple[str, float]]:
+        for path in (self._root / "staging").iterdir():
+            try:
+                newest = max((p.stat().st_mtime for p in path.rglob("*")), default=path.stat().st_mtime)
+            except FileNotFoundError:  # promoted or discarded just now: whatever it is, it is not abandoned
+                continue
+            yield path.name, time.time() - newest
+
+    def delete(self, digest: str) -> None:
+        self._blob(digest).unlink(missing_ok=True)
+
+    def _locations(self, files: Mapping[str, str]) -> dict[str, Path]:
+        for digest in files.values():
+            if self.size(digest) is None:
+                raise DomainError("blob.missing", digest=digest)
+        return {path: self._blob(digest).resolve() for path, digest in files.items()}
+
+    def _publish(self, staged: Path, digest: str) -> None:
+        """Durable before visible: the file is synced, then renamed, then the folder is synced."""
+        target = self._blob(digest)
+        with _disk_errors():
+            target.parent.mkdir(exist_ok=True)
+            _sync(staged)
+            os.chmod(staged, 0o400)
+            os.replace(staged, target)
+            os.utime(target)
+            _sync(target.parent)
+
+    def _blob(self, digest: str) -> Path:
+        return self._root / layout.blob(digest)
+
+    def _staged(self, upload: str, name: str) -> Path:
+        return self._root / layout.staged(upload, name)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DomainError("server.storage_full") from None
+        raise

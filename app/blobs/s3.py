@@ -1,0 +1,216 @@
+"""Blobs in S3, or anything that speaks its protocol.
+
+Bytes under a digest are written by us alone, after we read and hashed them; what a client sent lies under staging/ until then.
+"""
+
+import datetime as dt
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from app.blobs import layout
+from app.blobs.places import Sink
+from app.blobs.recent import Recent
+from app.blobs.s3_client import is_missing, make_client, shared_client, status_of, translated
+from app.blobs.s3_copy import copy_object
+from app.blobs.s3_direct import S3Direct
+from app.blobs.s3_source import Object, S3Source
+from app.core.source import Source
+from app.domain.errors import DomainError
+from app.domain.places import Place
+
+READ_BYTES = 8 * 2**20
+REMEMBERED = 20_000
+
+
+class S3Blobs:
+    """`app.blobs.store.BlobStore` below a prefix of a bucket.
+
+    Args:
+        place: s3://bucket/prefix.
+        public_endpoint: where clients reach the store, if not at the address that we use.
+        direct: whether clients may send and fetch bytes straight to and from it.
+    """
+
+    write_bytes = 8 * 2**20
+
+    def __init__(self, place: str, public_endpoint: str = "", direct: bool = True) -> None:
+        found = Place.parse(place)
+        self._bucket, self._prefix = found.bucket, f"{found.prefix}/" if found.prefix else ""
+        self._client = shared_client()
+        outside = make_client(public_endpoint) if public_endpoint else self._client
+        self.direct = S3Direct(self._client, outside, self._bucket, self._prefix) if direct else None
+        self._sizes: Recent[str, int] = Recent(REMEMBERED)  # bytes under a digest never change
+
+    def received(self, upload: str, name: str) -> int:
+        return sum(found.size for found in self._staged(upload, name))
+
+    def append(self, upload: str, name: str, offset: int, data: bytes) -> int:
+        received = self.received(upload, name)
+        if received != offset:
+            raise DomainError("upload.offset", path=name, received=received, offset=offset)
+        if not data:
+            return offset
+        key = self._key(layout.staged_part(upload, name, offset))
+        with translated():
+            # Only the first of two that begin at one place is kept.
+            written = self._unless(412, self._client.put_object, Bucket=self._bucket, Key=key, Body=data, IfNoneMatch="*")
+        if written is None:
+            raise DomainError("upload.offset", path=name, received=self.received(upload, name), offset=offset)
+        return offset + len(data)
+
+    def promote(self, upload: str, name: str, digest: str, path: str) -> None:
+        staged = self._staged(upload, name)
+        if len(staged) == 1:
+            actual = self._hash(staged[0])
+            self._require(actual, digest, path, staged)
+            copy_object(self._client, self._bucket, staged[0], self._bucket, self._blob(digest))
+        else:
+            self._join(staged, digest, path)
+        self._delete(found.key for found in staged)
+
+    def adopt(self, upload: str, files: Mapping[str, str]) -> None:
+        for path, digest in files.items():
+            if self.size(digest) is not None:
+                continue  # the job copied it there itself
+            found = self._head(self._key(layout.staged(upload, path)))
+            if found is None:
+                raise DomainError("blob.missing", digest=digest)
+            copy_object(self._client, self._bucket, found, self._bucket, self._blob(digest))
+
+    def discard(self, upload: str) -> None:
+        prefix = self._key(layout.staged(upload, ""))
+        with translated():
+            for page in self._pages("list_multipart_uploads", prefix):
+                for begun in page.get("Uploads", ()):
+                    self._client.abort_multipart_upload(Bucket=self._bucket, Key=begun["Key"], UploadId=begun["UploadId"])
+        self._delete(entry["Key"] for entry in self._list(prefix))
+
+    def size(self, digest: str) -> int | None:
+        found = self._head(self._blob(digest))
+        return found.size if found else None
+
+    def open(self, files: Mapping[str, str]) -> Source:
+        return S3Source(self._client, self._bucket, {path: self._object(digest) for path, digest in files.items()})
+
+    def place(self, files: Mapping[str, str]) -> dict[str, Any]:
+        objects = {path: list(self._object(digest)) for path, digest in files.items()}
+        return {"kind": "s3", "bucket": self._bucket, "objects": objects}
+
+    def sink(self, upload: str) -> dict[str, Any]:
+        prefix = self._key(layout.staged(upload, "")).rstrip("/")
+        return {"kind": "s3", "bucket": self._bucket, "prefix": prefix, "store": self._prefix}
+
+    def digests(self) -> Iterator[tuple[str, float]]:
+        for entry in self._list(self._key(layout.BLOBS)):
+            yield entry["Key"].rpartition("/")[2], _age(entry["LastModified"])
+
+    def uploads(self) -> Iterator[tuple[str, float]]:
+        start, newest = self._key(layout.STAGING), dict[str, float]()
+        for entry in self._list(start):
+            upload = entry["Key"].removeprefix(start).partition("/")[0]
+            newest[upload] = min(newest.get(upload, float("inf")), _age(entry["LastModified"]))
+        with translated():
+            for page in self._pages("list_multipart_uploads", start):
+                for begun in page.get("Uploads", ()):
+                    upload = begun["Key"].removeprefix(start).partition("/")[0]
+                    newest[upload] = min(newest.get(upload, float("inf")), _age(begun["Initiated"]))
+        yield from newest.items()
+
+    def delete(self, digest: str) -> None:
+        self._sizes.forget(digest)
+        self._delete([self._blob(digest)])
+
+    # -- what lies where
+
+    def _key(self, key: str) -> str:
+        return f"{self._prefix}{key}"
+
+    def _blob(self, digest: str) -> str:
+        return self._key(layout.blob(digest))
+
+    def _object(self, digest: str) -> Object:
+        def look() -> int:
+            size = self.size(digest)
+            if size is None:
+                raise DomainError("blob.missing", digest=digest)
+            return size
+
+        return Object(self._blob(digest), self._sizes.get(digest, look), None)
+
+    def _staged(self, upload: str, name: str) -> list[Object]:
+        """The objects of a staged file in order: one that was sent straight here, or the appended ones without a gap."""
+        entries = sorted(self._list(self._key(layout.staged(upload, name)) + "/"), key=lambda entry: str(entry["Key"]))
+        found, end = [], 0
+        for entry in entries:
+            start = entry["Key"].rpartition("/")[2]
+            if start.isdigit() and int(start) != end:
+                break
+            found.append(Object(entry["Key"], entry["Size"], entry["ETag"]))
+            end += entry["Size"]
+        return found
+
+    def _head(self, key: str) -> Object | None:
+        with translated():
+            found = self._unless(404, self._client.head_object, Bucket=self._bucket, Key=key)
+        return Object(key, found["ContentLength"], found["ETag"]) if found else None
+
+    def _list(self, prefix: str) -> Iterator[dict[str, Any]]:
+        with translated():
+            for page in self._pages("list_objects_v2", prefix):
+                yield from page.get("Contents", ())
+
+    def _pages(self, operation: str, prefix: str) -> Iterator[dict[str, Any]]:
+        yield from self._client.get_paginator(operation).paginate(Bucket=self._bucket, Prefix=prefix)
+
+    # -- bytes
+
+    def _hash(self, found: Object) -> str:
+        source, hashed, buffer = S3Source(self._client, self._bucket, {"": found}), hashlib.sha256(), bytearray(READ_BYTES)
+        for start in range(0, found.size, READ_BYTES):
+            part = memoryview(buffer)[: min(READ_BYTES, found.size - start)]
+            source.read_into("", start, part)
+            hashed.update(part)
+        return hashed.hexdigest()
+
+    def _join(self, staged: list[Object], digest: str, path: str) -> None:
+        """Appended pieces pass through here once: what is hashed is what is written."""
+        total, hashed, buffer = sum(found.size for found in staged), hashlib.sha256(), bytearray(READ_BYTES)
+        key = self._blob(digest)
+        folder, _, name = key.rpartition("/")
+        sink = Sink({"kind": "s3", "bucket": self._bucket, "prefix": folder}, self._client)
+        with sink.open(name, total) as write:
+            for found in staged:
+                source = S3Source(self._client, self._bucket, {"": found})
+                for start in range(0, found.size, READ_BYTES):
+                    part = memoryview(buffer)[: min(READ_BYTES, found.size - start)]
+                    source.read_into("", start, part)
+                    hashed.update(part)
+                    write(part)
+            self._require(hashed.hexdigest(), digest, path, staged)
+
+    def _require(self, actual: str, expected: str, path: str, staged: Iterable[Object]) -> None:
+        if actual != expected:
+            self._delete(found.key for found in staged)
+            raise DomainError("upload.digest", path=path, actual=actual, expected=expected)
+
+    def _delete(self, keys: Iterable[str]) -> None:
+        with translated():
+            for key in list(keys):
+                self._client.delete_object(Bucket=self._bucket, Key=key)
+
+    @staticmethod
+    def _unless(status: int, call: Any, **arguments: Any) -> Any:
+        """The answer of a call; None where it is refused with a status."""
+        from botocore.exceptions import ClientError  # noqa: PLC0415
+
+        try:
+            return call(**arguments)
+        except ClientError as error:
+            if status_of(error) == status or (status == 404 and is_missing(error)):
+                return None
+            raise
+
+
+def _age(moment: dt.datetime) -> float:
+    return (dt.datetime.now(dt.UTC) - moment).total_seconds()

@@ -1,0 +1,92 @@
+"""The client of S3, and what its failures mean to us.
+
+Endpoint, region and credentials come by boto3's own chain: AWS_ENDPOINT_URL_S3, AWS_REGION, AWS_ACCESS_KEY_ID, ~/.aws and so on.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from app.domain.errors import DomainError
+
+# What of the environment the chain reads; a job's process is given it only where its order names S3.
+CHAIN = (
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_EC2_METADATA_DISABLED",
+    "AWS_MAX_ATTEMPTS", "HOME", "PORTLLM_S3_READ_TIMEOUT",
+)  # fmt: skip
+DEFAULT_REGION = "us-east-1"
+CONNECTIONS = 32
+READ_SECONDS = 60.0
+ATTEMPTS = 6
+
+
+def make_client(endpoint: str = "") -> Any:
+    """A client, safe to use from several threads; for another address than the chain's where `endpoint` is given.
+
+    Checksums are sent only where the protocol demands them: older servers refuse what newer boto3 adds by itself. What we
+    store is verified by its sha256 anyway.
+    """
+    import boto3  # noqa: PLC0415  half a second that installations without S3 need not pay
+    from botocore.config import Config  # noqa: PLC0415
+
+    config = Config(
+        connect_timeout=5, read_timeout=float(os.environ.get("PORTLLM_S3_READ_TIMEOUT", READ_SECONDS)),
+        retries={"mode": "standard", "max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS))},
+        max_pool_connections=CONNECTIONS,
+        request_checksum_calculation="when_required", response_checksum_validation="when_required",
+        s3={"addressing_style": "path"} if endpoint or _has_endpoint() else {}, signature_version="s3v4",
+    )  # fmt: skip
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    session = boto3.session.Session(region_name=region)
+    region = session.region_name or DEFAULT_REGION
+    return session.client("s3", region_name=region, config=config, endpoint_url=endpoint or None)
+
+
+def shared_client() -> Any:
+    """The one client of a process, at the address that the chain names now: making one takes a tenth of a second."""
+    return _client(*(os.environ.get(name, "") for name in CHAIN))
+
+
+@cache
+def _client(*_: str) -> Any:
+    return make_client()
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Says in our words what S3 could not do.
+
+    Raises:
+        DomainError: storage.unavailable, when it did not answer, or not as it should; storage.refused, when it would not.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError  # noqa: PLC0415
+
+    try:
+        yield
+    except ClientError as error:
+        code, status = error.response["Error"].get("Code", "?"), status_of(error)
+        if status >= 500 or status == 429 or code in ("SlowDown", "RequestTimeout"):
+            raise DomainError("storage.unavailable", reason=f"it answered {status} {code}") from None
+        raise DomainError("storage.refused", reason=f"{error.operation_name}: {status} {code}") from None
+    except NoCredentialsError:
+        raise DomainError("storage.refused", reason="there are no credentials for it") from None
+    except BotoCoreError as error:
+        raise DomainError("storage.unavailable", reason=type(error).__name__) from None
+
+
+def status_of(error: Any) -> int:
+    """The HTTP status of a `ClientError`."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def is_missing(error: Any) -> bool:
+    """Whether a `ClientError` says that there is no such object."""
+    return status_of(error) == 404 or error.response["Error"].get("Code") in ("NoSuchKey", "404", "NoSuchUpload")
+
+
+def _has_endpoint() -> bool:
+    return bool(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))

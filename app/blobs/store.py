@@ -1,0 +1,97 @@
+"""The protocol of blob stores."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from app.core.source import Source
+
+
+class DirectTransfers(Protocol):
+    """Bytes that go straight between clients and the store, in parts (numbered from 1), by addresses that we sign."""
+
+    def begin(self, upload: str, name: str) -> str:
+        """Starts a staged file that is sent in parts; the store's own id of it."""
+
+    def arrived(self, upload: str, name: str, multipart: str) -> dict[int, int] | None:
+        """Size in bytes of every part that is there, by number; None when it was completed or given up."""
+
+    def part_url(self, upload: str, name: str, multipart: str, number: int) -> str:
+        """Where a part is PUT, for an hour."""
+
+    def complete(self, upload: str, name: str, multipart: str) -> None:
+        """Makes the staged file of its parts; it is still believed nothing."""
+
+    def url(self, digest: str, filename: str) -> str:
+        """Where bytes can be fetched, for an hour."""
+
+
+class BlobStore(Protocol):
+    """Content-addressed bytes, and uploads on their way there. Safe to use from several threads.
+
+    Names of staged files are ours (numbers, job outputs), never a user's.
+
+    Attributes:
+        write_bytes: how large appends should be.
+        direct: None where clients cannot reach the store itself.
+    """
+
+    write_bytes: int
+
+    @property
+    def direct(self) -> DirectTransfers | None: ...
+
+    def received(self, upload: str, name: str) -> int:
+        """How many bytes of a staged file have arrived."""
+
+    def append(self, upload: str, name: str, offset: int, data: bytes) -> int:
+        """Adds bytes at `offset`, which must be what was received; returns the new count.
+
+        Raises:
+            DomainError: server.storage_full; upload.offset.
+        """
+
+    def promote(self, upload: str, name: str, digest: str, path: str) -> None:
+        """Verifies a staged file, makes it durable and visible under its digest, and forgets the staged one.
+
+        Raises:
+            DomainError: upload.digest (the staged bytes are dropped).
+        """
+
+    def adopt(self, upload: str, files: Mapping[str, str]) -> None:
+        """Takes files that a job of ours wrote to `sink(upload)` and digested (path -> digest) into the store.
+
+        Raises:
+            DomainError: blob.missing, when it wrote no such file.
+        """
+
+    def discard(self, upload: str) -> None:
+        """Drops everything that was staged under an upload."""
+
+    def size(self, digest: str) -> int | None:
+        """Size in bytes, or None when there are no such bytes."""
+
+    def open(self, files: Mapping[str, str]) -> Source:
+        """A source whose paths are backed by blobs (path -> digest).
+
+        Raises:
+            DomainError: blob.missing.
+        """
+
+    def place(self, files: Mapping[str, str]) -> dict[str, Any]:
+        """Where blobs lie (path -> digest), for a job's process: `app.blobs.places.open_place` opens it.
+
+        Raises:
+            DomainError: blob.missing.
+        """
+
+    def digests(self) -> Iterator[tuple[str, float]]:
+        """All digests with their age in seconds."""
+
+    def uploads(self) -> Iterator[tuple[str, float]]:
+        """All uploads that have something staged, with the age of their last byte in seconds."""
+
+    def delete(self, digest: str) -> None:
+        """Removes bytes; nothing happens when there are none."""
+
+    def sink(self, upload: str) -> dict[str, Any]:
+        """Where a job's process writes its files: `app.blobs.places.Sink` opens it; `discard` removes what is there."""

@@ -1,0 +1,128 @@
+"""`portllm db`: the database's schema, and a backup of the embedded one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.output import fail, print_json
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+db = typer.Typer(no_args_is_help=True, help="Upgrade, look at and back up the database (PORTLLM_DATABASE_URL, or --data).")
+
+Data = Annotated[Path, typer.Option(help="Data directory, where no PORTLLM_DATABASE_URL is set.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+HERE = Path("portllm-data")
+
+
+@db.command()
+def upgrade(data: Data = HERE, as_json: Json = False) -> None:
+    """Bring the schema up to date. Services of the version before go on meanwhile; two upgrades wait for each other."""
+    from app import runtime  # noqa: PLC0415  only this verb needs the migrations and the job engine
+
+    settings = database_settings(data, as_json)
+    if settings.is_embedded:
+        settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with database_refusals(as_json):
+        runtime.upgrade(settings.database_url)
+    current(data, as_json)
+
+
+@db.command()
+def current(data: Data = HERE, as_json: Json = False) -> None:
+    """Print the revision that the database is at, and the one that this version needs."""
+    found, needed = _revisions(data, as_json)
+    if as_json:
+        print_json({"current": found, "needed": needed})
+    else:
+        typer.echo(f"{found or 'nothing'} (this version needs {needed})")
+
+
+@db.command()
+def check(data: Data = HERE, as_json: Json = False) -> None:
+    """Say whether this version can work with the database; exit code 1 if not."""
+    from app.db import schema  # noqa: PLC0415
+    from app.db.engine import make_engine  # noqa: PLC0415
+
+    settings = database_settings(data, as_json)
+    require_database(settings, as_json)
+    with database_refusals(as_json):
+        engine = make_engine(settings.database_url)
+        schema.require_head(engine)
+        if not settings.is_embedded:
+            schema.require_engine_tables(engine)
+        engine.dispose()
+    current(data, as_json)
+
+
+@db.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="Where to write the copy; must not be there yet.")],
+    data: Data = HERE,
+    as_json: Json = False,
+) -> None:
+    """Copy the embedded database while the service runs. Copy DATA/blobs after it; PostgreSQL has pg_dump."""
+    from app.db import schema  # noqa: PLC0415
+
+    settings = database_settings(data, as_json)
+    if not settings.is_embedded:
+        fail("db.backup", "PostgreSQL is backed up with pg_dump --format custom; see docs/operations.md.", as_json)
+    require_database(settings, as_json)
+    if file.exists():
+        fail("db.backup", f"{file} is there already. Choose another name.", as_json)
+    with database_refusals(as_json):
+        schema.backup(settings.database_url, file)
+    if as_json:
+        print_json({"file": str(file), "bytes": file.stat().st_size})
+    else:
+        typer.echo(f"{file} ({file.stat().st_size} bytes). Now copy {settings.data / 'blobs'}.")
+
+
+def _revisions(data: Path, as_json: bool) -> tuple[str | None, str]:
+    from app.db import schema  # noqa: PLC0415
+    from app.db.engine import make_engine  # noqa: PLC0415
+
+    settings = database_settings(data, as_json)
+    require_database(settings, as_json)
+    with database_refusals(as_json):
+        engine = make_engine(settings.database_url)
+        found = schema.current(engine)
+        engine.dispose()
+    return found, schema.head()
+
+
+def database_settings(data: Path, as_json: bool) -> "Settings":
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    from app.settings import Settings  # noqa: PLC0415
+
+    try:
+        return Settings(data=data)
+    except ValidationError as error:
+        reasons = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
+        fail("db.settings", f"{reasons}.", as_json, exit_code=2)
+
+
+def require_database(settings: "Settings", as_json: bool) -> None:
+    """SQLite would make an empty file of whatever is asked for."""
+    if settings.is_embedded and not Path(settings.database_url.partition("///")[2]).exists():
+        fail("db.none", f"There is no database in {settings.data}. Name its --data directory.", as_json)
+
+
+@contextmanager
+def database_refusals(as_json: bool) -> Iterator[None]:
+    """One sentence for what the database or the disk refuses."""
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+
+    from app.domain.errors import DomainError  # noqa: PLC0415
+
+    try:
+        yield
+    except DomainError as error:
+        fail(error.code, str(error), as_json)
+    except SQLAlchemyError as error:
+        fail("db.failed", f"{str(error).splitlines()[0]}.", as_json)

@@ -1,0 +1,51 @@
+"""The entry point `portllm`: assembles the verbs."""
+
+import os
+import sys
+
+import typer
+
+from app.cli import activity, db, fsck, materialise, nouns, offline, ports, serve, worker
+from app.cli.quickstart import command
+
+cli = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="PortLLM Registry: carries LoRA patches to new releases of their base model.",
+)  # fmt: skip
+cli.command()(command.quickstart)
+cli.command()(serve.serve)
+cli.command()(worker.worker)
+cli.add_typer(db.db, name="db")
+cli.command()(fsck.fsck)
+cli.command()(offline.merge)
+cli.command()(offline.inspect)
+cli.add_typer(nouns.release, name="release")
+cli.add_typer(nouns.patch, name="patch")
+cli.add_typer(nouns.token, name="token")
+cli.command()(ports.port)
+cli.command()(ports.approve)
+cli.command()(ports.retire)
+cli.command()(ports.pull)
+cli.command()(materialise.materialise)
+cli.add_typer(activity.jobs, name="jobs")
+cli.command()(activity.workers)
+cli.command()(activity.events)
+cli.command()(nouns.ls)
+cli.command()(nouns.show)
+
+
+def main() -> None:
+    """Runs the command line."""
+    try:
+        cli()
+    except SystemExit as end:
+        # Python would take torch apart, module by module, for longer than many a merge takes.
+        if sys.argv[1:2] in (["merge"], ["inspect"]) and isinstance(end.code, int | None):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code or 0)
+        raise
+
+
+if __name__ == "__main__":
+    main()

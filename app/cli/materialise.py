@@ -1,0 +1,54 @@
+"""`portllm materialise`: a merged model written to a place of one's own."""
+
+import time
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from app.cli.client import Client, connect
+from app.cli.offline import Json
+from app.cli.output import fail, print_json, progress_bar
+from app.cli.ports import PortName, Version, choose_port
+from app.cli.remote import remote
+
+POLL_SECONDS = 0.3
+
+
+@remote
+def materialise(
+    name: PortName,
+    to: Annotated[str, typer.Option(metavar="s3://BUCKET/PREFIX", help="Where to write it; below a place that an admin listed.")],
+    on: Annotated[str | None, typer.Option(help="Release to read the merged model on; not with a port's id.")] = None,
+    version: Version = None,
+    wait: Annotated[bool, typer.Option(help="Wait until it is written.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Write a merged model to S3. What the patch does not touch is copied inside S3 where the release lies there too."""
+    client = connect(as_json)
+    port = choose_port(client, name, version, on, as_json)
+    row = client.post(f"/ports/{quote(port['id'])}/materialise", {"to": to})
+    if wait:
+        row = _wait(client, row)
+    if as_json:
+        print_json(row)
+    elif row["state"] == "done":
+        copied, moved = row["result"]["bytes_copied"], row["result"]["bytes_moved"]
+        typer.echo(f"{row['target']}: {len(row['result']['files'])} files, {copied:,} bytes copied inside S3, {moved:,} moved.")
+    else:
+        typer.echo(f"{row['target']} is {row['state']}; its job is {row['job']}.")
+    if row["state"] in ("failed", "cancelled"):
+        problem = row["problem"]
+        fail(problem["code"], f"{problem['detail']} {problem['remedy']}")
+
+
+def _wait(client: Client, row: dict[str, Any]) -> dict[str, Any]:
+    with progress_bar(f"Writing {row['target']}", None) as advance:
+        done = 0
+        while row["state"] in ("queued", "running"):
+            time.sleep(POLL_SECONDS)
+            progress = client.get(f"/jobs/{quote(row['job'])}")["progress"] or {"done": done, "total": None}
+            advance(progress["done"] - done, progress["total"])
+            done = progress["done"]
+            row = client.get(f"/materialisations/{quote(row['id'])}")
+    return row

@@ -1,0 +1,196 @@
+"""`portllm release | patch | token` and the lists."""
+
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from app.cli.client import connect
+from app.cli.ingest import add_release, wait_release
+from app.cli.offline import Json
+from app.cli.output import fail, print_json, print_table
+from app.cli.remote import remote
+
+release = typer.Typer(no_args_is_help=True, help="Releases of base models.")
+patch = typer.Typer(no_args_is_help=True, help="Patches.")
+token = typer.Typer(no_args_is_help=True, help="Tokens.")
+
+COLUMNS = {
+    "families": ("name", "description", "created_at"),
+    "releases": ("family", "name", "parent", "state", "total_bytes", "source"),
+    "patches": ("owner", "name", "family", "description"),
+    "ports": ("id", "patch", "version", "release", "state", "created_at"),
+}
+PatchName = Annotated[str, typer.Argument(metavar="OWNER/NAME")]
+
+
+def split_name(name: str, as_json: bool = False) -> tuple[str, str]:
+    """'acme/tone' -> ('acme', 'tone')."""
+    owner, slash, rest = name.partition("/")
+    if not slash or not owner or not rest or "/" in rest:
+        fail("client.name", f"A patch is named OWNER/NAME, not {name!r}.", as_json, 2)
+    return owner, rest
+
+
+@release.command("add")
+@remote
+def release_add(
+    family: str,
+    name: Annotated[str, typer.Argument(metavar="RELEASE")],
+    directory: Annotated[str, typer.Option("--from", help="Model directory on the service's machine, or s3://bucket/prefix.")],
+    parent: Annotated[str | None, typer.Option(help="The release that this one continues.")] = None,
+    copy: Annotated[bool, typer.Option(help="Copy the bytes instead of reading them in place.")] = False,
+    wait: Annotated[bool, typer.Option(help="Wait until it is ready.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Register a release of a family, which is created if it is new."""
+    client = connect(as_json)
+    row = add_release(client, family, name, directory, parent, copy)
+    if wait:
+        row = wait_release(client, row)
+    if as_json:
+        print_json(row)
+    else:
+        typer.echo(f"{family}/{name} is {row['state']}.")
+    if row["state"] == "rejected":
+        problem = row["problem"]
+        fail(problem["code"], f"{problem['detail']} {problem['remedy']}")
+
+
+@release.command("yank")
+@remote
+def release_yank(family: str, name: str, reason: Annotated[str, typer.Option(help="Why.")], as_json: Json = False) -> None:
+    """Hide a release from selection."""
+    row = connect(as_json).post(f"/families/{quote(family)}/releases/{quote(name)}/yank", {"reason": reason})
+    print_json(row) if as_json else typer.echo(f"{family}/{name} is {row['state']}.")
+
+
+@patch.command("push")
+@remote
+def patch_push(
+    name: PatchName,
+    directory: Annotated[Path, typer.Argument(metavar="PEFT_DIR", exists=True, file_okay=False)],
+    family: Annotated[str, typer.Option(help="Family of the base model.")],
+    trained_on: Annotated[str, typer.Option(help='Release it was trained on, or "unknown".')],
+    as_json: Json = False,
+) -> None:
+    """Publish the patch that PEFT saved in a directory."""
+    from app.cli.upload import push_patch  # noqa: PLC0415  httpx; see app.cli.client
+
+    client = connect(as_json)
+    owner, short = split_name(name, as_json)
+    row = push_patch(client, owner, short, directory, family, trained_on)
+    if as_json:
+        print_json(row)
+        return
+    if row["dropped"]:
+        typer.echo(f"Left out, not part of a patch: {', '.join(row['dropped'])}.")
+    typer.echo(f"{name} version {row['number']}, trained on {row['trained_on']}, {row['total_bytes']:,} bytes.")
+
+
+@patch.command("pull")
+@remote
+def patch_pull(
+    name: PatchName,
+    out_dir: Path,
+    version: Annotated[str, typer.Option(help="Version number or alias.")] = "main",
+    as_json: Json = False,
+) -> None:
+    """Download a patch as it was published, for PEFT to load."""
+    from app.cli.fetch import fetch_patch  # noqa: PLC0415  httpx; see app.cli.client
+
+    row = fetch_patch(connect(as_json), _patch_path(name, as_json), version, out_dir)
+    print_json(row) if as_json else typer.echo(f"{out_dir}: {name} version {row['number']}, {row['total_bytes']:,} bytes.")
+
+
+@patch.command("yank")
+@remote
+def patch_yank(name: PatchName, version: int, reason: Annotated[str, typer.Option(help="Why.")], as_json: Json = False) -> None:
+    """Hide a version from selection."""
+    row = connect(as_json).post(f"{_patch_path(name, as_json)}/versions/{version}/yank", {"reason": reason})
+    print_json(row) if as_json else typer.echo(f"{name} version {version} is {row['state']}.")
+
+
+@patch.command("alias")
+@remote
+def patch_alias(name: PatchName, alias: str, version: str, as_json: Json = False) -> None:
+    """Point an alias at a version."""
+    row = connect(as_json).put(f"{_patch_path(name, as_json)}/aliases/{quote(alias)}", {"version": version})
+    print_json(row) if as_json else typer.echo(f"{name}@{alias} is version {row['version']}.")
+
+
+@token.command("create")
+@remote
+def token_create(
+    owner: str,
+    scope: Annotated[list[str], typer.Option(help="read, publish or admin; repeat for several.")],
+    name: Annotated[str, typer.Option(help="What it is for.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Make a token; it is shown this once."""
+    row = connect(as_json).post("/tokens", {"owner": owner, "scopes": scope, "name": name})
+    print_json(row) if as_json else typer.echo(row["token"])
+
+
+@token.command("ls")
+@remote
+def token_ls(as_json: Json = False) -> None:
+    """List tokens."""
+    _show_list(list(connect(as_json).pages("/tokens")), ("id", "owner", "name", "scopes", "revoked_at"), as_json)
+
+
+@token.command("revoke")
+@remote
+def token_revoke(token_id: str, as_json: Json = False) -> None:
+    """Revoke a token, at once."""
+    row = connect(as_json).delete(f"/tokens/{quote(token_id)}")
+    print_json(row) if as_json else typer.echo(f"{row['id']} is revoked.")
+
+
+@remote
+def ls(what: Annotated[str, typer.Argument(metavar="families|releases|patches|ports")], as_json: Json = False) -> None:
+    """List families, releases, patches or ports, newest first."""
+    client = connect(as_json)
+    if what not in COLUMNS:
+        fail("client.list", f"There is no list {what!r}; use families, releases, patches or ports.", as_json, 2)
+    _show_list(list(client.pages(f"/{what}")), COLUMNS[what], as_json)
+
+
+@remote
+def show(name: PatchName, as_json: Json = False) -> None:
+    """Show a patch with its versions, aliases and ports."""
+    client = connect(as_json)
+    path = _patch_path(name, as_json)
+    row = client.get(path)
+    row["versions"] = list(client.pages(f"{path}/versions"))
+    row["ports"] = list(client.pages("/ports", patch=name))
+    if as_json:
+        print_json(row)
+        return
+    typer.echo(f"{name} of family {row['family']}. {row['description']}".rstrip())
+    columns = ("version", "state", "trained on", "rank", "bytes", "published")
+    versions = [
+        (v["number"], v["state"], v["trained_on"], (v["facts"] or {}).get("rank"), v["total_bytes"], v["published_at"])
+        for v in row["versions"]
+    ]
+    print_table(columns, versions, "Versions")
+    print_table(("alias", "version"), sorted(row["aliases"].items()), "Aliases")
+    ports = [(p["release"], p["version"], p["state"], _percent(p["fidelity"]), p["id"]) for p in row["ports"]]
+    print_table(("release", "version", "state", "fidelity", "id"), ports, "Ports")
+
+
+def _percent(fidelity: dict[str, Any] | None) -> str:
+    return f"{fidelity['overall']:.2%}" if fidelity else ""
+
+
+def _patch_path(name: str, as_json: bool) -> str:
+    owner, short = split_name(name, as_json)
+    return f"/patches/{quote(owner)}/{quote(short)}"
+
+
+def _show_list(items: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
+    if as_json:
+        print_json(items)
+    else:
+        print_table(columns, [[item.get(c) for c in columns] for item in items])

@@ -1,0 +1,68 @@
+"""How the command line speaks: tables and progress for people, JSON for programs, one sentence for errors."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn, Protocol
+
+
+class Advance(Protocol):
+    """Told how much more is done, and optionally the total."""
+
+    def __call__(self, more: int, total: int | None = None, /) -> None: ...
+
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def fail(code: str, message: str, as_json: bool = False, exit_code: int = EXIT_FAILED) -> NoReturn:
+    """Ends with one sentence on standard error; with `--json` also the error as an object on standard output."""
+    if as_json:
+        print_json({"error": {"code": code, "message": message}})
+    sys.stderr.write(f"portllm: {message} [{code}]\n")
+    raise SystemExit(exit_code)
+
+
+def fail_file(error: OSError, as_json: bool) -> NoReturn:
+    """Ends with the sentence for a file or disk of this machine that cannot be used."""
+    reason = error.strerror or str(error)
+    fail("client.file", f"{error.filename}: {reason}." if error.filename else f"{reason}.", as_json)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> None:
+    """A table for people."""
+    from rich.console import Console  # noqa: PLC0415  rich costs 50 ms that `--json` need not pay
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    Console().print(table)
+
+
+@contextmanager
+def progress_bar(label: str, total: int | None, unit: str = "bytes") -> Iterator[Advance]:
+    """A progress bar on standard error where that is a terminal; yields a function that is told how much more is done (and the
+    total, where it was not known before).
+    """
+    if not sys.stderr.isatty():
+        yield lambda _more, _total=None: None
+        return
+    from rich import progress as bars  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
+
+    amounts = (bars.DownloadColumn(), bars.TransferSpeedColumn()) if unit == "bytes" else (bars.MofNCompleteColumn(),)
+    columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), *amounts, bars.TimeRemainingColumn())
+    with bars.Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda more, known=None: progress.update(task, advance=more, total=known or total)

@@ -1,0 +1,109 @@
+"""`portllm port | approve | retire | pull`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from app.cli.client import Client, connect
+from app.cli.nouns import PatchName, split_name
+from app.cli.offline import Dtype, Json, Tokenizer
+from app.cli.output import EXIT_USAGE, fail, print_json, print_table
+from app.cli.remote import remote
+
+PLAIN = {"strategy": "add", "dtype": None, "tokenizer": "release"}
+PortName = Annotated[str, typer.Argument(metavar="OWNER/NAME|PORT")]
+Version = Annotated[str | None, typer.Option(help="Version number or alias; default: the newest.")]
+
+
+@remote
+def port(
+    name: PatchName,
+    to: Annotated[str, typer.Option(help="Release to carry the patch to.")],
+    version: Version = None,
+    dtype: Dtype = None,
+    tokenizer: Tokenizer = "release",
+    force: Annotated[str | None, typer.Option(help="A reason why a lineage finding does not hold.")] = None,
+    check: Annotated[bool, typer.Option(help="Only say what would be; store nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Carry a patch to a release. Exit code 1 when it is refused or held."""
+    split_name(name, as_json)
+    body = {
+        "patch": name, "release": to, "version": version, "force": force,
+        "recipe": {"dtype": dtype, "tokenizer": tokenizer},
+    }  # fmt: skip
+    row = connect(as_json).post("/ports/check" if check else "/ports", body)
+    if as_json:
+        print_json(row)
+    else:
+        _describe(row)
+    raise SystemExit(0 if row["state"] == "ready" else 1)
+
+
+@remote
+def approve(port_id: str, reason: Annotated[str, typer.Option(help="Why the port may be used.")], as_json: Json = False) -> None:
+    """Let a held port become ready."""
+    row = connect(as_json).post(f"/ports/{quote(port_id)}/approve", {"reason": reason})
+    print_json(row) if as_json else typer.echo(f"{row['id']} is {row['state']}.")
+
+
+@remote
+def retire(port_id: str, as_json: Json = False) -> None:
+    """Take a port out of use: its merged model is not handed out any more."""
+    row = connect(as_json).post(f"/ports/{quote(port_id)}/retire")
+    print_json(row) if as_json else typer.echo(f"{row['id']} is {row['state']}.")
+
+
+@remote
+def pull(
+    name: PortName,
+    out_dir: Path,
+    on: Annotated[str | None, typer.Option(help="Release to read the merged model on; not with a port's id.")] = None,
+    version: Version = None,
+    verify: Annotated[bool, typer.Option(help="Have the service compute the digests of computed files and compare.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Download a merged model into a directory that from_pretrained loads. Run it again to go on after a break."""
+    from app.cli.pull import pull_port  # noqa: PLC0415  httpx; see app.cli.client
+
+    client = connect(as_json)
+    chosen = choose_port(client, name, version, on, as_json)
+    result = pull_port(client, chosen["id"], out_dir, verify)
+    if as_json:
+        print_json(result)
+    else:
+        verified = "verified" if result["verified"] else "sizes verified"
+        model = f"{chosen['patch']} on {chosen['release']}"
+        typer.echo(f"{out_dir}: {model}, {len(result['files'])} files, {result['bytes']:,} bytes, {verified}.")
+
+
+def choose_port(client: Client, name: str, version: str | None, on: str | None, as_json: bool) -> dict[str, Any]:
+    """The port that is meant by its id, or by a patch's name: plain addition in the release's own dtype."""
+    if name.startswith("prt_"):
+        return dict(client.get(f"/ports/{quote(name)}"))
+    split_name(name, as_json)
+    if on is None:
+        fail("client.release", f"Say which release {name} should be read on: --on RELEASE.", as_json, EXIT_USAGE)
+    found = list(client.pages("/ports", patch=name, version=version or "main", release=on, state="ready"))
+    plain = [port for port in found if port["recipe"] == PLAIN]
+    if not found:
+        fail("port.none", f"{name} has no ready port on {on}. Make one with 'portllm port {name} --to {on}'.", as_json)
+    if not plain:
+        ids = ", ".join(f"{p['id']} ({_recipe(p['recipe'])})" for p in found[:5])
+        fail("client.recipe", f"{name} is on {on} only with other recipes. Pull one by its id: {ids}.", as_json, EXIT_USAGE)
+    return plain[0]
+
+
+def _recipe(recipe: dict[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in recipe.items() if value != PLAIN[key])
+
+
+def _describe(row: dict[str, Any]) -> None:
+    typer.echo(f"{row['patch']} version {row['version']} on {row['release']}: {row['state']}.")
+    print_table(("severity", "code", "finding"), [(f["severity"], f["code"], f["message"]) for f in row["findings"]])
+    if row["fidelity"]:
+        kind = "sampled" if row["fidelity"]["sampled"] else "exact"
+        typer.echo(f"Merge fidelity {row['fidelity']['overall']:.4f} ({kind}).")
+    typer.echo(f"Fingerprint {row['fingerprint']}" + (f", port {row['id']}" if "id" in row else ""))

@@ -1,0 +1,104 @@
+"""Publishing a patch: announce, send what is missing, publish."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from app.cli.client import Client, RefusedError
+from app.cli.output import progress_bar
+from app.core.checkpoint import list_files
+from app.core.patch import choose_files
+
+CHUNK = 2**20
+ATTEMPTS = 4
+
+
+def push_patch(client: Client, owner: str, name: str, directory: Path, family: str, trained_on: str) -> dict[str, Any]:
+    """Publishes a directory as a version of a patch, which is created if it is new; returns the version.
+
+    Raises:
+        RefusedError: the registry's reasons.
+        CoreError: the directory is no patch; nothing was sent.
+    """
+    files = list_files(directory)
+    kept, _ = choose_files(files)
+    client.post("/patches", {"owner": owner, "name": name, "family": family})
+    announced = [
+        {"path": path, "size": size, "sha256": _digest(directory / path) if path in kept else hashlib.sha256().hexdigest()}
+        for path, size in files.items()
+    ]
+    draft = client.post(f"/patches/{owner}/{name}/versions", {"trained_on": trained_on, "files": announced})
+    if draft["state"] != "draft":
+        return dict(draft)
+    with progress_bar(f"Sending {owner}/{name}", draft["total_bytes"]) as advance:
+        for upload in draft["uploads"]:
+            path = directory / upload["path"]
+            if not (upload["direct"] and _send_direct(client, draft["id"], upload["path"], path, advance)):
+                _send(client, upload, path, advance)
+    return dict(client.post(f"/uploads/{draft['id']}/publish"))
+
+
+def _send(client: Client, upload: dict[str, Any], path: Path, advance: Callable[[int], None]) -> None:
+    """Sends one file; a broken connection is taken up again at what has arrived."""
+    offset = 0
+    for attempt in range(ATTEMPTS):
+        try:
+            if attempt:
+                head = client.check(client.http.head(upload["url"]))
+                offset = int(head.headers["Upload-Offset"])
+            if offset < upload["size"]:
+                headers = {"Upload-Offset": str(offset), "Content-Type": "application/offset+octet-stream"}
+                body = _chunks(path, offset, advance)
+                client.check(client.http.patch(upload["url"], content=body, headers=headers))
+            return
+        except httpx.TransportError:
+            if attempt == ATTEMPTS - 1:
+                raise
+        except RefusedError as error:
+            if error.code != "upload.offset" or attempt == ATTEMPTS - 1:
+                raise
+
+
+def _send_direct(client: Client, draft: str, name: str, path: Path, advance: Callable[[int], None]) -> bool:
+    """Sends one file straight to the object store; parts that broke off are sent again.
+
+    Returns:
+        False where the store cannot be reached from here: then the bytes go through the registry.
+    """
+    # A client of its own: our token is not for the store.
+    with httpx.Client(timeout=client.http.timeout) as store, path.open("rb") as file:
+        for attempt in range(ATTEMPTS):
+            asked = client.post(f"/uploads/{draft}/direct", {"path": name})
+            if attempt == 0:
+                advance(path.stat().st_size - sum(part["size"] for part in asked["parts"]))
+            try:
+                for part in asked["parts"]:
+                    file.seek(part["offset"])
+                    answer = store.put(part["url"], content=file.read(part["size"]))
+                    if not answer.is_success:
+                        break
+                    advance(part["size"])
+                else:
+                    return True
+            except httpx.ConnectError:
+                return False
+            except httpx.TransportError:
+                if attempt == ATTEMPTS - 1:
+                    raise
+    raise RefusedError("upload.store", f"The object store did not take {name}. Run the same command again.")
+
+
+def _chunks(path: Path, offset: int, advance: Callable[[int], None]) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        file.seek(offset)
+        while chunk := file.read(CHUNK):
+            yield chunk
+            advance(len(chunk))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

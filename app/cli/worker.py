@@ -1,0 +1,141 @@
+"""`portllm worker`: runs jobs, on as many machines as there are."""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+from urllib.parse import urlsplit
+
+import typer
+
+from app.cli import logs
+from app.cli.output import EXIT_USAGE, fail
+
+LABEL = "NAME=TEXT"
+
+
+def worker(
+    class_name: Annotated[str, typer.Option("--class", help="Whose jobs it runs: cpu, gpu24, gpu80, or another name.")] = "cpu",
+    listen: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Read merged models too, at this address; port 0 chooses a free one.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Where clients reach that address; default: http:// and what it listens on.")
+    ] = None,
+    label: Annotated[list[str] | None, typer.Option(metavar=LABEL, help="Shown in the list of workers; repeat.")] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Jobs at once, for all workers of the class; default 1, and no other for gpu.")
+    ] = None,
+    data: Annotated[Path, typer.Option(help="Directory for bytes, where they are not kept in S3.")] = Path("portllm-data"),
+    allow_root: Annotated[
+        list[Path] | None, typer.Option(help="Directory that releases may be registered from; the service's.")
+    ] = None,
+) -> None:
+    """Run jobs of one class until SIGTERM, which hands running ones back. Needs PORTLLM_DATABASE_URL (PostgreSQL)."""
+    from app.settings import Settings  # noqa: PLC0415  only this verb needs it
+    from app.worker import Role  # noqa: PLC0415
+
+    settings = Settings(data=data)
+    logs.configure(settings.log_format)
+    settings.allow_roots = [*settings.allow_roots, *(root.resolve() for root in allow_root or [])]
+    if class_name.startswith("gpu") and (concurrency or 1) != 1:
+        fail("worker.concurrency", "A gpu worker runs one job at a time. Leave --concurrency out.", exit_code=EXIT_USAGE)
+    if url and not listen:
+        fail("worker.url", "--url is where clients reach a worker that listens. Add --listen HOST:PORT.", exit_code=EXIT_USAGE)
+    listener, address = _listen(listen) if listen else (None, None)
+    role = Role(class_name, url or address, concurrency or 1, _labels(label or []))
+    if listener:
+        _serve(settings, role, listener)
+    else:
+        _run(settings, role)
+
+
+def _run(settings: Any, role: Any) -> NoReturn:
+    """Runs jobs until a signal comes."""
+    from app.worker import WorkerRuntime  # noqa: PLC0415
+
+    ended = _on_signal()
+    runtime = _explained(lambda: WorkerRuntime(settings, role))
+    _explained(runtime.start)
+    _say(runtime.card)
+    ended.wait()
+    _end(runtime)
+
+
+def _serve(settings: Any, role: Any, listener: Any) -> NoReturn:
+    """Runs jobs and answers requests until a signal comes."""
+    import asyncio  # noqa: PLC0415
+
+    import uvicorn  # noqa: PLC0415
+
+    from app.cli.serve import server_config  # noqa: PLC0415
+    from app.worker import create_worker_app  # noqa: PLC0415
+
+    _on_signal()  # the server raises the signal again when it has ended, and there is more to do then
+    application = _explained(lambda: create_worker_app(settings, role))
+    runtime = application.state.backend
+    _explained(runtime.start)
+    _say(runtime.card)
+    config = server_config(application)
+    config.timeout_graceful_shutdown = 2  # its readers go on elsewhere, its jobs wait to be handed back
+    asyncio.run(uvicorn.Server(config).serve(sockets=[listener]))
+    _end(runtime)
+
+
+def _on_signal() -> threading.Event:
+    """Set when somebody asks this process to end."""
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    return ended
+
+
+def _explained(begin: Any) -> Any:
+    """What `begin` returns; refusals, and a database that is not there or not migrated, are sentences, not traces."""
+    from app.domain.errors import DomainError  # noqa: PLC0415
+
+    try:
+        return begin()
+    except DomainError as error:
+        fail(error.code, str(error))
+
+
+def _say(card: Any) -> None:
+    where = f", reads merged models at {card.url}" if card.url else ""
+    sys.stdout.write(f"Worker {card.id} runs jobs of class {card.class_name} on {card.device}{where}\n")
+    sys.stdout.flush()
+
+
+def _end(runtime: Any) -> NoReturn:
+    """Hands everything back, and does not wait for threads that wait for a database that is away."""
+    runtime.stop()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _listen(address: str) -> tuple[Any, str]:
+    from app.cli.serve import listen_on  # noqa: PLC0415
+
+    parts = urlsplit(f"//{address}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if host is None or port is None:
+        fail("worker.listen", f"--listen wants HOST:PORT, for example 0.0.0.0:8100, not {address!r}.", exit_code=EXIT_USAGE)
+    listener = listen_on(host, port)
+    name, chosen = listener.getsockname()[:2]
+    return listener, f"http://{f'[{name}]' if ':' in name else name}:{chosen}"
+
+
+def _labels(given: list[str]) -> dict[str, str]:
+    found = {}
+    for label in given:
+        name, mark, text = label.partition("=")
+        if not (name and mark):
+            fail("worker.label", f"--label wants {LABEL}, not {label!r}.", exit_code=EXIT_USAGE)
+        found[name[:60]] = text[:200]
+    return found

@@ -1,0 +1,93 @@
+"""What the merge asks of a tensor library, and the one place that fetches it."""
+
+import gc
+import importlib
+import os
+from functools import cache
+from typing import Any, NamedTuple, Protocol, cast
+
+Buffer = bytearray | memoryview
+
+
+class Block(NamedTuple):
+    """A block of a matrix on the grid of the recipe: rows [row, row + rows), columns [column, column + columns)."""
+
+    row: int
+    rows: int
+    column: int
+    columns: int
+
+
+class Moments(NamedTuple):
+    """Sums over pairs of numbers (x, y), in float64: sum x*y, sum x*x, sum y*y."""
+
+    xy: float
+    xx: float
+    yy: float
+
+    def plus(self, other: "Moments") -> "Moments":
+        return Moments(self.xy + other.xy, self.xx + other.xx, self.yy + other.yy)
+
+
+class Arithmetic(Protocol):
+    """The arithmetic of section "how it is computed" in the README; dtypes are safetensors names, buffers are row-major."""
+
+    def load_delta(
+        self, a: bytearray, a_dtype: str, b: bytearray, b_dtype: str, shape: tuple[int, int], rank: int, scale: float
+    ) -> Any:
+        """Factors in float64, ready for blocks: A1 = float64(A) * scale (rank x in) and float64(B) (out x rank)."""
+
+    def delta_bytes(self, delta: Any) -> int:
+        """Memory that loaded factors hold, in bytes."""
+
+    def merge_block(self, weight: Buffer, dtype: str, delta: Any | None, block: Block, out: memoryview, out_dtype: str) -> int:
+        """Writes (float64(W) + mm(float64(B), A1)) rounded to `out_dtype` into `out`; returns how many values overflowed."""
+
+    def fidelity(self, weight: Buffer, dtype: str, delta: Any, block: Block, out_dtype: str) -> Moments:
+        """Moments of x = Q(W + D) - W and y = D over a block."""
+
+    def compare(self, x: bytearray, x_dtype: str, y: bytearray, y_dtype: str) -> Moments:
+        """Moments of two equally long runs of numbers."""
+
+    def count_non_finite(self, data: bytearray, dtype: str) -> int:
+        """How many values are NaN or infinite."""
+
+
+class Device(NamedTuple):
+    """What a worker computes on: its name for torch, its name for people, its memory in bytes."""
+
+    id: str
+    name: str
+    memory: int
+
+
+@cache
+def load(device: str = "cpu") -> Arithmetic:
+    """Imports torch (one to three seconds) and returns its arithmetic on a device, "cpu" or "cuda"."""
+    return cast(Arithmetic, _module().TorchArithmetic(device))
+
+
+def host() -> Device:
+    """This machine without an accelerator."""
+    return Device("cpu", "cpu", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def best_device() -> Device:
+    """The accelerator that torch sees (it is imported for that), or the host."""
+    found = _module().best_device()
+    return Device(*found) if found else host()
+
+
+def _module() -> Any:
+    """torch's arithmetic, by name and on first use: a process that never merges never loads torch.
+
+    The import contracts know this line.
+    """
+    # The import makes some 200,000 objects that stay: the collector would look at them again and again, and free none.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return importlib.import_module("app.core.tensor.arithmetic")
+    finally:
+        if collects:
+            gc.enable()

@@ -1,0 +1,137 @@
+"""The error tree of `core`: every refusal has a code, a sentence and a way out.
+
+    CoreError
+    ├── HeaderError       a safetensors file that is not one
+    ├── CheckpointError   a base model directory that cannot be used
+    ├── AdapterError      a patch that cannot be added exactly
+    ├── PortError         a patch and a base that do not fit each other
+    └── OutputError       the merged model cannot be written or read
+
+The catalogue below is the single list of codes; the documentation pages and the tests are made from it.
+"""
+
+from typing import Any, NamedTuple
+
+
+class Entry(NamedTuple):
+    """One documented code: a title, a sentence with named holes, and what the user can do."""
+
+    title: str
+    detail: str
+    remedy: str
+
+
+RESAVE = "Save the file again with the safetensors library and retry."
+PEFT_SAVE = "Save the adapter again with PEFT's save_pretrained and retry."
+
+CATALOGUE: dict[str, Entry] = {
+    # -- safetensors headers
+    "header.truncated": Entry("File too short", "{path}: needs {expected} bytes but has {size}.", "The copy or upload was cut short; copy the file again."),
+    "header.too_large": Entry("Header too large", "{path}: the header claims {length} bytes; the limit is {limit}.", RESAVE),
+    "header.invalid_json": Entry("Header is not JSON", "{path}: the header is not a JSON object: {reason}.", RESAVE),
+    "header.duplicate_key": Entry("Duplicate key in header", "{path}: the header names {key!r} twice.", RESAVE),
+    "header.invalid_entry": Entry("Malformed tensor entry", "{path}: the entry of tensor {tensor!r} is malformed: {reason}.", RESAVE),
+    "header.unknown_dtype": Entry("Unknown dtype", "{path}: tensor {tensor!r} has dtype {dtype!r}, which is not a safetensors dtype known here.", RESAVE),
+    "header.size_mismatch": Entry("Shape and size disagree", "{path}: tensor {tensor!r} needs {expected} bytes by its shape but its offsets span {actual}.", RESAVE),
+    "header.overlap": Entry("Tensors overlap", "{path}: tensor {tensor!r} begins at {begin}, inside the tensor before it, which ends at {end}.", RESAVE),
+    "header.gap": Entry("Gap between tensors", "{path}: bytes {end} to {begin} before tensor {tensor!r} belong to no tensor.", RESAVE),
+    "header.trailing_bytes": Entry("Trailing bytes", "{path}: {count} bytes follow the last tensor.", RESAVE),
+    # -- base models
+    "checkpoint.missing_file": Entry("File missing", "{path} is missing.", "Give a complete model directory as save_pretrained writes it."),
+    "checkpoint.invalid_json": Entry("Invalid JSON file", "{path} cannot be used: {reason}.", "Repair or re-download the file."),
+    "checkpoint.no_weights": Entry("No safetensors weights", "The directory holds neither model.safetensors nor model.safetensors.index.json.", "Convert the model with save_pretrained (pickled weights are refused)."),
+    "checkpoint.ambiguous_weights": Entry("Two sets of weights", "The directory holds both model.safetensors and model.safetensors.index.json.", "Remove the one that does not belong to this release."),
+    "checkpoint.invalid_index": Entry("Invalid shard index", "{path}: {reason}.", "Save the model again with save_pretrained."),
+    "checkpoint.unsafe_path": Entry("Unsafe file name", "The file name {path!r} is not allowed.", "Shards must lie directly in the model directory; no '/', '..' or links that leave it."),
+    "checkpoint.index_mismatch": Entry("Index and shards disagree", "{path}: tensor {tensor!r} {reason}.", "Save the model again with save_pretrained."),
+    "checkpoint.duplicate_tensor": Entry("Tensor stored twice", "Tensor {tensor!r} is stored in {first} and in {second}.", "Save the model again with save_pretrained."),
+    "checkpoint.quantized": Entry("Quantised base", "The base is quantised ({method}); a patch can only be added to F32, F16 or BF16 weights.", "Register the 16-bit release instead."),
+    "checkpoint.remote_code": Entry("Remote code", "{path} asks for code from the model repository (auto_map).", "Use a release whose architecture is part of transformers; remote code is never run."),
+    "checkpoint.moe": Entry("Mixture of experts", "The base is a mixture-of-experts model ({model_type}).", "Not supported yet."),
+    "checkpoint.architecture": Entry("Unsupported architecture", "Model type {model_type!r} is not one whose checkpoint and module names are known to agree.", "Supported: {supported}."),
+    "checkpoint.changed": Entry("File changed", "{path} is not the file that was registered any more ({reason}).", "Restore the file, or register the new content as another release."),
+    "checkpoint.too_many_files": Entry("Too many files", "The directory holds more than {limit} files.", "Give the model directory itself, not a folder above it."),
+    # -- adapters
+    "adapter.missing_file": Entry("File missing", "The patch has no {path}.", "Give the directory that PEFT's save_pretrained wrote: adapter_config.json and adapter_model.safetensors."),
+    "adapter.pickle": Entry("Pickled weights", "{path} is a pickle, which can run code when it is opened.", "Save the adapter with save_pretrained(..., safe_serialization=True)."),
+    "adapter.invalid_config": Entry("Invalid adapter configuration", "adapter_config.json: {reason}.", PEFT_SAVE),
+    "adapter.peft_type": Entry("Unsupported PEFT type", "The patch is of PEFT type {peft_type!r}; only LORA is supported.", "Not supported yet."),
+    "adapter.unknown_field": Entry("Unknown setting", "adapter_config.json sets {field!r} to {value}, whose meaning is not known here.", "Only settings that are understood can be carried over exactly; train without it or ask for support."),
+    "adapter.dora": Entry("DoRA", "The patch uses DoRA.", "Not supported yet; train with use_dora=False."),
+    "adapter.modules_to_save": Entry("Whole modules saved", "The patch carries whole modules ({value}), copies of the old base.", "Not supported yet; train without modules_to_save."),
+    "adapter.bias": Entry("Trained biases", "The patch trains biases ({name}={value}).", "Not supported yet; train with bias='none' and lora_bias=False."),
+    "adapter.embedding": Entry("Embedding in the patch", "The patch changes an embedding or a vocabulary ({name}).", "Not supported yet; train on linear layers only."),
+    "adapter.tied_target": Entry("Tied target", "The patch changes {module!r}, which shares its tensor with another module in this base (tie_word_embeddings).", "Not supported yet; train without lm_head and embed_tokens."),
+    "adapter.expert_parameters": Entry("Patch on 3-D parameters", "The patch targets parameters with more than two dimensions ({name}), such as fused experts.", "Not supported yet."),
+    "adapter.init_changes_base": Entry("Initialisation that changes the base", "{name}={value} changes the base weights, so B*A alone is not what was trained.", "Convert it: save_pretrained(..., path_initial_model_for_weight_conversion=...)."),
+    "adapter.variant": Entry("Unsupported LoRA variant", "The patch uses the LoRA variant {name!r}.", "Not supported yet."),
+    "adapter.fan_in_fan_out": Entry("Transposed weights", "The patch was trained on transposed (Conv1D) weights.", "Not supported yet."),
+    "adapter.pattern": Entry("Pattern not usable", "The pattern {pattern!r} in {field} cannot be used: {reason}.", "Use a plain RE2 pattern of at most {limit} characters, or a list of module names."),
+    "adapter.unknown_tensor": Entry("Tensor not understood", "The patch holds the tensor {tensor!r}, which is not a LoRA factor.", PEFT_SAVE),
+    "adapter.unpaired": Entry("Factor without partner", "Module {module!r} has {present} but no {absent}.", PEFT_SAVE),
+    "adapter.not_targeted": Entry("Tensors beyond the configuration", "The patch holds factors for {count} module(s) that adapter_config.json does not name, first {module!r}.", "target_modules, exclude_modules and layers_to_transform must name just what the file holds."),
+    "adapter.not_in_file": Entry("Configuration beyond the tensors", "adapter_config.json names {count} module(s) of this base for which the file holds no factors, first {module!r}.", "The patch is incomplete or belongs to another base."),
+    "adapter.empty": Entry("Patch without effect", "The patch changes no module of this base.", "It belongs to another architecture, or nothing was trained."),
+    "adapter.rank": Entry("Rank disagrees", "Module {module!r}: the configuration says rank {expected}, the factors have {actual}.", PEFT_SAVE),
+    "adapter.dtype": Entry("Factor dtype", "Tensor {tensor!r} has dtype {dtype}; LoRA factors must be F32, F16 or BF16.", PEFT_SAVE),
+    "adapter.non_finite": Entry("NaN or infinity", "Tensor {tensor!r} holds {count} values that are NaN or infinite.", "The training diverged; do not publish this patch."),
+    # -- patch and base together
+    "port.target_missing": Entry("Module not in the base", "The base has no weight for module {module!r} ({count} missing in all).", "The patch was trained on another architecture or family."),
+    "port.shape": Entry("Shapes do not fit", "Module {module!r}: the patch is {delta} but the base weight is {weight}.", "The patch was trained on a base of another size or family."),
+    "port.target_dtype": Entry("Base weight dtype", "The base stores {tensor!r} as {dtype}; a patch can only be added to F32, F16 or BF16.", "Register the 16-bit release instead."),
+    "port.overflow": Entry("Value out of range", "Tensor {tensor!r} does not fit into {dtype}: {count} values became infinite.", "Ask for another dtype, for example float32."),
+    "recipe.invalid": Entry("Invalid recipe", "The recipe is not usable: {reason}.", "See the documentation of ports for the accepted values."),
+    "recipe.no_patch_tokenizer": Entry("Patch has no tokenizer", "The recipe asks for the tokenizer of the patch, but the patch brings none.", "Use tokenizer=release."),
+    # -- output
+    "output.exists": Entry("Output exists", "{path} exists and is not an empty directory.", "Choose another directory or remove it first."),
+    "output.no_space": Entry("Disk full", "Writing {path} needs {needed} bytes; {free} are free.", "Free some space or choose another disk; nothing was left behind."),
+    "output.unknown_file": Entry("No such file", "The merged model has no file {path!r}.", "List the files of the port first."),
+    "output.range": Entry("Range out of bounds", "Bytes {start} to {stop} do not lie in {path!r}, which has {size}.", "Ask for a range inside the file."),
+}  # fmt: skip
+
+
+class CoreError(Exception):
+    """A refusal by `core`.
+
+    Attributes:
+        code: stable machine name, a key of `CATALOGUE`.
+        data: the named values that fill the sentence.
+    """
+
+    def __init__(self, code: str, **data: Any) -> None:
+        entry = CATALOGUE[code]
+        # Names from files can hold lone surrogates, which no JSON answer and no terminal can carry.
+        data = {k: v.encode(errors="backslashreplace").decode() if isinstance(v, str) else v for k, v in data.items()}
+        self.code = code
+        self.data = data
+        self.title = entry.title
+        self.detail = entry.detail.format(**data)
+        self.remedy = entry.remedy.format(**data)
+        super().__init__(self.detail)
+
+    def __str__(self) -> str:
+        return f"{self.detail} {self.remedy}"
+
+    def to_problem(self) -> dict[str, str]:
+        """The error as plain values: what a failed job keeps of it."""
+        return {"code": self.code, "title": self.title, "detail": self.detail, "remedy": self.remedy}
+
+
+class HeaderError(CoreError):
+    """A safetensors file breaks the format."""
+
+
+class CheckpointError(CoreError):
+    """A base model directory cannot be used."""
+
+
+class AdapterError(CoreError):
+    """A patch cannot be added exactly."""
+
+
+class PortError(CoreError):
+    """A patch and a base do not fit each other."""
+
+
+class OutputError(CoreError):
+    """The merged model cannot be written, or there is no such part of it."""

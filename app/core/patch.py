@@ -1,0 +1,76 @@
+"""A patch as PEFT's save_pretrained leaves it: which of its files count, and what they say."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from app.core.adapter import CONFIG_FILE, MAX_CONFIG_BYTES, WEIGHTS_FILE, AdapterConfig, parse_config
+from app.core.arithmetic import Arithmetic
+from app.core.deltas import Factors, pair_factors
+from app.core.errors import AdapterError
+from app.core.header import DTYPE_BYTES, Header
+from app.core.plan import TOKENIZER_FILES
+from app.core.source import Source, read_header, read_range
+
+CARD_FILE = "README.md"
+KEPT_FILES = TOKENIZER_FILES | {CONFIG_FILE, WEIGHTS_FILE, CARD_FILE}
+PICKLED_WEIGHTS = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
+CHECK_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A readable patch: configuration, paired factors, and the sizes in bytes of the files that belong to it."""
+
+    config: AdapterConfig
+    header: Header
+    factors: Mapping[str, Factors]
+    files: Mapping[str, int]
+
+
+def choose_files(files: Mapping[str, int]) -> tuple[dict[str, int], list[str]]:
+    """Tells the files of a patch from what a training run leaves beside them.
+
+    Returns:
+        The files that belong to the patch, and the names of those that are left out.
+
+    Raises:
+        AdapterError: adapter.missing_file, adapter.pickle.
+    """
+    kept = {path: size for path, size in files.items() if path in KEPT_FILES}
+    if WEIGHTS_FILE not in kept:
+        for path in PICKLED_WEIGHTS:
+            if path in files:
+                raise AdapterError("adapter.pickle", path=path)
+    for path in (CONFIG_FILE, WEIGHTS_FILE):
+        if path not in kept:
+            raise AdapterError("adapter.missing_file", path=path)
+    return kept, sorted(set(files) - set(kept))
+
+
+def read_patch(source: Source, files: Mapping[str, int]) -> Patch:
+    """Reads configuration and header of a patch; the factors' values are not read.
+
+    Raises:
+        AdapterError, HeaderError: the patch cannot be added exactly.
+    """
+    kept, _ = choose_files(files)
+    length = min(kept[CONFIG_FILE], MAX_CONFIG_BYTES + 1)
+    config = parse_config(bytes(read_range(source, CONFIG_FILE, 0, length)))
+    header = read_header(source, WEIGHTS_FILE)
+    return Patch(config, header, pair_factors(header), kept)
+
+
+def check_finite(patch: Patch, source: Source, arithmetic: Arithmetic) -> None:
+    """Reads all factors once, in bounded memory.
+
+    Raises:
+        AdapterError: adapter.non_finite.
+    """
+    for tensor in patch.header.tensors:
+        count, step = 0, CHECK_BYTES // DTYPE_BYTES[tensor.dtype] * DTYPE_BYTES[tensor.dtype]
+        for start in range(0, tensor.nbytes, step):
+            offset = patch.header.data_start + tensor.begin + start
+            data = read_range(source, WEIGHTS_FILE, offset, min(step, tensor.nbytes - start))
+            count += arithmetic.count_non_finite(data, tensor.dtype)
+        if count:
+            raise AdapterError("adapter.non_finite", tensor=tensor.name, count=count)

@@ -1,0 +1,123 @@
+"""Where bytes come from: a protocol for ranged reads, and the local directory behind it."""
+
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Protocol, Self
+
+from app.core.errors import CheckpointError
+from app.core.header import Header, parse_header, parse_length
+
+
+class FileStat(NamedTuple):
+    """What tells that a file is still the file it was: size in bytes, mtime in ns, inode."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+class Source(Protocol):
+    """Ranged reads of named files; safe to use from several threads."""
+
+    def size(self, path: str) -> int:
+        """Size of a file in bytes."""
+
+    def read_into(self, path: str, offset: int, buffer: memoryview) -> None:
+        """Fills the whole buffer from the file at `offset`; raises `CheckpointError` when it cannot."""
+
+    def close(self) -> None:
+        """Releases what the source holds open."""
+
+
+class DirectorySource:
+    """Files below a local directory, opened once each.
+
+    Args:
+        root: the directory.
+        expected: where given, only these paths can be read, and a file whose size, mtime or inode differs from what is
+            expected is refused at open: a registered release is served as registered, or not at all.
+        locations: absolute locations of paths that do not lie at `root / path` (content-addressed copies).
+    """
+
+    def __init__(
+        self, root: Path, expected: Mapping[str, FileStat] | None = None, locations: Mapping[str, Path] | None = None
+    ) -> None:
+        self._root = root
+        self._expected = expected
+        self._locations = locations or {}
+        self._lock = threading.Lock()
+        self._files: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def size(self, path: str) -> int:
+        return os.fstat(self.descriptor(path)).st_size
+
+    def read_into(self, path: str, offset: int, buffer: memoryview) -> None:
+        descriptor, done = self.descriptor(path), 0
+        while done < len(buffer):
+            try:
+                count = os.preadv(descriptor, [buffer[done:]], offset + done)
+            except OSError as error:
+                raise CheckpointError("checkpoint.changed", path=path, reason=f"it cannot be read: {error.strerror}") from None
+            if count == 0:
+                raise CheckpointError("checkpoint.changed", path=path, reason="it became shorter while it was read")
+            done += count
+
+    def descriptor(self, path: str) -> int:
+        """The open file descriptor of a path (owned by the source)."""
+        with self._lock:
+            if path not in self._files:
+                self._files[path] = self._open(path)
+            return self._files[path]
+
+    def close(self) -> None:
+        with self._lock:
+            while self._files:
+                os.close(self._files.popitem()[1])
+
+    def _open(self, path: str) -> int:
+        if self._expected is not None and path not in self._expected:
+            raise CheckpointError("checkpoint.missing_file", path=path)
+        try:
+            descriptor = os.open(self._locations.get(path, self._root / path), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            if self._expected is not None:
+                raise CheckpointError("checkpoint.changed", path=path, reason=error.strerror) from None
+            raise CheckpointError("checkpoint.missing_file", path=path) from None
+        if self._expected is not None and (found := stat_of(descriptor)) != self._expected[path]:
+            os.close(descriptor)
+            names = [n for n, a, b in zip(FileStat._fields, found, self._expected[path], strict=True) if a != b]
+            raise CheckpointError("checkpoint.changed", path=path, reason=f"{', '.join(names)} differ")
+        return descriptor
+
+
+def stat_of(target: int | Path) -> FileStat:
+    """The identity of a file, by descriptor or path (links followed)."""
+    found = os.stat(target)
+    return FileStat(found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+def read_range(source: Source, path: str, offset: int, length: int) -> bytearray:
+    """Reads `length` bytes at `offset` into a new buffer."""
+    buffer = bytearray(length)
+    source.read_into(path, offset, memoryview(buffer))
+    return buffer
+
+
+def read_header(source: Source, path: str) -> Header:
+    """Reads and validates the safetensors header of a file.
+
+    Raises:
+        HeaderError: any header.* code.
+    """
+    size = source.size(path)
+    length = parse_length(bytes(read_range(source, path, 0, min(8, size))), path, size)
+    return parse_header(bytes(read_range(source, path, 8, length)), path, size)

@@ -1,0 +1,142 @@
+"""The canonical arithmetic of a merge, in torch, on the CPU or an accelerator.
+
+    A1 = float64(A) * float64(s);  D = mm(float64(B), A1);  out = (float64(W') + D).to(t)
+
+Product, then sum, never fused: a fused kernel rounds differently from one processor to the next. float64 everywhere
+makes the noise of summation order (2^-53) vanish in the rounding to the stored dtype, so that threads, block sizes and
+instruction sets give the same bytes. `.to` of a half type goes through float32, as torch does.
+"""
+
+import math
+import threading
+from dataclasses import dataclass
+
+import torch
+
+from app.core.arithmetic import Block, Buffer, Moments
+
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# MKL may choose another kernel for operands that do not start on a cache line; every operand here does.
+ALIGNMENT = 64
+# How far a dtype reaches, in order. Within one dtype a delta below 2^100 cannot carry a finite bf16 or float32 number over
+# the end: half a unit there is 2^103 or more. float16 ends at 65504, which ordinary numbers can pass.
+REACH = {"F16": 0, "BF16": 1, "F32": 2, "F64": 3}
+HARMLESS_DELTA = 2.0**100
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedDelta:
+    """`a` is (rank, in), already scaled; `b` is (out, rank); both float64. No element of b @ a is larger than `bound`."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+    bound: float
+
+
+class TorchArithmetic:
+    """`app.core.arithmetic.Arithmetic` by torch. Safe to use from several threads; each keeps its own scratch space.
+
+    Args:
+        device: where products and sums are made, "cpu" or "cuda". Buffers come from and go to host memory either way.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        self._local = threading.local()
+        self._device = torch.device(device)
+
+    def load_delta(
+        self, a: bytearray, a_dtype: str, b: bytearray, b_dtype: str, shape: tuple[int, int], rank: int, scale: float
+    ) -> LoadedDelta:
+        self._one_thread()
+        rows, columns = shape
+        scaled = _view(a, a_dtype).view(rank, columns).double().mul_(scale)
+        factor = _view(b, b_dtype).view(rows, rank).double()
+        bound = rank * _largest(scaled) * _largest(factor)
+        return LoadedDelta(scaled.to(self._device), factor.to(self._device), bound)
+
+    def delta_bytes(self, delta: LoadedDelta) -> int:
+        return delta.a.nbytes + delta.b.nbytes
+
+    def merge_block(
+        self, weight: Buffer, dtype: str, delta: LoadedDelta | None, block: Block, out: memoryview, out_dtype: str
+    ) -> int:
+        total = self._sum(weight, dtype, delta, block)[0]
+        target = torch.frombuffer(out, dtype=DTYPES[out_dtype]).view(block.rows, block.columns)
+        # Rounded before it leaves the device: half the traffic, and `copy_` between devices need not know how.
+        target.copy_(total if self._is_host else total.to(target.dtype))
+        grows = delta is not None and delta.bound >= HARMLESS_DELTA
+        if REACH[dtype] <= REACH[out_dtype] and out_dtype != "F16" and not grows:
+            return 0
+        if math.isfinite(_largest(target)):
+            return 0
+        return int(torch.isinf(target).sum()) - int(torch.isinf(total).sum())
+
+    def fidelity(self, weight: Buffer, dtype: str, delta: LoadedDelta, block: Block, out_dtype: str) -> Moments:
+        total, product = self._sum(weight, dtype, delta, block)
+        kept = total.to(DTYPES[out_dtype]).double()
+        kept.sub_(_view(weight, dtype).view(block.rows, block.columns).to(self._device))
+        return _moments(kept.flatten(), product.flatten())
+
+    def compare(self, x: bytearray, x_dtype: str, y: bytearray, y_dtype: str) -> Moments:
+        self._one_thread()
+        return _moments(_view(x, x_dtype).double(), _view(y, y_dtype).double())
+
+    def count_non_finite(self, data: bytearray, dtype: str) -> int:
+        self._one_thread()
+        return int((~torch.isfinite(_view(data, dtype))).sum())
+
+    def _sum(self, weight: Buffer, dtype: str, delta: LoadedDelta | None, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
+        """float64(W) + D and D, both in this thread's scratch space: valid until its next call."""
+        self._one_thread()
+        total, product = self._scratch(block.rows, block.columns)
+        total.copy_(_view(weight, dtype).view(block.rows, block.columns))
+        if delta is None:
+            return total, product
+        a, b = delta.a, delta.b[block.row : block.row + block.rows]
+        if block.columns != a.shape[1]:
+            a = a[:, block.column : block.column + block.columns].contiguous()
+        torch.mm(b if b.data_ptr() % ALIGNMENT == 0 else b.clone(), a, out=product)
+        return total.add_(product), product
+
+    def _scratch(self, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+        held: torch.Tensor | None = getattr(self._local, "scratch", None)
+        if held is None or held.shape[1] < rows * columns:
+            held = self._local.scratch = torch.empty(2, _rounded(rows * columns), dtype=torch.float64, device=self._device)
+        return held[0, : rows * columns].view(rows, columns), held[1, : rows * columns].view(rows, columns)
+
+    @property
+    def _is_host(self) -> bool:
+        return self._device.type == "cpu"
+
+    def _one_thread(self) -> None:
+        # The setting belongs to the thread that makes it; blocks run in parallel, so each needs just one.
+        if not getattr(self._local, "limited", False):
+            torch.set_num_threads(1)
+            self._local.limited = True
+
+
+def best_device() -> tuple[str, str, int] | None:
+    """The accelerator to compute on: for torch, its name, its memory in bytes; None where there is only the CPU."""
+    if not torch.cuda.is_available():
+        return None
+    found = torch.cuda.get_device_properties(0)
+    return "cuda", str(found.name), int(found.total_memory)
+
+
+def _rounded(elements: int) -> int:
+    """Whole cache lines, so that the second half of the scratch space is aligned too."""
+    return -(-elements // 8) * 8
+
+
+def _view(data: Buffer, dtype: str) -> torch.Tensor:
+    return torch.frombuffer(data, dtype=DTYPES[dtype]) if data else torch.empty(0, dtype=DTYPES[dtype])
+
+
+def _largest(tensor: torch.Tensor) -> float:
+    """The largest magnitude in a tensor; NaN where it holds one."""
+    low, high = torch.aminmax(tensor)
+    return max(-float(low), float(high))
+
+
+def _moments(x: torch.Tensor, y: torch.Tensor) -> Moments:
+    return Moments(float(x.dot(y)), float(x.dot(x)), float(y.dot(y)))

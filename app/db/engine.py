@@ -1,0 +1,98 @@
+"""Engines and sessions."""
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import URL, Engine, ExceptionContext, NullPool, create_engine, event, make_url
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.domain.errors import DomainError
+
+BUSY_TIMEOUT_MS = 30_000
+WRITES = "portllm_writes"
+# The server answers at most 40 requests at once, each with one connection.
+POOL_SIZE, POOL_OVERFLOW, POOL_WAIT_SECONDS = 10, 30, 10
+# For psycopg; what the URL says goes before it. A server that vanished is noticed in half a minute, not after hours.
+CONNECT = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4}
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a statement may run and wait for a lock, in milliseconds; PostgreSQL ends it then."""
+
+    statement_ms: int
+    lock_ms: int
+
+
+REQUESTS = Patience(statement_ms=30_000, lock_ms=10_000)
+# A migration that waits for a lock makes everybody queue behind it: better to fail soon and be tried again.
+MIGRATIONS = Patience(statement_ms=600_000, lock_ms=5_000)
+
+
+def make_engine(url: str, patience: Patience = REQUESTS) -> Engine:
+    """An engine for a database URL; for SQLite in WAL mode, with foreign keys and transactions that say what they want.
+
+    `options` in a PostgreSQL URL goes before ours: `?options=-c statement_timeout=60s`.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "postgresql":
+        return create_engine(
+            parsed, pool_size=POOL_SIZE, max_overflow=POOL_OVERFLOW, pool_timeout=POOL_WAIT_SECONDS, pool_pre_ping=True,
+            connect_args=_connect_args(parsed, patience), hide_parameters=True,
+        )  # fmt: skip
+    engine = create_engine(url, pool_size=20, max_overflow=40, hide_parameters=True)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    event.listen(engine, "handle_error", _name_full_disk)
+    return engine
+
+
+def migration_engine(url: str) -> Engine:
+    """An engine for changing the schema: patient, and without a pool that would outlive it."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "postgresql":
+        return create_engine(parsed, poolclass=NullPool, connect_args=_connect_args(parsed, MIGRATIONS))
+    return make_engine(url)
+
+
+def read_sessions(engine: Engine) -> sessionmaker[Session]:
+    """Sessions that only read; all that one reads is of one moment, as on SQLite."""
+    if engine.dialect.name == "postgresql":
+        engine = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    return sessionmaker(engine, expire_on_commit=False, autoflush=False)
+
+
+def write_sessions(engine: Engine) -> sessionmaker[Session]:
+    """Sessions that take SQLite's write lock when they begin: a reader that turns writer would fail at once if another
+    wrote meanwhile, whatever the busy timeout. PostgreSQL lets them write side by side; what must not happen at once
+    locks the row that it changes.
+    """
+    return sessionmaker(engine.execution_options(**{WRITES: True}), expire_on_commit=False, autoflush=False)
+
+
+def _connect_args(url: URL, patience: Patience) -> dict[str, Any]:
+    timeouts = f"-c statement_timeout={patience.statement_ms} -c lock_timeout={patience.lock_ms}"
+    given = url.query.get("options", "")
+    options = f"{timeouts} {given if isinstance(given, str) else ' '.join(given)}"
+    return {name: value for name, value in CONNECT.items() if name not in url.query} | {"options": options.strip()}
+
+
+def _prepare_sqlite(connection: Any, record: Any) -> None:  # noqa: ARG001  SQLAlchemy's signature
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_MS}", "synchronous=FULL"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Any) -> None:
+    options = connection.get_execution_options()
+    if options.get("isolation_level") != "AUTOCOMMIT":
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get(WRITES) else "BEGIN")
+
+
+def _name_full_disk(context: ExceptionContext) -> None:
+    """A full disk is the operator's to mend, and said in the same words wherever it shows first."""
+    if getattr(context.original_exception, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        raise DomainError("server.storage_full") from context.original_exception

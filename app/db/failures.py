@@ -1,0 +1,73 @@
+"""What a database can answer instead of a result, in the registry's own words.
+
+PostgreSQL's states: https://www.postgresql.org/docs/current/errcodes-appendix.html
+"""
+
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import exc
+
+from app.domain.errors import DomainError
+
+# unique_violation, foreign_key_violation, serialization_failure, deadlock_detected: somebody else was first.
+COLLISIONS = frozenset({"23505", "23503", "40001", "40P01"})
+# query_canceled (statement_timeout), lock_not_available (lock_timeout), too_many_connections.
+TOO_LONG = frozenset({"57014", "55P03", "53300"})
+DISK_FULL = "53100"
+
+log = logging.getLogger("portllm.database")
+
+
+class CollisionError(DomainError):
+    """Another transaction wrote the same thing first. Run again, a use case finds it there and answers as to any repeat."""
+
+    def __init__(self) -> None:
+        super().__init__("database.collision")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turns failures of the database into domain errors; those that only a mistake of ours explains stay what they are.
+
+    Raises:
+        CollisionError: another transaction wrote the same thing first.
+        DomainError: database.unreachable, database.busy, server.storage_full, request.invalid.
+    """
+    try:
+        yield
+    except exc.SQLAlchemyError as error:
+        refusal = refusal_of(error)
+        if refusal is None:
+            raise
+        if not isinstance(refusal, CollisionError):
+            log.warning("%s: %s", refusal.code, _first_line(error))
+        raise refusal from error
+
+
+def refusal_of(error: exc.SQLAlchemyError) -> DomainError | None:
+    """The refusal that a failure amounts to; None for a mistake of ours."""
+    cause = getattr(error, "orig", None)
+    state = str(getattr(cause, "sqlstate", None) or "")
+    if state in COLLISIONS:
+        return CollisionError()
+    if state in TOO_LONG or isinstance(error, exc.TimeoutError):
+        return DomainError("database.busy")
+    if state == DISK_FULL:
+        return DomainError("server.storage_full")
+    if isinstance(cause, sqlite3.Error):
+        is_busy = getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+        return DomainError("database.busy") if is_busy else None
+    if isinstance(error, exc.DataError):
+        # SQLite keeps a zero character, PostgreSQL's text cannot.
+        return DomainError("request.invalid", reason="A text in it is too long, or holds a zero character.")
+    if isinstance(error, exc.OperationalError | exc.InterfaceError) or getattr(error, "connection_invalidated", False):
+        return DomainError("database.unreachable")
+    return None
+
+
+def _first_line(error: exc.SQLAlchemyError) -> str:
+    """Without the statement and its values, which may be anybody's."""
+    return str(getattr(error, "orig", None) or type(error).__name__).partition("\n")[0]

@@ -1,0 +1,38 @@
+"""Answers that were given under an Idempotency-Key."""
+
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import String, UniqueConstraint, delete, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from app.db.base import Base, Identified
+from app.db.locks import take_turn
+
+
+class Answer(Identified, Base):
+    """One remembered answer; a token's keys are its own."""
+
+    __tablename__ = "idempotency_answers"
+    __table_args__ = (UniqueConstraint("token", "key"),)
+
+    token: Mapped[str] = mapped_column(String(40))
+    owner: Mapped[str] = mapped_column(String(64))
+    key: Mapped[str] = mapped_column(String(200))
+    request: Mapped[str] = mapped_column(String(64))
+    status: Mapped[int]
+    body: Mapped[dict[str, Any]]
+    location: Mapped[str] = mapped_column(String(500))
+
+
+def find(session: Session, token: str, key: str) -> Answer | None:
+    return session.scalar(select(Answer).where(Answer.token == token, Answer.key == key))
+
+
+def wait(session: Session, token: str, key: str) -> None:
+    """Waits until nobody else is at work on a key; it is this transaction's until its end."""
+    take_turn(session, f"portllm:key:{token}:{key}")
+
+
+def forget_before(session: Session, moment: dt.datetime) -> None:
+    session.execute(delete(Answer).where(Answer.created_at < moment))

@@ -1,0 +1,126 @@
+"""The job engine's own records, where our transactions must agree with them and where its own lists fall short.
+
+The table is DBOS's (3.4): unprefixed on SQLite, in schema dbos on PostgreSQL. It is only read here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, Select, String, TableClause, and_, column, func, or_, select, table
+from sqlalchemy.orm import Session
+
+RUNNING = "PENDING"
+# A job that was refused has ended well for the engine; its outcome, one of these two forms, tells.
+REFUSED_OUTPUT = '{"error"%'
+STATUSES: dict[str, tuple[str, ...]] = {
+    "queued": ("ENQUEUED", "DELAYED"), "running": (RUNNING,), "done": ("SUCCESS",), "cancelled": ("CANCELLED",),
+    "failed": ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Who runs a job: the executor, and which of its starts this is (a job that was lost and came back is another)."""
+
+    executor: str
+    attempt: int
+
+
+def claim(session: Session, job: str, executor: str) -> Claim | None:
+    """The claim under which an executor runs a job now; None when it does not."""
+    jobs = _jobs(session)
+    query = select(jobs.c.recovery_attempts).where(
+        jobs.c.workflow_uuid == job, jobs.c.executor_id == executor, jobs.c.status == RUNNING
+    )
+    found = session.execute(query).first()
+    return Claim(executor, found[0] or 0) if found else None
+
+
+def still_ours(session: Session, job: str, held: Claim) -> bool:
+    """Whether a job runs under a claim: asked inside the transaction that records its result.
+
+    The row stays locked until that transaction ends, so that the job cannot be given to another in between.
+    """
+    jobs = _jobs(session)
+    query = select(func.coalesce(jobs.c.recovery_attempts, 0)).where(
+        jobs.c.workflow_uuid == job, jobs.c.executor_id == held.executor, jobs.c.status == RUNNING
+    )
+    # On SQLite the transaction has the write lock already.
+    attempt: int | None = session.scalar(query.with_for_update(key_share=True))
+    return attempt == held.attempt
+
+
+def executors(session: Session) -> set[str]:
+    """Everybody who runs a job, or died over one."""
+    jobs = _jobs(session)
+    return set(session.scalars(select(jobs.c.executor_id).where(jobs.c.status == RUNNING).distinct()))
+
+
+def running(session: Session) -> dict[str, list[str]]:
+    """Ids of running jobs by executor."""
+    jobs = _jobs(session)
+    found: dict[str, list[str]] = {}
+    query = select(jobs.c.executor_id, jobs.c.workflow_uuid).where(jobs.c.status == RUNNING).order_by(jobs.c.workflow_uuid)
+    for executor, job in session.execute(query):
+        found.setdefault(executor, []).append(job)
+    return found
+
+
+def page(
+    session: Session, name: str, owner: str | None, kind: str | None, state: str | None, after: str | None, limit: int
+) -> Sequence[str]:
+    """Ids of one page of jobs, newest first, one more than `limit` to tell whether there are others.
+
+    Args:
+        session: the transaction.
+        name: the workflow that our jobs are.
+        owner: only jobs of this owner.
+        kind: only jobs of this kind.
+        state: only jobs in this state, a key of `STATUSES`.
+        after: the last id of the page before.
+        limit: how many.
+    """
+    jobs = _jobs(session)
+    query = select(jobs.c.workflow_uuid).where(jobs.c.name == name)
+    if owner:
+        query = query.where(jobs.c.workflow_uuid.startswith(f"{owner}:", autoescape=True))
+    if kind:
+        query = query.where(jobs.c.workflow_uuid.contains(f":{kind}:", autoescape=True))
+    if state:
+        query = query.where(_in_state(session, jobs, state))
+    if after:
+        since = select(jobs.c.created_at).where(jobs.c.workflow_uuid == after).scalar_subquery()
+        older = and_(jobs.c.created_at == since, jobs.c.workflow_uuid < after)
+        query = query.where(or_(jobs.c.created_at < since, older))
+    return session.scalars(query.order_by(jobs.c.created_at.desc(), jobs.c.workflow_uuid.desc()).limit(limit + 1)).all()
+
+
+def _in_state(session: Session, jobs: TableClause, state: str) -> ColumnElement[bool]:
+    found = jobs.c.status.in_(STATUSES[state])
+    if state not in ("done", "failed"):
+        return found
+    outputs = _table(session, "workflow_output", "workflow_uuid", "output")
+    output: Select[Any] = select(outputs.c.output).where(outputs.c.workflow_uuid == jobs.c.workflow_uuid)
+    refused = func.coalesce(output.scalar_subquery(), jobs.c.output, "").like(REFUSED_OUTPUT)
+    return and_(found, ~refused) if state == "done" else or_(found, and_(jobs.c.status == "SUCCESS", refused))
+
+
+def _jobs(session: Session) -> TableClause:
+    texts = ("workflow_uuid", "status", "name", "executor_id", "output")
+    return _table(session, "workflow_status", *texts, numbers=("created_at", "recovery_attempts"))
+
+
+def _table(session: Session, name: str, *texts: str, numbers: Sequence[str] = ()) -> TableClause:
+    schema = None if session.get_bind().dialect.name == "sqlite" else "dbos"
+    columns = [column(text, String) for text in texts] + [column(number, BigInteger) for number in numbers]
+    return table(name, *columns, schema=schema)
+
+
+def counts(session: Session) -> dict[str, int]:
+    """How many jobs are in each state."""
+    jobs = _jobs(session)
+    found = {}
+    for state in STATUSES:
+        found[state] = session.scalar(select(func.count()).select_from(jobs).where(_in_state(session, jobs, state))) or 0
+    return found

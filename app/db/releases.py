@@ -1,0 +1,106 @@
+"""Releases, and what was measured between two of them."""
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, String, UniqueConstraint, select
+from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column, relationship
+
+from app.db.base import Base, Identified, Versioned, page
+from app.db.families import Family
+
+
+class Release(Identified, Versioned, Base):
+    """One drop of a family.
+
+    Attributes:
+        source: the directory or s3:// prefix it was registered from.
+        copied: whether its bytes were copied into the blob store.
+        stats: where it is served by reference, what tells that a file is still the one that was digested, by path:
+            [size, mtime_ns, inode] in a directory, [size, etag] in S3.
+        manifest: sha256 of its manifest, a blob; its natural key.
+        summary: total bytes, tensors, parameters, model type and what was left out; for lists.
+        problem: why it was rejected.
+    """
+
+    __tablename__ = "releases"
+    __table_args__ = (UniqueConstraint("family_id", "name"),)
+
+    family_id: Mapped[str] = mapped_column(ForeignKey("families.id"))
+    name: Mapped[str] = mapped_column(String(64))
+    owner: Mapped[str] = mapped_column(String(64))
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("releases.id"))
+    state: Mapped[str] = mapped_column(String(20), index=True)
+    source: Mapped[str] = mapped_column(String(4096))
+    copied: Mapped[bool]
+    attempt: Mapped[int] = mapped_column(default=1)
+    stats: Mapped[dict[str, Any] | None]
+    manifest: Mapped[str | None] = mapped_column(String(64), index=True)
+    total_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    summary: Mapped[dict[str, Any] | None]
+    problem: Mapped[dict[str, Any] | None]
+    yank_reason: Mapped[str | None] = mapped_column(String(2000))
+    ready_at: Mapped[dt.datetime | None]
+
+    family: Mapped[Family] = relationship(lazy="raise")
+    parent: Mapped["Release | None"] = relationship(lazy="raise", remote_side="Release.id")
+
+
+class LineageSample(Identified, Base):
+    """How two releases compare, sampled once for each pair of manifests."""
+
+    __tablename__ = "lineage_samples"
+    __table_args__ = (UniqueConstraint("old_manifest", "new_manifest"),)
+
+    old_manifest: Mapped[str] = mapped_column(String(64))
+    new_manifest: Mapped[str] = mapped_column(String(64))
+    lineage: Mapped[dict[str, Any]]
+
+
+_WITH_NAMES = (joinedload(Release.family), joinedload(Release.parent))
+
+
+def get(session: Session, release_id: str) -> Release | None:
+    return session.scalar(select(Release).where(Release.id == release_id).options(*_WITH_NAMES))
+
+
+def locked(session: Session, release_id: str) -> Release | None:
+    """A release as it is now, which nobody else changes before this transaction ends."""
+    query = select(Release).where(Release.id == release_id).options(*_WITH_NAMES)
+    return session.scalar(query.with_for_update(of=Release).execution_options(populate_existing=True))
+
+
+def by_name(session: Session, family_id: str, name: str) -> Release | None:
+    return session.scalar(select(Release).where(Release.family_id == family_id, Release.name == name).options(*_WITH_NAMES))
+
+
+def list_page(session: Session, family_id: str | None, state: str | None, after: str | None, limit: int) -> Sequence[Release]:
+    query = select(Release).options(*_WITH_NAMES)
+    if family_id:
+        query = query.where(Release.family_id == family_id)
+    if state:
+        query = query.where(Release.state == state)
+    return page(session, query, Release, after, limit)
+
+
+def lineage(session: Session, old_manifest: str, new_manifest: str) -> dict[str, Any] | None:
+    query = select(LineageSample.lineage).where(
+        LineageSample.old_manifest == old_manifest, LineageSample.new_manifest == new_manifest
+    )
+    return session.scalar(query)
+
+
+def with_manifests(session: Session) -> Sequence[Release]:
+    """Releases that were read."""
+    return session.scalars(select(Release).where(Release.manifest.is_not(None)).options(*_WITH_NAMES)).all()
+
+
+def manifest_digests(session: Session) -> set[str]:
+    """Digests of all manifests that a release names."""
+    return set(session.scalars(select(Release.manifest).where(Release.manifest.is_not(None)))) - {None}  # type: ignore[return-value]
+
+
+def copied(session: Session) -> Sequence[Release]:
+    """Releases whose bytes lie in the blob store."""
+    return session.scalars(select(Release).where(Release.copied, Release.manifest.is_not(None))).all()

@@ -1,0 +1,93 @@
+"""The database's schema: which one is there, which one this version needs, and how to get from one to the other."""
+
+import logging
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, text
+
+import migrations
+from app.db.engine import make_engine
+from app.db.failures import translated
+from app.domain.errors import DomainError
+
+NONE = "nothing"
+
+log = logging.getLogger("portllm.database")
+
+
+def upgrade(url: str) -> None:
+    """Brings our tables up to date; two at once wait for each other.
+
+    Raises:
+        DomainError: database.unreachable, database.busy (somebody holds a lock that a migration needs).
+    """
+    with translated():
+        command.upgrade(alembic_config(url), "head")
+
+
+def head() -> str:
+    """The revision that this version needs."""
+    return str(ScriptDirectory.from_config(alembic_config("")).get_current_head())
+
+
+def current(engine: Engine) -> str | None:
+    """The revision that a database is at; None for one without our tables.
+
+    Raises:
+        DomainError: database.unreachable.
+    """
+    with translated(), engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def require_head(engine: Engine) -> None:
+    """Accepts a schema that this version can work with: its own, or a newer one.
+
+    Migrations only add (see `migrations/`), so that the previous version goes on while the next one is rolled out. A
+    revision that this version does not know is therefore a newer one.
+
+    Raises:
+        DomainError: database.schema, database.unreachable.
+    """
+    found, needed = current(engine), head()
+    if found == needed:
+        return
+    known = {script.revision for script in ScriptDirectory.from_config(alembic_config("")).walk_revisions()}
+    if found is None or found in known:
+        raise DomainError("database.schema", found=found or NONE, needed=needed)
+    log.warning("the database is at schema %s, newer than this version's %s", found, needed)
+
+
+def require_engine_tables(engine: Engine) -> None:
+    """On PostgreSQL the job engine's tables are made by `portllm db upgrade` too.
+
+    Raises:
+        DomainError: database.schema, database.unreachable.
+    """
+    with translated(), engine.connect() as connection:
+        if connection.scalar(text("SELECT to_regclass('dbos.workflow_status')")) is None:
+            raise DomainError("database.schema", found=f"{head()} without the job engine's tables", needed=head())
+
+
+def backup(url: str, target: Path) -> None:
+    """Writes a consistent copy of a SQLite database into a file that is not there yet, while others read and write it.
+
+    Raises:
+        DomainError: server.storage_full.
+    """
+    engine = make_engine(url)
+    with translated(), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("VACUUM INTO ?", (str(target),))
+    engine.dispose()
+
+
+def alembic_config(url: str) -> Config:
+    """Alembic's configuration, without a file."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    return config

@@ -1,0 +1,34 @@
+"""Tokens."""
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import String, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from app.db.base import Base, Identified, page
+
+
+class Token(Identified, Base):
+    """A bearer token; only the sha256 of it is kept, which is safe for 256 random bits."""
+
+    __tablename__ = "tokens"
+
+    owner: Mapped[str] = mapped_column(String(64), index=True)
+    name: Mapped[str] = mapped_column(String(200))
+    scopes: Mapped[list[Any]]
+    hash: Mapped[str] = mapped_column(String(64), unique=True)
+    revoked_at: Mapped[dt.datetime | None]
+
+
+def by_hash(session: Session, hashed: str) -> Token | None:
+    return session.scalar(select(Token).where(Token.hash == hashed, Token.revoked_at.is_(None)))
+
+
+def any_exists(session: Session) -> bool:
+    return session.scalar(select(Token.id).limit(1)) is not None
+
+
+def list_page(session: Session, after: str | None, limit: int) -> Sequence[Token]:
+    return page(session, select(Token), Token, after, limit)

@@ -1,0 +1,133 @@
+"""Refusals of the registry: a stable code, a sentence with named data, and what the user can do.
+
+`kind` says what sort of refusal it is; the surfaces map kinds to their own language (HTTP status, exit code).
+"""
+
+from typing import Any, Literal, NamedTuple
+
+Kind = Literal[
+    "invalid",
+    "unauthenticated",
+    "forbidden",
+    "not_found",
+    "conflict",
+    "gone",
+    "precondition",
+    "too_large",
+    "busy",
+    "full",
+    "range",
+]
+
+
+class Entry(NamedTuple):
+    """One documented code."""
+
+    kind: Kind
+    title: str
+    detail: str
+    remedy: str
+
+
+CATALOGUE: dict[str, Entry] = {
+    # -- requests
+    "request.invalid": Entry("invalid", "Invalid request", "{reason}", "Compare the request with /docs."),
+    "request.name": Entry("invalid", "Invalid name", "{name!r} cannot be used as {what}: {reason}.", "Lower-case letters, digits, '.', '_' and '-'; at most {limit} characters."),
+    "request.too_large": Entry("too_large", "Too large", "{what} has {size} bytes; the limit is {limit}.", "Send less, or ask the operator to raise the limit."),
+    "request.cursor": Entry("invalid", "Invalid cursor", "The cursor {cursor!r} did not come from this list.", "Start again without a cursor."),
+    "request.idempotency_key": Entry("conflict", "Idempotency key reused", "The Idempotency-Key was used before with another request.", "Use a new key for every new request."),
+    "request.changed": Entry("precondition", "Changed meanwhile", "{what} changed since you read it.", "Read it again and repeat the change with the new ETag."),
+    "request.range": Entry("range", "Range not satisfiable", "{path} has {size} bytes; the range {range!r} lies outside.", "Ask for a range inside the file."),
+    "request.route": Entry("not_found", "No such route", "There is nothing at {path}.", "See /docs."),
+    "request.method": Entry("invalid", "Method not allowed", "{method} is not possible at {path}.", "See /docs."),
+    "server.error": Entry("busy", "Internal error", "The service failed to answer; the request id is {request_id}.", "Retry; if it stays, tell the operator the request id."),
+    "server.busy": Entry("busy", "Busy", "All {limit} places for {what} are taken.", "Retry after a few seconds."),
+    "server.storage_full": Entry("full", "Storage full", "There is no space left on the service's disk.", "Ask the operator to free space; nothing was stored."),
+    # -- the database
+    "database.unreachable": Entry("busy", "Database unreachable", "The database does not answer.", "Retry after a few seconds; the operator finds the reason in the service's log."),
+    "database.busy": Entry("busy", "Database busy", "The database took too long.", "Retry after a few seconds."),
+    "database.collision": Entry("busy", "Written at the same time", "Another request wrote the same thing at the same moment.", "Repeat the request: it then finds what the other one wrote."),
+    "database.schema": Entry("busy", "Database not upgraded", "The database is at schema {found}; this version needs {needed}.", "Run 'portllm db upgrade' first; versions that run may go on meanwhile."),
+    # -- tokens
+    "token.missing": Entry("unauthenticated", "Token required", "The request carries no valid token.", "Send 'Authorization: Bearer TOKEN'; an admin makes tokens with 'portllm token create'."),
+    "token.scope": Entry("forbidden", "Not allowed", "This needs a token with scope {scope!r} for {owner!r}.", "Ask an admin for such a token."),
+    "token.unknown": Entry("not_found", "Unknown token", "There is no token {token!r}.", "List them with 'portllm token ls'."),
+    "token.scopes": Entry("invalid", "Unknown scope", "{scope!r} is not a scope.", "Scopes are read, publish and admin."),
+    # -- families and releases
+    "family.unknown": Entry("not_found", "Unknown family", "There is no family {family!r}.", "List them with 'portllm ls families'."),
+    "family.taken": Entry("conflict", "Name taken", "There is already a family {family!r}.", "Use it, or choose another name."),
+    "release.unknown": Entry("not_found", "Unknown release", "Family {family!r} has no release {release!r}.", "List them with 'portllm ls releases'; register it with 'portllm release add'."),
+    "release.taken": Entry("conflict", "Name taken", "{family}/{release} already names another directory ({source}).", "Releases never change; choose another release name."),
+    "release.not_ready": Entry("conflict", "Release not ready", "{family}/{release} is {state}.", "Wait until it is ready, or see why with 'portllm ls releases'."),
+    "release.yanked": Entry("gone", "Release yanked", "{family}/{release} was yanked: {reason}.", "Choose another release."),
+    "release.parent": Entry("conflict", "Unknown parent", "The parent {parent!r} is not a release of {family!r}.", "Register the parent first, or leave it out."),
+    "release.root": Entry("forbidden", "Directory not allowed", "{path} does not lie under a directory that this service may read.", "Start the service with --allow-root, or move the release."),
+    "release.directory": Entry("not_found", "No such directory", "There is no directory {path} on the service's machine.", "--from names a directory where the service runs."),
+    # -- patches
+    "patch.unknown": Entry("not_found", "Unknown patch", "There is no patch {patch!r}.", "List them with 'portllm ls patches'; publish with 'portllm patch push'."),
+    "patch.taken": Entry("conflict", "Name taken", "{patch} already belongs to family {family!r}.", "Use that family, or choose another name."),
+    "patch.other_family": Entry("conflict", "Patch of another family", "{patch} belongs to family {family!r}, not to {asked!r}.", "Port it to a release of its own family, or publish it there."),
+    "version.unknown": Entry("not_found", "Unknown version", "{patch} has no version {version!r}.", "See its versions with 'portllm show'."),
+    "version.none": Entry("conflict", "Nothing published", "{patch} has no published version.", "Publish one with 'portllm patch push'."),
+    "version.yanked": Entry("gone", "Version yanked", "{patch} version {version} was yanked: {reason}.", "Choose another version."),
+    "version.trained_on": Entry("conflict", "Trained on something else", "The same bytes are version {version}, trained on {release!r}.", "A version never changes; correct the trained-on release of this push."),
+    "version.files": Entry("invalid", "Invalid file list", "{reason}", "List every file once with its size and sha256."),
+    "version.file": Entry("not_found", "No such file", "{patch} version {version} has no file {path!r}.", "See its files with 'portllm show'."),
+    "alias.unknown": Entry("not_found", "Unknown alias", "{patch} has no alias {alias!r}.", "See its aliases with 'portllm show'."),
+    # -- uploads
+    "upload.unknown": Entry("not_found", "Unknown upload", "There is no open upload {upload!r}.", "Start a new one; open uploads are kept for a day."),
+    "upload.file": Entry("not_found", "File not announced", "The upload does not expect a file {path!r}.", "Announce every file when the version is created."),
+    "upload.not_direct": Entry("conflict", "Not possible here", "Bytes cannot be sent straight to this registry's store.", "Send them to the registry: PATCH /api/v1/uploads/ID/files/PATH."),
+    "upload.offset": Entry("conflict", "Wrong offset", "{path}: {received} bytes are here; the request begins at {offset}.", "Continue at the Upload-Offset that HEAD returns."),
+    "upload.too_long": Entry("too_large", "More bytes than announced", "{path}: {size} bytes were announced; more arrived.", "Announce the right size."),
+    "upload.incomplete": Entry("conflict", "Upload incomplete", "{path}: {received} of {size} bytes have arrived.", "Send the rest from Upload-Offset on, then publish."),
+    "upload.digest": Entry("invalid", "Digest mismatch", "{path}: the bytes that arrived have sha256 {actual}, not {expected}.", "The upload was damaged or is of another file; send it again."),
+    # -- object store
+    "storage.unavailable": Entry("busy", "Object store unavailable", "The object store does not answer as it should: {reason}.", "Retry after a few seconds; if it stays, tell the operator."),
+    "storage.refused": Entry("busy", "Object store refuses", "The object store refused the service: {reason}.", "The operator should check bucket, credentials and permissions of the object store."),
+    # -- places in S3, materialisations
+    "place.invalid": Entry("invalid", "Invalid place", "{place!r} is not an address in S3.", "Use s3://bucket/prefix with letters, digits and . _ = @ + - in its names."),
+    "place.not_allowed": Entry("forbidden", "Place not allowed", "{place} does not lie below a place that this service may use.", "Ask the operator to add it to PORTLLM_ALLOW_S3."),
+    "materialisation.unknown": Entry("not_found", "Unknown materialisation", "There is no materialisation {materialisation!r}.", "List those of a port with GET /api/v1/ports/PORT/materialisations."),
+    # -- ports, states, jobs
+    "port.unknown": Entry("not_found", "Unknown port", "There is no port {port!r}.", "List them with 'portllm ls ports'."),
+    "port.none": Entry("not_found", "Not ported", "{patch} version {version} has no ready port on {release!r}.", "Make one with 'portllm port {patch} --to {release}'."),
+    "port.not_ready": Entry("conflict", "Port not readable", "The port is {state}; only ready ports have a merged model.", "See its findings with 'portllm port'."),
+    "port.force": Entry("invalid", "Reason missing", "A forced port needs a reason.", "Say why the finding does not hold, for example --force 'weights were permuted'."),
+    "state.move": Entry("conflict", "Not possible now", "A {noun} that is {state} cannot become {target}.", "Look at its present state."),
+    "job.unknown": Entry("not_found", "Unknown job", "There is no job {job!r}.", "List them with 'portllm jobs ls'."),
+    "job.crashed": Entry("conflict", "Job crashed", "The job's process ended without a result ({reason}).", "Retry; if it happens again the machine may lack memory or disk."),
+    "job.cancelled": Entry("conflict", "Job cancelled", "The job was cancelled.", "Start it again if that was a mistake."),
+    "job.lost": Entry("conflict", "Job lost", "The job {job!r} is no longer this worker's.", "Nothing to do: another worker finishes it."),
+    "worker.signature": Entry("forbidden", "Signature not valid", "The address was not signed for this file and this worker.", "Ask the registry for the file; it answers with a fresh address."),
+    "worker.expired": Entry("forbidden", "Address expired", "The address was valid for a short time, which is over.", "Ask the registry for the file; it answers with a fresh address."),
+    "worker.embedded": Entry("invalid", "No worker on SQLite", "On SQLite the service runs the jobs itself; a worker needs PostgreSQL.", "Set PORTLLM_DATABASE_URL to a postgresql+psycopg:// address, here and for the service."),
+    "worker.key": Entry("invalid", "No shared key", "A worker that listens must know the key with which the service signs addresses.", "Set PORTLLM_SECRET_KEY to the same value for the service and all workers."),
+    "worker.unready": Entry("busy", "Worker not ready", "The worker {reason}.", "Retry after a few seconds."),
+    "blob.missing": Entry("gone", "Bytes missing", "The bytes {digest} are not in the store.", "Restore the store from a backup."),
+    "data.locked": Entry("busy", "Data directory in use", "{path} is in use by another service.", "Stop the other one, or use another --data directory."),
+}  # fmt: skip
+
+
+class DomainError(Exception):
+    """A refusal by the registry.
+
+    Attributes:
+        code: stable machine name, a key of `CATALOGUE`.
+        kind: what sort of refusal it is.
+        data: the named values that fill the sentence.
+    """
+
+    def __init__(self, code: str, **data: Any) -> None:
+        entry = CATALOGUE[code]
+        self.code = code
+        self.kind = entry.kind
+        self.data = data
+        self.title = entry.title
+        self.detail = entry.detail.format(**data)
+        self.remedy = entry.remedy.format(**data)
+        super().__init__(f"{self.detail} {self.remedy}")
+
+    def to_problem(self) -> dict[str, str]:
+        """The error as plain values: what a failed job keeps of it."""
+        return {"code": self.code, "title": self.title, "detail": self.detail, "remedy": self.remedy}

@@ -1,0 +1,44 @@
+"""Who asks: every use case is called for a principal, and asks it for leave."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from app.domain.errors import DomainError
+
+SCOPES = ("read", "publish", "admin")
+INSTALLATION = "registry"  # owner of what belongs to nobody in particular: families, releases, their jobs
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """The bearer of a token: acts for one owner, within scopes."""
+
+    owner: str
+    scopes: frozenset[str]
+    token: str
+
+    @property
+    def is_admin(self) -> bool:
+        return "admin" in self.scopes
+
+    def can_read(self, owner: str) -> bool:
+        """Patches and ports are private to their owner; an admin reads everything."""
+        return self.is_admin or owner in (self.owner, INSTALLATION)
+
+    def require_publish(self, owner: str) -> None:
+        """Raises `DomainError` (token.scope) unless this principal may change what belongs to `owner`."""
+        if not (self.is_admin or ("publish" in self.scopes and owner == self.owner)):
+            raise DomainError("token.scope", scope="publish", owner=owner)
+
+    def require_admin(self) -> None:
+        """Raises `DomainError` (token.scope) unless this principal is an admin."""
+        if not self.is_admin:
+            raise DomainError("token.scope", scope="admin", owner=self.owner)
+
+
+def check_scopes(scopes: Collection[str]) -> list[str]:
+    """Scopes in canonical order; raises `DomainError` (token.scopes) for an unknown one."""
+    for scope in scopes:
+        if scope not in SCOPES:
+            raise DomainError("token.scopes", scope=scope[:40])
+    return [s for s in SCOPES if s in scopes]

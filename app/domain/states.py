@@ -1,0 +1,43 @@
+"""States of everything that has them: one table of allowed moves, one function that moves."""
+
+from app.domain.errors import DomainError
+
+MOVES: dict[str, dict[str, frozenset[str]]] = {
+    "release": {
+        "ingesting": frozenset({"ready", "rejected"}),
+        "rejected": frozenset({"ingesting"}),
+        "ready": frozenset({"yanked"}),
+        "yanked": frozenset(),
+    },
+    "version": {
+        "draft": frozenset({"published", "discarded"}),
+        "published": frozenset({"yanked"}),
+        "yanked": frozenset(),
+        "discarded": frozenset(),
+    },
+    "port": {
+        "checking": frozenset({"ready", "refused", "held"}),
+        "held": frozenset({"ready", "refused"}),
+        "ready": frozenset({"retired"}),
+        "refused": frozenset(),
+        "retired": frozenset(),
+    },
+    "materialisation": {
+        "queued": frozenset({"running", "failed", "cancelled"}),
+        "running": frozenset({"done", "failed", "cancelled"}),
+        "failed": frozenset({"queued"}),
+        "cancelled": frozenset({"queued"}),
+        "done": frozenset(),
+    },
+}
+
+
+def move(noun: str, state: str, target: str) -> str:
+    """Returns the target state.
+
+    Raises:
+        DomainError: state.move, when the table does not allow it.
+    """
+    if target not in MOVES[noun][state]:
+        raise DomainError("state.move", noun=noun, state=state, target=target)
+    return target

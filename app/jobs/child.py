@@ -1,0 +1,97 @@
+"""A job's process: reads its order from stdin, prints JSON lines, ends when stdin closes.
+
+    {"progress": {"done": bytes, "total": bytes, "note": text, "rate": bytes/s,
+                  "tensors_done": count or null, "tensors_total": count or null}}         at most once a second
+    {"result": {...}}  or  {"error": {"code", "title", "detail", "remedy"}}  or  {"busy": the same}      the last line
+
+"busy" is an error that can pass (a store that does not answer): the same order may succeed later.
+
+It has no database URL and no tokens. stdin stays open as long as the parent lives, so its end means that nobody waits
+for the result; parent-death signals alone are tied to the thread that spawned the process.
+"""
+
+import errno
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from app.core.errors import CoreError
+from app.domain.errors import DomainError
+from app.jobs import work
+
+PARENT_GONE = 3
+REPORT_SECONDS = 1.0
+KINDS: dict[str, Callable[..., dict[str, Any]]] = {
+    "ingest": work.ingest, "digest": work.digest, "materialise": work.materialise,
+}  # fmt: skip
+
+
+class Reporter:
+    """Adds up progress and prints it at most once a second.
+
+    Args:
+        total: how much there is to do, in bytes.
+        note: what is done, in a word or two.
+        tensors: how many there are, where the work counts them.
+    """
+
+    def __init__(self, total: int, note: str, tensors: int | None = None) -> None:
+        self._total, self._note, self._tensors_total = total, note, tensors
+        self._done = self._told = self._tensors = 0
+        self._last = time.monotonic() - REPORT_SECONDS
+        self._first = True
+
+    def __call__(self, more: int, tensors: int = 0) -> None:
+        self._done += more
+        self._tensors += tensors
+        passed = time.monotonic() - self._last
+        if passed < REPORT_SECONDS:
+            return
+        # The first report comes at once and says only that the work has begun.
+        rate = 0.0 if self._first else (self._done - self._told) / passed
+        self._first, self._told, self._last = False, self._done, time.monotonic()
+        counted = None if self._tensors_total is None else self._tensors
+        say(
+            {
+                "progress": {
+                    "done": self._done, "total": self._total, "note": self._note, "rate": round(rate),
+                    "tensors_done": counted, "tensors_total": self._tensors_total,
+                }
+            }
+        )  # fmt: skip
+
+
+def say(message: dict[str, Any]) -> None:
+    """One JSON line to the parent."""
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Does one job."""
+    order = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    do = KINDS[order["kind"]]
+    try:
+        say({"result": do(order["order"], Reporter)})
+    except CoreError as error:
+        say({"error": error.to_problem()})
+    except DomainError as error:
+        say({"busy" if error.kind == "busy" else "error": error.to_problem()})
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        say({"error": DomainError("server.storage_full").to_problem()})
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(PARENT_GONE)
+
+
+if __name__ == "__main__":
+    main()

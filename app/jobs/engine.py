@@ -1,0 +1,200 @@
+"""DBOS Transact: durable queues in our own database, work in children.
+
+Rules learned by breaking it: the executor's id is unique for every process, or fixed where one service holds its data
+directory alone and takes its own jobs up again at launch; the application version is constant (a hash of the code would
+strand queued jobs on upgrade), arguments are portable JSON (the default is pickle), recovery is bounded, and a refused
+progress write means the job is lost.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+from dbos import DBOS, DBOSConfig
+from sqlalchemy.exc import InterfaceError, OperationalError
+
+from app.db.jobs import Claim
+from app.domain.errors import DomainError
+from app.jobs import process
+from app.jobs.kinds import CPU, KINDS
+from app.jobs.presence import Presence
+from app.jobs.queue import APPLICATION, POOL, PORTABLE, PROGRESS, VERSION, WORKFLOW
+from app.services import jobs
+from app.services.uow import UnitOfWork
+
+EXECUTOR = "local"
+POLL_SECONDS = 0.2
+ATTEMPTS = 3
+# Starts of one job over its life. A job that breaks its own process is given up after `ATTEMPTS`; what counts here is the
+# end of whole workers, in peace (a rolling restart) or not.
+RECOVERIES = 10
+TELL_SECONDS = 10.0
+# How long a result waits for a database that is away, in seconds, and how long between two tries.
+PATIENCE, LONGEST_PAUSE = 600.0, 5.0
+
+Begin = Callable[[], AbstractContextManager[UnitOfWork]]
+Result = TypeVar("Result")
+
+
+class Engine:
+    """Runs jobs in this process's children; there is one at a time in a process, because DBOS is a singleton.
+
+    Args:
+        url: the database.
+        begin: opens a unit of work.
+        concurrency: how many jobs at once. The engine keeps it with the class: all its workers take the last one's.
+        class_name: the class whose jobs are run.
+        presence: of a worker among others; None for a service that has its database to itself.
+    """
+
+    def __init__(self, url: str, begin: Begin, concurrency: int, class_name: str = CPU, presence: Presence | None = None) -> None:
+        self._url, self._begin, self._concurrency = url, begin, concurrency
+        self._class, self._presence = class_name, presence
+        self._executor = presence.card.id if presence else EXECUTOR
+
+    def start(self) -> None:
+        """Launches DBOS; the jobs of a service that was alone are taken up again."""
+        logging.getLogger("dbos").setLevel(logging.WARNING)
+        logging.getLogger("dbos").addFilter(_is_news)
+        if self._presence:
+            self._presence.announce()
+        config = DBOSConfig(
+            name=APPLICATION, system_database_url=self._url, executor_id=self._executor, application_version=VERSION,
+            sys_db_pool_size=POOL, log_level="WARNING", run_migrations=self._presence is None,
+        )  # fmt: skip
+        DBOS(config=config)
+        self._register()
+        DBOS.listen_queues([self._class])
+        DBOS.launch()
+        DBOS.register_queue(
+            self._class, worker_concurrency=self._concurrency, polling_interval_sec=POLL_SECONDS, on_conflict="always_update"
+        )
+        if self._presence:
+            self._presence.start()
+
+    def stop(self) -> None:
+        """Takes no more jobs, ends children and hands running jobs back: to the other workers, or to the next start."""
+        if self._presence:
+            self._presence.stop()
+        DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=0)
+        if self._presence:
+            self._presence.leave()
+
+    def _register(self) -> None:
+        @DBOS.step(
+            name="run", preemptible=True, retries_allowed=True, max_attempts=ATTEMPTS, interval_seconds=2, backoff_rate=2,
+            should_retry=_can_pass,
+        )  # fmt: skip
+        async def run(job: str, kind: str, subject: str, held: Claim) -> dict[str, Any]:
+            return await self._run(job, kind, subject, held)
+
+        @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=RECOVERIES)
+        async def portllm_job(job: str, kind: str, subject: str) -> dict[str, Any]:
+            held = await self._patiently(jobs.claim, job, self._executor)
+            try:
+                await self._patiently(jobs.started, job, kind, subject, held)
+                return await run(job, kind, subject, held)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                if DBOS.workflow_id is None or _is_cancel(error) or _is_lost(error):
+                    raise
+                return await self._refuse(job, kind, subject, held, _problem(error))
+
+    async def _run(self, job: str, kind: str, subject: str, held: Claim) -> dict[str, Any]:
+        try:
+            order = await self._patiently(KINDS[kind].order, subject)
+        except DomainError as error:
+            if _can_pass(error):
+                raise
+            return await self._refuse(job, kind, subject, held, error.to_problem())
+        if order is None:
+            return {"result": None}
+        told = time.monotonic()
+
+        async def report(progress: dict[str, Any]) -> None:
+            nonlocal told
+            # DBOS refuses this write once another worker has the job; the error ends the child.
+            await DBOS.set_event_async(PROGRESS, progress, serialization_type=PORTABLE)
+            if time.monotonic() - told >= TELL_SECONDS:
+                told = time.monotonic()
+                await self._patiently(jobs.progressed, job, kind, subject, progress)
+
+        try:
+            final = await process.run({"kind": kind, "order": order}, report)
+        except BaseException:
+            await asyncio.to_thread(self._in_unit, KINDS[kind].clear, order)
+            raise
+        if "error" in final:
+            await asyncio.to_thread(self._in_unit, KINDS[kind].clear, order)
+            return await self._refuse(job, kind, subject, held, final["error"])
+        await self._patiently(_record, job, kind, subject, held, final["result"])
+        return {"result": "recorded"}
+
+    async def _refuse(self, job: str, kind: str, subject: str, held: Claim, problem: dict[str, Any]) -> dict[str, Any]:
+        await self._patiently(_reject, job, kind, subject, held, problem)
+        return {"error": problem}
+
+    async def _patiently(self, use_case: Callable[..., Result], *arguments: Any) -> Result:
+        """One transaction, again and again while database or store are away: hours of work may hang on it."""
+        deadline, pause = time.monotonic() + PATIENCE, 0.5
+        while True:
+            try:
+                return await asyncio.to_thread(self._in_unit, use_case, *arguments)
+            except (OperationalError, InterfaceError, DomainError) as error:
+                if not _can_pass(error) or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _in_unit(self, use_case: Callable[..., Result], *arguments: Any) -> Result:
+        with self._begin() as uow:
+            return use_case(uow, *arguments)
+
+
+def _record(uow: UnitOfWork, job: str, kind: str, subject: str, held: Claim, result: dict[str, Any]) -> None:
+    KINDS[kind].record(uow, subject, job, held, result)
+    jobs.done(uow, job, kind, subject)
+
+
+def _reject(uow: UnitOfWork, job: str, kind: str, subject: str, held: Claim, problem: dict[str, Any]) -> None:
+    jobs.require(uow, job, held)
+    KINDS[kind].reject(uow, subject, problem)
+    jobs.failed(uow, job, kind, subject, problem)
+
+
+def _can_pass(error: BaseException) -> bool:
+    """Whether the same work may succeed later: a process that was killed, a store or database that did not answer.
+
+    A refusal stays one, however often it is asked for.
+    """
+    return isinstance(error, process.ChildError | process.BusyError | OperationalError | InterfaceError) or (
+        isinstance(error, DomainError) and error.kind == "busy"
+    )
+
+
+def _problem(error: Exception) -> dict[str, Any]:
+    """What went wrong in the end, in the language of all errors."""
+    last = (getattr(error, "errors", None) or [error])[-1]
+    if isinstance(last, process.BusyError):
+        return last.problem
+    if not isinstance(last, DomainError):
+        last = DomainError("job.crashed", reason=str(last)[:300])
+    return last.to_problem()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """DBOS logs a cancelled job as an error, with its trace; it is what somebody asked for."""
+    return not (record.exc_info and isinstance(record.exc_info[1], Exception) and _is_cancel(record.exc_info[1]))
+
+
+def _is_cancel(error: Exception) -> bool:
+    return type(error).__name__ in ("DBOSWorkflowCancelledError", "DBOSAwaitedWorkflowCancelledError")
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether another worker has the job: nothing may be said about it any more."""
+    return type(error).__name__ == "DBOSWorkflowConflictIDError" or (isinstance(error, DomainError) and error.code == "job.lost")

@@ -1,0 +1,40 @@
+"""The kinds of jobs: what each orders from its child process, how its result is recorded, and who runs it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from app.db.jobs import Claim
+from app.services import digests, materialisations, releases
+from app.services.uow import UnitOfWork
+
+CPU = "cpu"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Use cases: make the order (None: nothing to do), record the result, record the failure, clear what a child left.
+
+    Attributes:
+        class_name: the class of workers that runs it.
+        priority: among the jobs of a class; lower numbers first.
+    """
+
+    order: Callable[[UnitOfWork, str], dict[str, Any] | None]
+    record: Callable[[UnitOfWork, str, str, Claim, dict[str, Any]], None]
+    reject: Callable[[UnitOfWork, str, dict[str, Any]], None]
+    clear: Callable[[UnitOfWork, dict[str, Any]], None] = lambda uow, order: None  # noqa: ARG005
+    class_name: str = CPU
+    priority: int = 20
+
+
+KINDS = {
+    # A release holds up all that wait for it; digests only confirm what can be read already.
+    releases.INGEST: Kind(
+        releases.ingest_order, releases.record_ingested, releases.record_rejected, releases.clear_ingestion, priority=10
+    ),
+    digests.DIGEST: Kind(digests.order, digests.record, lambda uow, subject, problem: None),  # noqa: ARG005  the job says it
+    materialisations.MATERIALISE: Kind(
+        materialisations.order, materialisations.record, materialisations.record_failed, materialisations.clear
+    ),
+}

@@ -1,0 +1,140 @@
+"""What the process of a materialisation does: a merged model, written to S3 in parts.
+
+Bytes that the patch does not touch are copied inside the store where the release lies there too; only the rest passes through
+this process, a few parts at a time. Objects become visible when all parts of all files are there; what a loader looks for
+first (index, configuration) comes last, so that a half-written model is no model.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.blobs.s3_target import Origin, S3Target
+from app.core.checkpoint import CONFIG_FILE, INDEX_FILE
+from app.core.parts import MIN_PART, Part, plan_parts
+from app.core.plan import PlannedFile
+from app.core.stream import Merger
+
+THREADS = 4
+LAST = (INDEX_FILE, CONFIG_FILE)
+
+
+def write_to_s3(merger: Merger, target: S3Target, origins: Mapping[str, Origin], report: Callable[[int], None]) -> dict[str, Any]:
+    """Writes every file of a merged model that is not there yet.
+
+    Args:
+        merger: what to write.
+        target: where.
+        origins: where the store holds the release's files, by path; empty where it does not.
+        report: told how many more bytes are done.
+
+    Returns:
+        {"files": [{path, size, copied, moved}], "bytes_copied", "bytes_moved"}; files that were there count as neither.
+
+    Raises:
+        CoreError: the place is taken, the release changed, or a value does not fit the output dtype.
+    """
+    files = merger.plan.files
+    present = target.present({path: file.size for path, file in files.items()})
+    target.abort_all(files)  # an attempt before this one may have left parts
+    writing = _Writing(merger, target, origins, report)
+    try:
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="parts") as pool:
+            writing.send((file for path, file in files.items() if path not in present), pool)
+        writing.complete()
+    except BaseException:
+        writing.forget()
+        raise
+    written = [held.to_dict() for held in writing.held]
+    written += [{"path": path, "size": files[path].size, "copied": 0, "moved": 0} for path in sorted(present)]
+    return {
+        "files": written,
+        "bytes_copied": sum(file["copied"] for file in written),
+        "bytes_moved": sum(file["moved"] for file in written),
+    }
+
+
+@dataclass
+class _Held:
+    """A file on its way: its upload and the ETags of its parts, or its bytes where it is too small for parts."""
+
+    path: str
+    size: int
+    copied: int = 0
+    upload: str | None = None
+    etags: list[Future[str]] = field(default_factory=list)
+    data: bytearray | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"path": self.path, "size": self.size, "copied": self.copied, "moved": self.size - self.copied}
+
+
+class _Writing:
+    """The files of one run: sent in parts, then completed together, or forgotten together."""
+
+    def __init__(self, merger: Merger, target: S3Target, origins: Mapping[str, Origin], report: Callable[[int], None]) -> None:
+        self._merger, self._target, self._origins, self._report = merger, target, origins, report
+        self._lock = threading.Lock()
+        self.held: list[_Held] = []
+
+    def send(self, files: Iterable[PlannedFile], pool: ThreadPoolExecutor) -> None:
+        """Sends all parts of all files; nothing is visible yet."""
+        under_way: deque[Future[str]] = deque()
+        for file in files:
+            for future in self._begin(file, pool):
+                under_way.append(future)
+                if len(under_way) >= 2 * THREADS:
+                    under_way.popleft().result()
+        for future in under_way:
+            future.result()
+
+    def complete(self) -> None:
+        """Makes the files visible, those last that loaders look for first."""
+        for held in sorted(self.held, key=lambda held: LAST.index(held.path) if held.path in LAST else -1):
+            if held.upload is not None:
+                self._target.complete(held.path, held.upload, [etag.result() for etag in held.etags])
+                held.upload = None
+            elif held.data is not None:
+                self._target.put(held.path, held.data)
+
+    def forget(self) -> None:
+        """Aborts what was begun, so that no part outlives a failure that this process survives."""
+        for held in self.held:
+            if held.upload is not None:
+                self._target.abort(held.path, held.upload)
+
+    def _begin(self, file: PlannedFile, pool: ThreadPoolExecutor) -> Iterator[Future[str]]:
+        held = _Held(file.path, file.size)
+        self.held.append(held)
+        if file.size < MIN_PART:
+            held.data = self._bytes(file.path, 0, file.size)
+            self._done(file.size)
+            return
+        held.upload = self._target.begin(file.path)
+        for number, part in enumerate(plan_parts(file, copies=bool(self._origins)), 1):
+            held.copied += part.length if part.offset is not None else 0
+            held.etags.append(pool.submit(self._write, held.upload, number, part, file.path))
+            yield held.etags[-1]
+
+    def _write(self, upload: str, number: int, part: Part, path: str) -> str:
+        if part.offset is None:
+            etag = self._target.put_part(path, upload, number, self._bytes(path, part.start, part.stop))
+        else:
+            origin = self._origins[part.path]
+            etag = self._target.copy_part(path, upload, number, origin, part.offset, part.offset + part.length)
+        self._done(part.length)
+        return etag
+
+    def _bytes(self, path: str, start: int, stop: int) -> bytearray:
+        data = bytearray(stop - start)
+        view = memoryview(data)
+        for piece in self._merger.pieces(path, start, stop):
+            piece.fill(view[piece.offset - start : piece.offset - start + piece.length])
+        return data
+
+    def _done(self, count: int) -> None:
+        with self._lock:
+            self._report(count)

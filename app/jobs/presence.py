@@ -1,0 +1,93 @@
+"""A worker's presence: it says that it lives, and gives the jobs of those that do not to others.
+
+Open-source DBOS has no heartbeat: a dead worker's job is running for ever unless somebody calls recovery. All times are the
+database's, so that clocks that differ do no harm.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from dbos import DBOS
+
+from app.services import workers
+from app.services.uow import UnitOfWork
+from app.services.workers import Card
+
+log = logging.getLogger("portllm.worker")
+
+
+class Presence:
+    """Beats in a thread of its own.
+
+    Args:
+        begin: opens a unit of work.
+        card: what the worker says of itself.
+        beat_seconds: how often it says so.
+        ttl_seconds: after how long without a word a worker is dead.
+    """
+
+    def __init__(
+        self, begin: Callable[[], AbstractContextManager[UnitOfWork]], card: Card, beat_seconds: float, ttl_seconds: float
+    ) -> None:
+        self.card = card
+        self._begin, self._beat_seconds, self._ttl = begin, beat_seconds, ttl_seconds
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._live, name="presence", daemon=True)
+        self._last = self._judges_from = 0.0
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether the others take this worker for alive."""
+        return time.monotonic() - self._last <= self._ttl
+
+    def announce(self) -> None:
+        """The first sign of life: before the first job, or others would take that job for a dead worker's."""
+        self._beat()
+
+    def start(self) -> None:
+        """Goes on with it, and looks after the others; DBOS runs by now."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stops beating."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(self._beat_seconds + 1)
+
+    def leave(self) -> None:
+        """Takes the worker's row away: others take its jobs up at once, not when its time is over."""
+        try:
+            with self._begin() as uow:
+                workers.leave(uow, self.card.id)
+        except Exception as error:  # noqa: BLE001  its silence says it too, only later
+            log.warning("it could not be said that this worker ends: %s", error)
+
+    def _live(self) -> None:
+        while not self._stopping.wait(self._beat_seconds):
+            try:
+                self._beat()
+                self._recover()
+            except Exception as error:  # noqa: BLE001  whatever it is (the database is away), the next beat may reach it
+                log.warning("no sign of life could be given: %s", error)
+
+    def _beat(self) -> None:
+        with self._begin() as uow:
+            workers.beat(uow, self.card)
+        now = time.monotonic()
+        if now - self._last > self._ttl or not self._judges_from:
+            # Whoever could not reach the database, was paused or has just begun cannot tell whether the others were
+            # silent or only unheard: they get the time in which the living speak.
+            self._judges_from = now + self._ttl
+        self._last = now
+
+    def _recover(self) -> None:
+        with self._begin() as uow:
+            judges = time.monotonic() >= self._judges_from
+            dead = (workers.dead(uow, self._ttl) if judges else workers.gone(uow)) - {self.card.id}
+        if dead:
+            log.warning("jobs of %s are given to others: it is gone, or was silent too long", ", ".join(sorted(dead)))
+            # Changes only rows that still are a dead executor's, so that two who judge alike do no harm.
+            DBOS._recover_pending_workflows(sorted(dead))

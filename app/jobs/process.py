@@ -1,0 +1,89 @@
+"""Starts a job's child process, follows its progress, and ends it."""
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from app.blobs.places import needs_s3
+from app.blobs.s3_client import CHAIN
+
+GRACE_SECONDS = 5.0
+MAX_LINE = 8 * 2**20
+# What a child may know of the environment: where Python and its libraries are, how many threads, nothing else. What S3's
+# client needs is added where an order names S3.
+PASSED_ON = ("PATH", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "OMP_NUM_THREADS", "LD_LIBRARY_PATH")
+
+
+class ChildError(Exception):
+    """The child ended without a result; the argument says how."""
+
+
+class BusyError(Exception):
+    """The child could not do it now.
+
+    Attributes:
+        problem: why, in the language of all errors.
+    """
+
+    def __init__(self, problem: dict[str, Any]) -> None:
+        super().__init__(problem["detail"])
+        self.problem = problem
+
+
+async def run(order: dict[str, Any], on_progress: Callable[[dict[str, Any]], Awaitable[None]]) -> dict[str, Any]:
+    """Runs a job in a child process.
+
+    Args:
+        order: {"kind", "order"}, plain JSON.
+        on_progress: awaited with every progress report; if it raises, the child is ended.
+
+    Returns:
+        {"result": ...} or {"error": ...}, the child's last line.
+
+    Raises:
+        ChildError: it crashed or was killed.
+        BusyError: it may succeed later.
+    """
+    names = PASSED_ON + (CHAIN if needs_s3(order) else ())
+    environment = {name: os.environ[name] for name in names if name in os.environ}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-m", "app.jobs.child", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        env={**environment, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}, limit=MAX_LINE, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert process.stdin is not None  # noqa: S101  asked for above
+        assert process.stdout is not None  # noqa: S101
+        process.stdin.write(json.dumps(order).encode() + b"\n")
+        await process.stdin.drain()
+        final: dict[str, Any] | None = None
+        async for line in process.stdout:
+            message = json.loads(line)
+            if "progress" in message:
+                await on_progress(message["progress"])
+            else:
+                final = message
+        code = await process.wait()
+        if final is None:
+            raise ChildError(f"exit status {code}" if code >= 0 else f"signal {-code}")
+        if "busy" in final:
+            raise BusyError(final["busy"])
+        return final
+    finally:
+        await _end(process)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), GRACE_SECONDS)
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

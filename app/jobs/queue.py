@@ -1,0 +1,69 @@
+"""What the API needs of DBOS: enqueue, cancel, look; nothing is run here."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from dbos import DBOSClient, WorkflowSerializationFormat
+from sqlalchemy.orm import Session
+
+from app.db import jobs as rows
+from app.domain.errors import DomainError
+from app.jobs.kinds import KINDS
+from app.services.uow import JobStatus
+
+APPLICATION = "portllm"
+VERSION = "1"
+WORKFLOW = "portllm_job"
+PROGRESS = "progress"
+PORTABLE = WorkflowSerializationFormat.PORTABLE
+POOL = 5
+STATES = {status: state for state, statuses in rows.STATUSES.items() for status in statuses}
+
+
+class DbosQueue:
+    """`app.services.uow.JobQueue` on DBOS."""
+
+    def __init__(self, url: str) -> None:
+        self._client = DBOSClient(system_database_url=url, application_name=APPLICATION)
+
+    def enqueue(self, session: Session, job: str, kind: str, subject: str) -> None:
+        options: Any = {
+            "workflow_name": WORKFLOW, "queue_name": KINDS[kind].class_name, "workflow_id": job, "app_version": VERSION,
+            "serialization_type": PORTABLE, "priority": KINDS[kind].priority,
+        }  # fmt: skip
+        self._client.enqueue_in_transaction(session, options, job, kind, subject)
+
+    def cancel(self, job: str) -> None:
+        self._client.cancel_workflow(job)
+
+    def status(self, job: str) -> JobStatus | None:
+        return next(iter(self._statuses([job])), None)
+
+    def page(
+        self, session: Session, owner: str | None, kind: str | None, state: str | None, after: str | None, limit: int
+    ) -> list[JobStatus]:
+        return self._statuses(rows.page(session, WORKFLOW, owner, kind, state, after, limit))
+
+    def close(self) -> None:
+        """Closes its database connections."""
+        self._client.destroy()
+
+    def _statuses(self, jobs: Sequence[str]) -> list[JobStatus]:
+        found = self._client.list_workflows(workflow_ids=list(jobs), load_input=False) if jobs else []
+        by_id = {workflow.workflow_id: self._status(workflow) for workflow in found}
+        return [by_id[job] for job in jobs if job in by_id]
+
+    def _status(self, workflow: Any) -> JobStatus:
+        state, problem = STATES[workflow.status], None
+        output = workflow.output
+        if state == "done" and isinstance(output, dict) and "error" in output:
+            state, problem = "failed", output["error"]
+        elif state == "failed":
+            reason = str(workflow.error or "it was interrupted too often")[:300]
+            problem = DomainError("job.crashed", reason=reason).to_problem()
+        # Only what runs is asked for its progress: a list of hundreds of ended jobs is one query.
+        progress = self._client.get_event(workflow.workflow_id, PROGRESS, timeout_seconds=0) if state == "running" else None
+        return JobStatus(
+            workflow.workflow_id, state, workflow.created_at, workflow.updated_at, progress, problem, workflow.queue_name,
+            workflow.recovery_attempts or 0,
+        )  # fmt: skip

@@ -1,0 +1,191 @@
+"""What job processes do: nothing but `core` and the places where bytes lie; bytes in, bytes out."""
+
+import bisect
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from app.blobs.places import Sink, is_far, list_prefix, open_place
+from app.blobs.s3_client import shared_client, translated
+from app.blobs.s3_target import Origin, S3Target
+from app.core import arithmetic
+from app.core.adapter import WEIGHTS_FILE
+from app.core.checkpoint import Checkpoint, list_files, read_checkpoint
+from app.core.deltas import resolve
+from app.core.errors import CheckpointError
+from app.core.manifest import Manifest, build_manifest, work_bytes
+from app.core.patch import read_patch
+from app.core.plan import Compute, MergePlan, PlannedFile, make_plan
+from app.core.readahead import ReadAhead
+from app.core.recipe import Recipe
+from app.core.signals import measure_fidelity
+from app.core.source import read_range, stat_of
+from app.core.stream import Merger
+from app.jobs.materialise import write_to_s3
+
+MANIFEST_FILE = "manifest.json"
+
+
+class Report(Protocol):
+    """Told of every bit of work: how many bytes more are done, and how many tensors."""
+
+    def __call__(self, more: int, tensors: int = 0, /) -> None: ...
+
+
+class Reporter(Protocol):
+    """Makes reports: of how many bytes in all, what is done with them, and of how many tensors."""
+
+    def __call__(self, total: int, note: str, tensors: int | None = None, /) -> Report: ...
+
+
+def ingest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """Digests a release and, if asked, copies it.
+
+    Args:
+        order: "source", a directory or an S3 prefix; "roots", below which links may lead; "sink", where the manifest and copies
+            go; "copy".
+        reporter: makes reports of progress.
+
+    Returns:
+        {"manifest_sha256", "stats" by path, "summary"}; the manifest and, below files/, the copies lie in the sink.
+
+    Raises:
+        CoreError: it is not a release that can be used.
+    """
+    where = order["source"]
+    files, stats = _list_s3(where) if where["kind"] == "s3" else _list_directory(where, order["roots"])
+    sink = Sink(order["sink"])
+    with closing(open_place(_with_stats(where, stats))) as source:
+        checkpoint = read_checkpoint(source, files)
+        report = reporter(work_bytes(checkpoint), "Reading", len(checkpoint.tensors))
+        copy = (lambda path, size: sink.open(f"files/{path}", size)) if order["copy"] else None
+        manifest = build_manifest(source, checkpoint, report, copy, lambda: report(0, 1))
+    if where["kind"] != "s3":  # there, every read was of just the object that was listed
+        for path in checkpoint.files:
+            if list(stat_of(Path(where["directory"], path))) != stats[path]:
+                raise CheckpointError("checkpoint.changed", path=path, reason="it changed while it was read")
+    text = json.dumps(manifest.to_dict(), sort_keys=True, separators=(",", ":")).encode()
+    sink.put(MANIFEST_FILE, text)
+    digest = hashlib.sha256(text).hexdigest()
+    # In S3 a move is a copy that can take long: made here, not in the transaction that records the result.
+    sink.keep({MANIFEST_FILE: digest, **({f"files/{p}": d for p, d in manifest.file_digests.items()} if order["copy"] else {})})
+    return {
+        "run": order["run"],
+        "manifest_sha256": digest,
+        "stats": {path: stats[path] for path in checkpoint.files},
+        "summary": _summary(checkpoint),
+    }
+
+
+def digest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """Computes a whole merged model once.
+
+    Returns:
+        {"digests": {path: sha256} of its computed files, "fidelity": the exact figure or None}.
+
+    Raises:
+        CoreError: the release changed, or a value does not fit the output dtype.
+    """
+    with _open_merger(order, in_order=True) as merger:
+        plan = merger.plan
+        digests = _digest_files(merger, plan, reporter(plan.total_bytes, "Merging", sum(1 for _ in plan.computed_tensors())))
+        fidelity = measure_fidelity(merger, arithmetic.load(), max_bytes=None)
+        return {"digests": digests, "fidelity": fidelity.to_dict() if fidelity else None}
+
+
+def materialise(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """Writes a whole merged model to S3.
+
+    Returns:
+        What `app.jobs.materialise.write_to_s3` returns.
+
+    Raises:
+        CoreError: the place is taken, the release changed, or a value does not fit the output dtype.
+    """
+    target, base = order["target"], order["base"]
+    origins = {}
+    if base["kind"] == "s3":
+        origins = {path: Origin(base["bucket"], key, etag) for path, (key, _, etag) in base["objects"].items()}
+    with _open_merger(order, in_order=False) as merger, translated():
+        report = reporter(merger.plan.total_bytes, "Writing", None)
+        to = S3Target(shared_client(), target["bucket"], target["prefix"], order["fingerprint"])
+        return write_to_s3(merger, to, origins, report)
+
+
+@contextmanager
+def _open_merger(order: dict[str, Any], in_order: bool) -> Iterator[Merger]:
+    with closing(open_place(order["manifest"])) as held:
+        manifest = Manifest.from_dict(json.loads(read_range(held, "manifest", 0, held.size("manifest"))))
+    base = open_place(order["base"])
+    base = ReadAhead(base) if in_order and is_far(base) else base
+    with closing(base), closing(open_place(order["patch"])) as patch_source:
+        patch = read_patch(patch_source, order["patch_sizes"])
+        deltas = resolve(patch.config, patch.factors, manifest.checkpoint)
+        plan = make_plan(manifest.checkpoint, deltas, Recipe.from_dict(order["recipe"]), patch.files)
+        yield Merger(plan, {"base": base, "patch": patch_source}, WEIGHTS_FILE, patch.header.data_start, arithmetic.load())
+
+
+def _digest_files(merger: Merger, plan: MergePlan, report: Report) -> dict[str, str]:
+    digests = {}
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for path, file in plan.files.items():
+            if file.carried_from:
+                report(file.size)
+                continue
+            hashed, position = hashlib.sha256(), 0
+            ends = _tensor_ends(file)
+            for data in merger.stream(path, pool=pool):
+                hashed.update(data)
+                before, position = position, position + len(data)
+                report(len(data), bisect.bisect_right(ends, position) - bisect.bisect_right(ends, before))
+            digests[path] = hashed.hexdigest()
+    return digests
+
+
+def _tensor_ends(file: PlannedFile) -> list[int]:
+    """Where the tensors that the patch touches end in a file, in bytes."""
+    placed = zip(file.starts, file.segments, strict=True)
+    return [start + segment.length for start, segment in placed if isinstance(segment, Compute) and segment.delta]
+
+
+def _list_directory(where: dict[str, Any], roots: list[str]) -> tuple[dict[str, int], dict[str, list[Any]]]:
+    """Sizes and identities of a directory's files; a link may lead to another allowed place (as in a hub cache), nowhere else."""
+    root = Path(where["directory"])
+    files = list_files(root)
+    allowed = [Path(r).resolve() for r in roots]
+    for path in files:
+        real = (root / path).resolve()
+        if not any(real.is_relative_to(r) for r in allowed):
+            raise CheckpointError("checkpoint.unsafe_path", path=path)
+    return files, {path: list(stat_of(root / path)) for path in files}
+
+
+def _list_s3(where: dict[str, Any]) -> tuple[dict[str, int], dict[str, list[Any]]]:
+    found = list_prefix(where["bucket"], where["prefix"])
+    return {path: held.size for path, held in found.items()}, {path: [held.size, held.etag] for path, held in found.items()}
+
+
+def _with_stats(where: dict[str, Any], stats: dict[str, list[Any]]) -> dict[str, Any]:
+    """The place of a release's files, each as it was when it was listed."""
+    if where["kind"] == "directory":
+        return {**where, "stats": stats}
+    start = f"{where['prefix']}/" if where["prefix"] else ""
+    return {**where, "objects": {path: [f"{start}{path}", *stat] for path, stat in stats.items()}}
+
+
+def _summary(checkpoint: Checkpoint) -> dict[str, Any]:
+    tensors = checkpoint.tensors.values()
+    return {
+        "model_type": checkpoint.config.get("model_type"),
+        "parameters": sum(math.prod(t.shape) for t in tensors),
+        "tensors": len(checkpoint.tensors),
+        "dtypes": sorted({t.dtype for t in tensors}),
+        "files": len(checkpoint.files),
+        "left_out": list(checkpoint.left_out)[:100],
+    }

@@ -1,0 +1,36 @@
+"""The service: `create_app(settings)`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+
+from app.api.app import mount
+from app.runtime import Runtime
+from app.settings import Settings
+
+DESCRIPTION = """\
+Keeps LoRA patches and carries them to new releases of their base model, without training and without data.
+
+Register a **release**, publish a **patch**, make a **port**, read the **merged model**. Every error is an
+`application/problem+json` with a `code` (documented under `/problems/{code}`) and a `remedy`.
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Builds the application; nothing is opened before it starts."""
+    runtime = Runtime(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(runtime.start)
+        try:
+            yield
+        finally:
+            await run_in_threadpool(runtime.stop)
+
+    app = FastAPI(title="PortLLM Registry", version="1", description=DESCRIPTION, lifespan=lifespan)
+    app.state.backend = runtime
+    mount(app, settings.max_body_bytes, settings.metrics_token.get_secret_value())
+    return app

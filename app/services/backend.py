@@ -1,0 +1,51 @@
+"""What the surfaces run on, as they see it; the runtime is one."""
+
+from collections.abc import Generator, Mapping
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from app.services.uow import Tools, UnitOfWork
+from app.services.workers import Reader
+
+
+class FilesOfWorkers(Protocol):
+    """Reads files on workers."""
+
+    def read(self, url: str, headers: Mapping[str, str], length: int) -> Generator[memoryview, None, None] | None:
+        """Starts a read that must give `length` bytes; None when that worker cannot be reached or does not do it now."""
+
+
+class Backend(Protocol):
+    """Units of work, tools, and places for heavy reads."""
+
+    tools: Tools
+    pool: Executor
+    worker_ttl: float
+    handed_over: "FilesOfWorkers"
+
+    def readers(self) -> list[Reader]:
+        """Live workers that read merged files."""
+
+    def read(self) -> AbstractContextManager[UnitOfWork]:
+        """A unit of work that only reads."""
+
+    def write(self) -> AbstractContextManager[UnitOfWork]:
+        """A unit of work that may write; commits at its end."""
+
+    def turn(self, name: str) -> AbstractContextManager[None]:
+        """Lets one request at a time do what spans several transactions, on all replicas; the others wait.
+
+        Raises:
+            DomainError: database.busy, when another replica takes too long.
+        """
+
+    def merged_read(self) -> AbstractContextManager[None]:
+        """A place for one stream of merged bytes.
+
+        Raises:
+            DomainError: server.busy, when all are taken.
+        """
+
+    def check(self) -> None:
+        """Raises what is wrong, if database or blob store do not answer."""

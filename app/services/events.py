@@ -1,0 +1,14 @@
+"""What happened."""
+
+from collections.abc import Sequence
+
+from app.db import events as rows
+from app.db.events import Event
+from app.domain.principal import INSTALLATION, Principal
+from app.services.uow import UnitOfWork
+
+
+def after(uow: UnitOfWork, principal: Principal, cursor: int, limit: int) -> Sequence[Event]:
+    """Events later than a cursor, oldest first: one's own and the installation's; an admin sees all."""
+    owners = None if principal.is_admin else (principal.owner, INSTALLATION)
+    return rows.after(uow.session, cursor, owners, limit)

@@ -1,0 +1,152 @@
+"""Opens what rows only name: manifests, releases, patches, merged models."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from app.blobs.places import is_far, open_place
+from app.blobs.recent import Recent
+from app.blobs.store import BlobStore
+from app.core.adapter import WEIGHTS_FILE
+from app.core.arithmetic import Arithmetic
+from app.core.deltas import resolve
+from app.core.manifest import Manifest
+from app.core.patch import Patch, read_patch
+from app.core.plan import MergePlan, make_plan
+from app.core.readahead import ReadAhead
+from app.core.recipe import Recipe, fingerprint
+from app.core.source import Source, read_range
+from app.core.stream import Merger
+from app.db.patches import PatchVersion
+from app.db.releases import Release
+from app.domain.places import S3, Place
+
+MANIFEST = "manifest"
+MANIFESTS = 32
+PLANS = 64
+
+
+@dataclass(frozen=True)
+class OpenPatch:
+    """A patch version that is open for reading."""
+
+    patch: Patch
+    source: Source
+    digests: Mapping[str, str]
+
+
+class Library:
+    """Opens releases and patches; remembers manifests and plans, which never change."""
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+        self._manifests: Recent[str, Manifest] = Recent(MANIFESTS)
+        self._plans: Recent[str, tuple[MergePlan, int]] = Recent(PLANS)
+
+    def manifest(self, release: Release) -> Manifest:
+        """The manifest of a ready release."""
+        digest = str(release.manifest)
+        return self._manifests.get(digest, lambda: self._read_manifest(digest))
+
+    @contextmanager
+    def open_release(self, release: Release) -> Iterator[Source]:
+        """A source for a ready release: its own directory, checked file by file, or the copies."""
+        source = self._release_source(release)
+        try:
+            yield source
+        finally:
+            source.close()
+
+    @contextmanager
+    def open_patch(self, version: PatchVersion) -> Iterator[OpenPatch]:
+        """A patch version, with its configuration and header read.
+
+        Raises:
+            AdapterError, HeaderError: what was uploaded is not a patch.
+        """
+        digests = digests_of(version)
+        source = self._blobs.open(digests)
+        try:
+            sizes = {file["path"]: file["size"] for file in version.files}
+            yield OpenPatch(read_patch(source, sizes), source, digests)
+        finally:
+            source.close()
+
+    @contextmanager
+    def open_merger(
+        self, release: Release, version: PatchVersion, recipe: Recipe, arithmetic: Arithmetic, in_order: bool = False
+    ) -> Iterator[Merger]:
+        """The merged model of a release and a patch version.
+
+        Args:
+            release, version, recipe, arithmetic: what makes it.
+            in_order: whether its files will be read from some place on, not here and there: then far-away bytes are read ahead.
+
+        Raises:
+            CoreError: the two do not fit each other.
+        """
+        base = self._release_source(release)
+        if in_order and is_far(base):
+            base = ReadAhead(base)
+        patch = self._blobs.open(digests_of(version))
+        try:
+            key = fingerprint(recipe, str(release.manifest), version.digest)
+            plan, data_start = self._plans.get(key, lambda: self._plan(release, version, recipe))
+            yield Merger(plan, {"base": base, "patch": patch}, WEIGHTS_FILE, data_start, arithmetic)
+        finally:
+            base.close()
+            patch.close()
+
+    def plan(self, release: Release, version: PatchVersion, recipe: Recipe) -> MergePlan:
+        """The plan of a merged model, without opening the release.
+
+        Raises:
+            CoreError: the two do not fit each other.
+        """
+        key = fingerprint(recipe, str(release.manifest), version.digest)
+        return self._plans.get(key, lambda: self._plan(release, version, recipe))[0]
+
+    def merge_order(self, release: Release, version: PatchVersion, recipe: Recipe) -> dict[str, Any]:
+        """Everything that a child process needs to compute the merged model, as plain values."""
+        return {
+            "manifest": self._blobs.place({MANIFEST: str(release.manifest)}),
+            "base": self._release_place(release),
+            "patch": self._blobs.place(digests_of(version)),
+            "patch_sizes": {file["path"]: file["size"] for file in version.files},
+            "recipe": recipe.to_dict(),
+        }
+
+    def _plan(self, release: Release, version: PatchVersion, recipe: Recipe) -> tuple[MergePlan, int]:
+        base = self.manifest(release).checkpoint
+        with self.open_patch(version) as opened:
+            deltas = resolve(opened.patch.config, opened.patch.factors, base)
+            return make_plan(base, deltas, recipe, opened.patch.files), opened.patch.header.data_start
+
+    def _read_manifest(self, digest: str) -> Manifest:
+        source = self._blobs.open({MANIFEST: digest})
+        try:
+            return Manifest.from_dict(json.loads(read_range(source, MANIFEST, 0, source.size(MANIFEST))))
+        finally:
+            source.close()
+
+    def _release_source(self, release: Release) -> Source:
+        if release.copied:
+            return self._blobs.open(self.manifest(release).file_digests)
+        return open_place(self._release_place(release))
+
+    def _release_place(self, release: Release) -> dict[str, Any]:
+        """Where a release's files lie: in the store, or where it was registered from, as it was then."""
+        if release.copied:
+            return self._blobs.place(self.manifest(release).file_digests)
+        stats = release.stats or {}
+        if not release.source.startswith(S3):
+            return {"kind": "directory", "directory": release.source, "stats": stats}
+        at = Place.parse(release.source)
+        return {"kind": "s3", "bucket": at.bucket, "objects": {path: [at.key(path), *stat] for path, stat in stats.items()}}
+
+
+def digests_of(version: PatchVersion) -> dict[str, str]:
+    """sha256 by path of a version's files."""
+    return {file["path"]: file["sha256"] for file in version.files}

@@ -1,0 +1,143 @@
+"""Materialisations: a merged model written to a place of its owner's, by a job."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from app.blobs.s3_client import shared_client
+from app.blobs.s3_target import S3Target
+from app.core.recipe import Recipe
+from app.db import materialisations as rows
+from app.db.base import now
+from app.db.jobs import Claim, still_ours
+from app.db.materialisations import Materialisation
+from app.domain.errors import DomainError
+from app.domain.ids import new_id
+from app.domain.places import Place
+from app.domain.principal import INSTALLATION, Principal
+from app.domain.states import move
+from app.services import ports
+from app.services.uow import UnitOfWork
+
+MATERIALISE = "materialise"
+
+
+def request(uow: UnitOfWork, principal: Principal, port_id: str, target: str) -> tuple[Materialisation, bool]:
+    """Asks for the merged model of a ready port at a place; the same place again returns what is there.
+
+    Returns:
+        The materialisation, and whether a job was started: for a new one, and for one that failed or was cancelled.
+
+    Raises:
+        DomainError: port.unknown, port.not_ready, place.invalid, place.not_allowed.
+    """
+    port = ports.readable(uow, principal, port_id)
+    principal.require_publish(port.owner)
+    place = Place.parse(target)
+    place.require_below(uow.tools.allowed_s3)
+    row = rows.at(uow.session, port.id, str(place))
+    if row:
+        uow.lock(row)
+    if row and row.state not in ("failed", "cancelled"):
+        return row, False
+    if row is None:
+        row = Materialisation(
+            id=new_id("mat"), created_at=now(), port_id=port.id, owner=port.owner, target=str(place), state="queued", attempt=1,
+            result=None, problem=None, finished_at=None,
+        )  # fmt: skip
+        row.port = port
+        uow.add(row)
+    else:
+        row.state = move("materialisation", row.state, "queued")
+        row.attempt, row.problem, row.finished_at = row.attempt + 1, None, None
+        row.row_version += 1
+    uow.tools.jobs.enqueue(uow.session, job_of(row), MATERIALISE, row.id)
+    uow.event("materialisation.queued", principal, row.owner, row.id, port=port.id, target=row.target)
+    return row, True
+
+
+def again(uow: UnitOfWork, principal: Principal, ident: str) -> str:
+    """Starts the next attempt after one that failed or was cancelled; the job."""
+    row = get(uow, principal, ident)
+    return job_of(request(uow, principal, row.port_id, row.target)[0])
+
+
+def job_of(row: Materialisation) -> str:
+    """Deterministic: one job for each attempt."""
+    return f"{row.owner}:{MATERIALISE}:{row.id}-{row.attempt}"
+
+
+def get(uow: UnitOfWork, principal: Principal, ident: str) -> Materialisation:
+    """A materialisation that the principal may read; others do not exist for it."""
+    row = rows.get(uow.session, ident)
+    if row is None or not principal.can_read(row.owner):
+        raise DomainError("materialisation.unknown", materialisation=ident[:60])
+    return row
+
+
+def list_page(uow: UnitOfWork, principal: Principal, port_id: str, after: str | None, limit: int) -> Sequence[Materialisation]:
+    """Those of one port, newest first."""
+    port = ports.get(uow, principal, port_id)
+    return rows.list_page(uow.session, port.id, after, limit)
+
+
+def order(uow: UnitOfWork, ident: str) -> dict[str, Any] | None:
+    """What the child process has to do; None when there is nothing to do any more."""
+    row = rows.get(uow.session, ident)
+    if row is None or row.state not in ("queued", "running"):
+        return None
+    if row.state == "queued":
+        row.state = move("materialisation", row.state, "running")
+        row.row_version += 1
+    port = row.port
+    place = Place.parse(row.target)
+    place.require_below(uow.tools.allowed_s3)  # asked again: the list may have changed since
+    recipe = Recipe.from_dict(port.recipe)
+    return {
+        **uow.tools.library.merge_order(port.release, port.version, recipe),
+        "paths": list(uow.tools.library.plan(port.release, port.version, recipe).files),
+        "target": {"kind": "s3", "bucket": place.bucket, "prefix": place.prefix},
+        "fingerprint": port.fingerprint,
+    }
+
+
+def record(uow: UnitOfWork, ident: str, job: str, held: Claim, result: dict[str, Any]) -> None:
+    """Keeps what was written; fails when the job was lost meanwhile.
+
+    Raises:
+        DomainError: job.lost.
+    """
+    if not still_ours(uow.session, job, held):
+        raise DomainError("job.lost", job=job)
+    row = rows.get(uow.session, ident)
+    if row is None or row.state != "running":
+        return
+    _finish(row, "done")
+    row.result = result
+    worker = Principal(INSTALLATION, frozenset({"admin"}), job)
+    uow.event(
+        "materialisation.done", worker, row.owner, row.id, port=row.port_id, target=row.target,
+        bytes_copied=result["bytes_copied"], bytes_moved=result["bytes_moved"],
+    )  # fmt: skip
+
+
+def record_failed(uow: UnitOfWork, ident: str, problem: dict[str, Any]) -> None:
+    """Marks it as failed (or cancelled), with the reason in the language of all errors."""
+    row = rows.get(uow.session, ident)
+    if row is None or row.state not in ("queued", "running"):
+        return
+    _finish(row, "cancelled" if problem["code"] == "job.cancelled" else "failed")
+    row.problem = problem
+    worker = Principal(INSTALLATION, frozenset({"admin"}), job_of(row))
+    uow.event(f"materialisation.{row.state}", worker, row.owner, row.id, port=row.port_id, code=problem["code"])
+
+
+def clear(uow: UnitOfWork, order: dict[str, Any]) -> None:  # noqa: ARG001  the form of all kinds
+    """Drops the parts that a child left that ended without a result."""
+    target = order["target"]
+    S3Target(shared_client(), target["bucket"], target["prefix"], order["fingerprint"]).abort_all(order["paths"])
+
+
+def _finish(row: Materialisation, state: str) -> None:
+    row.state = move("materialisation", row.state, state)
+    row.finished_at = now()
+    row.row_version += 1

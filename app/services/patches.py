@@ -1,0 +1,130 @@
+"""Patches and their aliases."""
+
+from collections.abc import Sequence
+
+from app.db import patches as rows
+from app.db.base import now
+from app.db.patches import Alias, Patch, PatchVersion
+from app.domain.errors import DomainError
+from app.domain.ids import new_id
+from app.domain.names import check_patch, check_revision
+from app.domain.principal import Principal
+from app.services import families
+from app.services.uow import UnitOfWork
+
+
+def create(
+    uow: UnitOfWork, principal: Principal, owner: str, name: str, family_name: str, description: str = ""
+) -> tuple[Patch, bool]:
+    """Creates a patch; the same name in the same family again returns what is there.
+
+    Returns:
+        The patch, and whether it is new.
+    """
+    full_name = check_patch(owner, name)
+    principal.require_publish(owner)
+    family = families.get(uow, family_name)
+    existing = rows.by_name(uow.session, owner, name)
+    if existing and existing.family_id != family.id:
+        raise DomainError("patch.taken", patch=full_name, family=existing.family.name)
+    if existing:
+        return existing, False
+    patch = Patch(
+        id=new_id("pat"), created_at=now(), owner=owner, name=name, family_id=family.id, description=description, family=family
+    )
+    uow.add(patch)
+    uow.event("patch.created", principal, owner, full_name, family=family_name)
+    return patch, True
+
+
+def get(uow: UnitOfWork, principal: Principal, owner: str, name: str) -> Patch:
+    """A patch that the principal may read; others do not exist for it."""
+    patch = rows.by_name(uow.session, owner, name) if principal.can_read(owner) else None
+    if patch is None:
+        raise DomainError("patch.unknown", patch=f"{owner}/{name}"[:200])
+    return patch
+
+
+def list_page(
+    uow: UnitOfWork, principal: Principal, owner: str | None, family_name: str | None, after: str | None, limit: int
+) -> Sequence[Patch]:
+    family = families.get(uow, family_name) if family_name else None
+    if not principal.is_admin:
+        if owner not in (None, principal.owner):
+            return []
+        owner = principal.owner
+    return rows.list_page(uow.session, owner, family.id if family else None, after, limit)
+
+
+def describe(uow: UnitOfWork, principal: Principal, owner: str, name: str, description: str, expected: int | None) -> Patch:
+    """Changes the description; `expected` is the row version that the caller read, if it cares."""
+    patch = get(uow, principal, owner, name)
+    principal.require_publish(owner)
+    uow.lock(patch)
+    if expected is not None and expected != patch.row_version:
+        raise DomainError("request.changed", what=patch.full_name)
+    patch.description = description
+    patch.row_version += 1
+    uow.event("patch.changed", principal, owner, patch.full_name)
+    return patch
+
+
+def resolve_version(uow: UnitOfWork, patch: Patch, reference: str | None) -> PatchVersion:
+    """The version that a reference selects: a number, an alias, or nothing / "main" for the newest that is not yanked.
+
+    Raises:
+        DomainError: version.unknown, version.none, version.yanked, alias.unknown.
+    """
+    version = find_version(uow, patch, reference)
+    if version.state == "yanked":
+        raise DomainError("version.yanked", patch=patch.full_name, version=version.number, reason=version.yank_reason)
+    return version
+
+
+def find_version(uow: UnitOfWork, patch: Patch, reference: str | None) -> PatchVersion:
+    """The version that a reference means, yanked or not: for looking at what is there, not for selecting it.
+
+    Raises:
+        DomainError: version.unknown, version.none, alias.unknown.
+    """
+    if reference is None or reference == "main":
+        newest = rows.newest_version(uow.session, patch.id)
+        if newest is None:
+            raise DomainError("version.none", patch=patch.full_name)
+        return newest
+    if reference.isascii() and reference.isdigit() and len(reference) < 10:
+        version = rows.version_by_number(uow.session, patch.id, int(reference))
+        if version is None:
+            raise DomainError("version.unknown", patch=patch.full_name, version=reference)
+        return version
+    alias = rows.alias(uow.session, patch.id, reference)
+    if alias is None:
+        raise DomainError("alias.unknown", patch=patch.full_name, alias=reference[:100])
+    return alias.version
+
+
+def set_alias(
+    uow: UnitOfWork, principal: Principal, owner: str, name: str, alias_name: str, version: str, expected: int | None = None
+) -> Alias:
+    """Points an alias at a version; made if it is new."""
+    patch = get(uow, principal, owner, name)
+    principal.require_publish(owner)
+    check_revision(alias_name, "an alias")
+    uow.lock(patch)  # for all its aliases: one that is made now has no row to lock
+    target = resolve_version(uow, patch, version)
+    alias = rows.alias(uow.session, patch.id, alias_name)
+    if expected is not None and (alias is None or alias.row_version != expected):
+        raise DomainError("request.changed", what=f"{patch.full_name}@{alias_name}")
+    if alias is None:
+        alias = Alias(id=new_id("als"), created_at=now(), patch_id=patch.id, owner=owner, name=alias_name, version_id=target.id)
+        alias.version = target
+        uow.add(alias)
+    elif alias.version_id != target.id:
+        alias.version = target
+        alias.row_version += 1
+    uow.event("alias.moved", principal, owner, f"{patch.full_name}@{alias_name}", version=target.number)
+    return alias
+
+
+def aliases(uow: UnitOfWork, patch: Patch) -> Sequence[Alias]:
+    return rows.aliases(uow.session, patch.id)

@@ -1,0 +1,265 @@
+"""Ports: a patch version carried to a release, with reasons."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from app.core.companions import judge_releases, judge_tokenizers
+from app.core.errors import CoreError
+from app.core.findings import Finding, refusal
+from app.core.manifest import Manifest
+from app.core.recipe import Recipe, fingerprint
+from app.core.signals import Lineage, judge_fidelity, judge_lineage, measure_fidelity, measure_lineage
+from app.core.stream import Merger
+from app.db import ports as rows
+from app.db import releases as release_rows
+from app.db.base import now
+from app.db.patches import PatchVersion
+from app.db.ports import Port
+from app.db.releases import LineageSample, Release
+from app.domain.errors import DomainError
+from app.domain.ids import new_id
+from app.domain.principal import Principal
+from app.domain.states import move
+from app.services import families, patches, releases
+from app.services.library import digests_of
+from app.services.uow import UnitOfWork
+
+# What a reason can outweigh: judgements about likeness. A patch that does not fit exactly is never forced.
+ARGUABLE = frozenset({"lineage.unrelated"})
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for: a patch (owner/name), a version reference or None, a release, a recipe, a reason to force."""
+
+    owner: str
+    patch: str
+    version: str | None
+    release: str
+    family: str | None
+    recipe: Recipe
+    force: str | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found out about a wish; `lineage` is set where it was sampled just now."""
+
+    version: PatchVersion
+    release: Release
+    recipe: Recipe
+    fingerprint: str
+    state: str
+    findings: tuple[Finding, ...]
+    fidelity: dict[str, Any] | None
+    tensors_changed: int
+    lineage: Lineage | None
+
+
+def assess(uow: UnitOfWork, principal: Principal, wish: Wish) -> Verdict:
+    """Says whether a patch can be carried to a release and why; stores nothing.
+
+    Raises:
+        DomainError: the patch, version or release is not there or cannot be used. Misfits are findings, not errors.
+    """
+    patch = patches.get(uow, principal, wish.owner, wish.patch)
+    if wish.family not in (None, patch.family.name):
+        raise DomainError("patch.other_family", patch=patch.full_name, family=patch.family.name, asked=wish.family)
+    if wish.force is not None and not wish.force.strip():
+        raise DomainError("port.force")
+    version = patches.resolve_version(uow, patch, wish.version)
+    release = releases.get_ready(uow, patch.family.name, wish.release)
+    manifest = uow.tools.library.manifest(release)
+    findings = list(_companions(uow, version, release, manifest, wish.recipe))
+    fidelity, lineage, changed = None, None, 0
+    try:
+        plan = uow.tools.library.plan(release, version, wish.recipe)
+    except CoreError as error:
+        findings.insert(0, refusal(error))
+    else:
+        changed = len(plan.deltas)
+        lineage, judged = _lineage(uow, version, release, [d.tensor for d in plan.deltas])
+        findings += judged
+        with uow.tools.library.open_merger(release, version, wish.recipe, uow.tools.arithmetic()) as merger:
+            measured = measure_fidelity(merger, uow.tools.arithmetic())
+        findings += judge_fidelity(measured)
+        fidelity = measured.to_dict() if measured else None
+    return Verdict(
+        version, release, wish.recipe, fingerprint(wish.recipe, str(release.manifest), version.digest),
+        _state(findings, version, wish.force), tuple(findings), fidelity, changed, lineage,
+    )  # fmt: skip
+
+
+def remember_lineage(uow: UnitOfWork, verdict: Verdict) -> None:
+    """Keeps what was sampled: a pair of releases is sampled once."""
+    trained_on = verdict.version.trained_on
+    if verdict.lineage is None or trained_on is None:
+        return
+    old, new = str(trained_on.manifest), str(verdict.release.manifest)
+    if release_rows.lineage(uow.session, old, new) is None:
+        sample = LineageSample(id=new_id("lin"), created_at=now(), old_manifest=old, new_manifest=new, lineage={})
+        sample.lineage = verdict.lineage.to_dict()
+        uow.add(sample)
+
+
+def create(uow: UnitOfWork, principal: Principal, verdict: Verdict, force: str | None) -> tuple[Port, bool]:
+    """Stores a port as assessed; the same recipe again returns what is there.
+
+    Returns:
+        The port, and whether it is new.
+    """
+    version, release = verdict.version, verdict.release
+    principal.require_publish(version.owner)
+    # Asked again in this transaction: the verdict was reached in another one.
+    uow.lock(patches.find_version(uow, version.patch, str(version.number)), shared=True)
+    patches.resolve_version(uow, version.patch, str(version.number))
+    uow.lock(releases.get(uow, release.family.name, release.name), shared=True)
+    releases.get_ready(uow, release.family.name, release.name)
+    remember_lineage(uow, verdict)
+    existing = rows.existing(uow.session, version.id, release.id, verdict.fingerprint, force is not None)
+    if existing:
+        uow.lock(existing)
+    if existing and existing.state != "retired":
+        return existing, False
+    if existing:
+        uow.session.delete(existing)
+        uow.session.flush()
+    port = Port(
+        id=new_id("prt"), created_at=now(), version_id=version.id, release_id=release.id, owner=version.owner,
+        state="checking", recipe=verdict.recipe.to_dict(), fingerprint=verdict.fingerprint, forced=force is not None,
+        reason=force, findings=[f.to_dict() for f in verdict.findings], fidelity=verdict.fidelity, digests=None,
+    )  # fmt: skip
+    port.state = move("port", port.state, verdict.state)
+    port.ready_at = now() if port.state == "ready" else None
+    uow.add(port)
+    uow.event(
+        f"port.{port.state}", principal, port.owner, port.id, patch=version.patch.full_name, version=version.number,
+        release=release.name, forced=port.forced,
+    )  # fmt: skip
+    return get(uow, principal, port.id), True
+
+
+def get(uow: UnitOfWork, principal: Principal, port_id: str) -> Port:
+    """A port that the principal may read; others do not exist for it."""
+    port = rows.get(uow.session, port_id)
+    if port is None or not principal.can_read(port.owner):
+        raise DomainError("port.unknown", port=port_id[:60])
+    return port
+
+
+def list_page(
+    uow: UnitOfWork,
+    principal: Principal,
+    patch_name: str | None,
+    version: str | None,
+    family_name: str | None,
+    release_name: str | None,
+    state: str | None,
+    after: str | None,
+    limit: int,
+) -> Sequence[Port]:
+    """Ports, newest first; of one patch (owner/name), one of its versions, one release."""
+    owner = None if principal.is_admin else principal.owner
+    patch = release = None
+    if patch_name:
+        patch = patches.get(uow, principal, *patch_name.split("/", 1)) if "/" in patch_name else None
+        if patch is None:
+            raise DomainError("patch.unknown", patch=patch_name[:200])
+        family_name = family_name or patch.family.name
+    if release_name:
+        if not family_name:
+            raise DomainError("request.invalid", reason="A release can be asked for together with its family or a patch.")
+        release = releases.get(uow, families.get(uow, family_name).name, release_name)
+    chosen = patches.find_version(uow, patch, version) if patch and version else None
+    return rows.list_page(
+        uow.session, owner, patch.id if patch else None, chosen.id if chosen else None,
+        release.id if release else None, state, after, limit,
+    )  # fmt: skip
+
+
+def approve(uow: UnitOfWork, principal: Principal, port_id: str, reason: str) -> Port:
+    """Lets a held port become ready."""
+    port = get(uow, principal, port_id)
+    principal.require_publish(port.owner)
+    uow.lock(port)
+    port.state = move("port", port.state, "ready")
+    port.reason = reason
+    port.ready_at = now()
+    port.row_version += 1
+    uow.event("port.ready", principal, port.owner, port.id, approved=True, reason=reason)
+    return port
+
+
+def retire(uow: UnitOfWork, principal: Principal, port_id: str) -> Port:
+    """Takes a port out of use; its merged model is not handed out any more."""
+    port = get(uow, principal, port_id)
+    principal.require_publish(port.owner)
+    uow.lock(port)
+    port.state = move("port", port.state, "retired")
+    port.row_version += 1
+    uow.event("port.retired", principal, port.owner, port.id)
+    return port
+
+
+def readable(uow: UnitOfWork, principal: Principal, port_id: str) -> Port:
+    """A port whose merged model can be read.
+
+    Raises:
+        DomainError: port.unknown, port.not_ready.
+    """
+    port = get(uow, principal, port_id)
+    if port.state != "ready":
+        raise DomainError("port.not_ready", state=port.state)
+    return port
+
+
+@contextmanager
+def open_merged(uow: UnitOfWork, port: Port) -> Iterator[Merger]:
+    """The merged model of a ready port."""
+    recipe = Recipe.from_dict(port.recipe)
+    with uow.tools.library.open_merger(port.release, port.version, recipe, uow.tools.arithmetic(), in_order=True) as merger:
+        yield merger
+
+
+def _state(findings: Sequence[Finding], version: PatchVersion, force: str | None) -> str:
+    refusals = {f.code for f in findings if f.severity == "refuse"}
+    if refusals - (ARGUABLE if force else frozenset()):
+        return "refused"
+    return "held" if version.trained_on is None else "ready"
+
+
+def _companions(
+    uow: UnitOfWork, version: PatchVersion, release: Release, manifest: Manifest, recipe: Recipe
+) -> Iterator[Finding]:
+    if manifest.checkpoint.left_out:
+        left_out = list(manifest.checkpoint.left_out)
+        text = f"Not carried, because only the safetensors weights are merged: {', '.join(left_out[:5])}."
+        yield Finding("release.left_out", "info", text, {"files": left_out[:100]})
+    yield from judge_tokenizers(digests_of(version), manifest.file_digests, recipe)
+    if version.trained_on is None:
+        text = "It is not known which release the patch was trained on, so nothing tells whether this one continues it."
+        yield Finding("lineage.unknown", "warn", f"{text} Approve the port to go on, or publish the patch with --trained-on.")
+    elif version.trained_on_id != release.id:
+        old = uow.tools.library.manifest(version.trained_on)
+        yield from judge_releases(old.checkpoint.config, old.file_digests, manifest.checkpoint.config, manifest.file_digests)
+
+
+def _lineage(
+    uow: UnitOfWork, version: PatchVersion, release: Release, touched: Sequence[str]
+) -> tuple[Lineage | None, list[Finding]]:
+    """What was sampled just now (None when it was known), and the findings."""
+    old = version.trained_on
+    if old is None or old.manifest == release.manifest:
+        return None, []
+    known = release_rows.lineage(uow.session, str(old.manifest), str(release.manifest))
+    if known:
+        return None, list(judge_lineage(Lineage.from_dict(known), touched))
+    library = uow.tools.library
+    with library.open_release(old) as old_source, library.open_release(release) as new_source:
+        sampled = measure_lineage(
+            library.manifest(old).checkpoint, old_source, library.manifest(release).checkpoint, new_source,
+            uow.tools.arithmetic(),
+        )  # fmt: skip
+    return sampled, list(judge_lineage(sampled, touched))

@@ -1,0 +1,163 @@
+"""The unit of work: one transaction, and what a use case may touch within it. Holds the only commit."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import exc, inspect
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.blobs.store import BlobStore
+from app.core.arithmetic import Arithmetic
+from app.db import events
+from app.db.base import now
+from app.db.events import Event
+from app.db.failures import CollisionError, translated
+from app.domain.principal import Principal
+from app.services.library import Library
+
+ATTEMPTS = 3
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """A job as the engine knows it; times in milliseconds since 1970.
+
+    Attributes:
+        progress: see `app.jobs.child`; only while it runs.
+        class_name: the class of workers that runs it, where it is known.
+        attempt: how many times it was started.
+    """
+
+    id: str
+    state: str
+    created_ms: int | None
+    updated_ms: int | None
+    progress: dict[str, Any] | None
+    problem: dict[str, Any] | None
+    class_name: str | None = None
+    attempt: int = 0
+
+
+class JobQueue(Protocol):
+    """What services ask of the job engine."""
+
+    def enqueue(self, session: Session, job: str, kind: str, subject: str) -> None:
+        """Writes the intent to run a job inside the session's transaction; the same id twice is one job."""
+
+    def cancel(self, job: str) -> None:
+        """Asks a job to stop."""
+
+    def status(self, job: str) -> JobStatus | None:
+        """The state of one job."""
+
+    def page(
+        self, session: Session, owner: str | None, kind: str | None, state: str | None, after: str | None, limit: int
+    ) -> list[JobStatus]:
+        """One page of jobs after the one with id `after`, newest first, one more than `limit`."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for; bytes and counts."""
+
+    patch_bytes: int
+    patch_files: int
+    page: int
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What use cases need beside the database; built once by the runtime. `secret_key` signs what we hand out."""
+
+    blobs: BlobStore
+    library: Library
+    jobs: JobQueue
+    arithmetic: Callable[[], Arithmetic]
+    allowed_roots: tuple[Path, ...]
+    allowed_s3: tuple[str, ...]
+    limits: Limits
+    secret_key: bytes = field(repr=False)
+
+
+@dataclass
+class UnitOfWork:
+    """One transaction with its tools."""
+
+    session: Session
+    tools: Tools
+    _events: list[Event] = field(default_factory=list)
+    _after_commit: list[Callable[[], None]] = field(default_factory=list)
+
+    def add(self, row: Any) -> None:
+        self.session.add(row)
+        self.session.flush()
+
+    def lock(self, row: Any, shared: bool = False) -> None:
+        """Waits until no other transaction changes a row, reads it again, and lets nobody change it until this one ends.
+
+        Called before a row is judged that is changed after; `shared` where it is judged only. On SQLite, where one
+        transaction writes at a time, it only reads the row again.
+
+        Raises:
+            CollisionError: the row was deleted meanwhile.
+        """
+        columns = [column.key for column in inspect(row).mapper.column_attrs]
+        # Not so strong that rows which refer to this one would have to wait for it.
+        strength = {"read": True} if shared else {"key_share": True}
+        try:
+            self.session.refresh(row, columns, with_for_update=strength)
+        except exc.InvalidRequestError:
+            raise CollisionError from None
+
+    def event(self, kind: str, principal: Principal, owner: str, subject: str, /, **data: Any) -> None:
+        """Says what happened; written at the end of the transaction, with the fact or not at all."""
+        self._events.append(Event(at=now(), kind=kind, owner=owner, subject=subject, actor=principal.owner, data=data))
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """For clean-up that may be lost (the sweep does it then), never for facts."""
+        self._after_commit.append(action)
+
+    def write_events(self) -> None:
+        """Last of all, because whoever writes events makes others wait who want to."""
+        self.session.flush()
+        if self._events:
+            events.append(self.session, self._events)
+
+    def committed(self) -> None:
+        for action in self._after_commit:
+            action()
+
+
+@contextmanager
+def unit_of_work(sessions: sessionmaker[Session], tools: Tools) -> Iterator[UnitOfWork]:
+    """Commits when the block ends, rolls back when it raises.
+
+    Raises:
+        CollisionError, DomainError: what the database answered, see `app.db.failures.translated`.
+    """
+    with translated(), sessions() as session:
+        uow = UnitOfWork(session, tools)
+        yield uow
+        uow.write_events()
+        session.commit()
+    uow.committed()
+
+
+def settle(begin: Callable[[], AbstractContextManager[UnitOfWork]], work: Callable[[UnitOfWork], Value]) -> Value:
+    """Runs a use case in a transaction of its own, and again where another transaction wrote the same thing first.
+
+    Raises:
+        CollisionError: that happened three times.
+    """
+    for _ in range(ATTEMPTS - 1):
+        try:
+            with begin() as uow:
+                return work(uow)
+        except CollisionError:
+            continue
+    with begin() as uow:
+        return work(uow)

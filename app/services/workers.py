@@ -1,0 +1,128 @@
+"""Workers: their signs of life, who of them is dead, and which one reads a merged model."""
+
+import datetime as dt
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote, urlencode
+
+from app.db import jobs as job_rows
+from app.db import workers as rows
+from app.db.workers import Worker
+from app.domain.principal import Principal
+from app.domain.signing import SECONDS, sign_read
+from app.services.uow import UnitOfWork
+
+# A dead worker is shown for a day, for whoever looks for what happened.
+REMEMBERED = dt.timedelta(days=1)
+LOOK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a worker says of itself; memory in bytes, of its device."""
+
+    id: str
+    class_name: str
+    host: str
+    pid: int
+    version: str
+    url: str | None
+    device: str
+    memory_bytes: int
+    labels: dict[str, str]
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """A worker as others see it."""
+
+    row: Worker
+    alive: bool
+    jobs: list[str]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A live worker that reads merged models: its id and where it is reached."""
+
+    id: str
+    url: str
+
+
+def beat(uow: UnitOfWork, card: Card) -> None:
+    """Says that a worker lives, and forgets those that were not seen for a day."""
+    rows.beat(uow.session, Worker(**vars(card)))
+    rows.forget(uow.session, REMEMBERED)
+
+
+def leave(uow: UnitOfWork, worker: str) -> None:
+    """Takes a worker's row away: whoever looks next gives its jobs to others."""
+    rows.leave(uow.session, worker)
+
+
+def gone(uow: UnitOfWork) -> set[str]:
+    """Executors that have jobs and no row: they took leave, or were silent for a day."""
+    return job_rows.executors(uow.session) - {row.id for row in rows.everyone(uow.session)}
+
+
+def dead(uow: UnitOfWork, ttl: float) -> set[str]:
+    """Executors that have jobs and gave no sign of life for `ttl` seconds, or never."""
+    return job_rows.executors(uow.session) - {row.id for row in _live(uow, ttl)}
+
+
+def everyone(uow: UnitOfWork, principal: Principal, ttl: float) -> list[WorkerStatus]:
+    """All workers with their jobs, the longest running first."""
+    principal.require_admin()
+    workers = rows.everyone(uow.session)
+    if not workers:  # on SQLite there are none, and perhaps no records of the engine
+        return []
+    live, running = {row.id for row in _live(uow, ttl)}, job_rows.running(uow.session)
+    return [WorkerStatus(row, row.id in live, running.get(row.id, [])) for row in workers]
+
+
+def readers(uow: UnitOfWork, ttl: float) -> list[Reader]:
+    """Live workers that can be reached."""
+    return [Reader(row.id, row.url) for row in _live(uow, ttl) if row.url]
+
+
+def choose(candidates: Sequence[Reader], fingerprint: str) -> Reader | None:
+    """The worker that reads a merged model: always the same one while it lives, so that its plan stays warm.
+
+    By rendezvous hashing: when a worker comes or goes, only the models move that it wins or loses.
+    """
+    return max(candidates, key=lambda reader: hashlib.sha256(f"{fingerprint} {reader.id}".encode()).digest(), default=None)
+
+
+def signed_url(key: bytes, reader: Reader, port: str, path: str) -> str:
+    """Where a client reads a file of a port on a worker, for the next few minutes."""
+    expires = int(time.time()) + SECONDS
+    query = urlencode({"expires": expires, "signature": sign_read(key, reader.id, port, path, expires)})
+    return f"{reader.url.rstrip('/')}/ports/{quote(port)}/files/{quote(path)}?{query}"
+
+
+class Readers:
+    """The live readers, asked for at most once a second.
+
+    Args:
+        look: asks the database.
+    """
+
+    def __init__(self, look: Callable[[], list[Reader]]) -> None:
+        self._look, self._lock = look, threading.Lock()
+        self._known: list[Reader] = []
+        self._looked = -LOOK_SECONDS
+
+    def __call__(self) -> list[Reader]:
+        with self._lock:
+            if time.monotonic() - self._looked >= LOOK_SECONDS:
+                self._known = self._look()
+                self._looked = time.monotonic()
+            return self._known
+
+
+def _live(uow: UnitOfWork, ttl: float) -> list[Worker]:
+    present = rows.clock(uow.session)
+    return [row for row in rows.everyone(uow.session) if (present - row.seen_at).total_seconds() <= ttl]

@@ -1,0 +1,115 @@
+"""A worker: runs the jobs of one class, and reads merged models on its device for clients that the service sends."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+
+from app.api import worker
+from app.core import arithmetic
+from app.domain.errors import DomainError
+from app.domain.names import check_name
+from app.jobs.engine import Engine
+from app.jobs.presence import Presence
+from app.runtime import SECRET_KEY_FILE, Runtime, introduce
+from app.services.workers import Card
+from app.settings import Settings
+
+MAX_CLASS = 40
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a worker is for.
+
+    Attributes:
+        class_name: whose jobs it runs.
+        url: where clients reach its own endpoints; None when it has none.
+        concurrency: how many jobs it runs at once.
+        labels: free text by name, for people.
+    """
+
+    class_name: str
+    url: str | None = None
+    concurrency: int = 1
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def has_accelerator(self) -> bool:
+        """Whether its class promises one."""
+        return self.class_name.startswith("gpu")
+
+
+class WorkerRuntime(Runtime):
+    """What a worker runs on: the service's database and bytes, an engine of its own, no tokens to make and no house to keep.
+
+    Attributes:
+        card: what it says of itself, from the start on.
+    """
+
+    def __init__(self, settings: Settings, role: Role) -> None:
+        super().__init__(settings)
+        check_name(role.class_name[: MAX_CLASS + 1], "a class of workers")
+        self.role = role
+        self.card: Card
+        self._presence: Presence | None = None
+
+    def start(self) -> None:
+        """Opens the database, says that it lives and begins to take jobs; once.
+
+        Raises:
+            DomainError: worker.embedded, worker.key.
+        """
+        if self._engine is not None:
+            return
+        settings, data = self.settings, self.settings.data
+        if settings.is_embedded:
+            raise DomainError("worker.embedded")
+        if self.role.url and settings.secret_key is None and not (data / SECRET_KEY_FILE).exists():
+            raise DomainError("worker.key")
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        device = arithmetic.best_device() if self.role.url or self.role.has_accelerator else arithmetic.host()
+        self._open(data, partial(arithmetic.load, device.id))
+        self.card = introduce(self.role.class_name, device, self.role.url, self.role.labels)
+        self._presence = self._presence_of(self.card)
+        engine = Engine(settings.database_url, self.write, self.role.concurrency, self.role.class_name, self._presence)
+        engine.start()
+        self._engine = engine
+
+    def stop(self) -> None:
+        """Hands running jobs back and closes everything; once."""
+        if not self._stopping.is_set():
+            super().stop()
+
+    def check(self) -> None:
+        """Database, bytes and engine.
+
+        Raises:
+            DomainError: worker.unready.
+        """
+        if self._presence is None:
+            raise DomainError("worker.unready", reason="has not started")
+        if not self._presence.is_seen:
+            raise DomainError("worker.unready", reason="could give no sign of life")
+        super().check()
+
+
+def create_worker_app(settings: Settings, role: Role) -> FastAPI:
+    """Builds a worker's own application; nothing is opened before it starts."""
+    runtime = WorkerRuntime(settings, role)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(runtime.start)
+        try:
+            yield
+        finally:
+            await run_in_threadpool(runtime.stop)
+
+    app = FastAPI(title="PortLLM worker", version="1", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.backend = runtime
+    worker.mount(app, settings.max_body_bytes, settings.metrics_token.get_secret_value())
+    return app

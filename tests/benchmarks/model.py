@@ -1,0 +1,115 @@
+"""The inputs: Llama models with random weights and a PEFT patch for each, built once in a child process and kept.
+
+The names and shapes come from transformers and PEFT themselves (a model on the meta device); only the values are written
+here, one shard at a time, so that building takes little memory.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tests.benchmarks.harness import Options
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A Llama model: 16 layers of the default are 1.10 B parameters, 34 are 2.20 B."""
+
+    layers: int
+    hidden: int = 2048
+    intermediate: int = 8192
+    vocabulary: int = 32000
+    dtype: str = "bfloat16"
+    rank: int = 16
+
+    @property
+    def name(self) -> str:
+        return f"llama-{self.layers}x{self.hidden}-{self.dtype}"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A base and its patch, as directories, with the parameters of the base."""
+
+    base: Path
+    patch: Path
+    parameters: int
+
+
+def main_model(options: Options) -> Model:
+    """The model of the aims: 1.1 B parameters in bf16."""
+    return build(options.work, Shape(2, 256, 1024, 2000) if options.small else Shape(16))
+
+
+def larger_model(options: Options) -> Model:
+    """Twice the parameters."""
+    return build(options.work, Shape(4, 256, 1024, 2000) if options.small else Shape(34))
+
+
+def one_layer(options: Options, dtype: str) -> Model:
+    """One layer of the main model, 61 M elements in seven matrices, with a small vocabulary."""
+    return build(options.work, Shape(1, 256, 1024, 512, dtype) if options.small else Shape(1, 2048, 8192, 512, dtype))
+
+
+def build(work: Path, shape: Shape) -> Model:
+    """The model of a shape, from `work` where it was built before."""
+    target = work / shape.name
+    if not target.is_dir():
+        print(f"building {target} ...", flush=True)
+        staging = target.with_name(f"{target.name}.partial")
+        shutil.rmtree(staging, ignore_errors=True)
+        # A child, so that the process that measures stays small.
+        subprocess.run([sys.executable, "-m", "tests.benchmarks.model", json.dumps(asdict(shape)), staging], check=True)
+        staging.rename(target)
+    return Model(target / "base", target / "patch", json.loads((target / "facts.json").read_text())["parameters"])
+
+
+def _write(shape: Shape, target: Path) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+    from safetensors.torch import save_file
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    dtype = getattr(torch, shape.dtype)
+    config = LlamaConfig(
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.hidden // 64,
+        num_key_value_heads=max(1, shape.hidden // 256),
+        vocab_size=shape.vocabulary,
+        tie_word_embeddings=False,
+        dtype=shape.dtype,
+        architectures=["LlamaForCausalLM"],
+    )
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    generator = torch.Generator().manual_seed(20241010)
+
+    def normal(like: torch.Tensor, std: float) -> torch.Tensor:
+        return torch.empty(like.shape, dtype=torch.float32).normal_(0, std, generator=generator)
+
+    base, patch = target / "base", target / "patch"
+    for folder in (base, patch):
+        folder.mkdir(parents=True)
+    weights = {
+        n: torch.ones(p.shape, dtype=dtype) if p.ndim == 1 else normal(p, 0.02).to(dtype) for n, p in model.named_parameters()
+    }
+    save_file(weights, base / "model.safetensors", {"format": "pt"})  # one file, as save_pretrained writes up to 50 GB
+    config.save_pretrained(base)
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    lora = LoraConfig(r=shape.rank, lora_alpha=2 * shape.rank, target_modules=names, task_type="CAUSAL_LM", inference_mode=True)
+    lora.base_model_name_or_path = str(base)
+    lora.save_pretrained(patch)
+    # A as kaiming_uniform leaves it in size; B such that the delta is about 1 % of the weights, as after a fine-tuning.
+    state = get_peft_model_state_dict(inject_adapter_in_model(lora, model), adapter_name="default")
+    factors = {f"base_model.model.{n}": normal(t, 0.013 if "lora_A" in n else 0.002).contiguous() for n, t in state.items()}
+    save_file(factors, patch / "adapter_model.safetensors", {"format": "pt"})
+    (target / "facts.json").write_text(json.dumps({"parameters": sum(w.numel() for w in weights.values())}))
+
+
+if __name__ == "__main__":
+    _write(Shape(**json.loads(sys.argv[1])), Path(sys.argv[2]))

@@ -1,0 +1,137 @@
+"""A registry that lies, or is none: the client keeps what arrives inside its directory and believes only digests."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.live.service import Service, invoke
+
+CONTENT = b"not a model"
+PLAIN = {"strategy": "add", "dtype": None, "tokenizer": "release"}
+Answer = Callable[[str], tuple[int, str, bytes]]
+
+
+@contextmanager
+def serving(answer: Answer) -> Iterator[dict[str, str]]:
+    """A server of our own; `answer` maps a path to status, media type and body. Yields the variables of `portllm`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            status, media_type, body = answer(self.path.partition("?")[0])
+            self.send_response(status)
+            self.send_header("Content-Type", media_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET  # noqa: N815  the base class's names
+
+        def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002  the base class's name
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield {"PORTLLM_URL": f"http://127.0.0.1:{server.server_port}", "PORTLLM_TOKEN": "plt_x"}
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def registry(path: str, content: bytes = CONTENT, size: int | None = None, digest: str | None = None) -> Answer:
+    """A registry whose only port has one file of the given path, whatever that is."""
+    file = {
+        "path": path, "size": len(CONTENT) if size is None else size, "etag": "e", "computed": False,
+        "sha256": digest or sha256(CONTENT).hexdigest(),
+    }  # fmt: skip
+    answers: dict[str, Any] = {
+        "/api/v1/ports": {"items": [{"id": "prt_1", "recipe": PLAIN}], "next_cursor": None},
+        "/api/v1/ports/prt_1/files": {"port": "prt_1", "fingerprint": "f", "total_bytes": file["size"], "files": [file]},
+    }
+
+    def answer(asked: str) -> tuple[int, str, bytes]:
+        if asked in answers:
+            return 200, "application/json", json.dumps(answers[asked]).encode()
+        return 200, "application/octet-stream", content
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../../x", "../x", "a/../../x", "/etc/x", "..", ".", "", "a\\..\\x", "x\0y", ".portllm-pull.json", "./.portllm-pull.json",
+    ],
+)  # fmt: skip
+def test_a_path_that_leaves_the_directory_is_refused(path: str, tmp_path: Path) -> None:
+    """Nothing is written, and the sentence shows the path."""
+    deep = tmp_path / "a/b/c"
+    deep.mkdir(parents=True)
+    with serving(registry(path)) as variables:
+        ended = invoke("pull", "acme/tone", "--on", "v1", deep / "out", **variables)
+    assert ended.exit_code == 1
+    assert ended.stderr.endswith("[pull.path]\n"), ended.stderr
+    assert CONTENT not in [p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()]
+    assert not (deep / "out").exists()
+
+
+def test_an_ordinary_path_is_taken(tmp_path: Path) -> None:
+    """The server of these tests is believed where it does not lie: what the others refuse is refused for its path alone."""
+    with serving(registry("sub/model.safetensors")) as variables:
+        ended = invoke("pull", "acme/tone", "--on", "v1", tmp_path / "out", "--json", **variables)
+    assert ended.exit_code == 0, ended.output
+    assert (tmp_path / "out/sub/model.safetensors").read_bytes() == CONTENT
+
+
+def test_other_bytes_than_promised_are_refused(tmp_path: Path) -> None:
+    """The right size, but not the right digest: never visible, and removed."""
+    with serving(registry("model.safetensors", content=CONTENT[::-1])) as variables:
+        ended = invoke("pull", "acme/tone", "--on", "v1", tmp_path / "out", **variables)
+    assert ended.exit_code == 1
+    assert ended.stderr.endswith("[pull.digest]\n")
+    assert not list(tmp_path.rglob("model.safetensors"))
+
+
+def test_more_bytes_than_promised_do_not_fill_the_disk(tmp_path: Path) -> None:
+    """An answer that is longer than the file was said to be is broken off."""
+    with serving(registry("model.safetensors", content=bytes(64 * 2**20), size=100)) as variables:
+        ended = invoke("pull", "acme/tone", "--on", "v1", tmp_path / "out", **variables)
+    assert ended.exit_code == 1
+    assert ended.stderr.endswith("[pull.size]\n")
+    assert all(p.stat().st_size < 4 * 2**20 for p in tmp_path.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("status", [200, 404, 502])
+def test_another_web_server_is_not_taken_for_a_registry(status: int, tmp_path: Path) -> None:
+    """A page in place of JSON, whatever its status: a sentence about PORTLLM_URL."""
+    with serving(lambda _: (status, "text/html", b"<h1>It works!</h1>")) as variables:
+        for command in (["ls", "patches"], ["show", "acme/tone"], ["pull", "acme/tone", "--on", "v1", tmp_path / "out"]):
+            ended = invoke(*command, **variables)
+            assert ended.exit_code == 1
+            assert ended.stderr.endswith("[client.unexpected]\n"), ended.stderr
+            assert variables["PORTLLM_URL"] in ended.stderr
+
+
+def test_a_name_means_plain_addition(service: Service, models: Path, tmp_path: Path) -> None:
+    """Of several ports on one release, `pull` takes the one without a dtype of its own, however many came later."""
+    for command in (
+        ["release", "add", "plain", "v1", "--from", models / "v1", "--wait"],
+        ["patch", "push", "plain/tone", models / "patch", "--family", "plain", "--trained-on", "v1"],
+        ["port", "plain/tone", "--to", "v1", "--json"],
+        ["port", "plain/tone", "--to", "v1", "--dtype", "float16"],
+        ["port", "plain/tone", "--to", "v1", "--dtype", "bfloat16"],
+    ):
+        done = invoke(*command, **service.variables())
+        assert done.exit_code == 0, done.output
+    pulled = invoke("pull", "plain/tone", "--on", "v1", tmp_path / "out", "--no-verify", **service.variables())
+    assert pulled.exit_code == 0, pulled.output
+    assert json.loads((tmp_path / "out/config.json").read_text())["dtype"] == "float32"

@@ -1,0 +1,64 @@
+"""The rules of the house that a machine can check."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODULES = sorted((ROOT / "app").rglob("*.py"))
+HEAVY = ("torch", "transformers", "peft", "numpy")
+
+
+def test_import_contracts_hold() -> None:
+    """The floors, the purity of the ground, torch only where it belongs: see .importlinter."""
+    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("module", ["app.main", "app.worker", "app.cli.main", "app.jobs.child"])
+def test_importing_does_not_load_heavy_libraries(module: str) -> None:
+    """A service that answers metadata and a command line that lists must not pay for torch."""
+    code = f"import sys, {module}; print([m for m in {HEAVY} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_core_is_usable_alone() -> None:
+    """The offline verbs load neither the web framework nor the database."""
+    code = (
+        "import sys, app.core.local; print([m for m in ('fastapi','sqlalchemy','pydantic','dbos','httpx') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_modules_are_read_in_one_sitting() -> None:
+    """About 300 lines."""
+    assert {p.name: n for p in MODULES if (n := len(p.read_text().splitlines())) > 330} == {}
+
+
+def test_modules_say_what_they_are() -> None:
+    """Each has a docstring."""
+    assert [p for p in MODULES if not ast.get_docstring(ast.parse(p.read_text()))] == []
+
+
+def test_package_inits_are_only_door_plates() -> None:
+    """A package says what lives in it and holds no code."""
+    for path in (p for p in MODULES if p.name == "__init__.py"):
+        assert [type(node) for node in ast.parse(path.read_text()).body] == [ast.Expr], path
+
+
+def test_only_the_unit_of_work_commits() -> None:
+    """One use case is one transaction, committed at the edge."""
+    commits = [p.name for p in MODULES if ".commit()" in p.read_text()]
+    assert commits == ["uow.py"]
+
+
+def test_no_commit_and_no_session_in_the_surfaces() -> None:
+    """Surfaces ask services; they never see a session."""
+    for path in (ROOT / "app" / "api").rglob("*.py"):
+        assert "session" not in path.read_text(), path

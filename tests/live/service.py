@@ -1,0 +1,169 @@
+"""Starts, stops and kills the service as a process of its own, and looks at it from outside."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import httpx
+from click.testing import Result
+from typer.testing import CliRunner
+
+from app.cli.main import cli
+
+START_SECONDS = 90  # generous: the machine that runs the suite may be busy with other things
+Value = TypeVar("Value")
+
+
+def until(ask: Callable[[], Value], seconds: float = 60, every: float = 0.05) -> Value:
+    """Asks again and again until the answer is true, and returns it; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (answer := ask()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {getattr(ask, '__doc__', None) or ask}"
+        time.sleep(every)
+    return answer
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's environment without anything of PortLLM's, and more."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PORTLLM_")} | more
+
+
+class Service:
+    """`portllm serve` on a free port of the loopback interface.
+
+    Args:
+        root: a directory for its data, its output and its temporary files.
+        allow: directories that releases may be registered from.
+        variables: environment variables of the service.
+        data: its data directory, below `root` by default.
+    """
+
+    def __init__(self, root: Path, *allow: Path, data: Path | None = None, **variables: str) -> None:
+        self.root, self.data, self._allow = root, data or root / "data", allow
+        # TMPDIR is one of the few variables that jobs inherit: it tells our jobs from those of other services.
+        self._mark = root / "tmp"
+        self._mark.mkdir(parents=True, exist_ok=True)
+        self._environment = environment(TMPDIR=str(self._mark), **variables)
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = ""
+
+    def command(self, port: int = 0) -> list[str]:
+        roots = [part for root in self._allow for part in ("--allow-root", str(root))]
+        return [sys.executable, "-m", "app.cli.main", "serve", "--data", str(self.data), "--port", str(port), *roots]
+
+    def start(self) -> Self:
+        """Starts it and waits for its address."""
+        out = self.root / "stdout.txt"
+        with out.open("wb") as stdout, (self.root / "stderr.txt").open("ab") as stderr:
+            self._process = subprocess.Popen(self.command(), stdout=stdout, stderr=stderr, env=self._environment)
+
+        def address() -> str | None:
+            assert self.process.poll() is None, f"it ended with {self.process.returncode}: {self.errors()}"
+            found = re.search(r"on (http://\S+)", out.read_text())
+            return found and found[1]
+
+        try:
+            self.url = until(address, START_SECONDS) or ""
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None
+        return self._process
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def token(self) -> str:
+        return (self.data / "admin-token").read_text().strip()
+
+    def output(self) -> str:
+        """What the last start wrote to standard output."""
+        return (self.root / "stdout.txt").read_text()
+
+    def errors(self) -> str:
+        """What all starts wrote to standard error."""
+        return (self.root / "stderr.txt").read_text()
+
+    def stop(self, seconds: float = 30) -> float:
+        """SIGTERM; returns how long it took to end, in seconds."""
+        began = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+        return time.monotonic() - began
+
+    def kill(self) -> None:
+        """kill -9."""
+        if self._process and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def client(self, **options: Any) -> httpx.Client:
+        """An HTTP client with the admin token."""
+        headers = {"Authorization": f"Bearer {self.token}"}
+        return httpx.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=60, **options)
+
+    def variables(self, url: str | None = None) -> dict[str, str]:
+        """What `portllm` needs to find it."""
+        return {"PORTLLM_URL": url or self.url, "PORTLLM_TOKEN": self.token}
+
+    def jobs(self) -> list[int]:
+        """The processes of its jobs, also those that a killed service left behind."""
+        mark = f"TMPDIR={self._mark}".encode()
+        return [pid for pid in _processes(b"app.jobs.child") if mark in _read(pid, "environ").split(b"\0")]
+
+    def memory(self, field: str) -> int:
+        """A line of /proc/PID/status in bytes, for example VmHWM or VmRSS."""
+        line = next(x for x in _read(self.pid, "status").decode().splitlines() if x.startswith(f"{field}:"))
+        return int(line.split()[1]) * 1024
+
+    def open_files(self) -> list[str]:
+        """What its file descriptors point to, but for the database, whose pool of connections may grow."""
+        found = []
+        for link in Path(f"/proc/{self.pid}/fd").iterdir():
+            with suppress(OSError):  # closed meanwhile
+                found.append(str(link.readlink()))
+        return sorted(name for name in found if "/portllm.db" not in name)
+
+
+def run(
+    *arguments: str | Path, seconds: float = 120, cwd: Path | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs `portllm` as a process, like a script does."""
+    command = [sys.executable, "-m", "app.cli.main", *map(str, arguments)]
+    return subprocess.run(
+        command, env=environment(**variables), capture_output=True, text=True, timeout=seconds, check=False, cwd=cwd
+    )
+
+
+def invoke(*arguments: str | Path, **variables: str) -> Result:
+    """Runs `portllm` inside this process, which costs no start; exceptions that no verb explained come through."""
+    hidden: dict[str, str | None] = {name: None for name in os.environ if name.startswith("PORTLLM_")}
+    return CliRunner().invoke(cli, [*map(str, arguments)], env=hidden | variables, catch_exceptions=False)
+
+
+def _processes(word: bytes) -> list[int]:
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [pid for pid in pids if word in _read(pid, "cmdline")]
+
+
+def _read(pid: int, name: str) -> bytes:
+    with suppress(OSError):  # it ended, or it is not ours
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    return b""

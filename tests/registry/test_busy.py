@@ -1,0 +1,177 @@
+"""Places for merged reads: when all are taken the answer is 503, and every place is given back, however a read ends."""
+
+import asyncio
+import errno
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from app.domain.errors import DomainError
+from tests.registry.conftest import Models
+from tests.registry.server import serving
+from tests.registry.service import Service, refused
+from tests.support.models import continue_base
+
+PLACES = 2
+BIG = 64 * 2**20
+
+
+@pytest.fixture(scope="module")
+def busy(registries: Callable[..., Service], models: Models) -> Iterator[tuple[Service, str, str]]:
+    """A registry with two places, behind a server; a port with a file too large for the sockets' buffers to swallow."""
+    with registries(merged_reads=PLACES).running() as service, serving(service) as url:
+        service.admin.family("llama")
+        service.release("llama", "v1", models.v1)
+        directory = continue_base(models.v1, service.place / "v2")
+        with (directory / "notes.txt").open("wb") as file:
+            file.truncate(BIG)
+        (directory / "to-be-removed.txt").write_text("x")
+        service.release("llama", "v2", directory)
+        service.admin.publish(service.admin.patch("acme", "tone"), models.patch)
+        port = service.admin.port("acme/tone", "v2")
+        yield service, url, f"/api/v1/ports/{port['id']}/files"
+
+
+def slow_reader(service: Service, url: str, path: str) -> socket.socket:
+    """A client that has read the headers and a few bytes, and stops."""
+    host, port = str(urlsplit(url).hostname), int(urlsplit(url).port or 0)
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect((host, port))
+    client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {service.admin.token}\r\n\r\n".encode())
+    assert client.recv(1000).startswith(b"HTTP/1.1 200 OK")
+    return client
+
+
+def until(done: Callable[[], bool], seconds: float = 10) -> None:
+    """Waits for something that a server does in its own time."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def test_all_places_taken_and_given_back(busy: tuple[Service, str, str]) -> None:
+    """503 with Retry-After while two clients hold both places; a client that goes away gives its place back."""
+    service, url, files = busy
+    config = f"{files}/config.json"
+    for _ in range(2 * PLACES):
+        with ExitStack() as stack:
+            for _ in range(PLACES):
+                stack.enter_context(slow_reader(service, url, f"{files}/notes.txt"))
+            answer = service.admin.get(config)
+            refused(answer, 503, "server.busy")
+            assert int(answer.headers["Retry-After"]) > 0
+            # Neither a list nor HEAD needs a place.
+            assert service.admin.get(files).status_code == 200
+            assert service.admin.head(config).status_code == 200
+            assert service.admin.get(config, {"If-None-Match": "*"}).status_code == 304
+        until(lambda: service.admin.get(config).status_code == 200)
+    until(lambda: _are_free(service))
+
+
+def test_client_that_never_reads(busy: tuple[Service, str, str]) -> None:
+    """A client that is gone before the first byte gives its place back too."""
+    service, url, files = busy
+    host, port = str(urlsplit(url).hostname), int(urlsplit(url).port or 0)
+    for path in [f"{files}/notes.txt", f"{files}/model-00001-of-00003.safetensors"] * 4:
+        with socket.create_connection((host, port)) as client:
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {service.admin.token}\r\n\r\n".encode())
+    until(lambda: service.admin.get(f"{files}/config.json").status_code == 200)
+    until(lambda: _are_free(service))
+
+
+def test_answer_that_cannot_even_begin(busy: tuple[Service, str, str]) -> None:
+    """The connection breaks before the first header: the read was prepared, and what it holds is given back."""
+    service, _, files = busy
+    headers = [(b"authorization", f"Bearer {service.admin.token}".encode())]
+    scope = {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": "GET",
+        "headers": headers, "path": f"{files}/notes.txt", "raw_path": b"", "query_string": b"", "scheme": "http",
+        "server": ("x", 1), "client": ("x", 2),
+    }  # fmt: skip
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.disconnect"}
+
+    async def send(_: object) -> None:
+        raise OSError(errno.EPIPE, "Broken pipe")
+
+    for _ in range(PLACES + 1):
+        with suppress(Exception):  # the server's to log, not ours to answer
+            asyncio.run(service.app({**scope, "state": {}}, receive, send))
+        assert _are_free(service)
+
+
+def test_places_come_back_after_errors(busy: tuple[Service, str, str]) -> None:
+    """A read that is refused at its start, and one that ends well, hold nothing."""
+    service, _, files = busy
+    for _ in range(PLACES + 1):
+        assert service.admin.get(f"{files}/config.json").status_code == 200
+        refused(service.admin.get(f"{files}/nope"), 404, "output.unknown_file")
+        refused(service.admin.get(f"{files}/config.json", {"Range": "bytes=9999999-"}), 416, "request.range")
+    (service.place / "v2" / "to-be-removed.txt").unlink()
+    for _ in range(PLACES + 1):
+        refused(service.admin.get(f"{files}/to-be-removed.txt"), 409, "checkpoint.changed")
+    until(lambda: _are_free(service))
+
+
+def test_file_that_shrinks_while_it_is_read(busy: tuple[Service, str, str]) -> None:
+    """What cannot be finished is broken off, so that no client takes a part for the whole; the place comes back."""
+    service, url, files = busy
+    notes = service.place / "v2" / "notes.txt"
+    before = notes.stat()
+    with slow_reader(service, url, f"{files}/notes.txt") as client:
+        with notes.open("r+b") as file:
+            file.truncate(1000)
+        client.settimeout(10)
+        received = 0
+        while data := _receive(client):
+            received += len(data)
+    assert received < BIG
+    until(lambda: _are_free(service))
+    with notes.open("r+b") as file:
+        file.truncate(BIG)
+    refused(service.admin.get(f"{files}/notes.txt"), 409, "checkpoint.changed")
+    os.utime(notes, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert service.admin.get(f"{files}/notes.txt", {"Range": "bytes=0-9"}).content == bytes(10)
+
+
+def _receive(client: socket.socket) -> bytes:
+    with suppress(ConnectionError):
+        return client.recv(2**20)
+    return b""
+
+
+def test_nothing_stays_open(busy: tuple[Service, str, str]) -> None:
+    """Files that a read opened are closed when its client is gone."""
+    service, url, files = busy
+
+    def opened() -> int:
+        count = 0
+        for link in Path("/proc/self/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile, as that of the listing itself
+                count += link.readlink().name == "notes.txt"
+        return count
+
+    clients = [slow_reader(service, url, f"{files}/notes.txt") for _ in range(PLACES)]
+    until(lambda: opened() == PLACES)
+    for client in clients:
+        client.close()
+    until(lambda: opened() == 0)
+
+
+def _are_free(service: Service) -> bool:
+    try:
+        with ExitStack() as stack:
+            for _ in range(PLACES):
+                stack.enter_context(service.runtime.merged_read())
+    except DomainError:
+        return False
+    return True

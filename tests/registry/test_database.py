@@ -1,0 +1,49 @@
+"""A database that is not there, not migrated, or written to by two at once: each is said by its code."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app.db import schema
+from app.db.base import now
+from app.db.families import Family
+from app.domain.errors import DomainError
+from app.domain.ids import new_id
+from app.runtime import Runtime
+from app.settings import Settings
+from tests.registry.service import Service
+from tests.support.postgres import Postgres
+
+
+def raised(call: Callable[[], object]) -> DomainError:
+    with pytest.raises(DomainError) as caught:
+        call()
+    return caught.value
+
+
+def test_nobody_migrated_it(server: Postgres, tmp_path: Path) -> None:
+    """A service does not migrate PostgreSQL by itself, and says who does."""
+    runtime = Runtime(Settings(data=tmp_path, database_url=server.create(), jobs=False))
+    error = raised(runtime.start)
+    assert error.code == "database.schema"
+    assert "portllm db upgrade" in error.remedy
+
+
+def test_nobody_answers() -> None:
+    """A server that is not there."""
+    error = raised(lambda: schema.upgrade("postgresql+psycopg://nobody@127.0.0.1:1/none"))
+    assert error.code == "database.unreachable"
+    assert error.kind == "busy"
+
+
+def test_two_write_the_same(registries: Callable[..., Service], migrated: Callable[[], str]) -> None:
+    """What another transaction wrote first is a collision: whoever asked runs again and finds it."""
+
+    def write() -> None:
+        with service.runtime.write() as uow:
+            uow.add(Family(id=new_id("fam"), created_at=now(), name="taken", owner="registry", description=""))
+
+    with registries(database_url=migrated()).running() as service:
+        service.admin.family("taken")
+        assert raised(write).code == "database.collision"

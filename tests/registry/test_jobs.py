@@ -1,0 +1,166 @@
+"""Jobs: a view of the engine's own records, by its own client and its own schema, without running it."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+
+import pytest
+
+from app.domain.principal import Principal
+from app.jobs.queue import DbosQueue
+from app.services import releases
+from tests.registry.conftest import Models
+from tests.registry.service import Caller, Service, refused, unique
+
+
+@pytest.fixture(scope="module")
+def enqueueing(registries: Callable[..., Service], models: Models) -> Iterator[Service]:
+    """A registry that enqueues for DBOS, of which nothing runs."""
+    with registries().running() as service:
+        service.admin.family("llama")
+        service.release("llama", "v1", models.v1)
+        queue = DbosQueue(service.settings.database_url)
+        service.runtime.tools = dataclasses.replace(service.runtime.tools, jobs=queue)
+        yield service
+        queue.close()
+
+
+@pytest.fixture
+def service(enqueueing: Service) -> Service:
+    """The same, without a job and without a release that waits for one."""
+    enqueueing.execute(f"DELETE FROM {enqueueing.jobs_table}")
+    with enqueueing.runtime.write() as uow:
+        releases.reconcile(uow)
+    return enqueueing
+
+
+@pytest.fixture
+def name() -> str:
+    """A release that there is not yet."""
+    return unique("v2-")
+
+
+@pytest.fixture
+def acme(service: Service) -> Caller:
+    return service.caller("acme")
+
+
+@pytest.fixture
+def port(service: Service, acme: Caller, models: Models) -> str:
+    """A port of acme's that was not digested yet."""
+    patch = acme.patch("acme", unique("patch"))
+    acme.publish(patch, models.patch)
+    return str(acme.port(patch, "v1")["id"])
+
+
+def test_queued_running_done(service: Service, models: Models, name: str) -> None:
+    """A job as it goes on, found by its id and at the head of the list."""
+    registered = service.register("llama", name, models.v2).json()
+    job = registered["job"]
+    found = service.admin.get(f"/jobs/{job}")
+    assert (found.status_code, found.json()["id"], found.json()["state"]) == (200, job, "queued")
+    assert found.json()["progress"] is found.json()["problem"] is None
+    # The engine reads the clock on its own, a moment before or after the row's.
+    apart = datetime.fromisoformat(found.json()["created_at"]) - datetime.fromisoformat(registered["created_at"])
+    assert abs(apart) < timedelta(seconds=5)
+    assert [j["id"] for j in service.admin.get("/jobs").json()["items"]] == [job]
+    for status, state in (
+        ("PENDING", "running"), ("SUCCESS", "done"), ("CANCELLED", "cancelled"), ("ERROR", "failed"),
+        ("MAX_RECOVERY_ATTEMPTS_EXCEEDED", "failed"),
+    ):  # fmt: skip
+        service.execute(f"UPDATE {service.jobs_table} SET status = :status WHERE workflow_uuid = :job", status=status, job=job)
+        shown = service.admin.get(f"/jobs/{job}").json()
+        assert shown["state"] == state
+        if state == "failed":
+            assert shown["problem"]["code"] == "job.crashed"
+
+
+def test_enqueued_with_the_fact_or_not_at_all(service: Service, models: Models, name: str) -> None:
+    """The intent to run a job is part of the transaction: what fails leaves no job behind."""
+
+    def register_and_fail() -> None:
+        admin = Principal("admin", frozenset({"admin"}), "test")
+        with service.runtime.write() as uow:
+            releases.register(uow, admin, "llama", name, str(models.v2), None, copied=False)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        register_and_fail()
+    assert service.admin.get("/jobs").json()["items"] == []
+    refused(service.admin.get("/families/llama/releases/" + name), 404, "release.unknown")
+    # The same registration twice is one job.
+    for _ in range(2):
+        service.register("llama", name, models.v2)
+    assert len(service.admin.get("/jobs").json()["items"]) == 1
+
+
+def test_whose_jobs(service: Service, acme: Caller, port: str) -> None:
+    """An owner's jobs are seen by its tokens and admins; an ingestion, which belongs to the installation, by all by its id."""
+    rival = service.caller("rival")
+    job = acme.post(f"/ports/{port}/digest").json()["job"]
+    assert [j["id"] for j in acme.get("/jobs").json()["items"]] == [job]
+    assert rival.get("/jobs").json()["items"] == []
+    assert [j["id"] for j in service.admin.get("/jobs").json()["items"]] == [job]
+    assert acme.get(f"/jobs/{job}").json()["state"] == "queued"
+    refused(rival.get(f"/jobs/{job}"), 404, "job.unknown")
+    refused(rival.post(f"/jobs/{job}/cancel"), 404, "job.unknown")
+    refused(service.admin.get("/jobs/acme:digest:nope-0"), 404, "job.unknown")
+    refused(service.caller("acme", "read").post(f"/jobs/{job}/cancel"), 403, "token.scope")
+    assert len(acme.get("/jobs", limit=1).json()["items"]) == 1
+
+
+def test_owners_whose_names_begin_alike(service: Service, acme: Caller, port: str) -> None:
+    """Jobs are found by prefix; acme-2 is not acme."""
+    acme.post(f"/ports/{port}/digest")
+    for owner in ("acm", "ac", "a", "acme-2"):
+        assert service.caller(owner).get("/jobs").json()["items"] == []
+
+
+def test_cancel_a_digest(acme: Caller, port: str) -> None:
+    """A cancelled digest can be asked for again: another attempt, another job."""
+    job = acme.post(f"/ports/{port}/digest").json()["job"]
+    assert acme.post(f"/ports/{port}/digest").json()["job"] == job
+    cancelled = acme.post(f"/jobs/{job}/cancel")
+    assert cancelled.status_code == 202
+    assert acme.get(f"/jobs/{job}").json()["state"] == "cancelled"
+    refused(acme.post(f"/jobs/{job}/cancel"), 409, "state.move")
+    again = acme.post(f"/ports/{port}/digest").json()["job"]
+    assert again == f"acme:digest:{port}-1"
+    assert acme.get(f"/jobs/{again}").json()["state"] == "queued"
+    kinds = [e["kind"] for e in acme.get("/events", limit=500).json()["items"]]
+    assert kinds.count("job.cancelled") == 1
+
+
+def test_cancel_an_ingestion(service: Service, models: Models, name: str) -> None:
+    """A release whose ingestion is cancelled is rejected, says so, and can be registered again; only an admin may."""
+    job = service.register("llama", name, models.v2).json()["job"]
+    refused(service.caller("acme").post(f"/jobs/{job}/cancel"), 403, "token.scope")
+    assert service.admin.post(f"/jobs/{job}/cancel").status_code == 202
+    release = service.admin.get("/families/llama/releases/" + name).json()
+    assert (release["state"], release["problem"]["code"]) == ("rejected", "job.cancelled")
+    again = service.register("llama", name, models.v2)
+    assert (again.status_code, again.json()["state"]) == (202, "ingesting")
+    assert again.json()["job"] == job[:-1] + "2"
+    assert service.admin.get(f"/jobs/{again.json()['job']}").json()["state"] == "queued"
+
+
+def test_reconcile(service: Service, models: Models, name: str) -> None:
+    """A release whose job ended without a word does not stay 'ingesting' for ever; one that is queued does."""
+    job = service.register("llama", name, models.v2).json()["job"]
+    waiting = service.register("llama", name + "-b", models.v2).json()
+    given_up = f"UPDATE {service.jobs_table} SET status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED' WHERE workflow_uuid = :job"
+    service.execute(given_up, job=job)
+    with service.runtime.write() as uow:
+        assert releases.reconcile(uow) == 1
+    rejected = service.admin.get("/families/llama/releases/" + name).json()
+    assert (rejected["state"], rejected["problem"]["code"]) == ("rejected", "job.crashed")
+    assert service.admin.get("/families/llama/releases/" + name + "-b").json()["state"] == waiting["state"] == "ingesting"
+    with service.runtime.write() as uow:
+        assert releases.reconcile(uow) == 0
+
+
+def test_ids_that_are_none(service: Service) -> None:
+    """Whatever is asked for, a job that is not there is a 404."""
+    for job in ("x", "acme", "acme:", ":::", "registry:ingest", "%00", "a" * 300, "acme:digest:%25"):
+        refused(service.admin.get(f"/jobs/{job}"), 404, "job.unknown")
+        refused(service.admin.post(f"/jobs/{job}/cancel"), 404, "job.unknown")

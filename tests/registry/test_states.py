@@ -1,0 +1,65 @@
+"""States: the table of moves against every pair, and the moves over HTTP that it forbids."""
+
+import itertools
+
+import pytest
+
+from app.domain.errors import DomainError
+from app.domain.states import MOVES, move
+from tests.registry.conftest import World
+from tests.registry.service import refused
+
+# Section 3 of the design, written out once more.
+ALLOWED = {
+    "release": {("ingesting", "ready"), ("ingesting", "rejected"), ("rejected", "ingesting"), ("ready", "yanked")},
+    "version": {("draft", "published"), ("draft", "discarded"), ("published", "yanked")},
+    "port": {
+        ("checking", "ready"), ("checking", "refused"), ("checking", "held"), ("held", "ready"), ("held", "refused"),
+        ("ready", "retired"),
+    },
+    "materialisation": {
+        ("queued", "running"), ("queued", "failed"), ("queued", "cancelled"), ("running", "done"), ("running", "failed"),
+        ("running", "cancelled"), ("failed", "queued"), ("cancelled", "queued"),
+    },
+}  # fmt: skip
+STATES = {
+    "release": {"ingesting", "ready", "rejected", "yanked"},
+    "version": {"draft", "published", "discarded", "yanked"},
+    "port": {"checking", "ready", "refused", "held", "retired"},
+    "materialisation": {"queued", "running", "done", "failed", "cancelled"},
+}
+
+
+def test_the_table_names_every_state() -> None:
+    """No noun and no state is missing or unknown."""
+    assert {noun: set(table) for noun, table in MOVES.items()} == STATES
+
+
+@pytest.mark.parametrize("noun", sorted(STATES))
+def test_every_pair(noun: str) -> None:
+    """A move is possible exactly where the design allows it; all others say what is wrong."""
+    for state, target in itertools.product(STATES[noun], repeat=2):
+        if (state, target) in ALLOWED[noun]:
+            assert move(noun, state, target) == target
+            continue
+        with pytest.raises(DomainError) as caught:
+            move(noun, state, target)
+        assert caught.value.code == "state.move"
+        assert caught.value.data == {"noun": noun, "state": state, "target": target}
+
+
+def test_nothing_moves_to_an_unknown_state() -> None:
+    """A misspelt state is refused like any other."""
+    with pytest.raises(DomainError):
+        move("port", "ready", "redy")
+
+
+def test_moves_over_http(world: World) -> None:
+    """A port that is ready cannot be approved; one that is retired cannot be retired again."""
+    patch = world.patch()
+    world.acme.publish(patch, world.models.patch)
+    port = world.acme.port(patch, "v2")["id"]
+    refused(world.acme.post(f"/ports/{port}/approve", {"reason": "again"}), 409, "state.move")
+    assert world.acme.post(f"/ports/{port}/retire").json()["state"] == "retired"
+    refused(world.acme.post(f"/ports/{port}/retire"), 409, "state.move")
+    refused(world.acme.post(f"/ports/{port}/approve", {"reason": "again"}), 409, "state.move")

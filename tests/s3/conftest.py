@@ -1,0 +1,63 @@
+"""A service on SQLite whose bytes lie in S3, and tiny models, in directories and in the bucket."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.live.fixtures import models
+from tests.live.service import Service, invoke
+from tests.support.s3 import S3Server
+
+__all__ = ["models"]
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """A service, its S3 server and bucket; `upstream` is where releases lie, `exports` where models may be written."""
+
+    service: Service
+    s3: S3Server
+    bucket: str
+    models: Path
+
+    @property
+    def upstream(self) -> str:
+        return f"s3://{self.bucket}/upstream"
+
+    @property
+    def exports(self) -> str:
+        return f"s3://{self.bucket}/exports"
+
+    def run(self, *arguments: str | Path) -> str:
+        """Runs a verb that must succeed; what it said."""
+        ended = invoke(*arguments, **self.service.variables())
+        assert ended.exit_code == 0, (arguments, ended.output)
+        return ended.stdout
+
+    def refused(self, *arguments: str | Path) -> str:
+        """Runs a verb that must be refused; the sentence."""
+        ended = invoke(*arguments, **self.service.variables())
+        assert ended.exit_code != 0, (arguments, ended.output)
+        return ended.stderr
+
+
+@pytest.fixture(scope="module")
+def cloud(s3: S3Server, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    """Family cloud with v1 and v2 by reference to S3, and cloud/tone, trained on v1."""
+    bucket, root = s3.bucket(), tmp_path_factory.mktemp("cloud")
+    for name in ("v1", "v2"):
+        s3.upload(models / name, bucket, f"upstream/{name}")
+    environment = s3.environment() | {
+        "PORTLLM_BLOBS": f"s3://{bucket}/registry", "PORTLLM_ALLOW_S3": f'["s3://{bucket}/upstream", "s3://{bucket}/exports"]',
+    }  # fmt: skip
+    service = Service(root, models, **environment).start()
+    try:
+        found = Cloud(service, s3, bucket, models)
+        for name in ("v1", "v2"):
+            found.run("release", "add", "cloud", name, "--from", f"{found.upstream}/{name}", "--wait")
+        found.run("patch", "push", "cloud/tone", models / "patch", "--family", "cloud", "--trained-on", "v1")
+        yield found
+    finally:
+        service.kill()

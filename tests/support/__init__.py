@@ -1,0 +1,1 @@
+"""Shared builders of the tests: tiny real models, patches and releases. No fakes of our own functions live here."""

@@ -1,0 +1,142 @@
+"""What workers do and do not: one job at once, only their class, cancel and retry from wherever it is asked."""
+
+import json
+from collections import Counter
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.live.models import large_release
+from tests.live.service import invoke, run, until
+from tests.registry.service import refused
+from tests.support.workers import Fleet
+
+HUGE = 200
+
+
+@pytest.fixture
+def client(fleet: Fleet) -> Any:
+    with fleet.client() as http:
+        http.post("/families", json={"name": "work"})
+        yield http
+
+
+def register(fleet: Fleet, client: httpx.Client, name: str, layers: int = 1) -> str:
+    """Registers a release; its job."""
+    directory = large_release(fleet.root / "releases" / name, layers, shards=layers)
+    answer = client.post("/families/work/releases", json={"name": name, "directory": str(directory)})
+    return str(answer.raise_for_status().json()["job"])
+
+
+def state(client: httpx.Client, job: str) -> str:
+    return str(client.get(f"/jobs/{job}").raise_for_status().json()["state"])
+
+
+def test_each_job_is_started_once(fleet: Fleet, client: httpx.Client) -> None:
+    """Two workers, many short jobs: all done, none started twice; lists are paged and filtered."""
+    jobs = [register(fleet, client, f"short{n}") for n in range(6)]
+    with fleet.working(("--concurrency", "2"), ("--concurrency", "2")):
+        until(lambda: all(state(client, job) == "done" for job in jobs), 120)
+    events = client.get("/events", params={"limit": 500}).json()["items"]
+    started = Counter(e["subject"] for e in events if e["kind"] == "job.started")
+    assert {job: started[job] for job in jobs} == dict.fromkeys(jobs, 1)
+    first = client.get("/jobs", params={"limit": 4, "kind": "ingest"}).json()
+    assert [j["id"] for j in first["items"]] == jobs[:1:-1]
+    rest = client.get("/jobs", params={"limit": 4, "kind": "ingest", "cursor": first["next_cursor"]}).json()
+    assert ([j["id"] for j in rest["items"]], rest["next_cursor"]) == (jobs[1::-1], None)
+    assert client.get("/jobs", params={"kind": "digest"}).json()["items"] == []
+    assert len(client.get("/jobs", params={"state": "done"}).json()["items"]) == 6
+    assert client.get("/jobs", params={"state": "failed"}).json()["items"] == []
+
+
+def test_cancel_reaches_every_worker(fleet: Fleet, client: httpx.Client) -> None:
+    """Two workers with a long job each: both jobs are cancelled through the service, by the API and by the command line."""
+    with fleet.working((), ()) as workers:
+        jobs = [register(fleet, client, f"huge{n}", HUGE) for n in range(2)]
+        until(lambda: all(worker.jobs() for worker in workers))
+        doing = {j for w in client.get("/workers").json()["items"] if w["alive"] for j in w["jobs"]}
+        assert doing == set(jobs)
+        table = invoke("workers", **fleet.variables(), COLUMNS="250").stdout
+        assert all(text in table for text in (*doing, workers[0].id, workers[1].id, "yes"))
+        client.post(f"/jobs/{jobs[0]}/cancel").raise_for_status()
+        assert invoke("jobs", "cancel", jobs[1], **fleet.variables()).exit_code == 0
+        until(lambda: not workers[0].jobs() and not workers[1].jobs(), 15)
+        assert {state(client, job) for job in jobs} == {"cancelled"}
+        assert all(worker.process.poll() is None for worker in workers)
+
+
+def test_retry(fleet: Fleet, client: httpx.Client) -> None:
+    """A cancelled job is started once more as its subject's next attempt; one that is queued or done is not."""
+    job = register(fleet, client, "again")
+    refused(client.post(f"/jobs/{job}/retry"), 409, "state.move")
+    client.post(f"/jobs/{job}/cancel").raise_for_status()
+    answer = client.post(f"/jobs/{job}/retry")
+    again = answer.json()["id"]
+    assert (answer.status_code, answer.json()["state"], again) == (202, "queued", job[:-1] + "2")
+    assert answer.headers["Location"] == f"/api/v1/jobs/{again}"
+    refused(client.post(f"/jobs/{job}/retry"), 409, "state.move")
+    with fleet.working(()):
+        until(lambda: state(client, again) == "done")
+    refused(client.post(f"/jobs/{again}/retry"), 409, "state.move")
+    refused(client.post(f"/jobs/{job}/retry"), 409, "state.move")
+    # A refusal is not retried by itself; by hand it is, and fails again for the same reason.
+    bad = fleet.root / "releases" / "bad"
+    bad.mkdir()
+    (bad / "config.json").write_text("{}")
+    with fleet.working(()):
+        broken = client.post("/families/work/releases", json={"name": "bad", "directory": str(bad)}).json()["job"]
+        until(lambda: state(client, broken) == "failed")
+        shown = client.get(f"/jobs/{broken}").json()
+        assert (shown["attempt"], shown["problem"]["code"]) == (1, "checkpoint.architecture")
+        assert broken in [j["id"] for j in client.get("/jobs", params={"state": "failed"}).json()["items"]]
+        assert broken not in [j["id"] for j in client.get("/jobs", params={"state": "done"}).json()["items"]]
+        ended = invoke("jobs", "retry", broken, "--json", **fleet.variables())
+        assert ended.exit_code == 0, ended.output
+        second = json.loads(ended.stdout)["id"]
+        until(lambda: state(client, second) == "failed")
+    kinds = [e["kind"] for e in client.get("/events", params={"limit": 500}).json()["items"] if e["subject"] == broken]
+    assert kinds == ["job.started", "job.failed"]
+
+
+def test_only_their_class(fleet: Fleet, client: httpx.Client) -> None:
+    """A worker of another class leaves the job alone, however long it waits; one of its class does it."""
+    job = register(fleet, client, "class")
+    with fleet.working(("--class", "gpu24", "--label", "rack=b2", "--label", "row=7")) as (other,):
+        shown = next(w for w in client.get("/workers").json()["items"] if w["id"] == other.id)
+        assert (shown["class_name"], shown["labels"], shown["alive"]) == ("gpu24", {"rack": "b2", "row": "7"}, True)
+        assert shown["memory_bytes"] > 0
+        assert shown["url"] is None
+        with fleet.working(("--class", "cpu")):
+            until(lambda: state(client, job) == "done")
+            job = register(fleet, client, "class2")
+            until(lambda: state(client, job) == "done")
+        late = register(fleet, client, "class3")
+        beats = fleet.rows("SELECT seen_at FROM workers WHERE id = :id", id=other.id)
+        until(lambda: fleet.rows("SELECT seen_at FROM workers WHERE id = :id", id=other.id) > beats)
+        assert state(client, late) == "queued"
+        assert client.get(f"/jobs/{late}").json()["class_name"] == "cpu"
+        client.post(f"/jobs/{late}/cancel").raise_for_status()
+
+
+def test_who_may_see_workers(fleet: Fleet, client: httpx.Client) -> None:
+    """The machines of an installation are its admins' business."""
+    made = client.post("/tokens", json={"owner": "acme", "scopes": ["read", "publish"]}).json()
+    answer = client.get("/workers", headers={"Authorization": f"Bearer {made['token']}"})
+    refused(answer, 403, "token.scope")
+
+
+def test_starts_that_are_refused(fleet: Fleet) -> None:
+    """Sentences, not traces: without a database, with options that say nothing."""
+    nowhere = "postgresql+psycopg://nobody@127.0.0.1:1/none"
+    ended = run("worker", "--data", fleet.root / "refused", PORTLLM_DATABASE_URL=nowhere)
+    assert ended.returncode == 1
+    assert "[database.unreachable]" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    for options, code in (
+        (["--listen", "nowhere"], "worker.listen"), (["--url", "http://x"], "worker.url"), (["--label", "x"], "worker.label"),
+        (["--class", "gpu24", "--concurrency", "2"], "worker.concurrency"),
+    ):  # fmt: skip
+        refusal = invoke("worker", *options)
+        assert refusal.exit_code == 2
+        assert f"[{code}]" in refusal.stderr, refusal.output
