@@ -14,6 +14,9 @@ from app.core.recipe import Recipe
 
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; default: as stored in the base.")]
 Tokenizer = Annotated[str, typer.Option(help="Whose tokenizer and chat template to carry: release or patch.")]
+Sync = Annotated[
+    bool, typer.Option(help="Wait until all of it is on the disk, whole even after a power failure; --no-sync returns sooner.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -23,6 +26,7 @@ def merge(
     out_dir: Path,
     dtype: Dtype = None,
     tokenizer: Tokenizer = "release",
+    sync: Sync = True,
     as_json: Json = False,
 ) -> None:
     """Add a LoRA patch to a base model and write the merged model to a new directory."""
@@ -34,7 +38,7 @@ def merge(
             return stack.enter_context(progress_bar("Merging", plan.total_bytes))
 
         try:
-            plan = local.merge(base_dir, patch_dir, out_dir, Recipe(dtype=dtype, tokenizer=tokenizer), bar)
+            plan = local.merge(base_dir, patch_dir, out_dir, Recipe(dtype=dtype, tokenizer=tokenizer), bar, sync)
         except CoreError as error:
             fail(error.code, str(error), as_json)
         except OSError as error:

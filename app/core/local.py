@@ -66,6 +66,7 @@ def merge(
     out_dir: Path,
     recipe: Recipe | None = None,
     on_plan: Callable[[MergePlan], Callable[[int], None]] | None = None,
+    synced: bool = True,
 ) -> MergePlan:
     """Writes the merged model of a base and a patch.
 
@@ -75,12 +76,13 @@ def merge(
         out_dir: where the merged model appears; must not exist or be empty.
         recipe: the choices; plain addition by default.
         on_plan: told the plan before the work begins; what it returns is told of every run of bytes written.
+        synced: see `write_model`.
 
     Raises:
         CoreError: any refusal; nothing is left behind.
     """
     with open_merger(base_dir, patch_dir, recipe or Recipe()) as (merger, _, _):
-        write_model(merger, out_dir, on_plan(merger.plan) if on_plan else None)
+        write_model(merger, out_dir, on_plan(merger.plan) if on_plan else None, synced=synced)
         return merger.plan
 
 

@@ -7,10 +7,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from app.core.errors import OutputError
 from app.core.stream import PIECE_BYTES, Merger, Piece
@@ -20,14 +20,22 @@ WRITE_AHEAD = 4  # pieces under way for each thread
 SYNC_BYTES = 64 * 2**20
 
 
-def write_model(merger: Merger, target: Path, progress: Callable[[int], None] | None = None, threads: int | None = None) -> None:
-    """Writes every file of a merged model into a new directory, synced to disk.
+def write_model(
+    merger: Merger,
+    target: Path,
+    progress: Callable[[int], None] | None = None,
+    threads: int | None = None,
+    synced: bool = True,
+) -> None:
+    """Writes every file of a merged model into a new directory.
 
     Args:
         merger: what to write.
         target: must not exist, or be an empty directory; it appears in one rename.
         progress: where given, told how many more bytes were written.
         threads: defaults to the number of cores.
+        synced: everything is on the disk before the directory appears, so that it is whole even after a power failure;
+            otherwise the operating system writes it out when it likes, as after `cp` or PEFT's `save_pretrained`.
 
     Raises:
         OutputError: output.exists, output.no_space.
@@ -42,20 +50,22 @@ def write_model(merger: Merger, target: Path, progress: Callable[[int], None] | 
     with _staging(target) as staging, ThreadPoolExecutor(count, thread_name_prefix="merge") as pool:
         try:
             for path in merger.plan.files:
-                _write_file(merger, path, staging, pool, count * WRITE_AHEAD, progress or (lambda _: None))
+                _write_file(merger, path, staging, pool, count * WRITE_AHEAD, progress or (lambda _: None), synced)
         except OSError as error:
             free = shutil.disk_usage(target.parent).free
             raise OutputError("output.no_space", path=f"{target} ({error.strerror})", needed=needed, free=free) from None
-        _sync_directory(staging)
+        if synced:
+            _sync_directory(staging)
         try:
             os.replace(staging, target)
         except OSError:  # somebody else made it in the meantime
             raise OutputError("output.exists", path=str(target)) from None
-    _sync_directory(target.parent)
+    if synced:
+        _sync_directory(target.parent)
 
 
 def _write_file(
-    merger: Merger, path: str, staging: Path, pool: ThreadPoolExecutor, ahead: int, progress: Callable[[int], None]
+    merger: Merger, path: str, staging: Path, pool: ThreadPoolExecutor, ahead: int, progress: Callable[[int], None], synced: bool
 ) -> None:
     target = staging / path
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +83,7 @@ def _write_file(
 
     pending: deque[Future[int]] = deque()
     try:
-        with _Syncing(descriptor) as syncing:
+        with _Syncing(descriptor) if synced else _NotSyncing() as syncing:
             for piece in merger.pieces(path):
                 pending.append(pool.submit(write, piece))
                 if len(pending) >= ahead:
@@ -82,7 +92,6 @@ def _write_file(
                     progress(done)
             while pending:
                 progress(pending.popleft().result())
-        os.fsync(descriptor)
     finally:
         for future in pending:
             future.cancel()
@@ -93,7 +102,7 @@ def _write_file(
 
 
 class _Syncing:
-    """Has a file written back by a thread of its own while it grows."""
+    """Has a file written back by a thread of its own while it grows, and waits for the rest of it at the end."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -106,8 +115,10 @@ class _Syncing:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._pool.shutdown()
-        if self._under_way and error is None:
-            self._under_way.result()
+        if error is None:
+            if self._under_way:
+                self._under_way.result()
+            os.fsync(self._descriptor)
 
     def written(self, count: int) -> None:
         """Told how many more bytes were written; raises what the disk said about earlier ones."""
@@ -116,6 +127,16 @@ class _Syncing:
             if self._under_way:
                 self._under_way.result()
             self._under_way, self._waiting = self._pool.submit(os.fdatasync, self._descriptor), 0
+
+
+class _NotSyncing(AbstractContextManager[Any]):
+    """Leaves it to the operating system."""
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def written(self, count: int) -> None:
+        """Nothing to do."""
 
 
 @contextmanager

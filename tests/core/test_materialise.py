@@ -1,6 +1,7 @@
 """Materialising: the files that merge on read gives, whole or not at all."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,24 @@ def test_the_materialised_files_are_the_streamed_ones(dtype: str | None, release
             assert (tmp_path / "out" / path).read_bytes() == content
         assert sum(told) == merger.plan.total_bytes == sum(map(len, files.values()))
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("synced", [True, False])
+def test_synced_to_disk_unless_told_otherwise(
+    synced: bool, release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Synced: every file and both directories before it returns; not synced: nothing waits for the disk; the same bytes."""
+    patch, asked = make_patch(release, tmp_path / "patch"), set[str]()
+    fsync = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: asked.add(str(Path(f"/proc/self/fd/{descriptor}").readlink())) or fsync(descriptor)
+    )
+    merge(release, patch, tmp_path / "out", synced=synced)
+    files = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert {Path(path).name for path in asked} >= files | {tmp_path.name} if synced else not asked
+    monkeypatch.undo()
+    merge(release, patch, tmp_path / "again")
+    assert digests(tmp_path / "out") == digests(tmp_path / "again")
 
 
 def test_companions_are_carried_byte_for_byte(release: Path, tmp_path: Path) -> None:
