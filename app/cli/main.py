@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from app.cli import activity, db, fsck, materialise, nouns, offline, ports, serve, worker
+from app.cli import activity, db, fsck, materialise, nouns, offline, ports, serve, tokens, worker
 from app.cli.quickstart import command
 
 cli = typer.Typer(
@@ -21,7 +21,7 @@ cli.command()(offline.merge)
 cli.command()(offline.inspect)
 cli.add_typer(nouns.release, name="release")
 cli.add_typer(nouns.patch, name="patch")
-cli.add_typer(nouns.token, name="token")
+cli.add_typer(tokens.token, name="token")
 cli.command()(ports.port)
 cli.command()(ports.approve)
 cli.command()(ports.retire)

@@ -1,4 +1,4 @@
-"""`portllm release | patch | token` and the lists."""
+"""`portllm release | patch` and the lists."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +14,6 @@ from app.cli.remote import remote
 
 release = typer.Typer(no_args_is_help=True, help="Releases of base models.")
 patch = typer.Typer(no_args_is_help=True, help="Patches.")
-token = typer.Typer(no_args_is_help=True, help="Tokens.")
 
 COLUMNS = {
     "families": ("name", "description", "created_at"),
@@ -120,41 +119,13 @@ def patch_alias(name: PatchName, alias: str, version: str, as_json: Json = False
     print_json(row) if as_json else typer.echo(f"{name}@{alias} is version {row['version']}.")
 
 
-@token.command("create")
-@remote
-def token_create(
-    owner: str,
-    scope: Annotated[list[str], typer.Option(help="read, publish or admin; repeat for several.")],
-    name: Annotated[str, typer.Option(help="What it is for.")] = "",
-    as_json: Json = False,
-) -> None:
-    """Make a token; it is shown this once."""
-    row = connect(as_json).post("/tokens", {"owner": owner, "scopes": scope, "name": name})
-    print_json(row) if as_json else typer.echo(row["token"])
-
-
-@token.command("ls")
-@remote
-def token_ls(as_json: Json = False) -> None:
-    """List tokens."""
-    _show_list(list(connect(as_json).pages("/tokens")), ("id", "owner", "name", "scopes", "revoked_at"), as_json)
-
-
-@token.command("revoke")
-@remote
-def token_revoke(token_id: str, as_json: Json = False) -> None:
-    """Revoke a token, at once."""
-    row = connect(as_json).delete(f"/tokens/{quote(token_id)}")
-    print_json(row) if as_json else typer.echo(f"{row['id']} is revoked.")
-
-
 @remote
 def ls(what: Annotated[str, typer.Argument(metavar="families|releases|patches|ports")], as_json: Json = False) -> None:
     """List families, releases, patches or ports, newest first."""
     client = connect(as_json)
     if what not in COLUMNS:
         fail("client.list", f"There is no list {what!r}; use families, releases, patches or ports.", as_json, 2)
-    _show_list(list(client.pages(f"/{what}")), COLUMNS[what], as_json)
+    show_list(list(client.pages(f"/{what}")), COLUMNS[what], as_json)
 
 
 @remote
@@ -189,7 +160,7 @@ def _patch_path(name: str, as_json: bool) -> str:
     return f"/patches/{quote(owner)}/{quote(short)}"
 
 
-def _show_list(items: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
+def show_list(items: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         print_json(items)
     else:

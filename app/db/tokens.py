@@ -20,6 +20,7 @@ class Token(Identified, Base):
     scopes: Mapped[list[Any]]
     hash: Mapped[str] = mapped_column(String(64), unique=True)
     revoked_at: Mapped[dt.datetime | None]
+    expires_at: Mapped[dt.datetime | None]
 
 
 def by_hash(session: Session, hashed: str) -> Token | None:
@@ -30,5 +31,6 @@ def any_exists(session: Session) -> bool:
     return session.scalar(select(Token.id).limit(1)) is not None
 
 
-def list_page(session: Session, after: str | None, limit: int) -> Sequence[Token]:
-    return page(session, select(Token), Token, after, limit)
+def list_page(session: Session, owner: str | None, after: str | None, limit: int) -> Sequence[Token]:
+    query = select(Token) if owner is None else select(Token).where(Token.owner == owner)
+    return page(session, query, Token, after, limit)

@@ -52,7 +52,10 @@ CATALOGUE: dict[str, Entry] = {
     "token.missing": Entry("unauthenticated", "Token required", "The request carries no valid token.", "Send 'Authorization: Bearer TOKEN'; an admin makes tokens with 'portllm token create'."),
     "token.scope": Entry("forbidden", "Not allowed", "This needs a token with scope {scope!r} for {owner!r}.", "Ask an admin for such a token."),
     "token.unknown": Entry("not_found", "Unknown token", "There is no token {token!r}.", "List them with 'portllm token ls'."),
-    "token.scopes": Entry("invalid", "Unknown scope", "{scope!r} is not a scope.", "Scopes are read, publish and admin."),
+    "token.scopes": Entry("invalid", "Unknown scope", "{scope!r} is not a scope.", "Scopes are read, publish, operate and admin."),
+    "token.role": Entry("invalid", "Unknown role", "{role!r} is not a role.", "Roles are reader, publisher, operator and admin."),
+    "token.expired": Entry("unauthenticated", "Token expired", "The token expired at {at}.", "Rotate tokens before they expire: 'portllm token rotate'; an operator or admin makes a new one with 'portllm token create'."),
+    "token.over": Entry("conflict", "Token not valid any more", "The token {token!r} was revoked or has expired.", "Make a new one with 'portllm token create'."),
     # -- families and releases
     "family.unknown": Entry("not_found", "Unknown family", "There is no family {family!r}.", "List them with 'portllm ls families'."),
     "family.taken": Entry("conflict", "Name taken", "There is already a family {family!r}.", "Use it, or choose another name."),

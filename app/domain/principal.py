@@ -5,7 +5,14 @@ from dataclasses import dataclass
 
 from app.domain.errors import DomainError
 
-SCOPES = ("read", "publish", "admin")
+SCOPES = ("read", "publish", "operate", "admin")
+# Names for sets of scopes. An operator runs an owner's affairs, its tokens among them; an admin those of the installation.
+ROLES: dict[str, tuple[str, ...]] = {
+    "reader": ("read",),
+    "publisher": ("read", "publish"),
+    "operator": ("read", "publish", "operate"),
+    "admin": SCOPES,
+}
 INSTALLATION = "registry"  # owner of what belongs to nobody in particular: families, releases, their jobs
 
 
@@ -30,6 +37,11 @@ class Principal:
         if not (self.is_admin or ("publish" in self.scopes and owner == self.owner)):
             raise DomainError("token.scope", scope="publish", owner=owner)
 
+    def require_operate(self, owner: str) -> None:
+        """Raises `DomainError` (token.scope) unless this principal runs the affairs of `owner`."""
+        if not (self.is_admin or ("operate" in self.scopes and owner == self.owner)):
+            raise DomainError("token.scope", scope="operate", owner=owner)
+
     def require_admin(self) -> None:
         """Raises `DomainError` (token.scope) unless this principal is an admin."""
         if not self.is_admin:
@@ -42,3 +54,15 @@ def check_scopes(scopes: Collection[str]) -> list[str]:
         if scope not in SCOPES:
             raise DomainError("token.scopes", scope=scope[:40])
     return [s for s in SCOPES if s in scopes]
+
+
+def scopes_of(role: str) -> list[str]:
+    """The scopes of a role; raises `DomainError` (token.role) for an unknown one."""
+    if role not in ROLES:
+        raise DomainError("token.role", role=role[:40])
+    return list(ROLES[role])
+
+
+def role_of(scopes: Collection[str]) -> str | None:
+    """The role that has exactly these scopes, if there is one."""
+    return next((role for role, named in ROLES.items() if set(named) == set(scopes)), None)

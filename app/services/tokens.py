@@ -1,5 +1,6 @@
 """Tokens: made once, shown once, kept as a hash."""
 
+import datetime as dt
 import hashlib
 import secrets
 from collections.abc import Sequence
@@ -16,26 +17,70 @@ from app.services.uow import UnitOfWork
 
 PREFIX = "plt_"
 ADMIN = "admin"
+SELF = "self"
 
 
 def authenticate(uow: UnitOfWork, secret: str) -> Principal:
-    """Raises `DomainError` (token.missing) for a token that is not valid."""
+    """Whose token this is.
+
+    Raises:
+        DomainError: token.missing for one that is not valid, token.expired for one that was.
+    """
     token = rows.by_hash(uow.session, _hash(secret)) if secret.startswith(PREFIX) else None
     if token is None:
         raise DomainError("token.missing")
+    if token.expires_at is not None and token.expires_at <= now():
+        raise DomainError("token.expired", at=token.expires_at.isoformat(timespec="seconds"))
     return Principal(token.owner, frozenset(token.scopes), token.id)
 
 
 def is_good(uow: UnitOfWork, principal: Principal) -> bool:
     """Whether the principal's token still is: asked again and again by answers that stay open."""
     token = uow.session.get(Token, principal.token)
-    return token is not None and token.revoked_at is None
+    return token is not None and _is_valid(token)
 
 
-def create(uow: UnitOfWork, principal: Principal, owner: str, scopes: Sequence[str], name: str = "") -> tuple[Token, str]:
-    """Makes a token; returns it with its secret, which is not kept."""
-    principal.require_admin()
-    return _issue(uow, principal, check_owner(owner), check_scopes(scopes), name)
+def own(uow: UnitOfWork, principal: Principal) -> Token:
+    """The token that the principal holds."""
+    return _manageable(uow, principal, SELF)
+
+
+def create(
+    uow: UnitOfWork, principal: Principal, owner: str, scopes: Sequence[str], name: str = "", lifetime: dt.timedelta | None = None
+) -> tuple[Token, str]:
+    """Makes a token; returns it with its secret, which is not kept. An operator makes them for its own owner, but no admin's.
+
+    Args:
+        lifetime: from now; without one it is valid until it is revoked.
+    """
+    checked = check_scopes(scopes)
+    if "admin" in checked:
+        principal.require_admin()
+    principal.require_operate(owner)
+    return _issue(uow, principal, check_owner(owner), checked, name, now() + lifetime if lifetime else None)
+
+
+def rotate(uow: UnitOfWork, principal: Principal, token_id: str, grace: dt.timedelta) -> tuple[Token, str]:
+    """Makes a token like another, which ends: at once, or after a grace in which its holders take up the new one.
+
+    Whoever holds a token may rotate it. A token with a lifetime is followed by one with the same.
+
+    Raises:
+        DomainError: token.unknown; token.over.
+    """
+    old = _manageable(uow, principal, token_id)
+    uow.lock(old)
+    if not _is_valid(old):
+        raise DomainError("token.over", token=old.id)
+    end = now() + grace
+    lifetime = old.expires_at - old.created_at if old.expires_at else None
+    made = _issue(uow, principal, old.owner, old.scopes, old.name, now() + lifetime if lifetime else None)
+    if grace:
+        old.expires_at = min(old.expires_at or end, end)
+    else:
+        old.revoked_at = now()
+    uow.event("token.rotated", principal, old.owner, old.id, by=made[0].id)
+    return made
 
 
 def bootstrap(uow: UnitOfWork) -> str | None:
@@ -48,10 +93,8 @@ def bootstrap(uow: UnitOfWork) -> str | None:
 
 
 def revoke(uow: UnitOfWork, principal: Principal, token_id: str) -> Token:
-    principal.require_admin()
-    token = uow.session.get(Token, token_id)
-    if token is None:
-        raise DomainError("token.unknown", token=token_id[:60])
+    """Ends a token at once; whoever holds it may do so too."""
+    token = _manageable(uow, principal, token_id)
     uow.lock(token)
     if token.revoked_at is None:
         token.revoked_at = now()
@@ -60,15 +103,41 @@ def revoke(uow: UnitOfWork, principal: Principal, token_id: str) -> Token:
 
 
 def list_page(uow: UnitOfWork, principal: Principal, after: str | None, limit: int) -> Sequence[Token]:
-    principal.require_admin()
-    return rows.list_page(uow.session, after, limit)
+    """All tokens for an admin, its owner's for an operator."""
+    principal.require_operate(principal.owner)
+    return rows.list_page(uow.session, None if principal.is_admin else principal.owner, after, limit)
 
 
-def _issue(uow: UnitOfWork, principal: Principal, owner: str, scopes: list[str], name: str) -> tuple[Token, str]:
+def _manageable(uow: UnitOfWork, principal: Principal, token_id: str) -> Token:
+    """A token that the principal holds ("self" means it) or manages; those of other owners do not exist for it."""
+    if token_id == SELF:
+        token_id = principal.token
+    if token_id != principal.token:
+        principal.require_operate(principal.owner)
+    token = uow.session.get(Token, token_id)
+    if token is None or not principal.can_read(token.owner):
+        raise DomainError("token.unknown", token=token_id[:60])
+    if "admin" in token.scopes and token.id != principal.token:
+        principal.require_admin()
+    return token
+
+
+def _is_valid(token: Token) -> bool:
+    return token.revoked_at is None and (token.expires_at is None or token.expires_at > now())
+
+
+def _issue(
+    uow: UnitOfWork, principal: Principal, owner: str, scopes: list[str], name: str, expires_at: dt.datetime | None = None
+) -> tuple[Token, str]:
     secret = PREFIX + secrets.token_urlsafe(32)
-    token = Token(id=new_id("tok"), created_at=now(), owner=owner, name=name, scopes=scopes, hash=_hash(secret), revoked_at=None)
+    token = Token(
+        id=new_id("tok"), created_at=now(), owner=owner, name=name, scopes=scopes, hash=_hash(secret), revoked_at=None,
+        expires_at=expires_at,
+    )  # fmt: skip
     uow.add(token)
-    uow.event("token.created", principal, owner, token.id, scopes=scopes)
+    uow.event(
+        "token.created", principal, owner, token.id, scopes=scopes, expires_at=expires_at.isoformat() if expires_at else None
+    )
     return token, secret
 
 

@@ -36,6 +36,8 @@ def published(service: Service, models: Path) -> Path:
         ("ls ports --url http://[::1", "client.url", "PORTLLM_URL", 2),
         ("ls ports --token none", "token.missing", "portllm token create", 1),
         ("ls ports --token wörld", "client.token", "PORTLLM_TOKEN", 2),
+        ("token create acme --role reader --scope read", "client.role", "--role or --scope", 2),
+        ("token create acme --role reader --expires soon", "client.span", "90d", 2),
         ("ls nonsense", "client.list", "families, releases, patches", 2),
         ("show tone", "client.name", "OWNER/NAME", 2),
         ("show a/b/c", "client.name", "OWNER/NAME", 2),

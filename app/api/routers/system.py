@@ -1,6 +1,7 @@
 """/tokens, /whoami, /events."""
 
 import asyncio
+import datetime as dt
 import json
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -11,8 +12,8 @@ from fastapi.responses import StreamingResponse
 
 from app.api.deps import BackendDep, PageDep, PrincipalDep, ReadUnit, WriteUnit
 from app.api.schemas.base import Listing
-from app.api.schemas.system import EventOut, EventsOut, NewTokenOut, TokenIn, TokenOut, WhoAmIOut
-from app.domain.principal import Principal
+from app.api.schemas.system import EventOut, EventsOut, NewTokenOut, RotateIn, TokenIn, TokenOut, WhoAmIOut
+from app.domain.principal import Principal, role_of
 from app.services import events, tokens
 from app.services.backend import Backend
 
@@ -23,30 +24,41 @@ KEEP_ALIVE_SECONDS = 15.0
 
 
 @router.get("/whoami", tags=["tokens"])
-def who_am_i(principal: PrincipalDep) -> WhoAmIOut:
+def who_am_i(uow: ReadUnit, principal: PrincipalDep) -> WhoAmIOut:
     """Who the token speaks for."""
-    return WhoAmIOut(owner=principal.owner, scopes=sorted(principal.scopes))
+    row = tokens.own(uow, principal)
+    return WhoAmIOut(
+        owner=row.owner, scopes=sorted(row.scopes), role=role_of(row.scopes), token=row.id, expires_at=row.expires_at
+    )
 
 
 @router.post("/tokens", status_code=201, tags=["tokens"])
 def create_token(body: TokenIn, uow: WriteUnit, response: Response, principal: PrincipalDep) -> NewTokenOut:
-    """Make a token; its secret is in this answer and nowhere else. Needs scope admin."""
-    row, secret = tokens.create(uow, principal, body.owner, body.scopes, body.name)
+    """Make a token; its secret is in this answer and nowhere else. Needs scope operate, for other owners admin."""
+    row, secret = tokens.create(uow, principal, body.owner, body.wanted(), body.name, body.lifetime())
     response.headers["Cache-Control"] = "no-store"
     return NewTokenOut(**TokenOut.of(row).model_dump(), token=secret)
 
 
 @router.get("/tokens", tags=["tokens"])
 def list_tokens(uow: ReadUnit, page: PageDep, principal: PrincipalDep) -> Listing[TokenOut]:
-    """List tokens, without secrets. Needs scope admin."""
+    """List the owner's tokens, without secrets; an admin sees all. Needs scope operate."""
     rows, cursor = page.cut(tokens.list_page(uow, principal, page.after, page.limit))
     return Listing(items=[TokenOut.of(r) for r in rows], next_cursor=cursor)
 
 
 @router.delete("/tokens/{token}", tags=["tokens"])
 def revoke_token(token: str, uow: WriteUnit, principal: PrincipalDep) -> TokenOut:
-    """Revoke a token, at once. Needs scope admin."""
+    """Revoke a token, at once. Needs scope operate, or to be the token itself."""
     return TokenOut.of(tokens.revoke(uow, principal, token))
+
+
+@router.post("/tokens/{token}/rotate", status_code=201, tags=["tokens"])
+def rotate_token(token: str, body: RotateIn, uow: WriteUnit, response: Response, principal: PrincipalDep) -> NewTokenOut:
+    """Make a token like this one, which ends, at once or after a grace. Needs scope operate, or to be the token itself."""
+    row, secret = tokens.rotate(uow, principal, token, dt.timedelta(seconds=body.grace))
+    response.headers["Cache-Control"] = "no-store"
+    return NewTokenOut(**TokenOut.of(row).model_dump(), token=secret)
 
 
 @router.get("/events", tags=["events"], response_model=EventsOut)

@@ -1,20 +1,48 @@
 """Bodies of tokens and events."""
 
-from typing import Annotated, Any
+import datetime as dt
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from app.api.schemas.base import In, Name, Out, Time
 from app.db.events import Event
 from app.db.tokens import Token
+from app.domain.principal import role_of, scopes_of
+
+DAY = 86_400
+YEAR = 365 * DAY
 
 
 class TokenIn(In):
     """A token to make."""
 
     owner: Annotated[Name, Field(examples=["acme"])]
-    scopes: Annotated[list[str], Field(min_length=1, max_length=3, examples=[["read", "publish"]])]
+    scopes: Annotated[list[str] | None, Field(min_length=1, max_length=4, examples=[["read", "publish"]])] = None
+    role: Annotated[str | None, Field(max_length=40, description="Instead of scopes.", examples=[None])] = None
     name: Annotated[str, Field(max_length=200, examples=["ci"])] = ""
+    expires_in: Annotated[
+        int | None, Field(ge=60, le=10 * YEAR, description="Seconds; without it, valid until it is revoked.", examples=[7776000])
+    ] = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.scopes is None) == (self.role is None):
+            raise ValueError("give either scopes or a role")
+        return self
+
+    def wanted(self) -> list[str]:
+        """The scopes, or those of the role."""
+        return self.scopes if self.scopes is not None else scopes_of(str(self.role))
+
+    def lifetime(self) -> dt.timedelta | None:
+        return None if self.expires_in is None else dt.timedelta(seconds=self.expires_in)
+
+
+class RotateIn(In):
+    """How a token ends when another takes its place."""
+
+    grace: Annotated[int, Field(ge=0, le=30 * DAY, description="Seconds that the old one stays valid.", examples=[3600])] = 0
 
 
 class TokenOut(Out):
@@ -24,14 +52,17 @@ class TokenOut(Out):
     owner: Annotated[str, Field(examples=["acme"])]
     name: Annotated[str, Field(examples=["ci"])]
     scopes: Annotated[list[str], Field(examples=[["read", "publish"]])]
+    role: Annotated[str | None, Field(description="The role that has exactly these scopes.", examples=["publisher"])]
     created_at: Time
+    expires_at: Time | None
     revoked_at: Time | None
 
     @classmethod
     def of(cls, row: Token) -> "TokenOut":
         return cls(
-            id=row.id, owner=row.owner, name=row.name, scopes=row.scopes, created_at=row.created_at, revoked_at=row.revoked_at
-        )
+            id=row.id, owner=row.owner, name=row.name, scopes=row.scopes, role=role_of(row.scopes), created_at=row.created_at,
+            expires_at=row.expires_at, revoked_at=row.revoked_at,
+        )  # fmt: skip
 
 
 class NewTokenOut(TokenOut):
@@ -45,6 +76,9 @@ class WhoAmIOut(Out):
 
     owner: Annotated[str, Field(examples=["acme"])]
     scopes: Annotated[list[str], Field(examples=[["publish", "read"]])]
+    role: Annotated[str | None, Field(examples=["publisher"])]
+    token: Annotated[str, Field(examples=["tok_0193a1b2c3d4e5f60718293a4b5c6d7e8f90"])]
+    expires_at: Time | None
 
 
 class EventOut(Out):

@@ -1,0 +1,75 @@
+"""`portllm token`: who may do what, and for how long."""
+
+from typing import Annotated
+from urllib.parse import quote
+
+import typer
+
+from app.cli.client import connect
+from app.cli.nouns import show_list
+from app.cli.offline import Json
+from app.cli.output import fail, print_json
+from app.cli.remote import remote
+
+token = typer.Typer(no_args_is_help=True, help="Tokens.")
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+@token.command("create")
+@remote
+def token_create(
+    owner: str,
+    role: Annotated[str | None, typer.Option(help="reader, publisher, operator or admin.")] = None,
+    scope: Annotated[
+        list[str] | None, typer.Option(help="Instead of a role: read, publish, operate or admin; repeat for several.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="What it is for.")] = "",
+    expires: Annotated[str | None, typer.Option(help="How long it is valid, as 30m, 12h or 90d; default: until revoked.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a token; it is shown this once."""
+    if bool(role) == bool(scope):
+        fail("client.role", "Give either --role or --scope.", as_json, 2)
+    wanted = {"role": role} if role else {"scopes": scope}
+    row = connect(as_json).post(
+        "/tokens", {"owner": owner, "name": name, "expires_in": _seconds(expires, as_json) if expires else None, **wanted}
+    )
+    print_json(row) if as_json else typer.echo(row["token"])
+
+
+@token.command("rotate")
+@remote
+def token_rotate(
+    token_id: Annotated[str, typer.Argument(help="Id of a token, or self.")] = "self",  # noqa: S107  a word of the API, no secret
+    grace: Annotated[str, typer.Option(help="How long the old one stays valid, as 0s, 1h or 7d.")] = "0s",
+    as_json: Json = False,
+) -> None:
+    """Make a token that takes another's place; it is shown this once."""
+    row = connect(as_json).post(f"/tokens/{quote(token_id)}/rotate", {"grace": _seconds(grace, as_json)})
+    print_json(row) if as_json else typer.echo(row["token"])
+
+
+def _seconds(span: str, as_json: bool) -> int:
+    """Seconds of a span such as 90d."""
+    number, unit = span[:-1], span[-1:]
+    if not (number.isascii() and number.isdigit() and len(number) < 10 and unit in UNITS):
+        fail("client.span", f"{span!r} is not a span of time; write it as 30s, 15m, 12h or 90d.", as_json, 2)
+    return int(number) * UNITS[unit]
+
+
+@token.command("ls")
+@remote
+def token_ls(as_json: Json = False) -> None:
+    """List tokens."""
+    show_list(
+        list(connect(as_json).pages("/tokens")), ("id", "owner", "name", "role", "scopes", "expires_at", "revoked_at"), as_json
+    )
+
+
+@token.command("revoke")
+@remote
+def token_revoke(token_id: str, as_json: Json = False) -> None:
+    """Revoke a token, at once."""
+    row = connect(as_json).delete(f"/tokens/{quote(token_id)}")
+    print_json(row) if as_json else typer.echo(f"{row['id']} is revoked.")

@@ -1,0 +1,135 @@
+"""Roles, expiry, rotation: what tokens may do, for how long, and how one takes the place of another."""
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from app.db.base import now
+from app.domain.principal import ROLES
+from tests.registry.conftest import World
+from tests.registry.service import Caller, refused, unique
+
+
+def made(maker: Caller, owner: str, role: str, **wish: Any) -> tuple[str, Caller]:
+    """A token of a role: its id, and a caller with it."""
+    answer = maker.post("/tokens", {"owner": owner, "role": role, **wish})
+    assert answer.status_code == 201, answer.text
+    assert answer.headers["Cache-Control"] == "no-store"
+    return answer.json()["id"], Caller(maker.client, answer.json()["token"])
+
+
+def age(world: World, token: str, seconds: int) -> None:
+    """Lets the life of a token begin and end earlier."""
+    for column in ("created_at", "expires_at"):
+        found = world.service.rows(f"SELECT {column} FROM tokens WHERE id = '{token}'")[0][0]
+        if found is not None:
+            moment = found if isinstance(found, dt.datetime) else dt.datetime.fromisoformat(found).replace(tzinfo=dt.UTC)
+            world.service.execute(
+                f"UPDATE tokens SET {column} = :at WHERE id = :token", at=moment - dt.timedelta(seconds=seconds), token=token
+            )
+
+
+@pytest.fixture
+def owner() -> str:
+    return unique("team")
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_roles_are_sets_of_scopes(world: World, owner: str, role: str) -> None:
+    """A role given is the role shown, here, in the list and to its holder."""
+    token, caller = made(world.admin, owner, role, name="ci")
+    seen = caller.get("/whoami").json()
+    assert (seen["owner"], seen["role"], seen["scopes"], seen["token"], seen["expires_at"]) == (
+        owner, role, sorted(ROLES[role]), token, None,
+    )  # fmt: skip
+    listed = next(t for t in world.admin.get("/tokens").json()["items"] if t["id"] == token)
+    assert (listed["role"], listed["scopes"], listed["name"], "token" in listed) == (role, list(ROLES[role]), "ci", False)
+
+
+@pytest.mark.parametrize("wish", [{}, {"role": "reader", "scopes": ["read"]}, {"role": "reader", "expires_in": 59}])
+def test_wishes_that_are_none(world: World, owner: str, wish: dict[str, Any]) -> None:
+    refused(world.admin.post("/tokens", {"owner": owner, **wish}), 422, "request.invalid")
+
+
+def test_unknown_role(world: World, owner: str) -> None:
+    refused(world.admin.post("/tokens", {"owner": owner, "role": "root"}), 422, "token.role")
+
+
+def test_an_operator_runs_its_own_owner(world: World, owner: str) -> None:
+    """It makes, lists, rotates and revokes the tokens of its owner, none of an admin or of anybody else."""
+    _, operator = made(world.admin, owner, "operator")
+    reader, caller = made(operator, owner, "reader")
+    assert {t["owner"] for t in operator.get("/tokens").json()["items"]} == {owner}
+    refused(operator.post("/tokens", {"owner": owner, "role": "admin"}), 403, "token.scope")
+    refused(operator.post("/tokens", {"owner": unique("other"), "role": "reader"}), 403, "token.scope")
+    foreign, _ = made(world.admin, unique("other"), "reader")
+    admin, _ = made(world.admin, owner, "admin")
+    for method, path in (("DELETE", "/tokens/{}"), ("POST", "/tokens/{}/rotate")):
+        body = {"json": {}} if method == "POST" else {}
+        refused(operator(method, path.format(foreign), **body), 404, "token.unknown")
+        refused(operator(method, path.format("tok_nope"), **body), 404, "token.unknown")
+        refused(operator(method, path.format(admin), **body), 403, "token.scope")
+    assert operator("DELETE", f"/tokens/{reader}").status_code == 200
+    refused(caller.get("/whoami"), 401, "token.missing")
+
+
+@pytest.mark.parametrize("role", ["reader", "publisher"])
+def test_others_manage_only_what_they_hold(world: World, owner: str, role: str) -> None:
+    """Nobody without scope operate sees tokens, or learns which there are; everybody may end its own."""
+    token, caller = made(world.admin, owner, role)
+    sibling, _ = made(world.admin, owner, "reader")
+    for answer in (
+        caller.get("/tokens"),
+        caller.post("/tokens", {"owner": owner, "role": "reader"}),
+        *(caller("DELETE", f"/tokens/{other}") for other in (sibling, "tok_nope")),
+        *(caller.post(f"/tokens/{other}/rotate", {}) for other in (sibling, "tok_nope")),
+    ):
+        refused(answer, 403, "token.scope")
+    assert caller("DELETE", "/tokens/self").json()["id"] == token
+    refused(caller.get("/whoami"), 401, "token.missing")
+
+
+def test_an_expired_token_is_none(world: World, owner: str) -> None:
+    """Until then it is good; then every answer, also one that is under way, ends, and says why."""
+    token, caller = made(world.admin, owner, "publisher", expires_in=3600)
+    end = dt.datetime.fromisoformat(caller.get("/whoami").json()["expires_at"])
+    assert dt.timedelta(seconds=3500) < end - now() <= dt.timedelta(seconds=3600)
+    age(world, token, 3601)
+    answer = caller.get("/whoami")
+    assert "expired at" in refused(answer, 401, "token.expired")["detail"]
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    refused(world.admin.post(f"/tokens/{token}/rotate", {}), 409, "token.over")
+    listed = next(t for t in world.admin.get("/tokens").json()["items"] if t["id"] == token)
+    assert listed["revoked_at"] is None
+
+
+def test_rotation_at_once(world: World, owner: str) -> None:
+    """The new one is like the old one, its lifetime too, and the old one is gone."""
+    token, caller = made(world.admin, owner, "publisher", expires_in=3600, name="ci")
+    age(world, token, 1800)
+    answer = caller.post("/tokens/self/rotate", {})
+    assert answer.status_code == 201, answer.text
+    new, again = answer.json(), Caller(caller.client, answer.json()["token"])
+    assert (new["owner"], new["role"], new["name"]) == (owner, "publisher", "ci")
+    left = dt.datetime.fromisoformat(new["expires_at"]) - now()
+    assert dt.timedelta(seconds=3500) < left <= dt.timedelta(seconds=3600)
+    refused(caller.get("/whoami"), 401, "token.missing")
+    assert again.get("/whoami").json()["token"] == new["id"] != token
+    kinds = {e["kind"]: e for e in world.admin.get("/events", limit=500).json()["items"] if e["subject"] == token}
+    assert kinds["token.rotated"]["data"] == {"by": new["id"]}
+    refused(world.admin.post(f"/tokens/{token}/rotate", {}), 409, "token.over")
+
+
+def test_rotation_with_a_grace(world: World, owner: str) -> None:
+    """Both are good while holders change over; then only the new one. A grace never makes a token live longer."""
+    token, caller = made(world.admin, owner, "reader")
+    new = Caller(caller.client, caller.post("/tokens/self/rotate", {"grace": 600}).json()["token"])
+    assert caller.get("/whoami").status_code == new.get("/whoami").status_code == 200
+    age(world, token, 601)
+    refused(caller.get("/whoami"), 401, "token.expired")
+    assert new.get("/whoami").status_code == 200
+    short, caller = made(world.admin, owner, "reader", expires_in=300)
+    before = caller.get("/whoami").json()["expires_at"]
+    assert caller.post(f"/tokens/{short}/rotate", {"grace": 600}).status_code == 201
+    assert caller.get("/whoami").json()["expires_at"] == before
