@@ -37,7 +37,8 @@ def get_principal(
     if credentials is None:
         raise DomainError("token.missing")
     with backend.read() as uow:
-        principal = tokens.authenticate(uow, credentials.credentials)
+        address = request.client.host[:64] if request.client else None
+        principal = tokens.authenticate(uow, credentials.credentials, address, request.state.request_id)
     request.state.owner = principal.owner  # for the line in the log
     return principal
 

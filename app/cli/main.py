@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from app.cli import activity, db, fsck, materialise, nouns, offline, ports, serve, tokens, worker
+from app.cli import activity, audit, db, fsck, materialise, nouns, offline, ports, serve, tokens, worker
 from app.cli.quickstart import command
 
 cli = typer.Typer(
@@ -30,6 +30,7 @@ cli.command()(materialise.materialise)
 cli.add_typer(activity.jobs, name="jobs")
 cli.command()(activity.workers)
 cli.command()(activity.events)
+cli.command()(audit.audit)
 cli.command()(nouns.ls)
 cli.command()(nouns.show)
 

@@ -1,4 +1,4 @@
-"""Events: what happened, append-only, in the transaction of the fact."""
+"""Events: what happened, in the transaction of the fact; append-only, which triggers of the database hold."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -24,6 +24,10 @@ class Event(Base):
     subject: Mapped[str] = mapped_column(String(200))
     actor: Mapped[str] = mapped_column(String(64))
     data: Mapped[dict[str, Any]]
+    # For the audit trail; unknown of what happened before there was one.
+    token: Mapped[str | None] = mapped_column(String(200))
+    address: Mapped[str | None] = mapped_column(String(64))
+    request: Mapped[str | None] = mapped_column(String(64))
 
 
 def append(session: Session, events: Sequence[Event]) -> None:

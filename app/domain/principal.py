@@ -18,11 +18,18 @@ INSTALLATION = "registry"  # owner of what belongs to nobody in particular: fami
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The bearer of a token: acts for one owner, within scopes."""
+    """The bearer of a token: acts for one owner, within scopes.
+
+    Attributes:
+        token: its id; of a job's own acts, the job's.
+        address, request: where a request came from and its id; None for what no request asked for.
+    """
 
     owner: str
     scopes: frozenset[str]
     token: str
+    address: str | None = None
+    request: str | None = None
 
     @property
     def is_admin(self) -> bool:

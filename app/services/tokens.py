@@ -20,8 +20,11 @@ ADMIN = "admin"
 SELF = "self"
 
 
-def authenticate(uow: UnitOfWork, secret: str) -> Principal:
+def authenticate(uow: UnitOfWork, secret: str, address: str | None = None, request: str | None = None) -> Principal:
     """Whose token this is.
+
+    Args:
+        address, request: what the audit trail says of everything that is done with it, see `Principal`.
 
     Raises:
         DomainError: token.missing for one that is not valid, token.expired for one that was.
@@ -31,7 +34,7 @@ def authenticate(uow: UnitOfWork, secret: str) -> Principal:
         raise DomainError("token.missing")
     if token.expires_at is not None and token.expires_at <= now():
         raise DomainError("token.expired", at=token.expires_at.isoformat(timespec="seconds"))
-    return Principal(token.owner, frozenset(token.scopes), token.id)
+    return Principal(token.owner, frozenset(token.scopes), token.id, address, request)
 
 
 def is_good(uow: UnitOfWork, principal: Principal) -> bool:

@@ -115,7 +115,12 @@ class UnitOfWork:
 
     def event(self, kind: str, principal: Principal, owner: str, subject: str, /, **data: Any) -> None:
         """Says what happened; written at the end of the transaction, with the fact or not at all."""
-        self._events.append(Event(at=now(), kind=kind, owner=owner, subject=subject, actor=principal.owner, data=data))
+        self._events.append(
+            Event(
+                at=now(), kind=kind, owner=owner, subject=subject, actor=principal.owner, data=data, token=principal.token,
+                address=principal.address, request=principal.request,
+            )
+        )  # fmt: skip
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """For clean-up that may be lost (the sweep does it then), never for facts."""

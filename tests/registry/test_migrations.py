@@ -98,6 +98,9 @@ def test_a_path_with_a_percent_sign(tmp_path: Path) -> None:
     assert schema(f"sqlite:///{directory / 'a.db'}")
 
 
+EXECUTES = {"0003_tenants": "triggers, which refuse what no version of the code ever did"}
+
+
 @pytest.mark.parametrize("file", VERSIONS[1:], ids=lambda file: file.stem)
 def test_migrations_only_add(file: Path) -> None:
     """The version before runs on while a migration does, and after it: nothing that it uses may go, change or narrow."""
@@ -106,7 +109,7 @@ def test_migrations_only_add(file: Path) -> None:
     calls = [node for node in ast.walk(upgrading) if isinstance(node, ast.Call)]
     names = {call.func.attr for call in calls if isinstance(call.func, ast.Attribute)}
     assert names & TIGHTENING == set()
-    assert "execute" not in names, "say here why it takes nothing away"
+    assert "execute" not in names or file.stem in EXECUTES, "say in EXECUTES why it takes nothing away"
     for call in calls:
         if isinstance(call.func, ast.Attribute) and call.func.attr == "add_column":
             said = {keyword.arg: ast.unparse(keyword.value) for keyword in call.args[-1].keywords}  # type: ignore[attr-defined]

@@ -97,6 +97,18 @@ class EventOut(Out):
         return cls(id=row.id, at=row.at, kind=row.kind, owner=row.owner, subject=row.subject, actor=row.actor, data=row.data)
 
 
+class AuditOut(EventOut):
+    """One line of the audit trail."""
+
+    token: Annotated[str | None, Field(examples=["tok_0193a1b2c3d4e5f60718293a4b5c6d7e8f90"])]
+    address: Annotated[str | None, Field(examples=["192.0.2.7"])]
+    request: Annotated[str | None, Field(examples=["5f1d0c2b9a7e4f63"])]
+
+    @classmethod
+    def of(cls, row: Event) -> "AuditOut":
+        return cls(**EventOut.of(row).model_dump(), token=row.token, address=row.address, request=row.request)
+
+
 class EventsOut(Out):
     """Events, oldest first; `cursor` is where to go on."""
 

@@ -1,0 +1,28 @@
+"""`portllm audit`: the audit trail, for files and for other programs."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.cli.client import API, connect
+from app.cli.output import fail_file
+from app.cli.remote import remote
+
+
+@remote
+def audit(
+    after: Annotated[int, typer.Option(min=0, help="Only what happened after the line with this id.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="A file to add the lines to; default: standard output.")] = None,
+) -> None:
+    """Export who did what to what, when and from where, as JSON lines. Needs scope operate; an admin sees all owners."""
+    client = connect(False)
+    with client.http.stream("GET", f"{API}/audit", params={"after": after}) as response:
+        client.check(response)
+        try:
+            with out.open("a") if out else sys.stdout as file:
+                for line in response.iter_lines():
+                    file.write(f"{line}\n")
+        except OSError as error:
+            fail_file(error, False)
