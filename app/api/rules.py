@@ -1,0 +1,98 @@
+"""Who may call what, on one page: every route below /api/v1 has a rule here; one without answers nobody.
+
+The services ask the principal again for the very thing that is read or changed; this table says what to expect of them,
+and the tests hold both to it.
+"""
+
+from typing import Literal, NamedTuple
+
+from fastapi import Request
+
+Scope = Literal["read", "publish", "operate", "admin"]
+Whose = Literal["anybody", "installation", "owner", "family", "holder"]
+
+
+class Rule(NamedTuple):
+    """What a route needs.
+
+    Attributes:
+        scope: the least that a token needs; every token may read.
+        whose: what the route is about. `owner`: something of an owner, which for all others is not there (404).
+            `installation`: what belongs to nobody in particular. `family`: the same, for those who may see the family.
+            `anybody`: answers about the caller's own. `holder`: a token, which its holder may always end or replace.
+    """
+
+    scope: Scope
+    whose: Whose
+
+
+READ = Rule("read", "owner")
+PUBLISH = Rule("publish", "owner")
+OWN = Rule("read", "anybody")
+ADMIN = Rule("admin", "installation")
+
+RULES: dict[str, Rule] = {
+    "GET /whoami": OWN,
+    "GET /events": OWN,
+    "GET /jobs": OWN,
+    "GET /patches": OWN,
+    "GET /ports": OWN,
+    "GET /families": OWN,
+    "GET /releases": OWN,
+    # -- families and releases
+    "POST /families": ADMIN,
+    "GET /families/{family}": Rule("read", "family"),
+    "GET /families/{family}/releases": Rule("read", "family"),
+    "GET /families/{family}/releases/{release}": Rule("read", "family"),
+    "POST /families/{family}/releases": ADMIN,
+    "POST /families/{family}/releases/{release}/yank": ADMIN,
+    # -- patches and their versions
+    "POST /patches": Rule("publish", "anybody"),
+    "GET /patches/{owner}/{patch}": READ,
+    "PATCH /patches/{owner}/{patch}": PUBLISH,
+    "PUT /patches/{owner}/{patch}/aliases/{alias}": PUBLISH,
+    "GET /patches/{owner}/{patch}/versions": READ,
+    "POST /patches/{owner}/{patch}/versions": PUBLISH,
+    "GET /patches/{owner}/{patch}/versions/{number}": READ,
+    "POST /patches/{owner}/{patch}/versions/{number}/yank": PUBLISH,
+    "GET /patches/{owner}/{patch}/versions/{number}/files/{path:path}": READ,
+    "HEAD /patches/{owner}/{patch}/versions/{number}/files/{path:path}": READ,
+    "GET /uploads/{upload}": PUBLISH,
+    "POST /uploads/{upload}/direct": PUBLISH,
+    "HEAD /uploads/{upload}/files/{path:path}": PUBLISH,
+    "PATCH /uploads/{upload}/files/{path:path}": PUBLISH,
+    "POST /uploads/{upload}/publish": PUBLISH,
+    # -- ports and merged models
+    "POST /ports/check": Rule("read", "anybody"),
+    "POST /ports": Rule("publish", "anybody"),
+    "GET /ports/{port}": READ,
+    "POST /ports/{port}/approve": PUBLISH,
+    "POST /ports/{port}/retire": PUBLISH,
+    "POST /ports/{port}/digest": READ,
+    "GET /ports/{port}/files": READ,
+    "GET /ports/{port}/files/{path:path}": READ,
+    "HEAD /ports/{port}/files/{path:path}": READ,
+    "POST /ports/{port}/materialise": PUBLISH,
+    "GET /ports/{port}/materialisations": READ,
+    "GET /materialisations/{materialisation}": READ,
+    # -- jobs, workers
+    "GET /jobs/{job}": READ,
+    "POST /jobs/{job}/cancel": PUBLISH,
+    "POST /jobs/{job}/retry": PUBLISH,
+    "GET /workers": ADMIN,
+    # -- tokens, the audit trail
+    "POST /tokens": Rule("operate", "anybody"),
+    "GET /tokens": Rule("operate", "anybody"),
+    "DELETE /tokens/{token}": Rule("operate", "holder"),
+    "POST /tokens/{token}/rotate": Rule("operate", "holder"),
+    "GET /audit": Rule("operate", "anybody"),
+}
+
+
+def require_rule(request: Request) -> None:
+    """Refuses to answer on a route that has no rule: whoever adds one must say who may call it.
+
+    Raises:
+        KeyError: always a mistake of ours, answered as one.
+    """
+    RULES[f"{request.method} {request.scope['route'].path}"]

@@ -1,0 +1,120 @@
+"""Every mounted route against its rule: no route without one, and each refuses whoever it should, and nobody else."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from app.api.rules import RULES, Rule
+from app.domain.principal import ROLES
+from tests.registry.conftest import Models
+from tests.registry.service import API, Caller, Service, refused
+from tests.registry.test_access import body_for, filled, routes
+
+# Of each scope: the least role that has it, and the role just below, which has not.
+LEAST = {"read": "reader", "publish": "publisher", "operate": "operator", "admin": "admin"}
+BELOW = {"publish": "reader", "operate": "publisher", "admin": "operator"}
+
+
+@dataclass
+class Place:
+    """A registry with one of everything of acme's, and what fills the holes of paths with it."""
+
+    service: Service
+    callers: dict[str, Caller]
+    rival: Caller
+    expired: Caller
+    holes: dict[str, str]
+
+    def call(self, caller: Caller, method: str, path: str) -> Any:
+        """A request that is right in everything but, maybe, who makes it."""
+        body = body_for(self.service.app, method, path)
+        for name, value in (("family", "llama"), ("owner", "acme"), ("patch", "acme/tone"), ("release", "v1")):
+            if body and name in body:
+                body[name] = value
+        json = {} if body is None else {"json": body}
+        return caller(method, filled(path, **self.holes), headers={"Upload-Offset": "0"}, **json)
+
+
+@pytest.fixture(scope="module")
+def place(registries: Callable[..., Service], models: Models) -> Iterator[Place]:
+    with registries().running() as service:
+        admin = service.admin
+        admin.family("llama")
+        service.release("llama", "v1", models.v1)
+        callers = {role: service.caller("acme", *scopes) for role, scopes in ROLES.items()}
+        acme = callers["publisher"]
+        acme.publish(acme.patch("acme", "tone"), models.patch)
+        draft = acme.draft(acme.patch("acme", "draft"), models.patch)
+        port = acme.port("acme/tone", "v1")["id"]
+        job = acme.post(f"/ports/{port}/digest").json()["job"]
+        token = next(t["id"] for t in admin.get("/tokens").json()["items"] if t["role"] == "reader")
+        expired = service.caller("acme")
+        service.execute("UPDATE tokens SET expires_at = created_at WHERE id = :id", id=expired.get("/whoami").json()["token"])
+        holes = {
+            "port": port,
+            "upload": draft["id"],
+            "path": "config.json",
+            "job": job,
+            "token": token,
+            "materialisation": "mat_x",
+        }
+        yield Place(service, callers, service.caller("rival", *ROLES["operator"]), expired, holes)
+
+
+def ruled(place: Place) -> list[tuple[str, str, Rule]]:
+    """(method, path, rule) of every route below the prefix."""
+    found = [(method, path) for method, path in routes(place.service.app) if path.startswith(API)]
+    return [(method, path, RULES[f"{method} {path.removeprefix(API)}"]) for method, path in found]
+
+
+def test_every_route_has_a_rule(place: Place) -> None:
+    """And every rule a route."""
+    found = {f"{m} {p.removeprefix(API)}" for m, p in routes(place.service.app) if p.startswith(API)}
+    assert found == set(RULES)
+
+
+def test_a_route_without_a_rule_answers_nobody(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever adds a route and forgets the rule finds out."""
+    monkeypatch.delitem(RULES, "GET /families")
+    refused(place.service.admin.get("/families"), 500, "server.error")
+
+
+def test_expired(place: Place) -> None:
+    for method, path, _ in ruled(place):
+        answer = place.call(place.expired, method, path)
+        assert answer.status_code == 401, (method, path)
+        assert method == "HEAD" or answer.json()["code"] == "token.expired"
+
+
+def test_too_small_a_role(place: Place) -> None:
+    """The role just below is refused, with the scope that it lacks, also where what it names is not there."""
+    checked = 0
+    for method, path, rule in ruled(place):
+        if rule.scope == "read":
+            continue
+        checked += 1
+        answer = place.call(place.callers[BELOW[rule.scope]], method, path)
+        assert answer.status_code == 403, (method, path, answer.text)
+        if method != "HEAD":
+            assert answer.json()["data"]["scope"] == rule.scope, (method, path)
+    assert checked > 20
+
+
+def test_another_owners_operator(place: Place) -> None:
+    """What belongs to another is not there; what belongs to the installation is refused."""
+    for method, path, rule in ruled(place):
+        if rule.whose in ("owner", "holder", "installation"):
+            answer = place.call(place.rival, method, path)
+            assert answer.status_code == (403 if rule.whose == "installation" else 404), (method, path, answer.text)
+
+
+def test_the_least_role_is_enough(place: Place) -> None:
+    """Whoever has the scope is let in; what the request then meets is another matter."""
+    for method, path, rule in ruled(place):
+        answer = place.call(place.callers[LEAST[rule.scope]], method, path)
+        code = "" if method == "HEAD" or answer.status_code < 400 else answer.json()["code"]
+        assert answer.status_code not in (401, 500), (method, path, answer.text)
+        assert code not in ("token.scope", "token.missing", "token.expired"), (method, path, answer.text)
+        assert code not in ("patch.unknown", "port.unknown"), (method, path)
