@@ -1,8 +1,11 @@
 """`portllm serve`: the service, in one process."""
 
 import asyncio
+import signal
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,21 +42,42 @@ def serve(
     application = create_app(settings)
     runtime = application.state.backend
     listener = listen_on(host, port)
+    server = uvicorn.Server(server_config(application))
+    with ended_by_signals(server):
+        try:
+            # Before the server takes connections: a refusal to start is a sentence here, not a trace in a log.
+            runtime.start()
+        except DomainError as error:
+            fail(error.code, str(error))
+        except OSError as error:
+            fail("serve.data", f"{data} cannot be the data directory ({error.strerror or error}). Choose another --data.")
+        name, chosen = listener.getsockname()[:2]
+        url = f"http://{f'[{name}]' if ':' in name else name}:{chosen}"
+        lines = [f"PortLLM Registry on {url} (documentation at {url}/docs)"]
+        if runtime.admin_token:
+            lines += [f"Admin token, shown this once and kept in {data / 'admin-token'}:", f"  {runtime.admin_token}"]
+        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.flush()
+        asyncio.run(server.serve(sockets=[listener]))
+
+
+@contextmanager
+def ended_by_signals(server: Any) -> Iterator[None]:
+    """Within the block SIGTERM and SIGINT end a server in order, also one that comes before the server runs.
+
+    uvicorn raises a signal once more when it has ended. Without handlers of ours the process would then die of it, and a
+    supervisor would take an end in order (exit code 0) for a crash.
+    """
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        # Before the server takes connections: a refusal to start is a sentence here, not a trace in a log.
-        runtime.start()
-    except DomainError as error:
-        fail(error.code, str(error))
-    except OSError as error:
-        fail("serve.data", f"{data} cannot be the data directory ({error.strerror or error}). Choose another --data.")
-    name, chosen = listener.getsockname()[:2]
-    url = f"http://{f'[{name}]' if ':' in name else name}:{chosen}"
-    lines = [f"PortLLM Registry on {url} (documentation at {url}/docs)"]
-    if runtime.admin_token:
-        lines += [f"Admin token, shown this once and kept in {data / 'admin-token'}:", f"  {runtime.admin_token}"]
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.stdout.flush()
-    asyncio.run(uvicorn.Server(server_config(application)).serve(sockets=[listener]))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def server_config(application: Any) -> Any:

@@ -1,13 +1,15 @@
 """The database's schema: which one is there, which one this version needs, and how to get from one to the other."""
 
 import logging
+import os
+import shlex
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, text
+from sqlalchemy import URL, Engine, make_url, text
 
 import migrations
 from app.db.engine import make_engine
@@ -76,13 +78,40 @@ def require_engine_tables(engine: Engine) -> None:
 def backup(url: str, target: Path) -> None:
     """Writes a consistent copy of a SQLite database into a file that is not there yet, while others read and write it.
 
+    The file is for its owner alone (it holds hashes of tokens), and on the disk when this returns: SQLite does not sync
+    what VACUUM INTO writes (https://www.sqlite.org/lang_vacuum.html). After a failure there is none.
+
     Raises:
         DomainError: server.storage_full.
+        OSError: the file is there already, or cannot be written.
     """
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     engine = make_engine(url)
-    with translated(), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql("VACUUM INTO ?", (str(target),))
-    engine.dispose()
+    try:
+        with translated(), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM INTO ?", (str(target),))
+        for path in (target, target.absolute().parent):
+            _sync(path)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    finally:
+        engine.dispose()
+
+
+def dump_command(url: str, target: Path) -> str:
+    """The shell command that copies a PostgreSQL database into a file; it holds no password (PGPASSWORD, or ~/.pgpass)."""
+    parsed = make_url(url)
+    place = URL.create("postgresql", parsed.username, None, parsed.host, parsed.port, parsed.database, parsed.query)
+    return shlex.join(["pg_dump", "--format=custom", f"--file={target}", f"--dbname={place.render_as_string()}"])
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def alembic_config(url: str) -> Config:

@@ -1,16 +1,19 @@
 """Starting, stopping, being in each other's way, and the live stream of events."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
+from app.cli.serve import ended_by_signals
 from tests.live.models import large_release
 from tests.live.service import Service, environment, invoke, until
 
@@ -117,6 +120,17 @@ def test_the_application_imports_neither_torch_nor_transformers() -> None:
     code = f"import sys, app.main, app.cli.main; print([m for m in {HEAVY!r} if m in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True)
     assert ended.stdout.strip() == "[]"
+
+
+def test_a_signal_that_comes_before_the_server_runs() -> None:
+    """It is heeded as soon as there is a server; afterwards this process's own handlers are back."""
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        server = SimpleNamespace(should_exit=False)
+        with ended_by_signals(server):
+            signal.raise_signal(number)
+        assert server.should_exit
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 def test_a_client_that_holds_on_does_not_keep_the_service_from_stopping(own: Service) -> None:

@@ -83,7 +83,7 @@ def running_s3() -> Iterator[S3Server]:
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
     (place / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    ports = _free_ports(4)
+    ports = free_ports(4)
     names = ("master.port", "volume.port", "filer.port", "s3.port")
     command = [
         str(Path(sys.executable).with_name("weed")), "server", f"-dir={place}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
@@ -119,7 +119,7 @@ def _wait(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None
             time.sleep(0.2)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that nobody uses, and whose neighbours 10,000 above (for gRPC) nobody uses either."""
     found: list[int] = []
     for port in range(20000 + os.getpid() % 9000, 45000):
