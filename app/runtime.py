@@ -34,6 +34,7 @@ from app.jobs.presence import Presence
 from app.jobs.queue import DbosQueue
 from app.services import releases, sweep, tokens, workers
 from app.services.library import Library
+from app.services.readiness import Readiness
 from app.services.uow import JobQueue, JobStatus, Limits, Tools, UnitOfWork, unit_of_work
 from app.services.workers import Card
 from app.settings import SQLITE, Settings
@@ -82,6 +83,7 @@ class Runtime:
     Attributes:
         pool: computes pieces of merged files, one thread a core.
         readers: the workers that live and read merged files, as of the last second.
+        readiness: whether what it stands on answers.
         worker_ttl: after how many seconds without a word a worker is dead.
         handed_over: reads on workers for clients that must not be sent there.
         admin_token: the first admin token, where this start made it; to be shown once.
@@ -96,6 +98,7 @@ class Runtime:
         self.worker_ttl = settings.worker_ttl_seconds
         self.readers = workers.Readers(self._look_for_readers)
         self.handed_over = WorkerFiles()
+        self.readiness = Readiness(self.checks())
         self._stopping = threading.Event()
         self._engine: Engine | None = None
         self._lock_file: int | None = None
@@ -165,11 +168,23 @@ class Runtime:
         if self._lock_file is not None:
             os.close(self._lock_file)
 
-    def check(self) -> None:
-        """Asks database and blob store for a sign of life; raises what they raise."""
+    def checks(self) -> dict[str, Callable[[], object]]:
+        """What must answer before this process is of use, by part; each raises what is wrong with it."""
+        return {"database": self._check_database, "blobs": self._check_blobs, "jobs": self._check_jobs}
+
+    def _check_database(self) -> None:
         with self.read() as uow:
             uow.session.execute(text("SELECT 1"))
-            uow.tools.blobs.size("0" * 64)
+        schema.require_head(self._database)
+
+    def _check_blobs(self) -> None:
+        self.tools.blobs.check()
+
+    def _check_jobs(self) -> None:
+        if self._engine:
+            self._engine.check()
+        elif not self.settings.is_embedded:  # others run them: here, they are enqueued
+            schema.require_engine_tables(self._database)
 
     @contextmanager
     def merged_read(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,19 @@ class LocalBlobs:
         self._turns = Turns()
         for folder in ("sha256", "staging"):
             (root / folder).mkdir(parents=True, exist_ok=True)
+
+    def check(self) -> None:
+        for folder in ("sha256", "staging"):
+            os.stat(self._root / folder)
+        probe = self._root / layout.PROBE / f"{os.getpid()}-{secrets.token_hex(4)}"
+        with _disk_errors():
+            probe.parent.mkdir(exist_ok=True)  # never its parents: a directory that is gone is not made anew
+            try:
+                probe.write_bytes(b"x")
+                if probe.read_bytes() != b"x":
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+            finally:
+                probe.unlink(missing_ok=True)
 
     def received(self, upload: str, name: str) -> int:
         try:

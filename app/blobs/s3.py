@@ -11,7 +11,7 @@ from typing import Any
 from app.blobs import layout
 from app.blobs.places import Sink
 from app.blobs.recent import Recent
-from app.blobs.s3_client import is_missing, make_client, shared_client, status_of, translated
+from app.blobs.s3_client import impatient_client, is_missing, make_client, shared_client, status_of, translated
 from app.blobs.s3_copy import copy_object
 from app.blobs.s3_direct import S3Direct
 from app.blobs.s3_source import Object, S3Source
@@ -41,6 +41,11 @@ class S3Blobs:
         outside = make_client(public_endpoint) if public_endpoint else self._client
         self.direct = S3Direct(self._client, outside, self._bucket, self._prefix) if direct else None
         self._sizes: Recent[str, int] = Recent(REMEMBERED)  # bytes under a digest never change
+
+    def check(self) -> None:
+        # A listing, because a HEAD of a bucket that is not there looks like one of an object that is not there.
+        with translated():
+            impatient_client().list_objects_v2(Bucket=self._bucket, Prefix=self._key(layout.BLOBS), MaxKeys=1)
 
     def received(self, upload: str, name: str) -> int:
         return sum(found.size for found in self._staged(upload, name))

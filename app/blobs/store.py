@@ -40,6 +40,14 @@ class BlobStore(Protocol):
     @property
     def direct(self) -> DirectTransfers | None: ...
 
+    def check(self) -> None:
+        """Makes a round trip, and raises what stands in its way; what hangs is given up within seconds.
+
+        Raises:
+            DomainError: storage.unavailable, storage.refused, server.storage_full.
+            OSError: a directory that is not there or cannot be written to.
+        """
+
     def received(self, upload: str, name: str) -> int:
         """How many bytes of a staged file have arrived."""
 

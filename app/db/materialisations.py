@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ForeignKey, String, UniqueConstraint, select
+from sqlalchemy import ForeignKey, String, UniqueConstraint, func, select
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column, relationship
 
 from app.db.base import Base, Identified, Versioned, page
@@ -56,3 +56,12 @@ def at(session: Session, port_id: str, target: str) -> Materialisation | None:
 def list_page(session: Session, port_id: str, after: str | None, limit: int) -> Sequence[Materialisation]:
     query = select(Materialisation).where(Materialisation.port_id == port_id).options(*_WITH_PORT)
     return page(session, query, Materialisation, after, limit)
+
+
+def count(session: Session) -> int:
+    return session.scalar(select(func.count()).select_from(Materialisation)) or 0
+
+
+def everything(session: Session, after: str | None, limit: int) -> Sequence[Materialisation]:
+    """One page of those of all ports."""
+    return page(session, select(Materialisation).options(*_WITH_PORT), Materialisation, after, limit)

@@ -3,6 +3,7 @@
 import logging
 import os
 import shlex
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -31,9 +32,16 @@ def upgrade(url: str) -> None:
         command.upgrade(alembic_config(url), "head")
 
 
+@cache
 def head() -> str:
     """The revision that this version needs."""
     return str(ScriptDirectory.from_config(alembic_config("")).get_current_head())
+
+
+@cache
+def known() -> frozenset[str]:
+    """All revisions that this version knows."""
+    return frozenset(script.revision for script in ScriptDirectory.from_config(alembic_config("")).walk_revisions())
 
 
 def current(engine: Engine) -> str | None:
@@ -58,9 +66,14 @@ def require_head(engine: Engine) -> None:
     found, needed = current(engine), head()
     if found == needed:
         return
-    known = {script.revision for script in ScriptDirectory.from_config(alembic_config("")).walk_revisions()}
-    if found is None or found in known:
+    if found is None or found in known():
         raise DomainError("database.schema", found=found or NONE, needed=needed)
+    _say_newer(found, needed)
+
+
+@cache
+def _say_newer(found: str, needed: str) -> None:
+    """Once: readiness asks again and again."""
     log.warning("the database is at schema %s, newer than this version's %s", found, needed)
 
 

@@ -8,6 +8,7 @@ progress write means the job is lost.
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -27,6 +28,8 @@ from app.services.uow import UnitOfWork
 
 EXECUTOR = "local"
 POLL_SECONDS = 0.2
+# DBOS's thread that looks for jobs, as Python names it after its function; a DBOS without it is never ready, and tests say so.
+LISTENER = "(queue_thread)"
 ATTEMPTS = 3
 # Starts of one job over its life. A job that breaks its own process is given up after `ATTEMPTS`; what counts here is the
 # end of whole workers, in peace (a rolling restart) or not.
@@ -74,6 +77,11 @@ class Engine:
         )
         if self._presence:
             self._presence.start()
+
+    def check(self) -> None:
+        """Raises `DomainError` (worker.unready) unless jobs are taken from their queue."""
+        if not any(thread.is_alive() and thread.name.endswith(LISTENER) for thread in threading.enumerate()):
+            raise DomainError("worker.unready", reason="takes no jobs")
 
     def stop(self) -> None:
         """Takes no more jobs, ends children and hands running jobs back: to the other workers, or to the next start."""

