@@ -80,6 +80,10 @@ class NoJobs:
 class Runtime:
     """What the surfaces run on. `start` before the first request, `stop` after the last.
 
+    Args:
+        settings: what the installation chose.
+        merges: False where this process reads no merged models and so need not import torch.
+
     Attributes:
         pool: computes pieces of merged files, one thread a core.
         readers: the workers that live and read merged files, as of the last second.
@@ -89,8 +93,8 @@ class Runtime:
         admin_token: the first admin token, where this start made it; to be shown once.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, merges: bool = True) -> None:
+        self.settings, self._merges = settings, merges
         self.pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="merge")
         self._turns = Turns()
         self._places = threading.BoundedSemaphore(settings.merged_reads)
@@ -125,11 +129,16 @@ class Runtime:
         if isinstance(self._queue, DbosQueue):
             threading.Thread(target=self._keep_house, name="house", daemon=True).start()
         self._bootstrap(data)
-        threading.Thread(target=arithmetic.load, name="warm", daemon=True).start()
+        self._warm()
 
     def look(self) -> None:
         """Opens database and bytes only to look at them, also beside a service that runs; `stop` closes them."""
         self._open(self.settings.data, arithmetic.load)
+
+    def _warm(self) -> None:
+        """Imports torch beside everything else, so that the first read of a merged model need not wait for it."""
+        if self._merges:
+            threading.Thread(target=arithmetic.load, name="warm", daemon=True).start()
 
     def _open(self, data: Path, load: Callable[[], Arithmetic]) -> None:
         """Opens what use cases need: database, bytes, the queue of jobs."""

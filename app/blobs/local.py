@@ -1,6 +1,7 @@
 """Blobs in a local directory."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import secrets
@@ -54,23 +55,20 @@ class LocalBlobs:
         # promoted would write into bytes that have been verified.
         with self._turns.take(upload), _disk_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
+            with _alone_with(path) as descriptor:
                 received = os.fstat(descriptor).st_size
                 if received != offset:
                     raise DomainError("upload.offset", path=name, received=received, offset=offset)
                 written = 0
                 while written < len(data):
                     written += os.pwrite(descriptor, memoryview(data)[written:], offset + written)
-            finally:
-                os.close(descriptor)
         return offset + len(data)
 
     def promote(self, upload: str, name: str, digest: str, path: str) -> None:
         staged = self._staged(upload, name)
         if not staged.exists():
             self.append(upload, name, 0, b"")
-        with self._turns.take(upload):
+        with self._turns.take(upload), _alone_with(staged):
             actual = _digest(staged)
             if actual != digest:
                 staged.unlink(missing_ok=True)
@@ -133,8 +131,8 @@ class LocalBlobs:
         with _disk_errors():
             target.parent.mkdir(exist_ok=True)
             _sync(staged)
-            os.chmod(staged, 0o400)
             os.replace(staged, target)
+            os.chmod(target, 0o400)  # after: whoever waits for the staged file must be able to see that it is gone
             os.utime(target)
             _sync(target.parent)
 
@@ -156,6 +154,28 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _alone_with(path: Path) -> Iterator[int]:
+    """A staged file, opened for writing and locked against the other processes of a service that has several."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_at(path, descriptor):
+                yield descriptor
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether a file still is where it was opened: it may have been promoted or dropped while we waited for it."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

@@ -85,6 +85,15 @@ def test_a_port_in_use_is_refused(own: Service, tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
+def test_several_processes_on_sqlite_are_refused(tmp_path: Path) -> None:
+    """It ends with 2 and a sentence, before anything is created."""
+    ended = invoke("serve", "--data", tmp_path / "data", "--port", "0", "--processes", "2")
+    assert ended.exit_code == 2
+    assert "[serve.processes]" in ended.stderr
+    assert "PORTLLM_DATABASE_URL" in ended.stderr
+    assert not (tmp_path / "data").exists()
+
+
 def test_unusable_directories_are_refused(tmp_path: Path) -> None:
     """A data directory that is a file, and a root for releases that is not there."""
     (tmp_path / "file").write_text("")

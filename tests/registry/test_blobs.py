@@ -238,6 +238,29 @@ def test_two_appends_at_one_offset(blobs: BlobStore) -> None:
     blobs.promote("up", "0", digest_of(content[heard.index(True)]), "file")
 
 
+def test_processes_share_a_directory(tmp_path: Path) -> None:
+    """Two stores on one directory, as two processes of a service are: an append and a promotion wait for each other."""
+    one, other = LocalBlobs(tmp_path / "blobs"), LocalBlobs(tmp_path / "blobs")
+    content = b"x" * 1000
+    for number in range(50):
+        upload = f"up{number}"
+        one.append(upload, "0", 0, content)
+        with ThreadPoolExecutor(3) as pool:
+            promoted = pool.submit(one.promote, upload, "0", digest_of(content), "file")
+            appended = [pool.submit(store.append, upload, "0", len(content), b"y") for store in (one, other)]
+        # Whoever came second found more bytes than it said there were, or none any more.
+        refused = [future.exception() for future in appended if future.exception()]
+        assert all(isinstance(error, DomainError) and error.code == "upload.offset" for error in refused), refused
+        error = promoted.exception()
+        assert error is None or (isinstance(error, DomainError) and error.code == "upload.digest")
+        assert len(refused) == (2 if error is None else 1)
+        if error is None:
+            source = one.open({"file": digest_of(content)})
+            with closing(source):
+                assert read_range(source, "file", 0, source.size("file")) == content
+        one.delete(digest_of(content))
+
+
 def test_the_same_bytes_promoted_at_once(blobs: BlobStore) -> None:
     """Two uploads of the same bytes, promoted by two threads at once, both succeed."""
     content = bytes(1_000_000)
