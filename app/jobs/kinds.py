@@ -15,6 +15,8 @@ CPU = "cpu"
 class Kind:
     """Use cases: make the order (None: nothing to do), record the result, record the failure, clear what a child left.
 
+    `keep` comes before `record` where bytes must be moved: in a transaction that only reads, which nobody waits for.
+
     Attributes:
         class_name: the class of workers that runs it.
         priority: among the jobs of a class; lower numbers first.
@@ -24,6 +26,7 @@ class Kind:
     record: Callable[[UnitOfWork, str, str, Claim, dict[str, Any]], None]
     reject: Callable[[UnitOfWork, str, dict[str, Any]], None]
     clear: Callable[[UnitOfWork, dict[str, Any]], None] = lambda uow, order: None  # noqa: ARG005
+    keep: Callable[[UnitOfWork, dict[str, Any]], Any] = lambda uow, result: None  # noqa: ARG005
     class_name: str = CPU
     priority: int = 20
 
@@ -31,7 +34,12 @@ class Kind:
 KINDS = {
     # A release holds up all that wait for it; digests only confirm what can be read already.
     releases.INGEST: Kind(
-        releases.ingest_order, releases.record_ingested, releases.record_rejected, releases.clear_ingestion, priority=10
+        releases.ingest_order,
+        releases.record_ingested,
+        releases.record_rejected,
+        releases.clear_ingestion,
+        releases.keep_ingested,
+        priority=10,
     ),
     digests.DIGEST: Kind(digests.order, digests.record, lambda uow, subject, problem: None),  # noqa: ARG005  the job says it
     materialisations.MATERIALISE: Kind(
