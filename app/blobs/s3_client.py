@@ -71,7 +71,9 @@ def translated() -> Iterator[None]:
         yield
     except ClientError as error:
         code, status = error.response["Error"].get("Code", "?"), status_of(error)
-        if status >= 500 or status == 429 or code in ("SlowDown", "RequestTimeout"):
+        # Parts that are gone were dropped by whoever took the work over, or completed by a request whose answer was lost: what
+        # is there is looked at when it is tried again.
+        if status >= 500 or status == 429 or code in ("SlowDown", "RequestTimeout", "NoSuchUpload"):
             raise DomainError("storage.unavailable", reason=f"it answered {status} {code}") from None
         raise DomainError("storage.refused", reason=f"{error.operation_name}: {status} {code}") from None
     except NoCredentialsError:

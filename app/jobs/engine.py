@@ -35,6 +35,8 @@ TELL_SECONDS = 10.0
 # How long a result waits for a database that is away, in seconds, and how long between two tries.
 PATIENCE, LONGEST_PAUSE = 600.0, 5.0
 
+log = logging.getLogger("portllm.jobs")
+
 Begin = Callable[[], AbstractContextManager[UnitOfWork]]
 Result = TypeVar("Result")
 
@@ -129,14 +131,23 @@ class Engine:
         try:
             final = await process.run({"kind": kind, "order": order}, report)
         except BaseException:
-            await asyncio.to_thread(self._in_unit, KINDS[kind].clear, order)
+            await asyncio.to_thread(self._clear, job, kind, held, order)
             raise
         if "error" in final:
-            await asyncio.to_thread(self._in_unit, KINDS[kind].clear, order)
+            await asyncio.to_thread(self._clear, job, kind, held, order)
             return await self._refuse(job, kind, subject, held, final["error"])
         await self._patiently(KINDS[kind].keep, final["result"], begin=self._read)
         await self._patiently(_record, job, kind, subject, held, final["result"])
         return {"result": "recorded"}
+
+    def _clear(self, job: str, kind: str, held: Claim, order: dict[str, Any]) -> None:
+        """Drops what a child left, unless another worker has the job by now: then it lies where that one writes."""
+        try:
+            with self._begin() as uow:
+                if KINDS[kind].own_place or jobs.is_ours(uow, job, held):
+                    KINDS[kind].clear(uow, order)
+        except Exception as error:  # noqa: BLE001  why the child ended matters more; the sweep clears what is left
+            log.warning("what %s left could not be dropped: %s", job, error)
 
     async def _refuse(self, job: str, kind: str, subject: str, held: Claim, problem: dict[str, Any]) -> dict[str, Any]:
         await self._patiently(_reject, job, kind, subject, held, problem)

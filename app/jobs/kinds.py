@@ -18,6 +18,7 @@ class Kind:
     `keep` comes before `record` where bytes must be moved: in a transaction that only reads, which nobody waits for.
 
     Attributes:
+        own_place: whether every run writes to a place of its own, which can be cleared even when the job was lost.
         class_name: the class of workers that runs it.
         priority: among the jobs of a class; lower numbers first.
     """
@@ -27,6 +28,7 @@ class Kind:
     reject: Callable[[UnitOfWork, str, dict[str, Any]], None]
     clear: Callable[[UnitOfWork, dict[str, Any]], None] = lambda uow, order: None  # noqa: ARG005
     keep: Callable[[UnitOfWork, dict[str, Any]], Any] = lambda uow, result: None  # noqa: ARG005
+    own_place: bool = False
     class_name: str = CPU
     priority: int = 20
 
@@ -39,6 +41,7 @@ KINDS = {
         releases.record_rejected,
         releases.clear_ingestion,
         releases.keep_ingested,
+        own_place=True,
         priority=10,
     ),
     digests.DIGEST: Kind(digests.order, digests.record, lambda uow, subject, problem: None),  # noqa: ARG005  the job says it
