@@ -7,13 +7,13 @@ import os
 import secrets
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from dbos import run_dbos_database_migrations
+from sqlalchemy import Engine as DatabaseEngine
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
@@ -32,7 +32,8 @@ from app.jobs.engine import Engine
 from app.jobs.kinds import CPU
 from app.jobs.presence import Presence
 from app.jobs.queue import DbosQueue
-from app.services import releases, sweep, tokens, workers
+from app.services import tokens, workers
+from app.services.house import House
 from app.services.library import Library
 from app.services.readiness import Readiness
 from app.services.uow import JobQueue, JobStatus, Limits, Tools, UnitOfWork, unit_of_work
@@ -44,7 +45,6 @@ ADMIN_TOKEN_FILE = "admin-token"  # noqa: S105  a file name
 SECRET_KEY_FILE = "secret-key"  # noqa: S105  a file name
 SECRET_KEY_BYTES = 32
 RECONCILE_SECONDS = 5.0
-SWEEP_SECONDS = 3600.0
 
 log = logging.getLogger("portllm.runtime")
 
@@ -106,6 +106,8 @@ class Runtime:
         self._stopping = threading.Event()
         self._engine: Engine | None = None
         self._lock_file: int | None = None
+        self._database: DatabaseEngine | None = None
+        self._queue: JobQueue | None = None
 
     def start(self) -> None:
         """Locks the data directory, migrates SQLite or looks whether PostgreSQL was, starts the job engine, warms torch; once.
@@ -118,17 +120,26 @@ class Runtime:
         data = self.settings.data
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock(data)
+        try:
+            self._begin(data)
+        except BaseException:
+            # A start that is refused leaves nothing held: whoever mends the reason starts again, in this process or another.
+            self._let_go()
+            raise
+
+    def _begin(self, data: Path) -> None:
         if self.settings.is_embedded:
             schema.upgrade(self.settings.database_url)
         self._open(data, arithmetic.load)
         if self.settings.jobs:
             # With a database of its own it takes its jobs up again; beside others it is a worker like them.
             presence = None if self.settings.is_embedded else self._presence_of(introduce(CPU, arithmetic.host()))
-            self._engine = Engine(self.settings.database_url, self.write, self.settings.job_concurrency, CPU, presence)
-            self._engine.start()
+            engine = Engine(self.settings.database_url, self.write, self.read, self.settings.job_concurrency, CPU, presence)
+            engine.start()
+            self._engine = engine
+        self._bootstrap(data)
         if isinstance(self._queue, DbosQueue):
             threading.Thread(target=self._keep_house, name="house", daemon=True).start()
-        self._bootstrap(data)
         self._warm()
 
     def look(self) -> None:
@@ -142,15 +153,15 @@ class Runtime:
 
     def _open(self, data: Path, load: Callable[[], Arithmetic]) -> None:
         """Opens what use cases need: database, bytes, the queue of jobs."""
-        self._database = make_engine(self.settings.database_url)
+        self._database = database = make_engine(self.settings.database_url)
         if not self.settings.is_embedded:
-            schema.require_head(self._database)
-            schema.require_engine_tables(self._database)
-        self._reads, self._writes = read_sessions(self._database), write_sessions(self._database)
+            schema.require_head(database)
+            schema.require_engine_tables(database)
+        self._reads, self._writes = read_sessions(database), write_sessions(database)
         blobs = self._blobs(data)
-        self._queue: JobQueue = self.job_queue()
+        self._queue = queue = self.job_queue()
         self.tools = Tools(
-            blobs, Library(blobs), self._queue, load, tuple(self.settings.allow_roots), tuple(self.settings.allow_s3),
+            blobs, Library(blobs), queue, load, tuple(self.settings.allow_roots), tuple(self.settings.allow_s3),
             Limits(self.settings.max_patch_bytes, self.settings.max_patch_files, self.settings.max_page), self._secret_key(data),
         )  # fmt: skip
 
@@ -169,13 +180,25 @@ class Runtime:
         self._stopping.set()
         if self._engine:
             self._engine.stop()
-        if isinstance(self._queue, DbosQueue):
-            self._queue.close()
         self.handed_over.close()
         self.pool.shutdown(wait=False, cancel_futures=True)
-        self._database.dispose()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Closes what was opened so far, the data directory's lock last."""
+        if isinstance(self._queue, DbosQueue):
+            self._queue.close()
+        if self._database is not None:
+            self._database.dispose()
         if self._lock_file is not None:
             os.close(self._lock_file)
+            self._lock_file = None
+
+    @property
+    def _started(self) -> DatabaseEngine:
+        """The database, which is open from the start on."""
+        assert self._database is not None  # noqa: S101
+        return self._database
 
     def checks(self) -> dict[str, Callable[[], object]]:
         """What must answer before this process is of use, by part; each raises what is wrong with it."""
@@ -184,7 +207,7 @@ class Runtime:
     def _check_database(self) -> None:
         with self.read() as uow:
             uow.session.execute(text("SELECT 1"))
-        schema.require_head(self._database)
+        schema.require_head(self._started)
 
     def _check_blobs(self) -> None:
         self.tools.blobs.check()
@@ -193,7 +216,7 @@ class Runtime:
         if self._engine:
             self._engine.check()
         elif not self.settings.is_embedded:  # others run them: here, they are enqueued
-            schema.require_engine_tables(self._database)
+            schema.require_engine_tables(self._started)
 
     @contextmanager
     def merged_read(self) -> Iterator[None]:
@@ -224,7 +247,7 @@ class Runtime:
     @contextmanager
     def turn(self, name: str) -> Iterator[None]:
         """Lets one caller at a time go on, in this process first, so that those who wait here hold no connection."""
-        with self._turns.take(name), translated(), locks.turn(self._database, f"portllm:{name}"):
+        with self._turns.take(name), translated(), locks.turn(self._started, f"portllm:{name}"):
             yield
 
     def _presence_of(self, card: Card) -> Presence:
@@ -270,17 +293,18 @@ class Runtime:
                 with os.fdopen(descriptor, "w") as file:
                     file.write(self.admin_token + "\n")
 
+    def keep_house(self, house: House) -> bool:
+        """Does what is due, unless another replica keeps house just now; whether it did."""
+        with translated(), locks.turn_if_free(self._started, locks.HOUSE) as free:
+            if free:
+                house.keep()
+            return free
+
     def _keep_house(self) -> None:
-        """Reconciles releases with their jobs every few seconds, and sweeps at start and every hour."""
-        next_sweep = time.monotonic()
+        house = House(self.read, self.write)
         while not self._stopping.is_set():
             try:
-                with self.write() as uow:
-                    releases.reconcile(uow)
-                if time.monotonic() >= next_sweep:
-                    next_sweep += SWEEP_SECONDS
-                    with self.write() as uow:
-                        sweep.sweep(uow)
+                self.keep_house(house)
             except Exception:  # whatever it is, the house is kept again in a while
                 log.exception("keeping house failed")
             self._stopping.wait(RECONCILE_SECONDS)

@@ -75,7 +75,7 @@ class WorkerRuntime(Runtime):
         self._open(data, partial(arithmetic.load, device.id))
         self.card = introduce(self.role.class_name, device, self.role.url, self.role.labels)
         self._presence = self._presence_of(self.card)
-        engine = Engine(settings.database_url, self.write, self.role.concurrency, self.role.class_name, self._presence)
+        engine = Engine(settings.database_url, self.write, self.read, self.role.concurrency, self.role.class_name, self._presence)
         engine.start()
         self._engine = engine
 

@@ -29,6 +29,7 @@ class LocalBlobs:
         self._turns = Turns()
         for folder in ("sha256", "staging"):
             (root / folder).mkdir(parents=True, exist_ok=True)
+        self._clock = root / "clock"
 
     def check(self) -> None:
         for folder in ("sha256", "staging"):
@@ -78,9 +79,10 @@ class LocalBlobs:
     def adopt(self, upload: str, files: Mapping[str, str]) -> None:
         for path, digest in files.items():
             staged = self._staged(upload, path)
-            if not staged.is_file():
+            if staged.is_file():
+                self._publish(staged, digest)
+            elif self.size(digest) is None:  # it was not taken before either
                 raise DomainError("blob.missing", digest=digest)
-            self._publish(staged, digest)
 
     def discard(self, upload: str) -> None:
         shutil.rmtree(self._root / "staging" / upload, ignore_errors=True)
@@ -104,20 +106,38 @@ class LocalBlobs:
         return {"kind": "directory", "directory": str(directory.resolve())}
 
     def digests(self) -> Iterator[tuple[str, float]]:
+        present = self._present()
         for path in (self._root / "sha256").glob("*/*"):
             if len(path.name) == 64:
-                yield path.name, time.time() - path.stat().st_mtime
+                yield path.name, present - path.stat().st_mtime
 
     def uploads(self) -> Iterator[tuple[str, float]]:
+        present = self._present()
         for path in (self._root / "staging").iterdir():
             try:
                 newest = max((p.stat().st_mtime for p in path.rglob("*")), default=path.stat().st_mtime)
             except FileNotFoundError:  # promoted or discarded just now: whatever it is, it is not abandoned
                 continue
-            yield path.name, time.time() - newest
+            yield path.name, present - newest
 
-    def delete(self, digest: str) -> None:
-        self._blob(digest).unlink(missing_ok=True)
+    def delete(self, digest: str, older_than: float = float("-inf")) -> bool:
+        path = self._blob(digest)
+        with self._turns.take(digest):  # not between the look and the removal must the same bytes arrive again
+            try:
+                if self._present() - path.stat().st_mtime <= older_than:
+                    return False
+                path.unlink()
+            except FileNotFoundError:
+                return False
+        return True
+
+    def _present(self) -> float:
+        """The present by the clock that dates files here: where the directory is another machine's, that machine's."""
+        try:
+            self._clock.touch(0o600)
+            return self._clock.stat().st_mtime
+        except OSError:  # it may only be read
+            return time.time()
 
     def _locations(self, files: Mapping[str, str]) -> dict[str, Path]:
         for digest in files.values():
@@ -130,10 +150,11 @@ class LocalBlobs:
         target = self._blob(digest)
         with _disk_errors():
             target.parent.mkdir(exist_ok=True)
+            os.utime(staged)  # young before it is visible
             _sync(staged)
-            os.replace(staged, target)
+            with self._turns.take(digest):
+                os.replace(staged, target)
             os.chmod(target, 0o400)  # after: whoever waits for the staged file must be able to see that it is gone
-            os.utime(target)
             _sync(target.parent)
 
     def _blob(self, digest: str) -> Path:

@@ -3,9 +3,11 @@
 Endpoint, region and credentials come by boto3's own chain: AWS_ENDPOINT_URL_S3, AWS_REGION, AWS_ACCESS_KEY_ID, ~/.aws and so on.
 """
 
+import datetime as dt
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any
 
@@ -79,7 +81,9 @@ def translated() -> Iterator[None]:
         yield
     except ClientError as error:
         code, status = error.response["Error"].get("Code", "?"), status_of(error)
-        if status >= 500 or status == 429 or code in ("SlowDown", "RequestTimeout"):
+        # Parts that are gone were dropped by whoever took the work over, or completed by a request whose answer was lost: what
+        # is there is looked at when it is tried again.
+        if status >= 500 or status == 429 or code in ("SlowDown", "RequestTimeout", "NoSuchUpload"):
             raise DomainError("storage.unavailable", reason=f"it answered {status} {code}") from None
         raise DomainError("storage.refused", reason=f"{error.operation_name}: {status} {code}") from None
     except NoCredentialsError:
@@ -91,6 +95,12 @@ def translated() -> Iterator[None]:
 def status_of(error: Any) -> int:
     """The HTTP status of a `ClientError`."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def clock_of(response: Any) -> dt.datetime:
+    """The present by the clock that dates objects: the server's, as its answer says; ours where it says nothing."""
+    said = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    return parsedate_to_datetime(said) if said else dt.datetime.now(dt.UTC)
 
 
 def is_missing(error: Any) -> bool:

@@ -38,6 +38,7 @@ class Materialisation(Identified, Versioned, Base):
     port: Mapped[Port] = relationship(lazy="raise")
 
 
+UNFINISHED = ("queued", "running")
 _WITH_PORT = (
     joinedload(Materialisation.port).joinedload(Port.version).joinedload(PatchVersion.patch).joinedload(Patch.family),
     joinedload(Materialisation.port).joinedload(Port.release).joinedload(Release.family),
@@ -51,6 +52,25 @@ def get(session: Session, ident: str) -> Materialisation | None:
 def at(session: Session, port_id: str, target: str) -> Materialisation | None:
     query = select(Materialisation).where(Materialisation.port_id == port_id, Materialisation.target == target)
     return session.scalar(query.options(*_WITH_PORT))
+
+
+def unfinished(session: Session, limit: int) -> Sequence[Materialisation]:
+    """Those whose job has not ended with a word, the oldest first."""
+    query = select(Materialisation).where(Materialisation.state.in_(UNFINISHED)).options(*_WITH_PORT)
+    return session.scalars(query.order_by(Materialisation.id).limit(limit)).all()
+
+
+def ended_since(session: Session, moment: dt.datetime) -> Sequence[Materialisation]:
+    """Those that failed or were cancelled since a moment."""
+    query = select(Materialisation).where(
+        Materialisation.state.in_(("failed", "cancelled")), Materialisation.finished_at > moment
+    )
+    return session.scalars(query.options(*_WITH_PORT)).all()
+
+
+def busy_targets(session: Session) -> set[str]:
+    """Places that something is being written to, or will be."""
+    return set(session.scalars(select(Materialisation.target).where(Materialisation.state.in_(UNFINISHED))))
 
 
 def list_page(session: Session, port_id: str, after: str | None, limit: int) -> Sequence[Materialisation]:

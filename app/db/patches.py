@@ -156,8 +156,8 @@ def states_of(session: Session, versions: Sequence[str]) -> dict[str, str]:
 
 
 def blob_digests(session: Session) -> set[str]:
-    """sha256 of every blob that a published version holds."""
-    rows = session.scalars(select(PatchVersion.files).where(PatchVersion.state.in_(PUBLISHED)))
+    """sha256 of every blob that a published version holds, or an open draft will."""
+    rows = session.scalars(select(PatchVersion.files).where(PatchVersion.state.in_(("draft", *PUBLISHED))))
     return {file["sha256"] for files in rows for file in files}
 
 
