@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 
 from app.api.app import mount
+from app.core import arithmetic
 from app.runtime import Runtime
 from app.settings import Settings
 
@@ -18,9 +19,29 @@ Register a **release**, publish a **patch**, make a **port**, read the **merged 
 """
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Builds the application; nothing is opened before it starts."""
-    runtime = Runtime(settings)
+class Replica(Runtime):
+    """One of several processes that answer for one service. The process that started them has the data directory's lock,
+    keeps the house, runs the jobs and made the first token; here requests are answered, and nothing else.
+    """
+
+    _is_open = False
+
+    def start(self) -> None:
+        """Opens database, bytes and queue; once."""
+        if not self._is_open:
+            self._is_open = True
+            self._open(self.settings.data, arithmetic.load)
+            self._warm()
+
+
+def create_app(settings: Settings, replica: bool = False) -> FastAPI:
+    """Builds the application; nothing is opened before it starts.
+
+    Args:
+        settings: what the installation chose.
+        replica: whether another process keeps the house of this service (`Replica`).
+    """
+    runtime = Replica(settings) if replica else Runtime(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

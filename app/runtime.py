@@ -7,13 +7,13 @@ import os
 import secrets
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from dbos import run_dbos_database_migrations
+from sqlalchemy import Engine as DatabaseEngine
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
@@ -32,8 +32,10 @@ from app.jobs.engine import Engine
 from app.jobs.kinds import CPU
 from app.jobs.presence import Presence
 from app.jobs.queue import DbosQueue
-from app.services import releases, sweep, tokens, workers
+from app.services import tokens, workers
+from app.services.house import House
 from app.services.library import Library
+from app.services.readiness import Readiness
 from app.services.uow import JobQueue, JobStatus, Limits, Tools, UnitOfWork, unit_of_work
 from app.services.workers import Card
 from app.settings import SQLITE, Settings
@@ -43,7 +45,6 @@ ADMIN_TOKEN_FILE = "admin-token"  # noqa: S105  a file name
 SECRET_KEY_FILE = "secret-key"  # noqa: S105  a file name
 SECRET_KEY_BYTES = 32
 RECONCILE_SECONDS = 5.0
-SWEEP_SECONDS = 3600.0
 
 log = logging.getLogger("portllm.runtime")
 
@@ -79,16 +80,21 @@ class NoJobs:
 class Runtime:
     """What the surfaces run on. `start` before the first request, `stop` after the last.
 
+    Args:
+        settings: what the installation chose.
+        merges: False where this process reads no merged models and so need not import torch.
+
     Attributes:
         pool: computes pieces of merged files, one thread a core.
         readers: the workers that live and read merged files, as of the last second.
+        readiness: whether what it stands on answers.
         worker_ttl: after how many seconds without a word a worker is dead.
         handed_over: reads on workers for clients that must not be sent there.
         admin_token: the first admin token, where this start made it; to be shown once.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, merges: bool = True) -> None:
+        self.settings, self._merges = settings, merges
         self.pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="merge")
         self._turns = Turns()
         self._places = threading.BoundedSemaphore(settings.merged_reads)
@@ -96,9 +102,12 @@ class Runtime:
         self.worker_ttl = settings.worker_ttl_seconds
         self.readers = workers.Readers(self._look_for_readers)
         self.handed_over = WorkerFiles()
+        self.readiness = Readiness(self.checks())
         self._stopping = threading.Event()
         self._engine: Engine | None = None
         self._lock_file: int | None = None
+        self._database: DatabaseEngine | None = None
+        self._queue: JobQueue | None = None
 
     def start(self) -> None:
         """Locks the data directory, migrates SQLite or looks whether PostgreSQL was, starts the job engine, warms torch; once.
@@ -111,34 +120,48 @@ class Runtime:
         data = self.settings.data
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock(data)
+        try:
+            self._begin(data)
+        except BaseException:
+            # A start that is refused leaves nothing held: whoever mends the reason starts again, in this process or another.
+            self._let_go()
+            raise
+
+    def _begin(self, data: Path) -> None:
         if self.settings.is_embedded:
             schema.upgrade(self.settings.database_url)
         self._open(data, arithmetic.load)
         if self.settings.jobs:
             # With a database of its own it takes its jobs up again; beside others it is a worker like them.
             presence = None if self.settings.is_embedded else self._presence_of(introduce(CPU, arithmetic.host()))
-            self._engine = Engine(self.settings.database_url, self.write, self.settings.job_concurrency, CPU, presence)
-            self._engine.start()
+            engine = Engine(self.settings.database_url, self.write, self.read, self.settings.job_concurrency, CPU, presence)
+            engine.start()
+            self._engine = engine
+        self._bootstrap(data)
         if isinstance(self._queue, DbosQueue):
             threading.Thread(target=self._keep_house, name="house", daemon=True).start()
-        self._bootstrap(data)
-        threading.Thread(target=arithmetic.load, name="warm", daemon=True).start()
+        self._warm()
 
     def look(self) -> None:
         """Opens database and bytes only to look at them, also beside a service that runs; `stop` closes them."""
         self._open(self.settings.data, arithmetic.load)
 
+    def _warm(self) -> None:
+        """Imports torch beside everything else, so that the first read of a merged model need not wait for it."""
+        if self._merges:
+            threading.Thread(target=arithmetic.load, name="warm", daemon=True).start()
+
     def _open(self, data: Path, load: Callable[[], Arithmetic]) -> None:
         """Opens what use cases need: database, bytes, the queue of jobs."""
-        self._database = make_engine(self.settings.database_url)
+        self._database = database = make_engine(self.settings.database_url)
         if not self.settings.is_embedded:
-            schema.require_head(self._database)
-            schema.require_engine_tables(self._database)
-        self._reads, self._writes = read_sessions(self._database), write_sessions(self._database)
+            schema.require_head(database)
+            schema.require_engine_tables(database)
+        self._reads, self._writes = read_sessions(database), write_sessions(database)
         blobs = self._blobs(data)
-        self._queue: JobQueue = self.job_queue()
+        self._queue = queue = self.job_queue()
         self.tools = Tools(
-            blobs, Library(blobs), self._queue, load, tuple(self.settings.allow_roots), tuple(self.settings.allow_s3),
+            blobs, Library(blobs), queue, load, tuple(self.settings.allow_roots), tuple(self.settings.allow_s3),
             Limits(self.settings.max_patch_bytes, self.settings.max_patch_files, self.settings.max_page), self._secret_key(data),
         )  # fmt: skip
 
@@ -157,19 +180,43 @@ class Runtime:
         self._stopping.set()
         if self._engine:
             self._engine.stop()
-        if isinstance(self._queue, DbosQueue):
-            self._queue.close()
         self.handed_over.close()
         self.pool.shutdown(wait=False, cancel_futures=True)
-        self._database.dispose()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Closes what was opened so far, the data directory's lock last."""
+        if isinstance(self._queue, DbosQueue):
+            self._queue.close()
+        if self._database is not None:
+            self._database.dispose()
         if self._lock_file is not None:
             os.close(self._lock_file)
+            self._lock_file = None
 
-    def check(self) -> None:
-        """Asks database and blob store for a sign of life; raises what they raise."""
+    @property
+    def _started(self) -> DatabaseEngine:
+        """The database, which is open from the start on."""
+        assert self._database is not None  # noqa: S101
+        return self._database
+
+    def checks(self) -> dict[str, Callable[[], object]]:
+        """What must answer before this process is of use, by part; each raises what is wrong with it."""
+        return {"database": self._check_database, "blobs": self._check_blobs, "jobs": self._check_jobs}
+
+    def _check_database(self) -> None:
         with self.read() as uow:
             uow.session.execute(text("SELECT 1"))
-            uow.tools.blobs.size("0" * 64)
+        schema.require_head(self._started)
+
+    def _check_blobs(self) -> None:
+        self.tools.blobs.check()
+
+    def _check_jobs(self) -> None:
+        if self._engine:
+            self._engine.check()
+        elif not self.settings.is_embedded:  # others run them: here, they are enqueued
+            schema.require_engine_tables(self._started)
 
     @contextmanager
     def merged_read(self) -> Iterator[None]:
@@ -200,7 +247,7 @@ class Runtime:
     @contextmanager
     def turn(self, name: str) -> Iterator[None]:
         """Lets one caller at a time go on, in this process first, so that those who wait here hold no connection."""
-        with self._turns.take(name), translated(), locks.turn(self._database, f"portllm:{name}"):
+        with self._turns.take(name), translated(), locks.turn(self._started, f"portllm:{name}"):
             yield
 
     def _presence_of(self, card: Card) -> Presence:
@@ -246,17 +293,18 @@ class Runtime:
                 with os.fdopen(descriptor, "w") as file:
                     file.write(self.admin_token + "\n")
 
+    def keep_house(self, house: House) -> bool:
+        """Does what is due, unless another replica keeps house just now; whether it did."""
+        with translated(), locks.turn_if_free(self._started, locks.HOUSE) as free:
+            if free:
+                house.keep()
+            return free
+
     def _keep_house(self) -> None:
-        """Reconciles releases with their jobs every few seconds, and sweeps at start and every hour."""
-        next_sweep = time.monotonic()
+        house = House(self.read, self.write)
         while not self._stopping.is_set():
             try:
-                with self.write() as uow:
-                    releases.reconcile(uow)
-                if time.monotonic() >= next_sweep:
-                    next_sweep += SWEEP_SECONDS
-                    with self.write() as uow:
-                        sweep.sweep(uow)
+                self.keep_house(house)
             except Exception:  # whatever it is, the house is kept again in a while
                 log.exception("keeping house failed")
             self._stopping.wait(RECONCILE_SECONDS)

@@ -75,7 +75,7 @@ class WorkerRuntime(Runtime):
         self._open(data, partial(arithmetic.load, device.id))
         self.card = introduce(self.role.class_name, device, self.role.url, self.role.labels)
         self._presence = self._presence_of(self.card)
-        engine = Engine(settings.database_url, self.write, self.role.concurrency, self.role.class_name, self._presence)
+        engine = Engine(settings.database_url, self.write, self.read, self.role.concurrency, self.role.class_name, self._presence)
         engine.start()
         self._engine = engine
 
@@ -84,17 +84,17 @@ class WorkerRuntime(Runtime):
         if not self._stopping.is_set():
             super().stop()
 
-    def check(self) -> None:
-        """Database, bytes and engine.
+    def _check_jobs(self) -> None:
+        """Whether jobs are taken, and the others know that this worker lives.
 
         Raises:
             DomainError: worker.unready.
         """
-        if self._presence is None:
+        if self._engine is None or self._presence is None:
             raise DomainError("worker.unready", reason="has not started")
         if not self._presence.is_seen:
             raise DomainError("worker.unready", reason="could give no sign of life")
-        super().check()
+        self._engine.check()
 
 
 def create_worker_app(settings: Settings, role: Role) -> FastAPI:

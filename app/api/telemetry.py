@@ -3,6 +3,7 @@
 import hmac
 import ipaddress
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
@@ -11,6 +12,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,6 +24,8 @@ CACHE_SECONDS = 5.0
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 UNMATCHED = "(none)"
 API = "/api/v1"
+# The Prometheus client's own switch: with it, every process counts in files of that directory.
+PROCESSES = "PROMETHEUS_MULTIPROC_DIR"
 
 router = APIRouter()
 access_log = logging.getLogger("portllm.access")
@@ -44,7 +48,17 @@ class Telemetry:
         self.seconds = Histogram("portllm_request_seconds", "Duration of requests.", ["method", "route"], registry=self.registry)
         self.sent = Counter("portllm_sent_bytes", "Bytes of answers by route.", ["route"], registry=self.registry)
         self.received = Counter("portllm_received_bytes", "Bytes of request bodies by route.", ["route"], registry=self.registry)
-        self.registry.register(_Jobs(backend))
+        self._jobs = _Jobs(backend)
+
+    def exposition(self) -> bytes:
+        """Everything, in Prometheus' form; of all processes of this service, where it has several."""
+        registry = self.registry
+        if PROCESSES in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        asked = CollectorRegistry()
+        asked.register(self._jobs)
+        return generate_latest(registry) + generate_latest(asked)
 
 
 class _Jobs(Collector):
@@ -129,7 +143,7 @@ def metrics(request: Request, telemetry: Annotated[Telemetry, Depends(get_teleme
     given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
     if not (_is_local(request) or (telemetry.token and hmac.compare_digest(given, telemetry.token.encode()))):
         raise DomainError("token.missing")
-    return Response(generate_latest(telemetry.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(telemetry.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
 def install(app: FastAPI, token: str) -> None:

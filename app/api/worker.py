@@ -7,9 +7,10 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from app.api import problems, telemetry
 from app.api.deps import BackendDep
 from app.api.middleware import RequestBounds
+from app.api.readiness import readiness
 from app.api.reading import Conditions, answer
 from app.api.schemas.jobs import AboutOut
-from app.api.schemas.system import HealthOut
+from app.api.schemas.system import HealthOut, ReadyOut
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.signing import check_read
 from app.services import ports
@@ -39,10 +40,9 @@ def healthz() -> HealthOut:
 
 
 @router.get("/readyz")
-def readyz(backend: BackendDep) -> HealthOut:
-    """Database, bytes and the engine of its jobs answer."""
-    backend.check()
-    return HealthOut(status="ok")
+async def readyz(backend: BackendDep) -> ReadyOut:
+    """Database, bytes and the engine of its jobs answer, each within two seconds; 503 with server.unready where one does not."""
+    return await readiness(backend)
 
 
 @router.get("/about")

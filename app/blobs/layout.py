@@ -5,12 +5,14 @@
     staging/{upload}/{number}/{offset}      the same where nothing can be appended to: a piece, by its first byte (S3)
     staging/{upload}/{number}/whole         the same, sent straight to the store
     staging/{run}/...                       what a job writes, under its own names
+    probe/...                               written and removed at once, to see whether that works (local directories)
 
 What is staged and abandoned is swept. A release that is served by reference has no keys here: its files stay where they are.
 """
 
 BLOBS = "sha256/"
 STAGING = "staging/"
+PROBE = "probe/"
 
 
 def blob(digest: str) -> str:

@@ -1,8 +1,10 @@
 """Blobs in a local directory."""
 
 import errno
+import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -27,6 +29,20 @@ class LocalBlobs:
         self._turns = Turns()
         for folder in ("sha256", "staging"):
             (root / folder).mkdir(parents=True, exist_ok=True)
+        self._clock = root / "clock"
+
+    def check(self) -> None:
+        for folder in ("sha256", "staging"):
+            os.stat(self._root / folder)
+        probe = self._root / layout.PROBE / f"{os.getpid()}-{secrets.token_hex(4)}"
+        with _disk_errors():
+            probe.parent.mkdir(exist_ok=True)  # never its parents: a directory that is gone is not made anew
+            try:
+                probe.write_bytes(b"x")
+                if probe.read_bytes() != b"x":
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+            finally:
+                probe.unlink(missing_ok=True)
 
     def received(self, upload: str, name: str) -> int:
         try:
@@ -40,23 +56,20 @@ class LocalBlobs:
         # promoted would write into bytes that have been verified.
         with self._turns.take(upload), _disk_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
+            with _alone_with(path) as descriptor:
                 received = os.fstat(descriptor).st_size
                 if received != offset:
                     raise DomainError("upload.offset", path=name, received=received, offset=offset)
                 written = 0
                 while written < len(data):
                     written += os.pwrite(descriptor, memoryview(data)[written:], offset + written)
-            finally:
-                os.close(descriptor)
         return offset + len(data)
 
     def promote(self, upload: str, name: str, digest: str, path: str) -> None:
         staged = self._staged(upload, name)
         if not staged.exists():
             self.append(upload, name, 0, b"")
-        with self._turns.take(upload):
+        with self._turns.take(upload), _alone_with(staged):
             actual = _digest(staged)
             if actual != digest:
                 staged.unlink(missing_ok=True)
@@ -66,9 +79,10 @@ class LocalBlobs:
     def adopt(self, upload: str, files: Mapping[str, str]) -> None:
         for path, digest in files.items():
             staged = self._staged(upload, path)
-            if not staged.is_file():
+            if staged.is_file():
+                self._publish(staged, digest)
+            elif self.size(digest) is None:  # it was not taken before either
                 raise DomainError("blob.missing", digest=digest)
-            self._publish(staged, digest)
 
     def discard(self, upload: str) -> None:
         shutil.rmtree(self._root / "staging" / upload, ignore_errors=True)
@@ -92,20 +106,38 @@ class LocalBlobs:
         return {"kind": "directory", "directory": str(directory.resolve())}
 
     def digests(self) -> Iterator[tuple[str, float]]:
+        present = self._present()
         for path in (self._root / "sha256").glob("*/*"):
             if len(path.name) == 64:
-                yield path.name, time.time() - path.stat().st_mtime
+                yield path.name, present - path.stat().st_mtime
 
     def uploads(self) -> Iterator[tuple[str, float]]:
+        present = self._present()
         for path in (self._root / "staging").iterdir():
             try:
                 newest = max((p.stat().st_mtime for p in path.rglob("*")), default=path.stat().st_mtime)
             except FileNotFoundError:  # promoted or discarded just now: whatever it is, it is not abandoned
                 continue
-            yield path.name, time.time() - newest
+            yield path.name, present - newest
 
-    def delete(self, digest: str) -> None:
-        self._blob(digest).unlink(missing_ok=True)
+    def delete(self, digest: str, older_than: float = float("-inf")) -> bool:
+        path = self._blob(digest)
+        with self._turns.take(digest):  # not between the look and the removal must the same bytes arrive again
+            try:
+                if self._present() - path.stat().st_mtime <= older_than:
+                    return False
+                path.unlink()
+            except FileNotFoundError:
+                return False
+        return True
+
+    def _present(self) -> float:
+        """The present by the clock that dates files here: where the directory is another machine's, that machine's."""
+        try:
+            self._clock.touch(0o600)
+            return self._clock.stat().st_mtime
+        except OSError:  # it may only be read
+            return time.time()
 
     def _locations(self, files: Mapping[str, str]) -> dict[str, Path]:
         for digest in files.values():
@@ -118,10 +150,11 @@ class LocalBlobs:
         target = self._blob(digest)
         with _disk_errors():
             target.parent.mkdir(exist_ok=True)
+            os.utime(staged)  # young before it is visible
             _sync(staged)
-            os.chmod(staged, 0o400)
-            os.replace(staged, target)
-            os.utime(target)
+            with self._turns.take(digest):
+                os.replace(staged, target)
+            os.chmod(target, 0o400)  # after: whoever waits for the staged file must be able to see that it is gone
             _sync(target.parent)
 
     def _blob(self, digest: str) -> Path:
@@ -142,6 +175,28 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _alone_with(path: Path) -> Iterator[int]:
+    """A staged file, opened for writing and locked against the other processes of a service that has several."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_at(path, descriptor):
+                yield descriptor
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether a file still is where it was opened: it may have been promoted or dropped while we waited for it."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

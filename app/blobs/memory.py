@@ -26,6 +26,9 @@ class MemoryBlobs:
         self._touched: dict[str, float] = {}
         self._directories: dict[str, tempfile.TemporaryDirectory[str]] = {}
 
+    def check(self) -> None:
+        """Memory is always there."""
+
     def received(self, upload: str, name: str) -> int:
         with self._lock:
             return len(self._staged.get(upload, {}).get(name, b""))
@@ -86,8 +89,13 @@ class MemoryBlobs:
     def uploads(self) -> Iterator[tuple[str, float]]:
         yield from [(upload, time.time() - touched) for upload, touched in self._touched.items()]
 
-    def delete(self, digest: str) -> None:
-        self._blobs.pop(digest, None)
+    def delete(self, digest: str, older_than: float = float("-inf")) -> bool:
+        with self._lock:
+            held = self._blobs.get(digest)
+            if held is None or time.time() - held[1] <= older_than:
+                return False
+            del self._blobs[digest]
+            return True
 
     def sink(self, upload: str) -> dict[str, Any]:
         with self._lock:

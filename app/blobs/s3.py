@@ -11,7 +11,7 @@ from typing import Any
 from app.blobs import layout
 from app.blobs.places import Sink
 from app.blobs.recent import Recent
-from app.blobs.s3_client import is_missing, make_client, shared_client, status_of, translated
+from app.blobs.s3_client import clock_of, impatient_client, is_missing, make_client, shared_client, status_of, translated
 from app.blobs.s3_copy import copy_object
 from app.blobs.s3_direct import S3Direct
 from app.blobs.s3_source import Object, S3Source
@@ -41,6 +41,11 @@ class S3Blobs:
         outside = make_client(public_endpoint) if public_endpoint else self._client
         self.direct = S3Direct(self._client, outside, self._bucket, self._prefix) if direct else None
         self._sizes: Recent[str, int] = Recent(REMEMBERED)  # bytes under a digest never change
+
+    def check(self) -> None:
+        # A listing, because a HEAD of a bucket that is not there looks like one of an object that is not there.
+        with translated():
+            impatient_client().list_objects_v2(Bucket=self._bucket, Prefix=self._key(layout.BLOBS), MaxKeys=1)
 
     def received(self, upload: str, name: str) -> int:
         return sum(found.size for found in self._staged(upload, name))
@@ -102,24 +107,33 @@ class S3Blobs:
         return {"kind": "s3", "bucket": self._bucket, "prefix": prefix, "store": self._prefix}
 
     def digests(self) -> Iterator[tuple[str, float]]:
-        for entry in self._list(self._key(layout.BLOBS)):
-            yield entry["Key"].rpartition("/")[2], _age(entry["LastModified"])
+        for entry, present in self._dated(self._key(layout.BLOBS)):
+            yield entry["Key"].rpartition("/")[2], (present - entry["LastModified"]).total_seconds()
 
     def uploads(self) -> Iterator[tuple[str, float]]:
         start, newest = self._key(layout.STAGING), dict[str, float]()
-        for entry in self._list(start):
-            upload = entry["Key"].removeprefix(start).partition("/")[0]
-            newest[upload] = min(newest.get(upload, float("inf")), _age(entry["LastModified"]))
+
+        def found(key: str, age: dt.timedelta) -> None:
+            upload = key.removeprefix(start).partition("/")[0]
+            newest[upload] = min(newest.get(upload, float("inf")), age.total_seconds())
+
+        for entry, present in self._dated(start):
+            found(entry["Key"], present - entry["LastModified"])
         with translated():
             for page in self._pages("list_multipart_uploads", start):
                 for begun in page.get("Uploads", ()):
-                    upload = begun["Key"].removeprefix(start).partition("/")[0]
-                    newest[upload] = min(newest.get(upload, float("inf")), _age(begun["Initiated"]))
+                    found(begun["Key"], clock_of(page) - begun["Initiated"])
         yield from newest.items()
 
-    def delete(self, digest: str) -> None:
+    def delete(self, digest: str, older_than: float = float("-inf")) -> bool:
+        """The store cannot look and remove at once: who may write the same bytes must be kept away (`UnitOfWork.names_bytes`)."""
+        with translated():
+            held = self._unless(404, self._client.head_object, Bucket=self._bucket, Key=self._blob(digest))
+        if held is None or (clock_of(held) - held["LastModified"]).total_seconds() <= older_than:
+            return False
         self._sizes.forget(digest)
         self._delete([self._blob(digest)])
+        return True
 
     # -- what lies where
 
@@ -159,6 +173,13 @@ class S3Blobs:
         with translated():
             for page in self._pages("list_objects_v2", prefix):
                 yield from page.get("Contents", ())
+
+    def _dated(self, prefix: str) -> Iterator[tuple[dict[str, Any], dt.datetime]]:
+        """What lies below a prefix, and the present by the store's clock."""
+        with translated():
+            for page in self._pages("list_objects_v2", prefix):
+                present = clock_of(page)
+                yield from ((entry, present) for entry in page.get("Contents", ()))
 
     def _pages(self, operation: str, prefix: str) -> Iterator[dict[str, Any]]:
         yield from self._client.get_paginator(operation).paginate(Bucket=self._bucket, Prefix=prefix)
@@ -210,7 +231,3 @@ class S3Blobs:
             if status_of(error) == status or (status == 404 and is_missing(error)):
                 return None
             raise
-
-
-def _age(moment: dt.datetime) -> float:
-    return (dt.datetime.now(dt.UTC) - moment).total_seconds()

@@ -3,9 +3,11 @@
 Endpoint, region and credentials come by boto3's own chain: AWS_ENDPOINT_URL_S3, AWS_REGION, AWS_ACCESS_KEY_ID, ~/.aws and so on.
 """
 
+import datetime as dt
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any
 
@@ -22,10 +24,13 @@ DEFAULT_REGION = "us-east-1"
 CONNECTIONS = 32
 READ_SECONDS = 60.0
 ATTEMPTS = 6
+IMPATIENT_SECONDS = 1.5
 
 
-def make_client(endpoint: str = "") -> Any:
+def make_client(endpoint: str = "", impatient: bool = False) -> Any:
     """A client, safe to use from several threads; for another address than the chain's where `endpoint` is given.
+
+    One that is impatient gives up after seconds, and at the first failure.
 
     Checksums are sent only where the protocol demands them: older servers refuse what newer boto3 adds by itself. What we
     store is verified by its sha256 anyway.
@@ -33,9 +38,11 @@ def make_client(endpoint: str = "") -> Any:
     import boto3  # noqa: PLC0415  half a second that installations without S3 need not pay
     from botocore.config import Config  # noqa: PLC0415
 
+    read_seconds, attempts = os.environ.get("PORTLLM_S3_READ_TIMEOUT", READ_SECONDS), os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS)
     config = Config(
-        connect_timeout=5, read_timeout=float(os.environ.get("PORTLLM_S3_READ_TIMEOUT", READ_SECONDS)),
-        retries={"mode": "standard", "max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS))},
+        connect_timeout=IMPATIENT_SECONDS if impatient else 5,
+        read_timeout=IMPATIENT_SECONDS if impatient else float(read_seconds),
+        retries={"mode": "standard", "max_attempts": 1 if impatient else int(attempts)},
         max_pool_connections=CONNECTIONS,
         request_checksum_calculation="when_required", response_checksum_validation="when_required",
         s3={"addressing_style": "path"} if endpoint or _has_endpoint() else {}, signature_version="s3v4",
@@ -48,12 +55,17 @@ def make_client(endpoint: str = "") -> Any:
 
 def shared_client() -> Any:
     """The one client of a process, at the address that the chain names now: making one takes a tenth of a second."""
-    return _client(*(os.environ.get(name, "") for name in CHAIN))
+    return _client(False, *(os.environ.get(name, "") for name in CHAIN))
+
+
+def impatient_client() -> Any:
+    """The same for a question whose answer is worth nothing when it comes late."""
+    return _client(True, *(os.environ.get(name, "") for name in CHAIN))
 
 
 @cache
-def _client(*_: str) -> Any:
-    return make_client()
+def _client(impatient: bool, *_: str) -> Any:
+    return make_client(impatient=impatient)
 
 
 @contextmanager
@@ -69,7 +81,9 @@ def translated() -> Iterator[None]:
         yield
     except ClientError as error:
         code, status = error.response["Error"].get("Code", "?"), status_of(error)
-        if status >= 500 or status == 429 or code in ("SlowDown", "RequestTimeout"):
+        # Parts that are gone were dropped by whoever took the work over, or completed by a request whose answer was lost: what
+        # is there is looked at when it is tried again.
+        if status >= 500 or status == 429 or code in ("SlowDown", "RequestTimeout", "NoSuchUpload"):
             raise DomainError("storage.unavailable", reason=f"it answered {status} {code}") from None
         raise DomainError("storage.refused", reason=f"{error.operation_name}: {status} {code}") from None
     except NoCredentialsError:
@@ -81,6 +95,12 @@ def translated() -> Iterator[None]:
 def status_of(error: Any) -> int:
     """The HTTP status of a `ClientError`."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def clock_of(response: Any) -> dt.datetime:
+    """The present by the clock that dates objects: the server's, as its answer says; ours where it says nothing."""
+    said = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    return parsedate_to_datetime(said) if said else dt.datetime.now(dt.UTC)
 
 
 def is_missing(error: Any) -> bool:

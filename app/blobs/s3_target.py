@@ -75,7 +75,8 @@ class S3Target:
                 CopySourceRange=f"bytes={start}-{stop - 1}",
             )  # fmt: skip
         except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (404, 412):
+            status, code = error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"].get("Code")
+            if status in (404, 412) and code != "NoSuchUpload":  # that is about the parts, not about the origin
                 raise CheckpointError("checkpoint.changed", path=origin.key, reason="its ETag differs") from None
             raise
         return str(copied["CopyPartResult"]["ETag"])

@@ -40,6 +40,14 @@ class BlobStore(Protocol):
     @property
     def direct(self) -> DirectTransfers | None: ...
 
+    def check(self) -> None:
+        """Makes a round trip, and raises what stands in its way; what hangs is given up within seconds.
+
+        Raises:
+            DomainError: storage.unavailable, storage.refused, server.storage_full.
+            OSError: a directory that is not there or cannot be written to.
+        """
+
     def received(self, upload: str, name: str) -> int:
         """How many bytes of a staged file have arrived."""
 
@@ -85,13 +93,13 @@ class BlobStore(Protocol):
         """
 
     def digests(self) -> Iterator[tuple[str, float]]:
-        """All digests with their age in seconds."""
+        """All digests with their age in seconds, by the store's own clock; bytes that arrive again are young again."""
 
     def uploads(self) -> Iterator[tuple[str, float]]:
-        """All uploads that have something staged, with the age of their last byte in seconds."""
+        """All uploads that have something staged, with the age of their last byte in seconds, by the store's own clock."""
 
-    def delete(self, digest: str) -> None:
-        """Removes bytes; nothing happens when there are none."""
+    def delete(self, digest: str, older_than: float = float("-inf")) -> bool:
+        """Removes bytes whose age, asked again now, is more than `older_than` seconds; whether there were such bytes."""
 
     def sink(self, upload: str) -> dict[str, Any]:
         """Where a job's process writes its files: `app.blobs.places.Sink` opens it; `discard` removes what is there."""

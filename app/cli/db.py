@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.output import fail, print_json
+from app.cli.output import fail, fail_file, print_json
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -65,21 +65,26 @@ def backup(
     data: Data = HERE,
     as_json: Json = False,
 ) -> None:
-    """Copy the embedded database while the service runs. Copy DATA/blobs after it; PostgreSQL has pg_dump."""
+    """Copy the embedded database while the service runs (DATA/blobs/sha256 after it), or say how PostgreSQL is copied."""
     from app.db import schema  # noqa: PLC0415
 
     settings = database_settings(data, as_json)
     if not settings.is_embedded:
-        fail("db.backup", "PostgreSQL is backed up with pg_dump --format custom; see docs/operations.md.", as_json)
+        command = schema.dump_command(settings.database_url, file)
+        fail("db.backup", f"PostgreSQL is copied by its own tool: run `{command}`, and copy the bytes after it.", as_json)
     require_database(settings, as_json)
-    if file.exists():
+    try:
+        with database_refusals(as_json):
+            schema.backup(settings.database_url, file)
+    except FileExistsError:
         fail("db.backup", f"{file} is there already. Choose another name.", as_json)
-    with database_refusals(as_json):
-        schema.backup(settings.database_url, file)
+    except OSError as error:
+        fail_file(error, as_json)
     if as_json:
         print_json({"file": str(file), "bytes": file.stat().st_size})
     else:
-        typer.echo(f"{file} ({file.stat().st_size} bytes). Now copy {settings.data / 'blobs'}.")
+        kept = settings.blobs or settings.data / "blobs/sha256"
+        typer.echo(f"{file} ({file.stat().st_size} bytes). Now copy {kept}.")
 
 
 def _revisions(data: Path, as_json: bool) -> tuple[str | None, str]:

@@ -1,12 +1,16 @@
 """`portllm fsck`: checks the database against the bytes."""
 
-from typing import Annotated
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.cli.db import HERE, Data, database_refusals, database_settings, require_database
 from app.cli.offline import Json
-from app.cli.output import print_json, print_table, progress_bar
+from app.cli.output import Advance, print_json, print_table, progress_bar
+
+if TYPE_CHECKING:
+    from app.services.fsck.troubles import Report
 
 
 def fsck(
@@ -16,29 +20,54 @@ def fsck(
 ) -> None:
     """Check database against bytes, also while the service runs; change nothing. Exit code 1 when something is wrong."""
     from app.runtime import Runtime  # noqa: PLC0415  the service's libraries
-    from app.services import fsck as service  # noqa: PLC0415
+    from app.services.fsck.check import check  # noqa: PLC0415
+    from app.services.fsck.troubles import Report  # noqa: PLC0415
 
     settings = database_settings(data, as_json)
     require_database(settings, as_json)
+    report = Report()
     with database_refusals(as_json):
         runtime = Runtime(settings)
         runtime.look()
         try:
-            with progress_bar("Checking", None, "digests") as advance, runtime.read() as uow:
-                seen = 0
-
-                def progress(done: int, total: int) -> None:
-                    nonlocal seen
-                    advance(done - seen, total)
-                    seen = done
-
-                found = service.check(uow, quick, progress)
+            with _Bars() as bars:
+                for found in check(runtime, quick, bars.tell):
+                    report.add(found)
         finally:
             runtime.stop()
-    if as_json:
-        print_json(service.summary(found))
-    elif found:
-        print_table(("code", "what", "finding"), [(t.code, t.subject, t.detail) for t in found])
-    else:
-        typer.echo("Everything is as it should be.")
-    raise SystemExit(1 if found else 0)
+    print_json(report.to_dict()) if as_json else _print(report)
+    raise SystemExit(0 if report.clean else 1)
+
+
+class _Bars:
+    """A progress bar for each thing that is looked at, one after the other."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._what, self._done = "", 0
+        self._advance: Advance
+
+    def __enter__(self) -> "_Bars":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def tell(self, what: str, done: int, total: int | None) -> None:
+        if what != self._what:
+            self._stack.close()
+            self._what, self._done = what, 0
+            self._advance = self._stack.enter_context(progress_bar(f"Checking {what}", total, what))
+        self._advance(done - self._done, total)
+        self._done = done
+
+
+def _print(report: "Report") -> None:
+    if report.troubles:
+        rows = [(t.code, t.subject, t.detail, t.remedy) for t in report.troubles]
+        print_table(("code", "what", "finding", "what to do"), rows)
+        typer.echo(", ".join(f"{count} {code}" for code, count in sorted(report.counts.items())))
+    if report.unseen:
+        print_table(("what", "could not be looked at"), [(u.subject, u.reason) for u in report.unseen])
+    if report.clean:
+        typer.echo("Everything that was looked at is as it should be." if report.unseen else "Everything is as it should be.")

@@ -1,15 +1,18 @@
-"""`portllm serve`: the service, in one process."""
+"""`portllm serve`: the service, in one process, or on PostgreSQL in several."""
 
 import asyncio
+import signal
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from app.cli import logs
-from app.cli.output import fail
+from app.cli.output import EXIT_USAGE, fail
 
 DRAIN_SECONDS = 10
 BACKLOG = 2048
@@ -22,11 +25,13 @@ def serve(
     allow_root: Annotated[
         list[Path] | None, typer.Option(help="Directory that releases may be registered from; repeat for several.")
     ] = None,
+    processes: Annotated[
+        int, typer.Option(help="How many processes answer requests, one a core say; more than 1 only on PostgreSQL.", min=1)
+    ] = 1,
 ) -> None:
     """Start the registry. The first start shows the admin token once and writes it to DATA/admin-token."""
     import uvicorn  # noqa: PLC0415  only this verb needs the service
 
-    from app.domain.errors import DomainError  # noqa: PLC0415
     from app.main import create_app  # noqa: PLC0415
     from app.settings import Settings  # noqa: PLC0415
 
@@ -36,27 +41,84 @@ def serve(
         if not root.is_dir():
             fail("serve.root", f"--allow-root {root} is not a directory.", exit_code=2)
     logs.configure(settings.log_format)
+    if processes > 1:
+        _serve_in_processes(settings, host, port, processes)
+        return
     application = create_app(settings)
     runtime = application.state.backend
     listener = listen_on(host, port)
-    try:
+    server = uvicorn.Server(server_config(application))
+    with ended_by_signals(server):
         # Before the server takes connections: a refusal to start is a sentence here, not a trace in a log.
+        _start(runtime)
+        _announce(runtime, *listener.getsockname()[:2])
+        asyncio.run(server.serve(sockets=[listener]))
+
+
+def _serve_in_processes(settings: Any, host: str, port: int, processes: int) -> None:
+    """This process locks the data directory, keeps the house and runs what jobs a service runs; others answer."""
+    from app.cli.replicas import run_replicas  # noqa: PLC0415
+    from app.runtime import Runtime  # noqa: PLC0415
+
+    if settings.is_embedded:
+        text = "On SQLite one process answers. Leave --processes out, or set PORTLLM_DATABASE_URL to a PostgreSQL address."
+        fail("serve.processes", text, exit_code=EXIT_USAGE)
+    with listen_on(host, port) as probe:  # tells whether the port is free, and chooses one where any will do
+        name, chosen = probe.getsockname()[:2]
+    runtime = Runtime(settings, merges=False)
+    _start(runtime)
+    try:
+        failed = run_replicas(settings, name, chosen, processes, lambda: _announce(runtime, name, chosen))
+    finally:
+        runtime.stop()
+    if failed:
+        fail("serve.replicas", "The processes that answer requests did not start; the log says why.")
+
+
+def _start(runtime: Any) -> None:
+    """Starts a runtime, or says why it cannot."""
+    from app.domain.errors import DomainError  # noqa: PLC0415
+
+    try:
         runtime.start()
     except DomainError as error:
         fail(error.code, str(error))
     except OSError as error:
+        data = runtime.settings.data
         fail("serve.data", f"{data} cannot be the data directory ({error.strerror or error}). Choose another --data.")
-    name, chosen = listener.getsockname()[:2]
-    url = f"http://{f'[{name}]' if ':' in name else name}:{chosen}"
+
+
+def _announce(runtime: Any, name: str, port: int) -> None:
+    """Says where the service is, and shows the first admin token."""
+    url = f"http://{f'[{name}]' if ':' in name else name}:{port}"
     lines = [f"PortLLM Registry on {url} (documentation at {url}/docs)"]
     if runtime.admin_token:
-        lines += [f"Admin token, shown this once and kept in {data / 'admin-token'}:", f"  {runtime.admin_token}"]
+        token_file = runtime.settings.data / "admin-token"
+        lines += [f"Admin token, shown this once and kept in {token_file}:", f"  {runtime.admin_token}"]
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
-    asyncio.run(uvicorn.Server(server_config(application)).serve(sockets=[listener]))
 
 
-def server_config(application: Any) -> Any:
+@contextmanager
+def ended_by_signals(server: Any) -> Iterator[None]:
+    """Within the block SIGTERM and SIGINT end a server in order, also one that comes before the server runs.
+
+    uvicorn raises a signal once more when it has ended. Without handlers of ours the process would then die of it, and a
+    supervisor would take an end in order (exit code 0) for a crash.
+    """
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def server_config(application: Any, **options: Any) -> Any:
     """How the HTTP server runs the application."""
     import uvicorn  # noqa: PLC0415
 
@@ -67,6 +129,7 @@ def server_config(application: Any) -> Any:
         http="httptools",
         timeout_graceful_shutdown=DRAIN_SECONDS,
         server_header=False,
+        **options,
     )  # fmt: skip
 
 

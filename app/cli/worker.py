@@ -70,18 +70,19 @@ def _serve(settings: Any, role: Any, listener: Any) -> NoReturn:
 
     import uvicorn  # noqa: PLC0415
 
-    from app.cli.serve import server_config  # noqa: PLC0415
+    from app.cli.serve import ended_by_signals, server_config  # noqa: PLC0415
     from app.worker import create_worker_app  # noqa: PLC0415
 
-    _on_signal()  # the server raises the signal again when it has ended, and there is more to do then
     application = _explained(lambda: create_worker_app(settings, role))
     runtime = application.state.backend
-    _explained(runtime.start)
-    _say(runtime.card)
     config = server_config(application)
     config.timeout_graceful_shutdown = 2  # its readers go on elsewhere, its jobs wait to be handed back
-    asyncio.run(uvicorn.Server(config).serve(sockets=[listener]))
-    _end(runtime)
+    server = uvicorn.Server(config)
+    with ended_by_signals(server):
+        _explained(runtime.start)
+        _say(runtime.card)
+        asyncio.run(server.serve(sockets=[listener]))
+        _end(runtime)
 
 
 def _on_signal() -> threading.Event:

@@ -8,8 +8,10 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.orm import Session
 
 # PostgreSQL names advisory locks by 64-bit numbers; these are ours.
+BYTES = "portllm:bytes"
 EVENTS = "portllm:events"
 FIRST_TOKEN = "portllm:first-token"  # noqa: S105  a lock's name
+HOUSE = "portllm:house"
 MIGRATIONS = "portllm:migrations"
 
 
@@ -17,6 +19,34 @@ def take_turn(session: Session, name: str) -> None:
     """Waits until no other transaction has this turn, and keeps it until this transaction ends."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key_of(name)})
+
+
+def share_turn(session: Session, name: str) -> None:
+    """Waits until nobody has this turn alone, and keeps others from having it so until this transaction ends."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": key_of(name)})
+
+
+def try_turn(session: Session, name: str) -> bool:
+    """Takes a turn until this transaction ends if nobody has it or shares it; does not wait, so that nobody queues behind."""
+    if session.get_bind().dialect.name != "postgresql":
+        return True
+    return bool(session.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": key_of(name)}))
+
+
+@contextmanager
+def turn_if_free(engine: Engine, name: str) -> Iterator[bool]:
+    """A turn that outlives transactions, if nobody has it; whether it was free."""
+    if engine.dialect.name != "postgresql":
+        yield True
+        return
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        free = bool(connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": key_of(name)}))
+        try:
+            yield free
+        finally:
+            if free:
+                _release(connection, name)
 
 
 @contextmanager
@@ -30,13 +60,17 @@ def turn(engine: Engine, name: str) -> Iterator[None]:
         try:
             yield
         finally:
-            if not connection.invalidated:  # the server let go of it, if the connection broke
-                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key_of(name)})
+            _release(connection, name)
 
 
 def hold(connection: Connection, name: str) -> None:
     """Waits for a turn and keeps it as long as the connection lives."""
     connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key_of(name)})
+
+
+def _release(connection: Connection, name: str) -> None:
+    if not connection.invalidated:  # the server let go of it, if the connection broke
+        connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key_of(name)})
 
 
 def key_of(name: str) -> int:

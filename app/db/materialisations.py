@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ForeignKey, String, UniqueConstraint, select
+from sqlalchemy import ForeignKey, String, UniqueConstraint, func, select
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column, relationship
 
 from app.db.base import Base, Identified, Versioned, page
@@ -38,6 +38,7 @@ class Materialisation(Identified, Versioned, Base):
     port: Mapped[Port] = relationship(lazy="raise")
 
 
+UNFINISHED = ("queued", "running")
 _WITH_PORT = (
     joinedload(Materialisation.port).joinedload(Port.version).joinedload(PatchVersion.patch).joinedload(Patch.family),
     joinedload(Materialisation.port).joinedload(Port.release).joinedload(Release.family),
@@ -53,6 +54,34 @@ def at(session: Session, port_id: str, target: str) -> Materialisation | None:
     return session.scalar(query.options(*_WITH_PORT))
 
 
+def unfinished(session: Session, limit: int) -> Sequence[Materialisation]:
+    """Those whose job has not ended with a word, the oldest first."""
+    query = select(Materialisation).where(Materialisation.state.in_(UNFINISHED)).options(*_WITH_PORT)
+    return session.scalars(query.order_by(Materialisation.id).limit(limit)).all()
+
+
+def ended_since(session: Session, moment: dt.datetime) -> Sequence[Materialisation]:
+    """Those that failed or were cancelled since a moment."""
+    query = select(Materialisation).where(
+        Materialisation.state.in_(("failed", "cancelled")), Materialisation.finished_at > moment
+    )
+    return session.scalars(query.options(*_WITH_PORT)).all()
+
+
+def busy_targets(session: Session) -> set[str]:
+    """Places that something is being written to, or will be."""
+    return set(session.scalars(select(Materialisation.target).where(Materialisation.state.in_(UNFINISHED))))
+
+
 def list_page(session: Session, port_id: str, after: str | None, limit: int) -> Sequence[Materialisation]:
     query = select(Materialisation).where(Materialisation.port_id == port_id).options(*_WITH_PORT)
     return page(session, query, Materialisation, after, limit)
+
+
+def count(session: Session) -> int:
+    return session.scalar(select(func.count()).select_from(Materialisation)) or 0
+
+
+def everything(session: Session, after: str | None, limit: int) -> Sequence[Materialisation]:
+    """One page of those of all ports."""
+    return page(session, select(Materialisation).options(*_WITH_PORT), Materialisation, after, limit)

@@ -1,7 +1,7 @@
 """Patches, their versions and aliases."""
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index, String, UniqueConstraint, func, select
@@ -140,15 +140,24 @@ def drafts_before(session: Session, moment: dt.datetime) -> Sequence[PatchVersio
     return session.scalars(query.with_for_update(key_share=True, skip_locked=True)).all()
 
 
-def published(session: Session) -> Iterator[PatchVersion]:
-    """All versions whose bytes are kept, a few at a time."""
-    query = select(PatchVersion).where(PatchVersion.state.in_(PUBLISHED)).options(*_VERSION).execution_options(yield_per=500)
-    yield from session.scalars(query)
+def count_versions(session: Session) -> int:
+    return session.scalar(select(func.count()).select_from(PatchVersion)) or 0
+
+
+def all_versions(session: Session, after: str | None, limit: int) -> Sequence[PatchVersion]:
+    """One page of all versions of all patches, in every state."""
+    return page(session, select(PatchVersion).options(*_VERSION), PatchVersion, after, limit)
+
+
+def states_of(session: Session, versions: Sequence[str]) -> dict[str, str]:
+    """States by id, of those versions that there are."""
+    rows = session.execute(select(PatchVersion.id, PatchVersion.state).where(PatchVersion.id.in_(versions)))
+    return {row.id: row.state for row in rows}
 
 
 def blob_digests(session: Session) -> set[str]:
-    """sha256 of every blob that a published version holds."""
-    rows = session.scalars(select(PatchVersion.files).where(PatchVersion.state.in_(PUBLISHED)))
+    """sha256 of every blob that a published version holds, or an open draft will."""
+    rows = session.scalars(select(PatchVersion.files).where(PatchVersion.state.in_(("draft", *PUBLISHED))))
     return {file["sha256"] for files in rows for file in files}
 
 
@@ -160,3 +169,17 @@ def alias(session: Session, patch_id: str, name: str) -> Alias | None:
 def aliases(session: Session, patch_id: str) -> Sequence[Alias]:
     query = select(Alias).where(Alias.patch_id == patch_id).order_by(Alias.name)
     return session.scalars(query.options(joinedload(Alias.version))).all()
+
+
+def count_aliases(session: Session) -> int:
+    return session.scalar(select(func.count()).select_from(Alias)) or 0
+
+
+def all_aliases(session: Session, after: str | None, limit: int) -> Sequence[Alias]:
+    """One page of the aliases of all patches."""
+    query = select(Alias).options(joinedload(Alias.version).options(*_VERSION))
+    return page(session, query, Alias, after, limit)
+
+
+def get_alias(session: Session, ident: str) -> Alias | None:
+    return session.scalar(select(Alias).where(Alias.id == ident).options(joinedload(Alias.version).options(*_VERSION)))

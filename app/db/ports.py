@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ForeignKey, String, UniqueConstraint, select
+from sqlalchemy import ForeignKey, String, UniqueConstraint, func, select
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column, relationship
 
 from app.db.base import Base, Identified, Versioned, page
@@ -81,3 +81,7 @@ def list_page(
         if value:
             query = query.where(column == value)
     return page(session, query, Port, after, limit)
+
+
+def count(session: Session) -> int:
+    return session.scalar(select(func.count()).select_from(Port)) or 0

@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, String, UniqueConstraint, select
+from sqlalchemy import BigInteger, ForeignKey, String, UniqueConstraint, func, select
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column, relationship
 
 from app.db.base import Base, Identified, Versioned, page
@@ -91,9 +91,8 @@ def lineage(session: Session, old_manifest: str, new_manifest: str) -> dict[str,
     return session.scalar(query)
 
 
-def with_manifests(session: Session) -> Sequence[Release]:
-    """Releases that were read."""
-    return session.scalars(select(Release).where(Release.manifest.is_not(None)).options(*_WITH_NAMES)).all()
+def count(session: Session) -> int:
+    return session.scalar(select(func.count()).select_from(Release)) or 0
 
 
 def manifest_digests(session: Session) -> set[str]:

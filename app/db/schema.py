@@ -1,13 +1,16 @@
 """The database's schema: which one is there, which one this version needs, and how to get from one to the other."""
 
 import logging
+import os
+import shlex
+from functools import cache
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, text
+from sqlalchemy import URL, Engine, make_url, text
 
 import migrations
 from app.db.engine import make_engine
@@ -29,9 +32,16 @@ def upgrade(url: str) -> None:
         command.upgrade(alembic_config(url), "head")
 
 
+@cache
 def head() -> str:
     """The revision that this version needs."""
     return str(ScriptDirectory.from_config(alembic_config("")).get_current_head())
+
+
+@cache
+def known() -> frozenset[str]:
+    """All revisions that this version knows."""
+    return frozenset(script.revision for script in ScriptDirectory.from_config(alembic_config("")).walk_revisions())
 
 
 def current(engine: Engine) -> str | None:
@@ -56,9 +66,14 @@ def require_head(engine: Engine) -> None:
     found, needed = current(engine), head()
     if found == needed:
         return
-    known = {script.revision for script in ScriptDirectory.from_config(alembic_config("")).walk_revisions()}
-    if found is None or found in known:
+    if found is None or found in known():
         raise DomainError("database.schema", found=found or NONE, needed=needed)
+    _say_newer(found, needed)
+
+
+@cache
+def _say_newer(found: str, needed: str) -> None:
+    """Once: readiness asks again and again."""
     log.warning("the database is at schema %s, newer than this version's %s", found, needed)
 
 
@@ -76,13 +91,40 @@ def require_engine_tables(engine: Engine) -> None:
 def backup(url: str, target: Path) -> None:
     """Writes a consistent copy of a SQLite database into a file that is not there yet, while others read and write it.
 
+    The file is for its owner alone (it holds hashes of tokens), and on the disk when this returns: SQLite does not sync
+    what VACUUM INTO writes (https://www.sqlite.org/lang_vacuum.html). After a failure there is none.
+
     Raises:
         DomainError: server.storage_full.
+        OSError: the file is there already, or cannot be written.
     """
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     engine = make_engine(url)
-    with translated(), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql("VACUUM INTO ?", (str(target),))
-    engine.dispose()
+    try:
+        with translated(), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM INTO ?", (str(target),))
+        for path in (target, target.absolute().parent):
+            _sync(path)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    finally:
+        engine.dispose()
+
+
+def dump_command(url: str, target: Path) -> str:
+    """The shell command that copies a PostgreSQL database into a file; it holds no password (PGPASSWORD, or ~/.pgpass)."""
+    parsed = make_url(url)
+    place = URL.create("postgresql", parsed.username, None, parsed.host, parsed.port, parsed.database, parsed.query)
+    return shlex.join(["pg_dump", "--format=custom", f"--file={target}", f"--dbname={place.render_as_string()}"])
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def alembic_config(url: str) -> Config:

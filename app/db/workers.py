@@ -4,10 +4,10 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any, cast
 
-from sqlalchemy import BigInteger, CursorResult, String, delete, func, select, update
+from sqlalchemy import BigInteger, CursorResult, String, delete, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from app.db.base import Base, UtcDateTime
+from app.db.base import Base, clock
 
 
 class Worker(Base):
@@ -35,13 +35,6 @@ class Worker(Base):
     labels: Mapped[dict[str, Any]]
     started_at: Mapped[dt.datetime]
     seen_at: Mapped[dt.datetime] = mapped_column(index=True)
-
-
-def clock(session: Session) -> dt.datetime:
-    """The present by the database's clock, the only one that all machines share."""
-    present: dt.datetime | None = session.scalar(select(func.now(type_=UtcDateTime())))
-    assert present is not None  # noqa: S101  every database knows the time
-    return present
 
 
 def beat(session: Session, worker: Worker) -> None:

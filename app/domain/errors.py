@@ -42,6 +42,7 @@ CATALOGUE: dict[str, Entry] = {
     "request.method": Entry("invalid", "Method not allowed", "{method} is not possible at {path}.", "See /docs."),
     "server.error": Entry("busy", "Internal error", "The service failed to answer; the request id is {request_id}.", "Retry; if it stays, tell the operator the request id."),
     "server.busy": Entry("busy", "Busy", "All {limit} places for {what} are taken.", "Retry after a few seconds."),
+    "server.unready": Entry("busy", "Not ready", "Not ready: {reason}.", "Wait, or send requests to another instance; 'data' says how each part answered."),
     "server.storage_full": Entry("full", "Storage full", "There is no space left on the service's disk.", "Ask the operator to free space; nothing was stored."),
     # -- the database
     "database.unreachable": Entry("busy", "Database unreachable", "The database does not answer.", "Retry after a few seconds; the operator finds the reason in the service's log."),

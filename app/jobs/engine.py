@@ -8,6 +8,7 @@ progress write means the job is lost.
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -27,6 +28,8 @@ from app.services.uow import UnitOfWork
 
 EXECUTOR = "local"
 POLL_SECONDS = 0.2
+# DBOS's thread that looks for jobs, as Python names it after its function; a DBOS without it is never ready, and tests say so.
+LISTENER = "(queue_thread)"
 ATTEMPTS = 3
 # Starts of one job over its life. A job that breaks its own process is given up after `ATTEMPTS`; what counts here is the
 # end of whole workers, in peace (a rolling restart) or not.
@@ -34,6 +37,8 @@ RECOVERIES = 10
 TELL_SECONDS = 10.0
 # How long a result waits for a database that is away, in seconds, and how long between two tries.
 PATIENCE, LONGEST_PAUSE = 600.0, 5.0
+
+log = logging.getLogger("portllm.jobs")
 
 Begin = Callable[[], AbstractContextManager[UnitOfWork]]
 Result = TypeVar("Result")
@@ -45,13 +50,16 @@ class Engine:
     Args:
         url: the database.
         begin: opens a unit of work.
+        read: opens one that only reads.
         concurrency: how many jobs at once. The engine keeps it with the class: all its workers take the last one's.
         class_name: the class whose jobs are run.
         presence: of a worker among others; None for a service that has its database to itself.
     """
 
-    def __init__(self, url: str, begin: Begin, concurrency: int, class_name: str = CPU, presence: Presence | None = None) -> None:
-        self._url, self._begin, self._concurrency = url, begin, concurrency
+    def __init__(
+        self, url: str, begin: Begin, read: Begin, concurrency: int, class_name: str = CPU, presence: Presence | None = None
+    ) -> None:
+        self._url, self._begin, self._read, self._concurrency = url, begin, read, concurrency
         self._class, self._presence = class_name, presence
         self._executor = presence.card.id if presence else EXECUTOR
 
@@ -74,6 +82,11 @@ class Engine:
         )
         if self._presence:
             self._presence.start()
+
+    def check(self) -> None:
+        """Raises `DomainError` (worker.unready) unless jobs are taken from their queue."""
+        if not any(thread.is_alive() and thread.name.endswith(LISTENER) for thread in threading.enumerate()):
+            raise DomainError("worker.unready", reason="takes no jobs")
 
     def stop(self) -> None:
         """Takes no more jobs, ends children and hands running jobs back: to the other workers, or to the next start."""
@@ -126,32 +139,42 @@ class Engine:
         try:
             final = await process.run({"kind": kind, "order": order}, report)
         except BaseException:
-            await asyncio.to_thread(self._in_unit, KINDS[kind].clear, order)
+            await asyncio.to_thread(self._clear, job, kind, held, order)
             raise
         if "error" in final:
-            await asyncio.to_thread(self._in_unit, KINDS[kind].clear, order)
+            await asyncio.to_thread(self._clear, job, kind, held, order)
             return await self._refuse(job, kind, subject, held, final["error"])
+        await self._patiently(KINDS[kind].keep, final["result"], begin=self._read)
         await self._patiently(_record, job, kind, subject, held, final["result"])
         return {"result": "recorded"}
+
+    def _clear(self, job: str, kind: str, held: Claim, order: dict[str, Any]) -> None:
+        """Drops what a child left, unless another worker has the job by now: then it lies where that one writes."""
+        try:
+            with self._begin() as uow:
+                if KINDS[kind].own_place or jobs.is_ours(uow, job, held):
+                    KINDS[kind].clear(uow, order)
+        except Exception as error:  # noqa: BLE001  why the child ended matters more; the sweep clears what is left
+            log.warning("what %s left could not be dropped: %s", job, error)
 
     async def _refuse(self, job: str, kind: str, subject: str, held: Claim, problem: dict[str, Any]) -> dict[str, Any]:
         await self._patiently(_reject, job, kind, subject, held, problem)
         return {"error": problem}
 
-    async def _patiently(self, use_case: Callable[..., Result], *arguments: Any) -> Result:
+    async def _patiently(self, use_case: Callable[..., Result], *arguments: Any, begin: Begin | None = None) -> Result:
         """One transaction, again and again while database or store are away: hours of work may hang on it."""
         deadline, pause = time.monotonic() + PATIENCE, 0.5
         while True:
             try:
-                return await asyncio.to_thread(self._in_unit, use_case, *arguments)
+                return await asyncio.to_thread(self._in_unit, use_case, *arguments, begin=begin)
             except (OperationalError, InterfaceError, DomainError) as error:
                 if not _can_pass(error) or time.monotonic() > deadline:
                     raise
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _in_unit(self, use_case: Callable[..., Result], *arguments: Any) -> Result:
-        with self._begin() as uow:
+    def _in_unit(self, use_case: Callable[..., Result], *arguments: Any, begin: Begin | None = None) -> Result:
+        with (begin or self._begin)() as uow:
             return use_case(uow, *arguments)
 
 

@@ -15,7 +15,10 @@ CPU = "cpu"
 class Kind:
     """Use cases: make the order (None: nothing to do), record the result, record the failure, clear what a child left.
 
+    `keep` comes before `record` where bytes must be moved: in a transaction that only reads, which nobody waits for.
+
     Attributes:
+        own_place: whether every run writes to a place of its own, which can be cleared even when the job was lost.
         class_name: the class of workers that runs it.
         priority: among the jobs of a class; lower numbers first.
     """
@@ -24,6 +27,8 @@ class Kind:
     record: Callable[[UnitOfWork, str, str, Claim, dict[str, Any]], None]
     reject: Callable[[UnitOfWork, str, dict[str, Any]], None]
     clear: Callable[[UnitOfWork, dict[str, Any]], None] = lambda uow, order: None  # noqa: ARG005
+    keep: Callable[[UnitOfWork, dict[str, Any]], Any] = lambda uow, result: None  # noqa: ARG005
+    own_place: bool = False
     class_name: str = CPU
     priority: int = 20
 
@@ -31,7 +36,13 @@ class Kind:
 KINDS = {
     # A release holds up all that wait for it; digests only confirm what can be read already.
     releases.INGEST: Kind(
-        releases.ingest_order, releases.record_ingested, releases.record_rejected, releases.clear_ingestion, priority=10
+        releases.ingest_order,
+        releases.record_ingested,
+        releases.record_rejected,
+        releases.clear_ingestion,
+        releases.keep_ingested,
+        own_place=True,
+        priority=10,
     ),
     digests.DIGEST: Kind(digests.order, digests.record, lambda uow, subject, problem: None),  # noqa: ARG005  the job says it
     materialisations.MATERIALISE: Kind(

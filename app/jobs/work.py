@@ -77,6 +77,7 @@ def ingest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     sink.keep({MANIFEST_FILE: digest, **({f"files/{p}": d for p, d in manifest.file_digests.items()} if order["copy"] else {})})
     return {
         "run": order["run"],
+        "copied": order["copy"],
         "manifest_sha256": digest,
         "stats": {path: stats[path] for path in checkpoint.files},
         "summary": _summary(checkpoint),

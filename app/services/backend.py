@@ -5,6 +5,7 @@ from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from app.services.readiness import Readiness
 from app.services.uow import Tools, UnitOfWork
 from app.services.workers import Reader
 
@@ -22,6 +23,7 @@ class Backend(Protocol):
     tools: Tools
     pool: Executor
     worker_ttl: float
+    readiness: Readiness
     handed_over: "FilesOfWorkers"
 
     def readers(self) -> list[Reader]:
@@ -46,6 +48,3 @@ class Backend(Protocol):
         Raises:
             DomainError: server.busy, when all are taken.
         """
-
-    def check(self) -> None:
-        """Raises what is wrong, if database or blob store do not answer."""

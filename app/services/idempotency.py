@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.db import idempotency as rows
-from app.db.base import now
+from app.db.base import clock
 from app.db.idempotency import Answer
 from app.domain.errors import DomainError
 from app.domain.ids import new_id
@@ -56,7 +56,7 @@ def once(uow: UnitOfWork, principal: Principal, key: str, request: str, make: Ca
         return known
     reply = make()
     row = Answer(
-        id=new_id("ans"), created_at=now(), token=principal.token, owner=principal.owner, key=key, request=request,
+        id=new_id("ans"), created_at=clock(uow.session), token=principal.token, owner=principal.owner, key=key, request=request,
         status=reply.status, body=reply.body, location=reply.location,
     )  # fmt: skip
     uow.add(row)

@@ -83,6 +83,11 @@ def claim(uow: UnitOfWork, job: str, executor: str) -> Claim:
     return held
 
 
+def is_ours(uow: UnitOfWork, job: str, held: Claim) -> bool:
+    """Whether a job still runs under a claim; if so it does until the end of this transaction."""
+    return rows.still_ours(uow.session, job, held)
+
+
 def require(uow: UnitOfWork, job: str, held: Claim) -> None:
     """Raises `DomainError` (job.lost) unless a job still runs under a claim; until the end of this transaction it does."""
     if not rows.still_ours(uow.session, job, held):

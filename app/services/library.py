@@ -47,7 +47,10 @@ class Library:
 
     def manifest(self, release: Release) -> Manifest:
         """The manifest of a ready release."""
-        digest = str(release.manifest)
+        return self.read_manifest(str(release.manifest))
+
+    def read_manifest(self, digest: str) -> Manifest:
+        """The manifest that a digest names."""
         return self._manifests.get(digest, lambda: self._read_manifest(digest))
 
     @contextmanager

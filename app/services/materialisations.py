@@ -1,5 +1,6 @@
 """Materialisations: a merged model written to a place of its owner's, by a job."""
 
+import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ from app.blobs.s3_client import shared_client
 from app.blobs.s3_target import S3Target
 from app.core.recipe import Recipe
 from app.db import materialisations as rows
-from app.db.base import now
+from app.db.base import clock, now
 from app.db.jobs import Claim, still_ours
 from app.db.materialisations import Materialisation
 from app.domain.errors import DomainError
@@ -16,6 +17,7 @@ from app.domain.places import Place
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.states import move
 from app.services import ports
+from app.services.releases import crashed
 from app.services.uow import UnitOfWork
 
 MATERIALISE = "materialise"
@@ -82,7 +84,7 @@ def list_page(uow: UnitOfWork, principal: Principal, port_id: str, after: str | 
 
 def order(uow: UnitOfWork, ident: str) -> dict[str, Any] | None:
     """What the child process has to do; None when there is nothing to do any more."""
-    row = rows.get(uow.session, ident)
+    row = _locked(uow, ident)
     if row is None or row.state not in ("queued", "running"):
         return None
     if row.state == "queued":
@@ -108,10 +110,10 @@ def record(uow: UnitOfWork, ident: str, job: str, held: Claim, result: dict[str,
     """
     if not still_ours(uow.session, job, held):
         raise DomainError("job.lost", job=job)
-    row = rows.get(uow.session, ident)
+    row = _locked(uow, ident)
     if row is None or row.state != "running":
         return
-    _finish(row, "done")
+    _finish(row, "done", clock(uow.session))
     row.result = result
     worker = Principal(INSTALLATION, frozenset({"admin"}), job)
     uow.event(
@@ -122,13 +124,24 @@ def record(uow: UnitOfWork, ident: str, job: str, held: Claim, result: dict[str,
 
 def record_failed(uow: UnitOfWork, ident: str, problem: dict[str, Any]) -> None:
     """Marks it as failed (or cancelled), with the reason in the language of all errors."""
-    row = rows.get(uow.session, ident)
+    row = _locked(uow, ident)
     if row is None or row.state not in ("queued", "running"):
         return
-    _finish(row, "cancelled" if problem["code"] == "job.cancelled" else "failed")
+    _finish(row, "cancelled" if problem["code"] == "job.cancelled" else "failed", clock(uow.session))
     row.problem = problem
     worker = Principal(INSTALLATION, frozenset({"admin"}), job_of(row))
     uow.event(f"materialisation.{row.state}", worker, row.owner, row.id, port=row.port_id, code=problem["code"])
+
+
+def reconcile(uow: UnitOfWork) -> int:
+    """Marks those as failed whose job ended without a word (given up after too many crashes); returns how many."""
+    count = 0
+    for row in rows.unfinished(uow.session, uow.tools.limits.page):
+        problem = crashed(uow, job_of(row))
+        if problem:
+            record_failed(uow, row.id, problem)
+            count += 1
+    return count
 
 
 def clear(uow: UnitOfWork, order: dict[str, Any]) -> None:  # noqa: ARG001  the form of all kinds
@@ -137,7 +150,15 @@ def clear(uow: UnitOfWork, order: dict[str, Any]) -> None:  # noqa: ARG001  the 
     S3Target(shared_client(), target["bucket"], target["prefix"], order["fingerprint"]).abort_all(order["paths"])
 
 
-def _finish(row: Materialisation, state: str) -> None:
+def _locked(uow: UnitOfWork, ident: str) -> Materialisation | None:
+    """A materialisation as it is now: somebody may just cancel it."""
+    row = rows.get(uow.session, ident)
+    if row is not None:
+        uow.lock(row)
+    return row
+
+
+def _finish(row: Materialisation, state: str, present: dt.datetime) -> None:
     row.state = move("materialisation", row.state, state)
-    row.finished_at = now()
+    row.finished_at = present
     row.row_version += 1

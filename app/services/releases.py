@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from app.core.manifest import Manifest
 from app.db import releases as rows
 from app.db.base import now
 from app.db.families import Family
-from app.db.jobs import Claim, still_ours
+from app.db.jobs import Claim, claim, still_ours
 from app.db.releases import Release
 from app.domain.errors import DomainError
 from app.domain.ids import new_id
@@ -137,23 +138,40 @@ def ingest_order(uow: UnitOfWork, release_id: str) -> dict[str, Any] | None:
     }
 
 
+def keep_ingested(uow: UnitOfWork, result: dict[str, Any]) -> Manifest:
+    """Takes what a job found into the store, where nothing names it yet; again, it looks whether it is there.
+
+    Apart from `record_ingested` because it can take long where the store is far away, and no row must be locked meanwhile.
+
+    Raises:
+        DomainError: blob.missing, when it wrote no such file.
+    """
+    uow.names_bytes()
+    blobs, run, digest = uow.tools.blobs, str(result["run"]), str(result["manifest_sha256"])
+    blobs.adopt(run, {MANIFEST_FILE: digest})
+    manifest = uow.tools.library.read_manifest(digest)
+    if result["copied"]:
+        blobs.adopt(run, {f"files/{path}": sha256 for path, sha256 in manifest.file_digests.items()})
+    return manifest
+
+
 def record_ingested(uow: UnitOfWork, release_id: str, job: str, held: Claim, result: dict[str, Any]) -> None:
     """Makes a release ready with what its job found; fails when the job was lost meanwhile.
 
     Raises:
         DomainError: job.lost.
     """
+    if claim(uow.session, job, held.executor) != held:
+        raise DomainError("job.lost", job=job)
+    # Before any row is locked: others should not wait for a store. What was kept before is only looked for.
+    manifest = keep_ingested(uow, result)
     if not still_ours(uow.session, job, held):
         raise DomainError("job.lost", job=job)
     release = _ingesting(uow, release_id)
     if release is None:
         return
     blobs, run = uow.tools.blobs, str(result["run"])
-    blobs.adopt(run, {MANIFEST_FILE: result["manifest_sha256"]})
     release.manifest = result["manifest_sha256"]
-    manifest = uow.tools.library.manifest(release)
-    if release.copied:
-        blobs.adopt(run, {f"files/{path}": digest for path, digest in manifest.file_digests.items()})
     uow.after_commit(lambda: blobs.discard(run))
     release.stats = None if release.copied else result["stats"]
     release.total_bytes = manifest.total_bytes
@@ -188,12 +206,20 @@ def reconcile(uow: UnitOfWork) -> int:
     """Rejects releases whose ingestion ended without a word (given up after too many crashes); returns how many."""
     count = 0
     for release in rows.list_page(uow.session, None, "ingesting", None, uow.tools.limits.page):
-        status = uow.tools.jobs.status(job_of(release))
-        if status is None or status.state in ("failed", "cancelled", "done"):
-            error = DomainError("job.crashed", reason="it ended without recording a result")
-            record_rejected(uow, release.id, status.problem if status and status.problem else error.to_problem())
+        problem = crashed(uow, job_of(release))
+        if problem:
+            record_rejected(uow, release.id, problem)
             count += 1
     return count
+
+
+def crashed(uow: UnitOfWork, job: str) -> dict[str, Any] | None:
+    """Why a job ended whose subject still waits for it; None while it has not ended."""
+    status = uow.tools.jobs.status(job)
+    if status and status.state not in ("failed", "cancelled", "done"):
+        return None
+    error = DomainError("job.crashed", reason="it ended without recording a result")
+    return status.problem if status and status.problem else error.to_problem()
 
 
 def allowed_source(source: str, tools: Tools) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from app.db import events
 from app.db.base import now
 from app.db.events import Event
 from app.db.failures import CollisionError, translated
+from app.db.locks import BYTES, share_turn
 from app.domain.principal import Principal
 from app.services.library import Library
 
@@ -112,6 +113,10 @@ class UnitOfWork:
             self.session.refresh(row, columns, with_for_update=strength)
         except exc.InvalidRequestError:
             raise CollisionError from None
+
+    def names_bytes(self) -> None:
+        """Called before bytes are looked at that this transaction will name: none are swept until it ends."""
+        share_turn(self.session, BYTES)
 
     def event(self, kind: str, principal: Principal, owner: str, subject: str, /, **data: Any) -> None:
         """Says what happened; written at the end of the transaction, with the fact or not at all."""

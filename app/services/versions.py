@@ -11,7 +11,7 @@ from app.core.deltas import resolve
 from app.core.patch import check_finite, choose_files
 from app.core.recipe import digest_of
 from app.db import patches as rows
-from app.db.base import now
+from app.db.base import clock, now
 from app.db.failures import CollisionError
 from app.db.patches import Patch, PatchVersion
 from app.domain.errors import DomainError
@@ -60,9 +60,10 @@ def draft(
     if existing:
         _check_same(patch, existing, release.id if release else None, trained_on)
         return existing, False
+    uow.names_bytes()  # from the draft on, so that what is uploaded again is not swept as nobody's before it is published
     version = PatchVersion(
-        id=new_id("ver"), created_at=now(), patch_id=patch.id, owner=owner, number=None, state="draft", digest=digest,
-        published_digest=None, files=files, dropped=dropped, total_bytes=sum(f.size for f in kept),
+        id=new_id("ver"), created_at=clock(uow.session), patch_id=patch.id, owner=owner, number=None, state="draft",
+        digest=digest, published_digest=None, files=files, dropped=dropped, total_bytes=sum(f.size for f in kept),
         trained_on_id=release.id if release else None, facts=None,
     )  # fmt: skip
     version.patch, version.trained_on = patch, release

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode
 
 from app.db import jobs as job_rows
 from app.db import workers as rows
+from app.db.base import clock
 from app.db.workers import Worker
 from app.domain.principal import Principal
 from app.domain.signing import SECONDS, sign_read
@@ -124,5 +125,5 @@ class Readers:
 
 
 def _live(uow: UnitOfWork, ttl: float) -> list[Worker]:
-    present = rows.clock(uow.session)
+    present = clock(uow.session)
     return [row for row in rows.everyone(uow.session) if (present - row.seen_at).total_seconds() <= ttl]

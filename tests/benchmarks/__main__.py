@@ -17,6 +17,7 @@ BENCHMARKS = {
     "streaming": "a merged shard over HTTP against a static file from the same server",
     "first_byte": "port request to first byte of the merged model, for a model and one twice as large",
     "jobs": "jobs a second with two workers on PostgreSQL, and the time until a dead worker's job is taken over",
+    "api_load": "requests/s and latencies with 100,000 patches in PostgreSQL, beside MLflow's model registry",
     "reproducibility": "one sha256 under 1 and 2 threads, several block sizes and instruction sets",
 }
 

@@ -1,19 +1,19 @@
-"""How the fault tests choose their moments, and what must be true after every restart."""
+"""How the fault tests choose their moments."""
 
-import hashlib
-import json
+import itertools
 import os
 import random
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-import httpx
-
-from tests.live.service import Service, until
+from tests.faults import tally
+from tests.faults.operations import Operation
+from tests.faults.world import World
 
 ROUNDS = int(os.environ.get("PORTLLM_SOAK_ROUNDS", "3"))
+_labels = itertools.count(1)  # worlds are shared: every name is used once
+LONG = 60 * ROUNDS + 240
 
 
 def moments(seconds: float, seed: int) -> Iterator[float]:
@@ -28,74 +28,50 @@ def moments(seconds: float, seed: int) -> Iterator[float]:
     return ((part + chooser.random()) / ROUNDS * seconds * 1.05 for part in parts)
 
 
-def kill_at(service: Service, moment: float, began: float) -> list[int]:
-    """kill -9 of the service `moment` seconds after `began`; returns the processes of its jobs at that time.
+def survive(world: World, fault: str, operations: Sequence[Operation], strike: Callable[[], None]) -> None:
+    """Lets a fault happen again and again while operations run; after each, all come to their end and all is well.
 
-    They must end by themselves.
-    """
-    time.sleep(max(0.0, began + moment - time.monotonic()))  # the moment is what is under test
-    children = service.jobs()
-    service.kill()
-    until(lambda: not set(service.jobs()), 10)
-    return children
-
-
-def check_after_restart(service: Service, verified: dict[Path, int]) -> None:
-    """Nothing half-visible: every blob has the digest of its name, and whatever is listed has all its bytes.
+    The operations are under way together, each at a random moment of its own when the fault happens.
 
     Args:
-        service: it runs again.
-        verified: blobs that were read before, with their mtime; they are not read again while that stays the same.
+        world: what it happens to.
+        fault: its name.
+        operations: each is begun anew for every round.
+        strike: the fault, and whatever brings the world back.
     """
-    with service.client() as client:
-        names = [f"/patches/{patch['owner']}/{patch['name']}/versions" for patch in pages(client, "/patches")]
-        versions = [version for name in names for version in pages(client, name)]
-        releases = list(pages(client, "/releases"))
-    # Read after the lists: what becomes visible meanwhile is not in them, and blobs are only added.
-    blobs = service.data / "blobs/sha256"
-    for path in blobs.glob("*/*"):
-        if verified.get(path) != path.stat().st_mtime_ns:
-            assert digest_of(path) == path.name, "a blob holds other bytes than its name says"
-            verified[path] = path.stat().st_mtime_ns
-
-    def stored(digest: str) -> bool:
-        return blobs / digest[:2] / digest in verified
-
-    for version in versions:
-        assert version["state"] == "published"
-        assert all(stored(file["sha256"]) for file in version["files"]), version
-    for release in releases:
-        assert release["state"] in ("ingesting", "ready"), release
-        assert (release["manifest"] is not None) == (release["state"] == "ready")
-        if release["manifest"]:
-            assert stored(release["manifest"]), release
-            files = manifest_files(service, release["manifest"])
-            assert not release["copied"] or all(stored(digest) for digest in files.values()), release
+    names = [operation.name for operation in operations]
+    with ThreadPoolExecutor(len(operations)) as pool:
+        label = f"undisturbed{next(_labels)}"
+        seconds = list(pool.map(lambda operation: _undisturbed(operation, label), operations))
+    ages = [moments(taken, seed) for seed, taken in enumerate(seconds)]
+    for number in range(1, ROUNDS + 1):
+        with tally.one_round(fault, names, world.backend):
+            now = [next(each) for each in ages]
+            _begin(operations, now, f"round{next(_labels)}")
+            met = [operation.status() for operation in operations]
+            strike()
+            found = [operation.finish() for operation in operations]
+            world.check()
+        for operation, moment, taken, before, after in zip(operations, now, seconds, met, found, strict=True):
+            print(f"{fault} {number}/{ROUNDS}: {operation.name} after {moment:.2f} of {taken:.2f} s, {before}; {after}")
+    world.sweep(fault, names)
 
 
-def staged(service: Service, upload: str) -> list[Path]:
-    """Files that are still staged for an upload or a release."""
-    return [path for path in (service.data / "blobs/staging" / upload).rglob("*") if path.is_file()]
+def _undisturbed(operation: Operation, label: str) -> float:
+    """How long it takes, in seconds."""
+    operation.prepare(label)
+    began = time.monotonic()
+    operation.begin()
+    operation.finish()
+    return time.monotonic() - began
 
 
-def manifest_files(service: Service, digest: str) -> dict[str, str]:
-    """sha256 by path of a release's files, as its manifest says."""
-    manifest = json.loads((service.data / "blobs/sha256" / digest[:2] / digest).read_bytes())
-    return {path: sha256 for path, (_, sha256) in manifest["files"].items()}
-
-
-def pages(client: httpx.Client, path: str) -> Iterator[dict[str, Any]]:
-    """Every item of a list."""
-    cursor = None
-    while True:
-        answer = client.get(path, params={"limit": 200} | ({"cursor": cursor} if cursor else {})).raise_for_status().json()
-        yield from answer["items"]
-        cursor = answer["next_cursor"]
-        if cursor is None:
-            return
-
-
-def digest_of(path: Path) -> str:
-    """sha256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _begin(operations: Sequence[Operation], ages: Sequence[float], name: str) -> None:
+    """Begins each so that it has reached its age when this returns."""
+    for operation in operations:
+        operation.prepare(name)
+    began, longest = time.monotonic(), max(ages)
+    for age, operation in sorted(zip(ages, operations, strict=True), key=lambda pair: -pair[0]):
+        time.sleep(max(0.0, began + longest - age - time.monotonic()))  # the moment is what is under test
+        operation.begin()
+    time.sleep(max(0.0, began + longest - time.monotonic()))

@@ -1,5 +1,6 @@
 """The image's and the installation's descriptions: valid, and without secrets of their own."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,18 @@ def test_settings_are_ours(services: dict[str, dict[str, object]]) -> None:
     }
     assert named
     assert named <= known
+
+
+def test_the_example_names_every_variable() -> None:
+    """What must be given stands empty, all else as a comment with the default that docker-compose.yml has."""
+    text = (ROOT / "docker-compose.yml").read_text()
+    asked = re.findall(r"\$\{(\w+):([-?])([^}]*)\}", text)
+    required = {name: "" for name, mark, _ in asked if mark == "?"}
+    optional = {name: default for name, mark, default in asked if mark == "-"}
+    lines = (ROOT / "docker/env.example").read_text().splitlines()
+    pairs = [line.partition("=") for line in lines if re.match(r"#?[A-Z]\w+=", line)]
+    assert {name: value for name, _, value in pairs if not name.startswith("#")} == required
+    assert {name.removeprefix("#"): value for name, _, value in pairs if name.startswith("#")} == optional
 
 
 def test_no_secret_has_a_default() -> None:

@@ -1,16 +1,19 @@
 """Starting, stopping, being in each other's way, and the live stream of events."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
+from app.cli.serve import ended_by_signals
 from tests.live.models import large_release
 from tests.live.service import Service, environment, invoke, until
 
@@ -82,6 +85,15 @@ def test_a_port_in_use_is_refused(own: Service, tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
+def test_several_processes_on_sqlite_are_refused(tmp_path: Path) -> None:
+    """It ends with 2 and a sentence, before anything is created."""
+    ended = invoke("serve", "--data", tmp_path / "data", "--port", "0", "--processes", "2")
+    assert ended.exit_code == 2
+    assert "[serve.processes]" in ended.stderr
+    assert "PORTLLM_DATABASE_URL" in ended.stderr
+    assert not (tmp_path / "data").exists()
+
+
 def test_unusable_directories_are_refused(tmp_path: Path) -> None:
     """A data directory that is a file, and a root for releases that is not there."""
     (tmp_path / "file").write_text("")
@@ -117,6 +129,17 @@ def test_the_application_imports_neither_torch_nor_transformers() -> None:
     code = f"import sys, app.main, app.cli.main; print([m for m in {HEAVY!r} if m in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True)
     assert ended.stdout.strip() == "[]"
+
+
+def test_a_signal_that_comes_before_the_server_runs() -> None:
+    """It is heeded as soon as there is a server; afterwards this process's own handlers are back."""
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        server = SimpleNamespace(should_exit=False)
+        with ended_by_signals(server):
+            signal.raise_signal(number)
+        assert server.should_exit
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 def test_a_client_that_holds_on_does_not_keep_the_service_from_stopping(own: Service) -> None:

@@ -15,7 +15,9 @@ def test_metrics_and_log(models: Path, tmp_path: Path) -> None:
         with service.client() as client:
             client.get("/families/nobody-knows-this", headers={"X-Request-Id": "my-request"})
             client.get("/whoami")
+            ready = client.get(service.url + "/readyz").raise_for_status().json()
             text = client.get(service.url + "/metrics").text
+        assert {name: part["ok"] for name, part in ready["parts"].items()} == {"database": True, "blobs": True, "jobs": True}
         assert 'portllm_requests_total{method="GET",route="/api/v1/families/{family}",status="404"} 1.0' in text
         assert 'portllm_jobs{state="queued"} 0.0' in text
         assert "nobody-knows-this" not in text

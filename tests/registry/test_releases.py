@@ -178,7 +178,7 @@ def test_lost_job_records_nothing(fresh: Callable[..., Service]) -> None:
 
     def lose(order: dict[str, object], reporter: object) -> dict[str, object]:
         service.job_row(job, executor="somebody-else")
-        return {"run": order["run"], "manifest_sha256": "0" * 64, "stats": {}, "summary": {}}
+        return {"run": order["run"], "copied": False, "manifest_sha256": "0" * 64, "stats": {}, "summary": {}}
 
     with pytest.raises(DomainError) as caught:
         service.run_job(job, kind, subject, do=lose)

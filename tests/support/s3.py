@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 START_SECONDS = 60
+ATTEMPTS = 5
 KEY, SECRET = "test-key", "test-secret"
 
 
@@ -83,24 +85,42 @@ def running_s3() -> Iterator[S3Server]:
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
     (place / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    ports = _free_ports(4)
-    names = ("master.port", "volume.port", "filer.port", "s3.port")
-    command = [
-        str(Path(sys.executable).with_name("weed")), "server", f"-dir={place}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-        "-filer", "-s3", f"-s3.config={place / 's3.json'}", "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
-        "-volume.max=1000", "-master.volumeSizeLimitMB=256",
-        *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
-    ]  # fmt: skip
-    with (place / "log.txt").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=place)
     try:
-        server = S3Server(f"http://127.0.0.1:{ports[3]}")
-        _wait(server, process, place / "log.txt")
-        yield server
+        server, process = _start(place)
+        try:
+            yield server
+        finally:
+            process.kill()
+            process.wait()
     finally:
-        process.kill()
-        process.wait()
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _start(place: Path) -> tuple[S3Server, subprocess.Popen[bytes]]:
+    """Starts it, and again on other ports where somebody took one of them in between."""
+    for attempt in range(ATTEMPTS):
+        ports = free_ports(4)
+        names = ("master.port", "volume.port", "filer.port", "s3.port")
+        command = [
+            str(Path(sys.executable).with_name("weed")), "server", f"-dir={place}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+            "-filer", "-s3", f"-s3.config={place / 's3.json'}", "-master.telemetry=false", "-s3.port.iceberg=0",
+            "-s3.port.lance=0", "-volume.max=1000", "-master.volumeSizeLimitMB=256",
+            *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
+        ]  # fmt: skip
+        log = place / f"log-{attempt}.txt"
+        with log.open("wb") as file:
+            process = subprocess.Popen(command, stdout=file, stderr=file, cwd=place)
+        server = S3Server(f"http://127.0.0.1:{ports[3]}")
+        try:
+            _wait(server, process, log)
+        except AssertionError:
+            process.kill()
+            process.wait()
+            if attempt + 1 == ATTEMPTS or "address already in use" not in log.read_text():
+                raise
+        else:
+            return server, process
+    raise AssertionError("unreachable")
 
 
 def _wait(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -119,17 +139,25 @@ def _wait(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None
             time.sleep(0.2)
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody uses, and whose neighbours 10,000 above (for gRPC) nobody uses either."""
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody uses, and whose neighbours 10,000 above (for gRPC) nobody uses either.
+
+    All of them lie below those that the system gives to clients, and begin anywhere: whoever asks at the same time gets others.
+    """
     found: list[int] = []
-    for port in range(20000 + os.getpid() % 9000, 45000):
+    for port in random.sample(range(11_000, 22_000), 11_000):
         if len(found) == count:
             break
-        if port not in found and all(_is_free(p) for p in (port, port + 10000)):
+        if all(_is_free(p) for p in (port, port + 10_000)):
             found.append(port)
     return found
 
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

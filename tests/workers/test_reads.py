@@ -151,7 +151,8 @@ def test_an_address_is_good_for_one_file_and_a_while(reads: Reads) -> None:
 def test_what_a_worker_says_of_itself(reads: Reads) -> None:
     """Health, readiness, and what it is; nothing else is there."""
     assert httpx.get(f"{reads.url}/healthz").json() == {"status": "ok"}
-    assert httpx.get(f"{reads.url}/readyz").json() == {"status": "ok"}
+    ready = httpx.get(f"{reads.url}/readyz").json()
+    assert (ready["status"], ready["parts"].keys()) == ("ok", {"database", "blobs", "jobs"})
     about = httpx.get(f"{reads.url}/about").json()
     assert (about["id"], about["class_name"], about["device"]) == (reads.worker.id, "cpu", "cpu")
     for path in ("/docs", "/openapi.json", "/api/v1/ports"):

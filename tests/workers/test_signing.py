@@ -72,7 +72,7 @@ def test_readers_are_looked_up_once_a_second() -> None:
 def test_a_worker_that_has_not_started_is_not_ready(tmp_path: Path) -> None:
     """Its readiness is not only that of the database."""
     with pytest.raises(DomainError) as refused:
-        WorkerRuntime(Settings(data=tmp_path), Role("cpu")).check()
+        WorkerRuntime(Settings(data=tmp_path), Role("cpu")).checks()["jobs"]()
     assert refused.value.code == "worker.unready"
 
 

@@ -4,7 +4,8 @@ from fastapi import APIRouter
 
 from app.api.deps import BackendDep
 from app.api.problems import codes, document
-from app.api.schemas.system import CodeOut, HealthOut
+from app.api.readiness import readiness
+from app.api.schemas.system import CodeOut, HealthOut, ReadyOut
 from app.domain.errors import DomainError
 
 router = APIRouter()
@@ -17,10 +18,9 @@ def healthz() -> HealthOut:
 
 
 @router.get("/readyz", tags=["health"])
-def readyz(backend: BackendDep) -> HealthOut:
-    """Database and blob store answer."""
-    backend.check()
-    return HealthOut(status="ok")
+async def readyz(backend: BackendDep) -> ReadyOut:
+    """Database, bytes and jobs answer, each within two seconds; 503 with server.unready where one does not."""
+    return await readiness(backend)
 
 
 @router.get("/problems", tags=["errors"])

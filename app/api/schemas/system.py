@@ -130,3 +130,21 @@ class HealthOut(Out):
     """Whether the service answers."""
 
     status: Annotated[str, Field(examples=["ok"])]
+
+
+class PartOut(Out):
+    """How one part that the service stands on answered."""
+
+    ok: Annotated[bool, Field(examples=[True])]
+    milliseconds: Annotated[float, Field(examples=[1.2])]
+    reason: Annotated[str | None, Field(description="Why it did not.", examples=[None])] = None
+
+
+class ReadyOut(Out):
+    """Whether the service can do its work, part by part."""
+
+    status: Annotated[str, Field(examples=["ok"])]
+    parts: Annotated[
+        dict[str, PartOut],
+        Field(examples=[{part: {"ok": True, "milliseconds": 1.2, "reason": None} for part in ("database", "blobs", "jobs")}]),
+    ]

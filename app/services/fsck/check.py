@@ -1,0 +1,162 @@
+"""Goes through everything, a page at a time, and says what it finds.
+
+Rows are read in short transactions and judged outside of them: a check may take hours, and neither a snapshot nor a
+connection should be held that long. What looks wrong is read and judged once more, because somebody may have been at work
+on it: only what is found both times is told.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing
+from itertools import islice
+from typing import Any, Protocol
+
+from sqlalchemy.orm import Session
+
+from app.db import materialisations, patches, ports, releases
+from app.services.fsck import places, rows, stored
+from app.services.fsck.places import Targets
+from app.services.fsck.scratch import Scratch
+from app.services.fsck.stored import UnreadableError
+from app.services.fsck.troubles import Found, Trouble
+from app.services.uow import Tools, UnitOfWork
+
+PAGE = 200
+
+Judge = Callable[[Any], Iterator[Found]]
+
+
+class Tell(Protocol):
+    """Told of progress: what is looked at, how much of it is done, and how much there is (None: nobody knows)."""
+
+    def __call__(self, what: str, done: int, total: int | None, /) -> None: ...
+
+
+class Opened(Protocol):
+    """A registry that is open for reading."""
+
+    tools: Tools
+
+    def read(self) -> AbstractContextManager[UnitOfWork]:
+        """A transaction that only reads."""
+
+
+class _Noun:
+    """How rows of one kind are read.
+
+    Args:
+        name: for the progress.
+        count, page, get: of `app.db`: how many there are, those below an id (newest first), and one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        count: Callable[[Session], int],
+        page: Callable[[Session, str | None, int], Sequence[Any]],
+        get: Callable[[Session, str], Any],
+    ) -> None:
+        self.name, self.count, self.page, self.get = name, count, page, get
+
+
+RELEASES = _Noun(
+    "releases", releases.count, lambda s, after, limit: releases.list_page(s, None, None, after, limit), releases.get
+)
+VERSIONS = _Noun("versions", patches.count_versions, patches.all_versions, patches.version)
+ALIASES = _Noun("aliases", patches.count_aliases, patches.all_aliases, patches.get_alias)
+PORTS = _Noun(
+    "ports", ports.count, lambda s, after, limit: ports.list_page(s, None, None, None, None, None, after, limit), ports.get
+)
+MATERIALISATIONS = _Noun("materialisations", materialisations.count, materialisations.everything, materialisations.get)
+
+
+def check(opened: Opened, quick: bool, tell: Tell) -> Iterator[Found]:
+    """Looks at everything; changes nothing. Bytes and rows that came or went while it looked are no trouble.
+
+    Args:
+        opened: where to look.
+        quick: sizes only; otherwise every byte is read and hashed, once for each digest.
+        tell: told of progress.
+
+    Raises:
+        DomainError: database or store do not answer.
+    """
+    tools, began = opened.tools, time.monotonic()
+    targets = Targets(tools)
+    with closing(Scratch()) as scratch:
+
+        def release(row: Any) -> Iterator[Found]:
+            yield from rows.release(tools, row)
+            try:
+                scratch.add(stored.named_by_release(tools.library, row))
+            except UnreadableError as error:
+                yield error.trouble
+            else:
+                yield from places.reference(tools, row)
+
+        def version(row: Any) -> Iterator[Found]:
+            scratch.add(stored.named_by_version(row))
+            yield from rows.version(tools, row)
+
+        def materialisation(row: Any) -> Iterator[Found]:
+            yield from rows.materialisation(tools, row)
+            yield from targets.look(row)
+
+        yield from _walk(opened, RELEASES, release, tell)
+        yield from _walk(opened, VERSIONS, version, tell)
+        yield from _walk(opened, ALIASES, lambda row: rows.alias(tools, row), tell)
+        yield from _walk(opened, PORTS, lambda row: rows.port(tools, row), tell)
+        yield from _walk(opened, MATERIALISATIONS, materialisation, tell)
+        yield from _bytes(opened, scratch, quick, tell)
+        tell("store", 0, None)
+        yield from stored.unnamed(tools, scratch, began)
+        yield from _staged(opened)
+
+
+def _walk(opened: Opened, noun: _Noun, judge: Judge, tell: Tell) -> Iterator[Found]:
+    with opened.read() as uow:
+        total, done, after = noun.count(uow.session), 0, None
+    while True:
+        tell(noun.name, done, max(total, done))
+        with opened.read() as uow:
+            page = noun.page(uow.session, after, PAGE)
+        for row in page[:PAGE]:
+            first = list(judge(row))
+            if any(isinstance(found, Trouble) for found in first):
+                first = _again(opened, noun, judge, row.id, first)
+            yield from first
+        done += len(page[:PAGE])
+        if len(page) <= PAGE:
+            tell(noun.name, done, done)
+            return
+        after = page[PAGE - 1].id
+
+
+def _again(opened: Opened, noun: _Noun, judge: Judge, ident: str, first: list[Found]) -> list[Found]:
+    """What is still so when the row is read anew."""
+    with opened.read() as uow:
+        row = noun.get(uow.session, ident)
+    return [found for found in judge(row) if found in first] if row is not None else []
+
+
+def _bytes(opened: Opened, scratch: Scratch, quick: bool, tell: Tell) -> Iterator[Found]:
+    """Every digest that is named, once; progress in digests or, where they are read, in bytes."""
+    (count, size), done, read = scratch.totals(), 0, None
+    what, total = ("digests", count) if quick else ("bytes", size)
+    for found in scratch:
+        tell(what, done, total)
+        troubles = list(stored.sizes(opened.tools, found))
+        if not troubles and not quick and found.digest != read:
+            troubles, read = list(stored.content(opened.tools, found)), found.digest
+        yield from troubles
+        done += 1 if quick else found.size or 0
+    tell(what, total, total)
+
+
+def _staged(opened: Opened) -> Iterator[Found]:
+    idle = stored.idle_uploads(opened.tools)
+    while some := list(islice(idle, PAGE)):
+        with opened.read() as uow:
+            states = patches.states_of(uow.session, [upload for upload, _ in some])
+        for upload, old in some:
+            yield from stored.staged(upload, old, states.get(upload))

@@ -1,0 +1,69 @@
+"""What lies outside the store: releases that are served from where they are, and merged models that were written somewhere."""
+
+from collections.abc import Iterator
+
+from app.blobs.places import list_prefix
+from app.core.errors import CoreError
+from app.core.source import read_range
+from app.db.materialisations import Materialisation
+from app.db.releases import Release
+from app.domain.errors import DomainError
+from app.domain.places import Place
+from app.services.fsck.troubles import Found, Trouble, Unseen
+from app.services.uow import Tools
+
+
+class Targets:
+    """Looks at what was written, as far as the place can be reached.
+
+    A bucket that did not answer once is not asked again: a store that is away would cost a minute for every model.
+    """
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._away: dict[str, str] = {}
+
+    def look(self, row: Materialisation) -> Iterator[Found]:
+        """Every file of a merged model that is done lies at its place, as long as it was."""
+        subject = f"{row.id} ({row.target})"
+        if row.state != "done":
+            return
+        try:
+            place = Place.parse(row.target)
+            place.require_below(self._tools.allowed_s3)
+            if place.bucket in self._away:
+                yield Unseen(subject, self._away[place.bucket])
+                return
+            found = list_prefix(place.bucket, place.prefix)
+        except DomainError as error:
+            if error.code.startswith("storage."):
+                self._away[place.bucket] = error.detail
+            yield Unseen(subject, error.detail)
+            return
+        except CoreError as error:
+            if error.code != "checkpoint.missing_file":  # nothing at all lies there
+                yield Unseen(subject, error.detail)
+                return
+            found = {}
+        for file in (row.result or {}).get("files", ()):
+            at = found.get(file["path"])
+            if at is None:
+                yield Trouble("materialisation.missing", subject, f"{file['path']} is not there any more.")
+            elif at.size != file["size"]:
+                yield Trouble("materialisation.size", subject, f"{file['path']} is {at.size} bytes, not {file['size']}.")
+
+
+def reference(tools: Tools, row: Release) -> Iterator[Found]:
+    """Each file of a release that is served from where it lies is still the one that was registered."""
+    if row.copied or row.manifest is None or row.state == "yanked":
+        return
+    name = f"{row.family.name}/{row.name}"
+    try:
+        with tools.library.open_release(row) as source:
+            for path in row.stats or {}:
+                try:
+                    read_range(source, path, 0, min(1, source.size(path)))
+                except CoreError as error:
+                    yield Trouble("release.changed", f"{name}/{path}", error.detail)
+    except DomainError as error:
+        yield Unseen(name, error.detail)

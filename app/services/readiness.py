@@ -1,0 +1,126 @@
+"""Whether what a process stands on answers: its database, its bytes, its jobs; asked with a limit, and not too often."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from app.domain.errors import DomainError
+
+LIMIT_SECONDS = 2.0
+FRESH_SECONDS = 1.0
+
+Value = TypeVar("Value")
+
+log = logging.getLogger("portllm.ready")
+
+
+@dataclass(frozen=True)
+class Part:
+    """How one part answered: `reason` says why it did not, without addresses and names of this installation."""
+
+    ok: bool
+    milliseconds: float
+    reason: str | None
+    error: BaseException | None = field(default=None, repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"ok": self.ok, "milliseconds": self.milliseconds, "reason": self.reason}
+
+
+Parts = Mapping[str, Part]
+
+
+class Readiness:
+    """Asks every part at the same time, each in a thread of its own, and waits at most a limit for all of them.
+
+    However many ask: one look at a time, one look a second, and never a second thread for a part that still hangs.
+
+    Args:
+        checks: by part, what raises when that part does not work.
+        limit: how long a part may take, in seconds.
+    """
+
+    def __init__(self, checks: Mapping[str, Callable[[], object]], limit: float = LIMIT_SECONDS) -> None:
+        self._checks, self._limit = checks, limit
+        self._lock = threading.Lock()
+        self._look: Future[Parts] | None = None
+        self._looked = 0.0
+        self._asked: dict[str, _Question] = {}
+        self._failed: frozenset[str] = frozenset()
+
+    def ask(self) -> Future[Parts]:
+        """The look that is under way, or was made within the last second, or else a new one; it ends within the limit."""
+        with self._lock:
+            under_way = self._look is not None and not self._look.done()
+            if self._look is None or not (under_way or time.monotonic() - self._looked < FRESH_SECONDS):
+                self._look = _in_thread(self._all)
+            return self._look
+
+    def _all(self) -> Parts:
+        for name, check in self._checks.items():
+            if name not in self._asked or self._asked[name].answer.done():
+                self._asked[name] = _Question(check)
+        deadline = time.monotonic() + self._limit
+        parts = {name: self._asked[name].part(deadline) for name in self._checks}
+        self._say(parts)
+        self._looked = time.monotonic()
+        return parts
+
+    def _say(self, parts: Parts) -> None:
+        failed = frozenset(name for name, part in parts.items() if not part.ok)
+        if failed != self._failed:  # not once a second
+            self._failed = failed
+            reasons = "; ".join(f"{name}: {parts[name].reason}" for name in sorted(failed))
+            error = next((parts[name].error for name in sorted(failed) if parts[name].error), None)
+            log.warning("not ready (%s)", reasons, exc_info=error) if failed else log.warning("ready again")
+
+
+class _Question:
+    """One run of a check, and when it began."""
+
+    def __init__(self, check: Callable[[], object]) -> None:
+        self._check, self._began, self._ended = check, time.monotonic(), 0.0
+        self.answer = _in_thread(self._run)
+
+    def _run(self) -> None:
+        try:
+            self._check()
+        finally:
+            self._ended = time.monotonic()
+
+    def part(self, deadline: float) -> Part:
+        wait([self.answer], max(0.0, deadline - time.monotonic()))
+        if not self.answer.done():
+            passed = time.monotonic() - self._began
+            return Part(False, round(1000 * passed, 1), f"no answer within {passed:.0f} s")
+        error = self.answer.exception()
+        milliseconds = round(1000 * (self._ended - self._began), 1)
+        return Part(error is None, milliseconds, _reason(error) if error else None, error)
+
+
+def _reason(error: BaseException) -> str:
+    """What may be told to anybody: our own sentences, the system's word for an error; the rest is in the log."""
+    if isinstance(error, DomainError):
+        return error.detail
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return "it failed; the log says why"
+
+
+def _in_thread(work: Callable[[], Value]) -> Future[Value]:
+    """Runs something in a daemon thread: what hangs may not keep the process from ending."""
+    future: Future[Value] = Future()
+
+    def run() -> None:
+        future.set_running_or_notify_cancel()
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001  it is raised where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="ready", daemon=True).start()
+    return future
