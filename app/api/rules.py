@@ -42,6 +42,9 @@ RULES: dict[str, Rule] = {
     # -- families and releases
     "POST /families": ADMIN,
     "GET /families/{family}": Rule("read", "family"),
+    "GET /families/{family}/grants": ADMIN,
+    "PUT /families/{family}/grants/{reader}": ADMIN,
+    "DELETE /families/{family}/grants/{reader}": ADMIN,
     "GET /families/{family}/releases": Rule("read", "family"),
     "GET /families/{family}/releases/{release}": Rule("read", "family"),
     "POST /families/{family}/releases": ADMIN,

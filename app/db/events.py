@@ -8,6 +8,7 @@ from sqlalchemy import BigInteger, Integer, String, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.db.base import Base
+from app.db.families import Family, visible_to
 from app.db.locks import EVENTS, take_turn
 
 
@@ -24,6 +25,7 @@ class Event(Base):
     subject: Mapped[str] = mapped_column(String(200))
     actor: Mapped[str] = mapped_column(String(64))
     data: Mapped[dict[str, Any]]
+    family: Mapped[str | None] = mapped_column(String(64))  # which it is about, where it is the installation's
     # For the audit trail; unknown of what happened before there was one.
     token: Mapped[str | None] = mapped_column(String(200))
     address: Mapped[str | None] = mapped_column(String(64))
@@ -42,9 +44,17 @@ def append(session: Session, events: Sequence[Event]) -> None:
     session.flush()
 
 
-def after(session: Session, cursor: int, owners: Sequence[str] | None, limit: int) -> Sequence[Event]:
-    """Events later than the cursor, oldest first; of some owners only, unless that is None."""
+def after(session: Session, cursor: int, owner: str | None, limit: int, with_families: bool = True) -> Sequence[Event]:
+    """Events later than the cursor, oldest first.
+
+    Args:
+        owner: whose only, and of the families that it may see; None for all events.
+        with_families: False to leave those of families out.
+    """
     query = select(Event).where(Event.id > cursor).order_by(Event.id).limit(limit)
-    if owners is not None:
-        query = query.where(Event.owner.in_(owners))
+    if owner is not None:
+        wanted = Event.owner == owner
+        if with_families:
+            wanted |= Event.family.in_(select(Family.name).where(Family.id.in_(visible_to(owner))))
+        query = query.where(wanted)
     return session.scalars(query).all()

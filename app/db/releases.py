@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, ForeignKey, String, UniqueConstraint, func, s
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column, relationship
 
 from app.db.base import Base, Identified, Versioned, page
-from app.db.families import Family
+from app.db.families import Family, visible_to
 
 
 class Release(Identified, Versioned, Base):
@@ -75,8 +75,13 @@ def by_name(session: Session, family_id: str, name: str) -> Release | None:
     return session.scalar(select(Release).where(Release.family_id == family_id, Release.name == name).options(*_WITH_NAMES))
 
 
-def list_page(session: Session, family_id: str | None, state: str | None, after: str | None, limit: int) -> Sequence[Release]:
+def list_page(
+    session: Session, family_id: str | None, state: str | None, after: str | None, limit: int, reader: str | None = None
+) -> Sequence[Release]:
+    """One page; of the families that an owner may see only, where `reader` names one."""
     query = select(Release).options(*_WITH_NAMES)
+    if reader is not None:
+        query = query.where(Release.family_id.in_(visible_to(reader)))
     if family_id:
         query = query.where(Release.family_id == family_id)
     if state:

@@ -58,7 +58,8 @@ CATALOGUE: dict[str, Entry] = {
     "token.expired": Entry("unauthenticated", "Token expired", "The token expired at {at}.", "Rotate tokens before they expire: 'portllm token rotate'; an operator or admin makes a new one with 'portllm token create'."),
     "token.over": Entry("conflict", "Token not valid any more", "The token {token!r} was revoked or has expired.", "Make a new one with 'portllm token create'."),
     # -- families and releases
-    "family.unknown": Entry("not_found", "Unknown family", "There is no family {family!r}.", "List them with 'portllm ls families'."),
+    "family.unknown": Entry("not_found", "Unknown family", "There is no family {family!r} that this token may see.", "List them with 'portllm ls families'; an admin grants one with 'portllm family grant'."),
+    "family.grant": Entry("not_found", "No such grant", "Family {family!r} is not granted to {owner!r}.", "List its grants with 'portllm family grants'."),
     "family.taken": Entry("conflict", "Name taken", "There is already a family {family!r}.", "Use it, or choose another name."),
     "release.unknown": Entry("not_found", "Unknown release", "Family {family!r} has no release {release!r}.", "List them with 'portllm ls releases'; register it with 'portllm release add'."),
     "release.taken": Entry("conflict", "Name taken", "{family}/{release} already names another directory ({source}).", "Releases never change; choose another release name."),

@@ -6,7 +6,7 @@ from app.domain.errors import DomainError
 
 MAX_NAME = 64
 MAX_REPOSITORY = 89
-# The last is `principal.INSTALLATION`: what belongs to it is readable by everybody, so it must be nobody's name.
+# The last is `principal.INSTALLATION`, which owns what belongs to nobody in particular.
 RESERVED_OWNERS = frozenset({"base", "api", "v1", "ui", "cas", "docs", "registry"})
 UNKNOWN = "unknown"
 

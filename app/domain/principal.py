@@ -36,8 +36,8 @@ class Principal:
         return "admin" in self.scopes
 
     def can_read(self, owner: str) -> bool:
-        """Patches and ports are private to their owner; an admin reads everything."""
-        return self.is_admin or owner in (self.owner, INSTALLATION)
+        """Patches, ports and jobs are private to their owner; an admin reads everything."""
+        return self.is_admin or owner == self.owner
 
     def require_publish(self, owner: str) -> None:
         """Raises `DomainError` (token.scope) unless this principal may change what belongs to `owner`."""

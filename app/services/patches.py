@@ -23,7 +23,7 @@ def create(
     """
     full_name = check_patch(owner, name)
     principal.require_publish(owner)
-    family = families.get(uow, family_name)
+    family = families.get(uow, principal, family_name)
     existing = rows.by_name(uow.session, owner, name)
     if existing and existing.family_id != family.id:
         raise DomainError("patch.taken", patch=full_name, family=existing.family.name)
@@ -48,7 +48,7 @@ def get(uow: UnitOfWork, principal: Principal, owner: str, name: str) -> Patch:
 def list_page(
     uow: UnitOfWork, principal: Principal, owner: str | None, family_name: str | None, after: str | None, limit: int
 ) -> Sequence[Patch]:
-    family = families.get(uow, family_name) if family_name else None
+    family = families.get(uow, principal, family_name) if family_name else None
     if not principal.is_admin:
         if owner not in (None, principal.owner):
             return []

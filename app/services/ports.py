@@ -70,7 +70,7 @@ def assess(uow: UnitOfWork, principal: Principal, wish: Wish) -> Verdict:
     if wish.force is not None and not wish.force.strip():
         raise DomainError("port.force")
     version = patches.resolve_version(uow, patch, wish.version)
-    release = releases.get_ready(uow, patch.family.name, wish.release)
+    release = releases.get_ready(uow, principal, patch.family.name, wish.release)
     manifest = uow.tools.library.manifest(release)
     findings = list(_companions(uow, version, release, manifest, wish.recipe))
     fidelity, lineage, changed = None, None, 0
@@ -115,8 +115,8 @@ def create(uow: UnitOfWork, principal: Principal, verdict: Verdict, force: str |
     # Asked again in this transaction: the verdict was reached in another one.
     uow.lock(patches.find_version(uow, version.patch, str(version.number)), shared=True)
     patches.resolve_version(uow, version.patch, str(version.number))
-    uow.lock(releases.get(uow, release.family.name, release.name), shared=True)
-    releases.get_ready(uow, release.family.name, release.name)
+    uow.lock(releases.get(uow, principal, release.family.name, release.name), shared=True)
+    releases.get_ready(uow, principal, release.family.name, release.name)
     remember_lineage(uow, verdict)
     existing = rows.existing(uow.session, version.id, release.id, verdict.fingerprint, force is not None)
     if existing:
@@ -171,7 +171,7 @@ def list_page(
     if release_name:
         if not family_name:
             raise DomainError("request.invalid", reason="A release can be asked for together with its family or a patch.")
-        release = releases.get(uow, families.get(uow, family_name).name, release_name)
+        release = releases.get(uow, principal, family_name, release_name)
     chosen = patches.find_version(uow, patch, version) if patch and version else None
     return rows.list_page(
         uow.session, owner, patch.id if patch else None, chosen.id if chosen else None,
@@ -207,9 +207,11 @@ def readable(uow: UnitOfWork, principal: Principal, port_id: str) -> Port:
     """A port whose merged model can be read.
 
     Raises:
-        DomainError: port.unknown, port.not_ready.
+        DomainError: port.unknown, port.not_ready; family.unknown where its base model may not be seen (any more).
     """
     port = get(uow, principal, port_id)
+    if not families.is_visible(uow, principal, port.release.family_id):
+        raise DomainError("family.unknown", family=port.release.family.name)
     if port.state != "ready":
         raise DomainError("port.not_ready", state=port.state)
     return port

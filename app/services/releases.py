@@ -33,7 +33,7 @@ def register(
         The release, and whether it is new. A rejected one is ingested again.
     """
     principal.require_admin()
-    family = families.get(uow, family_name)
+    family = families.get(uow, principal, family_name)
     check_revision(name, "a release")
     source = address_of(allowed_source(directory, uow.tools))
     parent_row = _parent(uow, family, parent)
@@ -54,7 +54,7 @@ def register(
     else:
         _next_attempt(release)
     uow.tools.jobs.enqueue(uow.session, job_of(release), INGEST, release.id)
-    uow.event("release.registered", principal, INSTALLATION, f"{family_name}/{name}", source=source)
+    uow.family_event("release.registered", principal, family_name, name, source=source)
     uow.session.flush()
     return _reread(uow, release), is_new
 
@@ -72,8 +72,7 @@ def ingest_again(uow: UnitOfWork, principal: Principal, release_id: str) -> str:
     _next_attempt(release)
     allowed_source(release.source, uow.tools)
     uow.tools.jobs.enqueue(uow.session, job_of(release), INGEST, release.id)
-    subject = f"{release.family.name}/{release.name}"
-    uow.event("release.registered", principal, INSTALLATION, subject, source=release.source)
+    uow.family_event("release.registered", principal, release.family.name, release.name, source=release.source)
     return job_of(release)
 
 
@@ -82,21 +81,21 @@ def job_of(release: Release) -> str:
     return f"{INSTALLATION}:{INGEST}:{release.id}-{release.attempt}"
 
 
-def get(uow: UnitOfWork, family_name: str, name: str) -> Release:
-    family = families.get(uow, family_name)
+def get(uow: UnitOfWork, principal: Principal, family_name: str, name: str) -> Release:
+    family = families.get(uow, principal, family_name)
     release = rows.by_name(uow.session, family.id, name)
     if release is None:
         raise DomainError("release.unknown", family=family_name, release=name[:100])
     return release
 
 
-def get_ready(uow: UnitOfWork, family_name: str, name: str) -> Release:
+def get_ready(uow: UnitOfWork, principal: Principal, family_name: str, name: str) -> Release:
     """A release that can be ported to.
 
     Raises:
         DomainError: release.unknown, release.yanked, release.not_ready.
     """
-    release = get(uow, family_name, name)
+    release = get(uow, principal, family_name, name)
     if release.state == "yanked":
         raise DomainError("release.yanked", family=family_name, release=name, reason=release.yank_reason)
     if release.state != "ready":
@@ -104,20 +103,23 @@ def get_ready(uow: UnitOfWork, family_name: str, name: str) -> Release:
     return release
 
 
-def list_page(uow: UnitOfWork, family_name: str | None, state: str | None, after: str | None, limit: int) -> Sequence[Release]:
-    family = families.get(uow, family_name) if family_name else None
-    return rows.list_page(uow.session, family.id if family else None, state, after, limit)
+def list_page(
+    uow: UnitOfWork, principal: Principal, family_name: str | None, state: str | None, after: str | None, limit: int
+) -> Sequence[Release]:
+    """The releases of a family, or of all that the principal may see."""
+    family = families.get(uow, principal, family_name) if family_name else None
+    return rows.list_page(uow.session, family.id if family else None, state, after, limit, families.reader_of(principal))
 
 
 def yank(uow: UnitOfWork, principal: Principal, family_name: str, name: str, reason: str) -> Release:
     """Hides a release from selection; what is pinned to it goes on."""
     principal.require_admin()
-    release = get(uow, family_name, name)
+    release = get(uow, principal, family_name, name)
     uow.lock(release)
     release.state = move("release", release.state, "yanked")
     release.yank_reason = reason
     _touch(release)
-    uow.event("release.yanked", principal, INSTALLATION, f"{family_name}/{name}", reason=reason)
+    uow.family_event("release.yanked", principal, family_name, name, reason=reason)
     return release
 
 
@@ -180,8 +182,8 @@ def record_ingested(uow: UnitOfWork, release_id: str, job: str, held: Claim, res
     release.ready_at = now()
     _touch(release)
     worker = Principal(INSTALLATION, frozenset({"admin"}), job)
-    subject = f"{release.family.name}/{release.name}"
-    uow.event("release.ready", worker, INSTALLATION, subject, manifest=release.manifest, bytes=release.total_bytes)
+    facts = {"manifest": release.manifest, "bytes": release.total_bytes}
+    uow.family_event("release.ready", worker, release.family.name, release.name, **facts)
 
 
 def record_rejected(uow: UnitOfWork, release_id: str, problem: dict[str, Any]) -> None:
@@ -193,8 +195,8 @@ def record_rejected(uow: UnitOfWork, release_id: str, problem: dict[str, Any]) -
     release.problem = problem
     _touch(release)
     worker = Principal(INSTALLATION, frozenset({"admin"}), job_of(release))
-    subject = f"{release.family.name}/{release.name}"
-    uow.event("release.rejected", worker, INSTALLATION, subject, code=problem["code"], detail=problem["detail"])
+    said = {"code": problem["code"], "detail": problem["detail"]}
+    uow.family_event("release.rejected", worker, release.family.name, release.name, **said)
 
 
 def clear_ingestion(uow: UnitOfWork, order: dict[str, Any]) -> None:

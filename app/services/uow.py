@@ -16,7 +16,7 @@ from app.db.base import now
 from app.db.events import Event
 from app.db.failures import CollisionError, translated
 from app.db.locks import BYTES, share_turn
-from app.domain.principal import Principal
+from app.domain.principal import INSTALLATION, Principal
 from app.services.library import Library
 
 ATTEMPTS = 3
@@ -126,6 +126,11 @@ class UnitOfWork:
                 address=principal.address, request=principal.request,
             )
         )  # fmt: skip
+
+    def family_event(self, kind: str, principal: Principal, family: str, release: str | None = None, /, **data: Any) -> None:
+        """Says what happened to a family, or to a release of it: for those who may see the family."""
+        self.event(kind, principal, INSTALLATION, f"{family}/{release}" if release else family, **data)
+        self._events[-1].family = family
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """For clean-up that may be lost (the sweep does it then), never for facts."""

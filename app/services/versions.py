@@ -52,7 +52,7 @@ def draft(
     """
     patch = patches.get(uow, principal, owner, name)
     principal.require_publish(owner)
-    release = None if trained_on == UNKNOWN else releases.get_ready(uow, patch.family.name, trained_on)
+    release = None if trained_on == UNKNOWN else releases.get_ready(uow, principal, patch.family.name, trained_on)
     kept, dropped = _choose(announced, uow.tools.limits.patch_bytes, uow.tools.limits.patch_files)
     files = [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in kept]
     digest = digest_of([[f.path, f.sha256] for f in kept])

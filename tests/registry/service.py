@@ -95,7 +95,7 @@ class Caller:
         return dict(created.json())
 
     def family(self, name: str) -> str:
-        assert self.post("/families", {"name": name}).status_code == 201
+        assert self.post("/families", {"name": name, "readers": ["*"]}).status_code == 201
         return name
 
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Response
 
 from app.api.deps import OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
 from app.api.schemas.base import Listing, ReasonIn
-from app.api.schemas.families import FamilyIn, FamilyOut, ReleaseIn, ReleaseOut
+from app.api.schemas.families import FamilyIn, FamilyOut, GrantsOut, ReleaseIn, ReleaseOut
 from app.services import families, releases
 from app.services.uow import UnitOfWork
 
@@ -15,26 +15,46 @@ router = APIRouter(tags=["families and releases"])
 
 @router.post("/families", status_code=201, response_model=FamilyOut)
 def create_family(body: FamilyIn, once: OnceDep, principal: PrincipalDep) -> object:
-    """Create a family. Needs scope admin."""
+    """Create a family, which only admins see until it is granted to others. Needs scope admin."""
 
     def make(uow: UnitOfWork) -> tuple[int, FamilyOut, str]:
-        row = families.create(uow, principal, body.name, body.description)
+        row = families.create(uow, principal, body.name, body.description, body.readers)
         return 201, FamilyOut.of(row), f"/api/v1/families/{row.name}"
 
     return once(make)
 
 
 @router.get("/families")
-def list_families(uow: ReadUnit, page: PageDep, _: PrincipalDep) -> Listing[FamilyOut]:
-    """List families, newest first."""
-    rows, cursor = page.cut(families.list_page(uow, page.after, page.limit))
+def list_families(uow: ReadUnit, page: PageDep, principal: PrincipalDep) -> Listing[FamilyOut]:
+    """List the families that the token may see, newest first."""
+    rows, cursor = page.cut(families.list_page(uow, principal, page.after, page.limit))
     return Listing(items=[FamilyOut.of(r) for r in rows], next_cursor=cursor)
 
 
 @router.get("/families/{family}")
-def get_family(family: str, uow: ReadUnit, _: PrincipalDep) -> FamilyOut:
+def get_family(family: str, uow: ReadUnit, principal: PrincipalDep) -> FamilyOut:
     """One family."""
-    return FamilyOut.of(families.get(uow, family))
+    return FamilyOut.of(families.get(uow, principal, family))
+
+
+@router.get("/families/{family}/grants")
+def list_grants(family: str, uow: ReadUnit, principal: PrincipalDep) -> GrantsOut:
+    """Who may see a family, besides admins. Needs scope admin."""
+    return GrantsOut(family=family, readers=[row.owner for row in families.grants(uow, principal, family)])
+
+
+@router.put("/families/{family}/grants/{reader}")
+def grant_family(family: str, reader: str, uow: WriteUnit, principal: PrincipalDep) -> GrantsOut:
+    """Let an owner, or everybody (`*`), see a family and use its releases. Needs scope admin."""
+    families.grant(uow, principal, family, reader)
+    return GrantsOut(family=family, readers=[row.owner for row in families.grants(uow, principal, family)])
+
+
+@router.delete("/families/{family}/grants/{reader}")
+def withdraw_family(family: str, reader: str, uow: WriteUnit, principal: PrincipalDep) -> GrantsOut:
+    """Take a grant back, at once. Needs scope admin."""
+    families.withdraw(uow, principal, family, reader)
+    return GrantsOut(family=family, readers=[row.owner for row in families.grants(uow, principal, family)])
 
 
 @router.post("/families/{family}/releases", status_code=202, response_model=ReleaseOut)
@@ -54,24 +74,24 @@ def register_release(family: str, body: ReleaseIn, once: OnceDep, principal: Pri
 
 @router.get("/families/{family}/releases")
 def list_releases(
-    family: str, uow: ReadUnit, page: PageDep, _: PrincipalDep, state: Annotated[str | None, Query(max_length=20)] = None
+    family: str, uow: ReadUnit, page: PageDep, principal: PrincipalDep, state: Annotated[str | None, Query(max_length=20)] = None
 ) -> Listing[ReleaseOut]:
     """List a family's releases, newest first."""
-    rows, cursor = page.cut(releases.list_page(uow, family, state, page.after, page.limit))
+    rows, cursor = page.cut(releases.list_page(uow, principal, family, state, page.after, page.limit))
     return Listing(items=[ReleaseOut.of(r) for r in rows], next_cursor=cursor)
 
 
 @router.get("/releases")
-def list_all_releases(uow: ReadUnit, page: PageDep, _: PrincipalDep) -> Listing[ReleaseOut]:
-    """List the releases of all families, newest first."""
-    rows, cursor = page.cut(releases.list_page(uow, None, None, page.after, page.limit))
+def list_all_releases(uow: ReadUnit, page: PageDep, principal: PrincipalDep) -> Listing[ReleaseOut]:
+    """List the releases of all families that the token may see, newest first."""
+    rows, cursor = page.cut(releases.list_page(uow, principal, None, None, page.after, page.limit))
     return Listing(items=[ReleaseOut.of(r) for r in rows], next_cursor=cursor)
 
 
 @router.get("/families/{family}/releases/{release}")
-def get_release(family: str, release: str, uow: ReadUnit, response: Response, _: PrincipalDep) -> ReleaseOut:
+def get_release(family: str, release: str, uow: ReadUnit, response: Response, principal: PrincipalDep) -> ReleaseOut:
     """One release."""
-    row = releases.get(uow, family, release)
+    row = releases.get(uow, principal, family, release)
     response.headers["ETag"] = row_etag(row)
     return ReleaseOut.of(row)
 

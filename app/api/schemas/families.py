@@ -15,6 +15,17 @@ class FamilyIn(In):
 
     name: Annotated[Name, Field(examples=["llama-3-8b"])]
     description: Annotated[Text, Field(examples=["Llama 3, 8 billion parameters"])] = ""
+    readers: Annotated[
+        tuple[Name, ...],
+        Field(max_length=100, description="Owners that may see it besides admins; `*`: everybody.", examples=[["acme"]]),
+    ] = ()
+
+
+class GrantsOut(Out):
+    """Who may see a family, besides admins."""
+
+    family: Annotated[str, Field(examples=["llama-3-8b"])]
+    readers: Annotated[list[str], Field(description="Owners; `*`: everybody.", examples=[["acme"]])]
 
 
 class FamilyOut(Out):
