@@ -33,6 +33,7 @@ from app.jobs.kinds import CPU
 from app.jobs.presence import Presence
 from app.jobs.queue import DbosQueue
 from app.services import tokens, workers
+from app.services.backend import Doing
 from app.services.house import House
 from app.services.library import Library
 from app.services.readiness import Readiness
@@ -99,6 +100,7 @@ class Runtime:
         self._turns = Turns()
         self._places = threading.BoundedSemaphore(settings.merged_reads)
         self.admin_token: str | None = None
+        self.card: Card | None = None
         self.worker_ttl = settings.worker_ttl_seconds
         self.readers = workers.Readers(self._look_for_readers)
         self.handed_over = WorkerFiles()
@@ -199,6 +201,10 @@ class Runtime:
         """The database, which is open from the start on."""
         assert self._database is not None  # noqa: S101
         return self._database
+
+    def doing(self) -> list[Doing] | None:
+        """The jobs that run in this process; None where it runs none."""
+        return self._engine.doing() if self._engine else None
 
     def checks(self) -> dict[str, Callable[[], object]]:
         """What must answer before this process is of use, by part; each raises what is wrong with it."""

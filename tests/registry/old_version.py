@@ -100,8 +100,8 @@ def rows(mark: str, secret: str) -> dict[str, dict[str, Any]]:
         "families": row("fam", name=f"fam-{mark}", owner="registry", description="old", row_version=1),
         "releases": row(
             "rel", family_id=ids["fam"], name="v1", owner="registry", parent_id=None, state="ready", source="/models/v1",
-            copied=False, attempt=1, stats={}, manifest=digest, total_bytes=2**40, summary=None, problem=None, yank_reason=None, ready_at=at,
-            row_version=1,
+            copied=False, attempt=1, stats={}, manifest=digest, total_bytes=2**40, summary=None, problem=None, yank_reason=None,
+            ready_at=at, row_version=1,
         ),
         "patches": row("pat", owner="acme", name=f"tone-{mark}", family_id=ids["fam"], description="old", row_version=1),
         "patch_versions": row(
