@@ -23,7 +23,8 @@ from app.services.uow import UnitOfWork, settle
 bearer = HTTPBearer(auto_error=False, description="A token made by 'portllm token create'.")
 
 
-def get_backend(request: Request) -> Backend:
+# `async`, like all that only looks at the request: FastAPI sends plain functions to a thread.
+async def get_backend(request: Request) -> Backend:
     return cast(Backend, request.app.state.backend)
 
 
@@ -66,12 +67,7 @@ class Page:
 
     pattern = re.compile(r"[a-z0-9_]{1,60}")
 
-    def __init__(
-        self,
-        backend: BackendDep,
-        limit: Annotated[int, Query(ge=1, description="How many at most.")] = 50,
-        cursor: Annotated[str | None, Query(max_length=300, description="next_cursor of the page before.")] = None,
-    ) -> None:
+    def __init__(self, backend: Backend, limit: int, cursor: str | None) -> None:
         self.limit = min(limit, backend.tools.limits.page)
         self.after = decode_cursor(cursor, self.pattern) if cursor else None
 
@@ -81,16 +77,26 @@ class Page:
         return items, encode_cursor(items[-1].id) if len(rows) > self.limit else None
 
 
-PageDep = Annotated[Page, Depends()]
-
-
 class JobPage(Page):
     """The same for jobs, whose ids are made of owner, kind and key."""
 
     pattern = re.compile(r"[a-z0-9._-]{1,64}:[a-z_]{1,40}:[A-Za-z0-9._-]{1,100}")
 
 
-JobPageDep = Annotated[JobPage, Depends()]
+PageLimit = Annotated[int, Query(ge=1, description="How many at most.")]
+PageCursor = Annotated[str | None, Query(max_length=300, description="next_cursor of the page before.")]
+
+
+async def get_page(backend: BackendDep, limit: PageLimit = 50, cursor: PageCursor = None) -> Page:
+    return Page(backend, limit, cursor)
+
+
+async def get_job_page(backend: BackendDep, limit: PageLimit = 50, cursor: PageCursor = None) -> JobPage:
+    return JobPage(backend, limit, cursor)
+
+
+PageDep = Annotated[Page, Depends(get_page)]
+JobPageDep = Annotated[JobPage, Depends(get_job_page)]
 
 
 def encode_cursor(value: Any) -> str:
@@ -107,7 +113,7 @@ def decode_cursor(cursor: str, pattern: re.Pattern[str]) -> str:
     return value
 
 
-def get_if_match(if_match: Annotated[str | None, Header(description="ETag that was read before.")] = None) -> int | None:
+async def get_if_match(if_match: Annotated[str | None, Header(description="ETag that was read before.")] = None) -> int | None:
     """The row version that the caller read, from If-Match."""
     if if_match in (None, "*"):
         return None
@@ -131,15 +137,7 @@ Make = Callable[[UnitOfWork], tuple[int, BaseModel, str]]
 class Once:
     """Runs a creation in a transaction of its own, or repeats the answer given under the same Idempotency-Key."""
 
-    def __init__(
-        self,
-        backend: BackendDep,
-        principal: PrincipalDep,
-        request: Request,
-        idempotency_key: Annotated[
-            str | None, Header(max_length=200, description="A repeat with the same key returns the first answer.")
-        ] = None,
-    ) -> None:
+    def __init__(self, backend: Backend, principal: Principal, request: Request, idempotency_key: str | None) -> None:
         self._backend, self._principal, self._key = backend, principal, idempotency_key
         text = f"{request.method} {request.url.path} {request.state.body_sha256}"
         self._request = hashlib.sha256(text.encode()).hexdigest()
@@ -175,4 +173,15 @@ def _response(reply: Reply) -> JSONResponse:
     return JSONResponse(reply.body, reply.status, headers)
 
 
-OnceDep = Annotated[Once, Depends()]
+async def get_once(
+    backend: BackendDep,
+    principal: PrincipalDep,
+    request: Request,
+    idempotency_key: Annotated[
+        str | None, Header(max_length=200, description="A repeat with the same key returns the first answer.")
+    ] = None,
+) -> Once:
+    return Once(backend, principal, request, idempotency_key)
+
+
+OnceDep = Annotated[Once, Depends(get_once)]

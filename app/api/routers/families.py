@@ -2,15 +2,17 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
 from app.api.deps import OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.families import FamilyIn, FamilyOut, ReleaseIn, ReleaseOut
+from app.api.visits import at_once
 from app.services import families, releases
 from app.services.uow import UnitOfWork
 
-router = APIRouter(tags=["families and releases"])
+router = api_router(tags=["families and releases"])
 
 
 @router.post("/families", status_code=201, response_model=FamilyOut)
@@ -25,6 +27,7 @@ def create_family(body: FamilyIn, once: OnceDep, principal: PrincipalDep) -> obj
 
 
 @router.get("/families")
+@at_once
 def list_families(uow: ReadUnit, page: PageDep, _: PrincipalDep) -> Listing[FamilyOut]:
     """List families, newest first."""
     rows, cursor = page.cut(families.list_page(uow, page.after, page.limit))
@@ -32,6 +35,7 @@ def list_families(uow: ReadUnit, page: PageDep, _: PrincipalDep) -> Listing[Fami
 
 
 @router.get("/families/{family}")
+@at_once
 def get_family(family: str, uow: ReadUnit, _: PrincipalDep) -> FamilyOut:
     """One family."""
     return FamilyOut.of(families.get(uow, family))
@@ -53,6 +57,7 @@ def register_release(family: str, body: ReleaseIn, once: OnceDep, principal: Pri
 
 
 @router.get("/families/{family}/releases")
+@at_once
 def list_releases(
     family: str, uow: ReadUnit, page: PageDep, _: PrincipalDep, state: Annotated[str | None, Query(max_length=20)] = None
 ) -> Listing[ReleaseOut]:
@@ -62,6 +67,7 @@ def list_releases(
 
 
 @router.get("/releases")
+@at_once
 def list_all_releases(uow: ReadUnit, page: PageDep, _: PrincipalDep) -> Listing[ReleaseOut]:
     """List the releases of all families, newest first."""
     rows, cursor = page.cut(releases.list_page(uow, None, None, page.after, page.limit))
@@ -69,6 +75,7 @@ def list_all_releases(uow: ReadUnit, page: PageDep, _: PrincipalDep) -> Listing[
 
 
 @router.get("/families/{family}/releases/{release}")
+@at_once
 def get_release(family: str, release: str, uow: ReadUnit, response: Response, _: PrincipalDep) -> ReleaseOut:
     """One release."""
     row = releases.get(uow, family, release)

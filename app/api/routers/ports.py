@@ -2,24 +2,27 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
 from app.api.deps import BackendDep, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.ports import DigestOut, PortIn, PortOut, VerdictOut
+from app.api.visits import AccessDep, at_once
 from app.services import digests, ports
 from app.services.uow import UnitOfWork, settle
 
-router = APIRouter(tags=["ports"])
+router = api_router(tags=["ports"])
 
 
 @router.post("/ports/check")
-def check_port(body: PortIn, backend: BackendDep, principal: PrincipalDep) -> VerdictOut:
+@at_once
+def check_port(body: PortIn, access: AccessDep) -> VerdictOut:
     """Say whether a patch can be carried to a release, and why. Stores no port."""
-    with backend.read() as uow:
+    with access.read() as (uow, principal):
         verdict = ports.assess(uow, principal, body.wish())
     if verdict.lineage:
-        settle(backend.write, lambda uow: ports.remember_lineage(uow, verdict))
+        settle(access.backend.write, lambda uow: ports.remember_lineage(uow, verdict))
     return VerdictOut.of(verdict)
 
 
@@ -44,6 +47,7 @@ def create_port(body: PortIn, backend: BackendDep, once: OnceDep, principal: Pri
 
 
 @router.get("/ports")
+@at_once
 def list_ports(
     uow: ReadUnit,
     page: PageDep,
@@ -61,6 +65,7 @@ def list_ports(
 
 
 @router.get("/ports/{port}")
+@at_once
 def get_port(port: str, uow: ReadUnit, response: Response, principal: PrincipalDep) -> PortOut:
     """One port."""
     row = ports.get(uow, principal, port)

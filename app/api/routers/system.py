@@ -5,18 +5,20 @@ import json
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from app.api.deps import BackendDep, PageDep, PrincipalDep, ReadUnit, WriteUnit
+from app.api.routing import api_router
 from app.api.schemas.base import Listing
 from app.api.schemas.system import EventOut, EventsOut, NewTokenOut, TokenIn, TokenOut, WhoAmIOut
+from app.api.visits import at_once
 from app.domain.principal import Principal
 from app.services import events, tokens
 from app.services.backend import Backend
 
-router = APIRouter()
+router = api_router()
 
 POLL_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 15.0
@@ -37,6 +39,7 @@ def create_token(body: TokenIn, uow: WriteUnit, response: Response, principal: P
 
 
 @router.get("/tokens", tags=["tokens"])
+@at_once
 def list_tokens(uow: ReadUnit, page: PageDep, principal: PrincipalDep) -> Listing[TokenOut]:
     """List tokens, without secrets. Needs scope admin."""
     rows, cursor = page.cut(tokens.list_page(uow, principal, page.after, page.limit))
