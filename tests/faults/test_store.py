@@ -33,7 +33,8 @@ def shaky(request: pytest.FixtureRequest, s3: S3Server, proxy: FaultyS3, models:
     for name in ("v1", "v2"):
         s3.upload(models / name, bucket, f"upstream/{name}")
     environment = s3.environment(proxy.url) | {
-        "PORTLLM_BLOBS": f"s3://{bucket}/registry", "PORTLLM_JOB_CONCURRENCY": "2", "PORTLLM_S3_READ_TIMEOUT": "1", "AWS_MAX_ATTEMPTS": str(request.param),
+        "PORTLLM_BLOBS": f"s3://{bucket}/registry", "PORTLLM_JOB_CONCURRENCY": "2",
+        "PORTLLM_S3_READ_TIMEOUT": "1", "AWS_MAX_ATTEMPTS": str(request.param),
         "PORTLLM_ALLOW_S3": f'["s3://{bucket}/upstream", "s3://{bucket}/exports"]',
     }  # fmt: skip
     service = Service(tmp_path, models, **environment).start()
