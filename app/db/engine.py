@@ -26,8 +26,10 @@ class Patience:
 
 
 REQUESTS = Patience(statement_ms=30_000, lock_ms=10_000)
-# A migration that waits for a lock makes everybody queue behind it: better to fail soon and be tried again.
-MIGRATIONS = Patience(statement_ms=600_000, lock_ms=5_000)
+# A migration that waits for a lock makes everybody queue behind it: better to give up soon and try again. It must be far sooner
+# than PostgreSQL looks for deadlocks (after 1 s): a migration that holds one table and waits for another would otherwise
+# be in a deadlock with a request that has them the other way round, and the request could be the one that is ended.
+MIGRATIONS = Patience(statement_ms=600_000, lock_ms=300)
 
 
 def make_engine(url: str, patience: Patience = REQUESTS) -> Engine:
@@ -49,11 +51,13 @@ def make_engine(url: str, patience: Patience = REQUESTS) -> Engine:
 
 
 def migration_engine(url: str) -> Engine:
-    """An engine for changing the schema: patient, and without a pool that would outlive it."""
+    """An engine for changing the schema: patient, and without a pool that would outlive it. On SQLite it takes the write lock
+    when it begins: a migration reads first, and would be refused at once if somebody wrote after that.
+    """
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
         return create_engine(parsed, poolclass=NullPool, connect_args=_connect_args(parsed, MIGRATIONS))
-    return make_engine(url)
+    return make_engine(url).execution_options(**{WRITES: True})
 
 
 def read_sessions(engine: Engine) -> sessionmaker[Session]:
