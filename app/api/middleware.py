@@ -39,6 +39,10 @@ class RequestBounds:
                 message["headers"] = [*others, (b"x-request-id", request_id.encode())]
             await send(message)
 
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+            # In no name of ours. PostgreSQL would refuse to look for it, SQLite would not: one answer for both.
+            await _refuse(send_with_id, DomainError("request.invalid", reason="The address holds a zero character."), 422)
+            return
         if scope["path"].startswith(UPLOADS) and scope["method"] == "PATCH":
             await self._app(scope, receive, send_with_id)
             return
@@ -52,7 +56,7 @@ class RequestBounds:
             size += len(body[-1])
             more = message.get("more_body", False)
             if size > self._limit:
-                await _refuse(send_with_id, size, self._limit)
+                await _refuse(send_with_id, DomainError("request.too_large", what="the body", size=size, limit=self._limit), 413)
                 return
         whole = b"".join(body)
         state["body_sha256"] = hashlib.sha256(whole).hexdigest()
@@ -68,9 +72,8 @@ class RequestBounds:
         await self._app(scope, replay, send_with_id)
 
 
-async def _refuse(send: Send, size: int, limit: int) -> None:
-    error = DomainError("request.too_large", what="the body", size=size, limit=limit)
-    body = json.dumps(body_of(error, 413)).encode()
+async def _refuse(send: Send, error: DomainError, status: int) -> None:
+    body = json.dumps(body_of(error, status)).encode()
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": 413, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -28,6 +28,8 @@ def create(
     if existing and existing.family_id != family.id:
         raise DomainError("patch.taken", patch=full_name, family=existing.family.name)
     if existing:
+        if description and description != existing.description:
+            raise DomainError("patch.differs", patch=full_name)
         return existing, False
     patch = Patch(
         id=new_id("pat"), created_at=now(), owner=owner, name=name, family_id=family.id, description=description, family=family
@@ -61,8 +63,7 @@ def describe(uow: UnitOfWork, principal: Principal, owner: str, name: str, descr
     patch = get(uow, principal, owner, name)
     principal.require_publish(owner)
     uow.lock(patch)
-    if expected is not None and expected != patch.row_version:
-        raise DomainError("request.changed", what=patch.full_name)
+    uow.expect(patch, expected, patch.full_name)
     patch.description = description
     patch.row_version += 1
     uow.event("patch.changed", principal, owner, patch.full_name)

@@ -179,11 +179,12 @@ def list_page(
     )  # fmt: skip
 
 
-def approve(uow: UnitOfWork, principal: Principal, port_id: str, reason: str) -> Port:
+def approve(uow: UnitOfWork, principal: Principal, port_id: str, reason: str, expected: int | None = None) -> Port:
     """Lets a held port become ready."""
     port = get(uow, principal, port_id)
     principal.require_publish(port.owner)
     uow.lock(port)
+    uow.expect(port, expected, "The port")
     port.state = move("port", port.state, "ready")
     port.reason = reason
     port.ready_at = now()
@@ -192,11 +193,12 @@ def approve(uow: UnitOfWork, principal: Principal, port_id: str, reason: str) ->
     return port
 
 
-def retire(uow: UnitOfWork, principal: Principal, port_id: str) -> Port:
+def retire(uow: UnitOfWork, principal: Principal, port_id: str, expected: int | None = None) -> Port:
     """Takes a port out of use; its merged model is not handed out any more."""
     port = get(uow, principal, port_id)
     principal.require_publish(port.owner)
     uow.lock(port)
+    uow.expect(port, expected, "The port")
     port.state = move("port", port.state, "retired")
     port.row_version += 1
     uow.event("port.retired", principal, port.owner, port.id)

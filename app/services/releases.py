@@ -40,9 +40,8 @@ def register(
     release = rows.by_name(uow.session, family.id, name)
     if release:
         uow.lock(release)
-    if release and (release.source != source or release.copied != copied):
-        raise DomainError("release.taken", family=family_name, release=name, source=release.source)
     if release and release.state != "rejected":
+        _check_same(release, source, copied, parent_row)
         return release, False
     is_new = release is None
     if release is None:
@@ -51,7 +50,8 @@ def register(
             copied=copied, parent_id=parent_row.id if parent_row else None, state="ingesting",
         )  # fmt: skip
         uow.add(release)
-    else:
+    else:  # it never was what its name says: whoever named the wrong directory corrects it
+        release.source, release.copied, release.parent_id = source, copied, parent_row.id if parent_row else None
         _next_attempt(release)
     uow.tools.jobs.enqueue(uow.session, job_of(release), INGEST, release.id)
     uow.event("release.registered", principal, INSTALLATION, f"{family_name}/{name}", source=source)
@@ -109,11 +109,12 @@ def list_page(uow: UnitOfWork, family_name: str | None, state: str | None, after
     return rows.list_page(uow.session, family.id if family else None, state, after, limit)
 
 
-def yank(uow: UnitOfWork, principal: Principal, family_name: str, name: str, reason: str) -> Release:
+def yank(uow: UnitOfWork, principal: Principal, family_name: str, name: str, reason: str, expected: int | None = None) -> Release:
     """Hides a release from selection; what is pinned to it goes on."""
     principal.require_admin()
     release = get(uow, family_name, name)
     uow.lock(release)
+    uow.expect(release, expected, f"{family_name}/{name}")
     release.state = move("release", release.state, "yanked")
     release.yank_reason = reason
     _touch(release)
@@ -262,9 +263,23 @@ def allowed_directory(directory: str, roots: Sequence[Path]) -> Path:
         raise DomainError("release.root", path=directory[:200]) from None
     if not any(real.is_relative_to(root.resolve()) for root in roots):
         raise DomainError("release.root", path=directory[:200])
-    if not real.is_dir():
+    try:
+        there = real.is_dir()
+    except OSError:  # a name longer than any can be
+        there = False
+    if not there:
         raise DomainError("release.directory", path=directory[:200])
     return real
+
+
+def _check_same(release: Release, source: str, copied: bool, parent: Release | None) -> None:
+    """Raises `DomainError` (release.taken) unless a release was registered with the very same words."""
+    was = (release.source, release.copied, release.parent_id)
+    if was != (source, copied, parent.id if parent else None):
+        raise DomainError(
+            "release.taken", family=release.family.name, release=release.name, source=release.source,
+            how="copied" if release.copied else "by reference", parent=release.parent.name if release.parent else "none",
+        )  # fmt: skip
 
 
 def _next_attempt(release: Release) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import Query, Response
 
-from app.api.deps import OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.api.deps import IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
 from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.families import FamilyIn, FamilyOut, ReleaseIn, ReleaseOut
@@ -84,6 +84,8 @@ def get_release(family: str, release: str, uow: ReadUnit, response: Response, _:
 
 
 @router.post("/families/{family}/releases/{release}/yank")
-def yank_release(family: str, release: str, body: ReasonIn, uow: WriteUnit, principal: PrincipalDep) -> ReleaseOut:
+def yank_release(
+    family: str, release: str, body: ReasonIn, uow: WriteUnit, principal: PrincipalDep, expected: IfMatch
+) -> ReleaseOut:
     """Hide a release from selection; reads that are pinned to it go on. Needs scope admin."""
-    return ReleaseOut.of(releases.yank(uow, principal, family, release, body.reason))
+    return ReleaseOut.of(releases.yank(uow, principal, family, release, body.reason, expected))

@@ -106,12 +106,16 @@ def list_versions(owner: str, patch: str, uow: ReadUnit, page: PageDep, principa
 
 @router.get("/patches/{owner}/{patch}/versions/{number}")
 @at_once
-def get_version(owner: str, patch: str, number: Number, uow: ReadUnit, principal: PrincipalDep) -> VersionOut:
+def get_version(owner: str, patch: str, number: Number, uow: ReadUnit, response: Response, principal: PrincipalDep) -> VersionOut:
     """One version."""
-    return VersionOut.of(versions.get(uow, principal, owner, patch, number))
+    row = versions.get(uow, principal, owner, patch, number)
+    response.headers["ETag"] = row_etag(row)
+    return VersionOut.of(row)
 
 
 @router.post("/patches/{owner}/{patch}/versions/{number}/yank")
-def yank_version(owner: str, patch: str, number: Number, body: ReasonIn, uow: WriteUnit, principal: PrincipalDep) -> VersionOut:
+def yank_version(
+    owner: str, patch: str, number: Number, body: ReasonIn, uow: WriteUnit, principal: PrincipalDep, expected: IfMatch
+) -> VersionOut:
     """Hide a version from selection; ports that are ready go on."""
-    return VersionOut.of(versions.yank(uow, principal, owner, patch, number, body.reason))
+    return VersionOut.of(versions.yank(uow, principal, owner, patch, number, body.reason, expected))

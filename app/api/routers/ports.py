@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import Query, Response
 
-from app.api.deps import BackendDep, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.api.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
 from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.ports import DigestOut, PortIn, PortOut, VerdictOut
@@ -74,15 +74,15 @@ def get_port(port: str, uow: ReadUnit, response: Response, principal: PrincipalD
 
 
 @router.post("/ports/{port}/approve")
-def approve_port(port: str, body: ReasonIn, uow: WriteUnit, principal: PrincipalDep) -> PortOut:
+def approve_port(port: str, body: ReasonIn, uow: WriteUnit, principal: PrincipalDep, expected: IfMatch) -> PortOut:
     """Let a held port become ready, with a reason."""
-    return PortOut.of(ports.approve(uow, principal, port, body.reason))
+    return PortOut.of(ports.approve(uow, principal, port, body.reason, expected))
 
 
 @router.post("/ports/{port}/retire")
-def retire_port(port: str, uow: WriteUnit, principal: PrincipalDep) -> PortOut:
+def retire_port(port: str, uow: WriteUnit, principal: PrincipalDep, expected: IfMatch) -> PortOut:
     """Take a port out of use."""
-    return PortOut.of(ports.retire(uow, principal, port))
+    return PortOut.of(ports.retire(uow, principal, port, expected))
 
 
 @router.post("/ports/{port}/digest", status_code=202)
