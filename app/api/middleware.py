@@ -46,19 +46,13 @@ class RequestBounds:
         if scope["path"].startswith(UPLOADS) and scope["method"] == "PATCH":
             await self._app(scope, receive, send_with_id)
             return
-        body, size = [], 0
-        more = scope["method"] not in ("GET", "HEAD")
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body.append(message.get("body", b""))
-            size += len(body[-1])
-            more = message.get("more_body", False)
-            if size > self._limit:
-                await _refuse(send_with_id, DomainError("request.too_large", what="the body", size=size, limit=self._limit), 413)
-                return
-        whole = b"".join(body)
+        try:
+            whole = await self._body(scope, receive)
+        except DomainError as error:
+            await _refuse(send_with_id, error, 413)
+            return
+        if whole is None:
+            return
         state["body_sha256"] = hashlib.sha256(whole).hexdigest()
         sent = False
 
@@ -70,6 +64,24 @@ class RequestBounds:
             return {"type": "http.request", "body": whole, "more_body": False}
 
         await self._app(scope, replay, send_with_id)
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The whole body, or None where the client went away.
+
+        Raises:
+            DomainError: request.too_large.
+        """
+        body = bytearray()
+        more = scope["method"] not in ("GET", "HEAD")
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > self._limit:
+                raise DomainError("request.too_large", what="the body", size=len(body), limit=self._limit)
+        return bytes(body)
 
 
 async def _refuse(send: Send, error: DomainError, status: int) -> None:

@@ -128,15 +128,6 @@ def test_zero_characters(world: World) -> None:
         (f"/ports/{world.port['id']}/approve", {"reason": "x\0"}),
     ):
         refused(world.admin.post(path, body), 422, "request.invalid")
-    for path in (
-        "/families/a%00",
-        "/patches/acme/a%00",
-        "/ports/a%00",
-        "/jobs/acme:a%00",
-        "/uploads/a%00",
-        "/materialisations/%00",
-    ):
-        assert world.admin.get(path).status_code == 404, path
-    assert world.admin("DELETE", "/tokens/a%00").status_code == 404
-    for query in ("/ports?state=a%00", "/patches?owner=a%00", "/releases?cursor=%00"):
-        assert world.admin.get(query).status_code in (200, 404, 422), query
+    for path in ("/families/a%00", "/patches/acme/a%00", "/ports/a%00", "/jobs/acme:a%00", "/uploads/a%00", "/ports?state=a%00"):
+        refused(world.admin.get(path), 422, "request.invalid")
+    refused(world.admin("DELETE", "/tokens/a%00"), 422, "request.invalid")
