@@ -82,6 +82,7 @@ CATALOGUE: dict[str, Entry] = {
     "port.overflow": Entry("Value out of range", "Tensor {tensor!r} does not fit into {dtype}: {count} values became infinite.", "Ask for another dtype, for example float32."),
     "recipe.invalid": Entry("Invalid recipe", "The recipe is not usable: {reason}.", "See the documentation of ports for the accepted values."),
     "recipe.no_patch_tokenizer": Entry("Patch has no tokenizer", "The recipe asks for the tokenizer of the patch, but the patch brings none.", "Use tokenizer=release."),
+    "recipe.partial_tokenizer": Entry("Incomplete tokenizer in the patch", "The recipe asks for the tokenizer of the patch, which brings {files} and not a whole one (vocabulary and tokenizer_config.json).", "Use tokenizer=release, or publish the patch with all that the tokenizer's save_pretrained writes, or with chat_template.jinja alone."),
     # -- output
     "output.exists": Entry("Output exists", "{path} exists and is not an empty directory.", "Choose another directory or remove it first."),
     "output.no_space": Entry("Disk full", "Writing {path} needs {needed} bytes; {free} are free.", "Free some space or choose another disk; nothing was left behind."),
