@@ -43,7 +43,7 @@ CATALOGUE: dict[str, Entry] = {
     "checkpoint.ambiguous_weights": Entry("Two sets of weights", "The directory holds both model.safetensors and model.safetensors.index.json.", "Remove the one that does not belong to this release."),
     "checkpoint.invalid_index": Entry("Invalid shard index", "{path}: {reason}.", "Save the model again with save_pretrained."),
     "checkpoint.unsafe_path": Entry("Unsafe file name", "The file name {path!r} is not allowed.", "Shards must lie directly in the model directory; no '/', '..' or links that leave it."),
-    "checkpoint.index_mismatch": Entry("Index and shards disagree", "{path}: tensor {tensor!r} {reason}.", "Save the model again with save_pretrained."),
+    "checkpoint.index_mismatch": Entry("Index and shards disagree", "{path}: {reason}.", "Save the model again with save_pretrained into an empty directory."),
     "checkpoint.duplicate_tensor": Entry("Tensor stored twice", "Tensor {tensor!r} is stored in {first} and in {second}.", "Save the model again with save_pretrained."),
     "checkpoint.quantized": Entry("Quantised base", "The base is quantised ({method}); a patch can only be added to F32, F16 or BF16 weights.", "Register the 16-bit release instead."),
     "checkpoint.remote_code": Entry("Remote code", "{path} asks for code from the model repository (auto_map).", "Use a release whose architecture is part of transformers; remote code is never run."),
