@@ -19,6 +19,7 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 MAX_CONFIG_BYTES = 2**20
 MAX_RANK = 4096
 MAX_LIST = 20_000
+MAX_NUMBER = 10**9
 
 # Known to have no effect on B*A (training-only, bookkeeping), whatever their value.
 WITHOUT_EFFECT = frozenset({
@@ -192,8 +193,9 @@ def _integer(value: Any, field: str, low: int, high: int) -> int:
 
 
 def _number(value: Any, field: str) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value) or abs(value) > 1e9:
-        raise _invalid(f"{field} must be a finite number")
+    # Not isfinite: it makes a float of a whole number, and JSON has whole numbers that do not fit. NaN is not below anything.
+    if type(value) not in (int, float) or not abs(value) <= MAX_NUMBER:
+        raise _invalid(f"{field} must be a number of at most {MAX_NUMBER:,}")
     return float(value)
 
 

@@ -43,8 +43,8 @@ class Arithmetic(Protocol):
     def merge_block(self, weight: Buffer, dtype: str, delta: Any | None, block: Block, out: memoryview, out_dtype: str) -> int:
         """Writes (float64(W) + mm(float64(B), A1)) rounded to `out_dtype` into `out`; returns how many values overflowed."""
 
-    def fidelity(self, weight: Buffer, dtype: str, delta: Any, block: Block, out_dtype: str) -> Moments:
-        """Moments of x = Q(W + D) - W and y = D over a block."""
+    def fidelity(self, weight: Buffer, dtype: str, delta: Any, block: Block, out_dtype: str) -> tuple[Moments, int]:
+        """Moments of x = Q(W + D) - W and y = D over a block, and how many values of Q(W + D) overflowed."""
 
     def compare(self, x: bytearray, x_dtype: str, y: bytearray, y_dtype: str) -> Moments:
         """Moments of two equally long runs of numbers."""

@@ -4,10 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from app.core.findings import Finding
-from app.core.plan import TOKENIZER_FILES
 from app.core.recipe import Recipe
+from app.core.tokenizers import CHAT_TEMPLATES, TOKENIZER_FILES
 
-CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json")
 # Settings that change what the same weights compute.
 MEANING = (
     "attention_bias", "head_dim", "hidden_act", "hidden_size", "layer_types", "max_position_embeddings", "num_attention_heads",

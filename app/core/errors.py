@@ -43,7 +43,7 @@ CATALOGUE: dict[str, Entry] = {
     "checkpoint.ambiguous_weights": Entry("Two sets of weights", "The directory holds both model.safetensors and model.safetensors.index.json.", "Remove the one that does not belong to this release."),
     "checkpoint.invalid_index": Entry("Invalid shard index", "{path}: {reason}.", "Save the model again with save_pretrained."),
     "checkpoint.unsafe_path": Entry("Unsafe file name", "The file name {path!r} is not allowed.", "Shards must lie directly in the model directory; no '/', '..' or links that leave it."),
-    "checkpoint.index_mismatch": Entry("Index and shards disagree", "{path}: tensor {tensor!r} {reason}.", "Save the model again with save_pretrained."),
+    "checkpoint.index_mismatch": Entry("Index and shards disagree", "{path}: {reason}.", "Save the model again with save_pretrained into an empty directory."),
     "checkpoint.duplicate_tensor": Entry("Tensor stored twice", "Tensor {tensor!r} is stored in {first} and in {second}.", "Save the model again with save_pretrained."),
     "checkpoint.quantized": Entry("Quantised base", "The base is quantised ({method}); a patch can only be added to F32, F16 or BF16 weights.", "Register the 16-bit release instead."),
     "checkpoint.remote_code": Entry("Remote code", "{path} asks for code from the model repository (auto_map).", "Use a release whose architecture is part of transformers; remote code is never run."),
@@ -82,6 +82,7 @@ CATALOGUE: dict[str, Entry] = {
     "port.overflow": Entry("Value out of range", "Tensor {tensor!r} does not fit into {dtype}: {count} values became infinite.", "Ask for another dtype, for example float32."),
     "recipe.invalid": Entry("Invalid recipe", "The recipe is not usable: {reason}.", "See the documentation of ports for the accepted values."),
     "recipe.no_patch_tokenizer": Entry("Patch has no tokenizer", "The recipe asks for the tokenizer of the patch, but the patch brings none.", "Use tokenizer=release."),
+    "recipe.partial_tokenizer": Entry("Incomplete tokenizer in the patch", "The recipe asks for the tokenizer of the patch, which brings {files} and not a whole one (vocabulary and tokenizer_config.json).", "Use tokenizer=release, or publish the patch with all that the tokenizer's save_pretrained writes, or with chat_template.jinja alone."),
     # -- output
     "output.exists": Entry("Output exists", "{path} exists and is not an empty directory.", "Choose another directory or remove it first."),
     "output.no_space": Entry("Disk full", "Writing {path} needs {needed} bytes; {free} are free.", "Free some space or choose another disk; nothing was left behind."),

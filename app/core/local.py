@@ -16,11 +16,12 @@ from app.core.errors import CoreError
 from app.core.findings import Finding, refusal
 from app.core.materialise import write_model
 from app.core.patch import Patch, check_finite, read_patch
-from app.core.plan import TOKENIZER_FILES, MergePlan, make_plan
+from app.core.plan import MergePlan, make_plan
 from app.core.recipe import Recipe
 from app.core.signals import Fidelity, judge_fidelity, judge_lineage, measure_fidelity, measure_lineage
 from app.core.source import DirectorySource
 from app.core.stream import Merger
+from app.core.tokenizers import TOKENIZER_FILES
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,15 @@ REFUSALS = [
     ("adapter.invalid_config", config(lora_alpha=float("nan"))),
     ("adapter.invalid_config", config(lora_alpha=1e10)),
     ("adapter.invalid_config", config_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 1e999, "target_modules": ["q_proj"]}')),
+    *(
+        ("adapter.invalid_config", config(**{field: value}))
+        for huge in (10**400, -(10**400), 10**4000)
+        for field, value in (
+            *(("lora_alpha", huge), ("alpha_pattern", {"q_proj": huge}), ("rank_pattern", {"q_proj": huge}), ("r", huge)),
+            ("layers_to_transform", [huge]),
+        )
+    ),
+    ("adapter.invalid_config", config_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 1%s}' % ("0" * 5000))),
     ("adapter.invalid_config", config(use_rslora=1)),
     ("adapter.invalid_config", config(rank_pattern=["q_proj"])),
     ("adapter.invalid_config", config(rank_pattern={"q_proj": 0})),
