@@ -2,11 +2,11 @@
 
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
 from app.cli.client import Client, connect
+from app.cli.names import segment
 from app.cli.nouns import PatchName, split_name
 from app.cli.offline import Dtype, Json, Tokenizer
 from app.cli.output import EXIT_USAGE, fail, print_json, print_table
@@ -45,14 +45,14 @@ def port(
 @remote
 def approve(port_id: str, reason: Annotated[str, typer.Option(help="Why the port may be used.")], as_json: Json = False) -> None:
     """Let a held port become ready."""
-    row = connect(as_json).post(f"/ports/{quote(port_id)}/approve", {"reason": reason})
+    row = connect(as_json).post(f"/ports/{segment(port_id)}/approve", {"reason": reason})
     print_json(row) if as_json else typer.echo(f"{row['id']} is {row['state']}.")
 
 
 @remote
 def retire(port_id: str, as_json: Json = False) -> None:
     """Take a port out of use: its merged model is not handed out any more."""
-    row = connect(as_json).post(f"/ports/{quote(port_id)}/retire")
+    row = connect(as_json).post(f"/ports/{segment(port_id)}/retire")
     print_json(row) if as_json else typer.echo(f"{row['id']} is {row['state']}.")
 
 
@@ -82,7 +82,7 @@ def pull(
 def choose_port(client: Client, name: str, version: str | None, on: str | None, as_json: bool) -> dict[str, Any]:
     """The port that is meant by its id, or by a patch's name: plain addition in the release's own dtype."""
     if name.startswith("prt_"):
-        return dict(client.get(f"/ports/{quote(name)}"))
+        return dict(client.get(f"/ports/{segment(name)}"))
     split_name(name, as_json)
     if on is None:
         fail("client.release", f"Say which release {name} should be read on: --on RELEASE.", as_json, EXIT_USAGE)

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 
 from app.cli.client import API, TIMEOUT_SECONDS, Client, RefusedError
+from app.cli.names import file_path, segment
 from app.cli.output import progress_bar
 from app.core.errors import OutputError
 
@@ -36,9 +36,11 @@ def pull_port(client: Client, port: str, out_dir: Path, verify: bool) -> dict[st
     """
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise OutputError("output.exists", path=str(out_dir))
-    listing = client.get(f"/ports/{port}/files")
+    listing = client.get(f"/ports/{segment(port)}/files")
     # Asked for at the start, so that the service computes the digests while the files are on their way.
-    job = client.post(f"/ports/{port}/digest")["job"] if verify and any(f["computed"] for f in listing["files"]) else None
+    job = (
+        client.post(f"/ports/{segment(port)}/digest")["job"] if verify and any(f["computed"] for f in listing["files"]) else None
+    )
     partial = _partial_directory(out_dir, listing["fingerprint"])
     missing = sum(f["size"] for f in listing["files"]) - _present(partial, listing["files"])
     free = shutil.disk_usage(partial).free
@@ -49,7 +51,7 @@ def pull_port(client: Client, port: str, out_dir: Path, verify: bool) -> dict[st
             _fetch(client, port, file, partial, advance)
     if job:
         _wait(client, job)
-        listing = client.get(f"/ports/{port}/files")
+        listing = client.get(f"/ports/{segment(port)}/files")
     _verify(partial, listing["files"])
     (partial / STATE_FILE).unlink()
     partial.replace(out_dir)
@@ -97,7 +99,7 @@ def _fetch(client: Client, port: str, file: dict[str, Any], partial: Path, advan
         if offset == file["size"] and target.is_file():
             return
         try:
-            _continue(client, f"{API}/ports/{port}/files/{quote(file['path'])}", file, target, offset, advance)
+            _continue(client, f"{API}/ports/{segment(port)}/files/{file_path(file['path'])}", file, target, offset, advance)
         except httpx.TransportError:
             if attempt == ATTEMPTS - 1:
                 raise
@@ -156,7 +158,7 @@ def _on_worker(stack: ExitStack, location: str, headers: dict[str, str]) -> http
 
 def _wait(client: Client, job: str) -> None:
     while True:
-        status = client.get(f"/jobs/{job}")
+        status = client.get(f"/jobs/{segment(job)}")
         if status["state"] in ("done", "failed", "cancelled"):
             break
         time.sleep(POLL_SECONDS)

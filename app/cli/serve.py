@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli import logs
+from app.cli.configured import read_settings
 from app.cli.output import EXIT_USAGE, fail
 
 DRAIN_SECONDS = 10
@@ -33,9 +34,8 @@ def serve(
     import uvicorn  # noqa: PLC0415  only this verb needs the service
 
     from app.main import create_app  # noqa: PLC0415
-    from app.settings import Settings  # noqa: PLC0415
 
-    settings = Settings(data=data)
+    settings = read_settings(data)
     settings.allow_roots = [*settings.allow_roots, *(root.resolve() for root in allow_root or [])]
     for root in settings.allow_roots:
         if not root.is_dir():

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 
 from app.cli.client import Client, RefusedError
+from app.cli.names import patch_path, segment
 from app.cli.output import progress_bar
 from app.core.checkpoint import list_files
 from app.core.patch import choose_files
@@ -30,7 +31,7 @@ def push_patch(client: Client, owner: str, name: str, directory: Path, family: s
         {"path": path, "size": size, "sha256": _digest(directory / path) if path in kept else hashlib.sha256().hexdigest()}
         for path, size in files.items()
     ]
-    draft = client.post(f"/patches/{owner}/{name}/versions", {"trained_on": trained_on, "files": announced})
+    draft = client.post(f"{patch_path(owner, name)}/versions", {"trained_on": trained_on, "files": announced})
     if draft["state"] != "draft":
         return dict(draft)
     with progress_bar(f"Sending {owner}/{name}", draft["total_bytes"]) as advance:
@@ -38,7 +39,7 @@ def push_patch(client: Client, owner: str, name: str, directory: Path, family: s
             path = directory / upload["path"]
             if not (upload["direct"] and _send_direct(client, draft["id"], upload["path"], path, advance)):
                 _send(client, upload, path, advance)
-    return dict(client.post(f"/uploads/{draft['id']}/publish"))
+    return dict(client.post(f"/uploads/{segment(draft['id'])}/publish"))
 
 
 def _send(client: Client, upload: dict[str, Any], path: Path, advance: Callable[[int], None]) -> None:
@@ -71,7 +72,7 @@ def _send_direct(client: Client, draft: str, name: str, path: Path, advance: Cal
     # A client of its own: our token is not for the store.
     with httpx.Client(timeout=client.http.timeout) as store, path.open("rb") as file:
         for attempt in range(ATTEMPTS):
-            asked = client.post(f"/uploads/{draft}/direct", {"path": name})
+            asked = client.post(f"/uploads/{segment(draft)}/direct", {"path": name})
             if attempt == 0:
                 advance(path.stat().st_size - sum(part["size"] for part in asked["parts"]))
             try:
