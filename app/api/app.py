@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI
 
-from app.api import problems, telemetry
+from app.api import documentation, problems, telemetry
 from app.api.middleware import RequestBounds
 from app.api.routers import families, files, jobs, materialisations, patch_files, patches, ports, public, system, uploads
 from app.api.routing import PREFIX, PROBLEMS
@@ -20,3 +20,4 @@ def mount(app: FastAPI, max_body_bytes: int, metrics_token: str = "") -> None:
     problems.install(app)
     app.add_middleware(RequestBounds, max_body_bytes=max_body_bytes)
     telemetry.install(app, metrics_token)
+    documentation.install(app, PREFIX)

@@ -85,7 +85,7 @@ def retire_port(port: str, uow: WriteUnit, principal: PrincipalDep, expected: If
     return PortOut.of(ports.retire(uow, principal, port, expected))
 
 
-@router.post("/ports/{port}/digest", status_code=202)
+@router.post("/ports/{port}/digest", status_code=202, responses={200: {"model": DigestOut, "description": "They are known."}})
 def digest_port(port: str, uow: WriteUnit, response: Response, principal: PrincipalDep) -> DigestOut:
     """Compute the sha256 of every computed file and the exact merge fidelity, once, by a job (202); known ones come at once."""
     row, job = digests.request(uow, principal, port)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -19,6 +19,12 @@ from app.services import events, tokens
 from app.services.backend import Backend
 
 router = api_router()
+
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {"text/event-stream": {"schema": {"type": "string", "description": "`id`, `event` and `data`, an EventOut."}}}
+    }
+}
 
 POLL_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 15.0
@@ -52,7 +58,7 @@ def revoke_token(token: str, uow: WriteUnit, principal: PrincipalDep) -> TokenOu
     return TokenOut.of(tokens.revoke(uow, principal, token))
 
 
-@router.get("/events", tags=["events"], response_model=EventsOut)
+@router.get("/events", tags=["events"], response_model=EventsOut, responses=STREAM)
 async def list_events(
     request: Request,
     backend: BackendDep,
