@@ -10,11 +10,12 @@ from fastapi.concurrency import run_in_threadpool
 
 from app.api import worker
 from app.core import arithmetic
+from app.datadir import SECRET_KEY_FILE
 from app.domain.errors import DomainError
 from app.domain.names import check_name
 from app.jobs.engine import Engine
 from app.jobs.presence import Presence
-from app.runtime import SECRET_KEY_FILE, Runtime, introduce
+from app.runtime import Runtime, introduce
 from app.services.workers import Card
 from app.settings import Settings
 
