@@ -1,5 +1,6 @@
 """The runtime: builds everything a running service needs out of its settings, and takes it down again."""
 
+import gc
 import importlib.metadata
 import logging
 import os
@@ -120,7 +121,7 @@ class Runtime:
     def _warm(self) -> None:
         """Imports torch beside everything else, so that the first read of a merged model need not wait for it."""
         if self._merges:
-            threading.Thread(target=arithmetic.load, name="warm", daemon=True).start()
+            threading.Thread(target=_load_for_good, name="warm", daemon=True).start()
 
     def _open(self, data: Path, load: Callable[[], Arithmetic]) -> None:
         """Opens what use cases need: database, bytes, the queue of jobs."""
@@ -258,6 +259,13 @@ class Runtime:
             except Exception:  # whatever it is, the house is kept again in a while
                 log.exception("keeping house failed")
             self._stopping.wait(RECONCILE_SECONDS)
+
+
+def _load_for_good() -> None:
+    """What is there when a service has started stays: the collector need not look at it again with every few requests."""
+    arithmetic.load()
+    gc.collect()
+    gc.freeze()
 
 
 def introduce(class_name: str, device: Device, url: str | None = None, labels: Mapping[str, str] | None = None) -> Card:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import String, select
+from sqlalchemy import String, bindparam, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.db.base import Base, Identified, Versioned, page
@@ -18,8 +18,11 @@ class Family(Identified, Versioned, Base):
     description: Mapped[str] = mapped_column(String(2000), default="")
 
 
+_BY_NAME = select(Family).where(Family.name == bindparam("name"))
+
+
 def by_name(session: Session, name: str) -> Family | None:
-    return session.scalar(select(Family).where(Family.name == name))
+    return session.scalar(_BY_NAME, {"name": name})
 
 
 def list_page(session: Session, after: str | None, limit: int) -> Sequence[Family]:

@@ -1,10 +1,8 @@
 """Patches and their aliases."""
 
-from collections.abc import Sequence
-
 from app.db import patches as rows
 from app.db.base import now
-from app.db.patches import Alias, Patch, PatchVersion
+from app.db.patches import Alias, Patch, PatchLine, PatchVersion
 from app.domain.errors import DomainError
 from app.domain.ids import new_id
 from app.domain.names import check_patch, check_revision
@@ -49,7 +47,7 @@ def get(uow: UnitOfWork, principal: Principal, owner: str, name: str) -> Patch:
 
 def list_page(
     uow: UnitOfWork, principal: Principal, owner: str | None, family_name: str | None, after: str | None, limit: int
-) -> Sequence[Patch]:
+) -> list[PatchLine]:
     family = families.get(uow, family_name) if family_name else None
     if not principal.is_admin:
         if owner not in (None, principal.owner):
@@ -127,5 +125,6 @@ def set_alias(
     return alias
 
 
-def aliases(uow: UnitOfWork, patch: Patch) -> Sequence[Alias]:
+def aliases(uow: UnitOfWork, patch: Patch) -> dict[str, int | None]:
+    """Version numbers by alias."""
     return rows.aliases(uow.session, patch.id)

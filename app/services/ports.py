@@ -16,7 +16,7 @@ from app.db import ports as rows
 from app.db import releases as release_rows
 from app.db.base import now
 from app.db.patches import PatchVersion
-from app.db.ports import Port
+from app.db.ports import Port, PortLine
 from app.db.releases import LineageSample, Release
 from app.domain.errors import DomainError
 from app.domain.ids import new_id
@@ -159,7 +159,7 @@ def list_page(
     state: str | None,
     after: str | None,
     limit: int,
-) -> Sequence[Port]:
+) -> list[PortLine]:
     """Ports, newest first; of one patch (owner/name), one of its versions, one release."""
     owner = None if principal.is_admin else principal.owner
     patch = release = None
@@ -167,11 +167,13 @@ def list_page(
         patch = patches.get(uow, principal, *patch_name.split("/", 1)) if "/" in patch_name else None
         if patch is None:
             raise DomainError("patch.unknown", patch=patch_name[:200])
-        family_name = family_name or patch.family.name
     if release_name:
-        if not family_name:
+        family = patch.family if patch and family_name in (None, patch.family.name) else None
+        if family is None and family_name:
+            family = families.get(uow, family_name)
+        if family is None:
             raise DomainError("request.invalid", reason="A release can be asked for together with its family or a patch.")
-        release = releases.get(uow, families.get(uow, family_name).name, release_name)
+        release = releases.of_family(uow, family, release_name)
     chosen = patches.find_version(uow, patch, version) if patch and version else None
     return rows.list_page(
         uow.session, owner, patch.id if patch else None, chosen.id if chosen else None,

@@ -83,10 +83,14 @@ def job_of(release: Release) -> str:
 
 
 def get(uow: UnitOfWork, family_name: str, name: str) -> Release:
-    family = families.get(uow, family_name)
+    return of_family(uow, families.get(uow, family_name), name)
+
+
+def of_family(uow: UnitOfWork, family: Family, name: str) -> Release:
+    """Raises `DomainError` (release.unknown)."""
     release = rows.by_name(uow.session, family.id, name)
     if release is None:
-        raise DomainError("release.unknown", family=family_name, release=name[:100])
+        raise DomainError("release.unknown", family=family.name, release=name[:100])
     return release
 
 

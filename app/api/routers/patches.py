@@ -39,7 +39,7 @@ def list_patches(
 ) -> Listing[PatchOut]:
     """List the patches that the token may read, newest first."""
     rows, cursor = page.cut(patches.list_page(uow, principal, owner, family, page.after, page.limit))
-    return Listing(items=[PatchOut.of(r) for r in rows], next_cursor=cursor)
+    return Listing[PatchOut](items=[PatchOut.of_line(line) for line in rows], next_cursor=cursor)
 
 
 @router.get("/patches/{owner}/{patch}")
@@ -101,7 +101,7 @@ def draft_version(owner: str, patch: str, body: VersionIn, once: OnceDep, princi
 def list_versions(owner: str, patch: str, uow: ReadUnit, page: PageDep, principal: PrincipalDep) -> Listing[VersionOut]:
     """List published versions, newest first."""
     rows, cursor = page.cut(versions.list_page(uow, principal, owner, patch, page.after, page.limit))
-    return Listing(items=[VersionOut.of(r) for r in rows], next_cursor=cursor)
+    return Listing[VersionOut](items=[VersionOut.of(r) for r in rows], next_cursor=cursor)
 
 
 @router.get("/patches/{owner}/{patch}/versions/{number}")

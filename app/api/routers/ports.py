@@ -61,7 +61,7 @@ def list_ports(
     """List ports, newest first."""
     found = ports.list_page(uow, principal, patch, version, family, release, state, page.after, page.limit)
     rows, cursor = page.cut(found)
-    return Listing(items=[PortOut.of(r) for r in rows], next_cursor=cursor)
+    return Listing[PortOut](items=[PortOut.of_line(line) for line in rows], next_cursor=cursor)
 
 
 @router.get("/ports/{port}")
