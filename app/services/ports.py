@@ -12,6 +12,7 @@ from app.core.manifest import Manifest
 from app.core.recipe import Recipe, fingerprint
 from app.core.signals import Lineage, judge_fidelity, judge_lineage, measure_fidelity, measure_lineage
 from app.core.stream import Merger
+from app.db import materialisations as materialisation_rows
 from app.db import ports as rows
 from app.db import releases as release_rows
 from app.db.base import now
@@ -124,7 +125,7 @@ def create(uow: UnitOfWork, principal: Principal, verdict: Verdict, force: str |
     if existing and existing.state != "retired":
         return existing, False
     if existing:
-        uow.session.delete(existing)
+        existing.fingerprint = existing.id  # gives its natural key away until what refers to it does not any more
         uow.session.flush()
     port = Port(
         id=new_id("prt"), created_at=now(), version_id=version.id, release_id=release.id, owner=version.owner,
@@ -134,6 +135,10 @@ def create(uow: UnitOfWork, principal: Principal, verdict: Verdict, force: str |
     port.state = move("port", port.state, verdict.state)
     port.ready_at = now() if port.state == "ready" else None
     uow.add(port)
+    if existing:  # the same recipe, so the same bytes: what was written of them is this port's now
+        materialisation_rows.move(uow.session, existing.id, port.id)
+        uow.session.delete(existing)
+        uow.session.flush()
     uow.event(
         f"port.{port.state}", principal, port.owner, port.id, patch=version.patch.full_name, version=version.number,
         release=release.name, forced=port.forced,

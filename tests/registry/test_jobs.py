@@ -229,3 +229,15 @@ def test_ids_that_are_none(service: Service) -> None:
     for job in ("x", "acme", "acme:", ":::", "registry:ingest", "a" * 300, "acme:digest:%25"):
         refused(service.admin.get(f"/jobs/{job}"), 404, "job.unknown")
         refused(service.admin.post(f"/jobs/{job}/cancel"), 404, "job.unknown")
+
+
+def test_a_retired_port_with_what_was_written_of_it(service: Service, acme: Caller, port: str, name: str) -> None:
+    """Asked for again it is there again, and so is where its merged model was written."""
+    service.runtime.tools = dataclasses.replace(service.runtime.tools, allowed_s3=("s3://exports-of-acme",))
+    written = acme.post(f"/ports/{port}/materialise", {"to": f"s3://exports-of-acme/{name}"}).json()
+    assert acme.post(f"/ports/{port}/retire").json()["state"] == "retired"
+    patch = acme.get(f"/ports/{port}").json()["patch"]
+    again = acme.port(patch, "v1")
+    assert (again["state"], again["id"] == port) == ("ready", False)
+    assert [m["id"] for m in acme.get(f"/ports/{again['id']}/materialisations").json()["items"]] == [written["id"]]
+    refused(acme.get(f"/ports/{port}"), 404, "port.unknown")
