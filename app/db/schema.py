@@ -4,8 +4,9 @@ What an upgrade promises, and `tests/registry/test_upgrade.py` holds every migra
 
 - The version before goes on while a migration runs and after it. A migration therefore only adds to the schema of the last
   release: tables, columns that may be null or have a default in the database, indexes that are not unique.
-- A migration is one transaction, done or not begun. It waits for a lock so briefly that no request is ended for it, and is
-  tried again; who holds a table for long makes the upgrade fail with a sentence, and nothing is changed.
+- A migration is one transaction, done or not begun; indexes on PostgreSQL are made outside of one, so that nobody who writes
+  waits for them (`migrations/indexes.py`). It waits for a lock so briefly that no request is ended for it, and is tried again;
+  who holds a table for long makes the upgrade fail with a sentence. What was made until then stays.
 - What no version writes or reads any more is removed by the release after the one that gave it up, never by that one.
 - A version starts on its own schema or on a newer one, never on an older one.
 """

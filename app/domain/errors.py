@@ -47,7 +47,7 @@ CATALOGUE: dict[str, Entry] = {
     # -- the database
     "database.unreachable": Entry("busy", "Database unreachable", "The database does not answer.", "Retry after a few seconds; the operator finds the reason in the service's log."),
     "database.busy": Entry("busy", "Database busy", "The database took too long.", "Retry after a few seconds."),
-    "database.held": Entry("busy", "Tables in use", "Others held a table that the upgrade must change; nothing was changed.", "Let their transaction end (on PostgreSQL pg_stat_activity shows it), then run 'portllm db upgrade' again."),
+    "database.held": Entry("busy", "Tables in use", "Others held a table that the upgrade must change; that step of it was not made.", "Let their transaction end (on PostgreSQL pg_stat_activity shows it), then run 'portllm db upgrade' again."),
     "database.collision": Entry("busy", "Written at the same time", "Another request wrote the same thing at the same moment.", "Repeat the request: it then finds what the other one wrote."),
     "database.schema": Entry("busy", "Database not upgraded", "The database is at schema {found}; this version needs {needed}.", "Run 'portllm db upgrade' first; versions that run may go on meanwhile."),
     # -- tokens

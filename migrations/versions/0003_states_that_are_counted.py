@@ -1,9 +1,8 @@
-"""Indexes over the states of ports and materialisations, which metrics count and house-keeping looks through
-
-Building one makes writers of its table wait: a second or two for a million ports, less than they are ready to wait.
-"""
+"""Indexes over the states of ports and materialisations, which metrics count and house-keeping looks through"""
 
 from alembic import op
+
+from migrations.indexes import create
 
 revision = "0003"
 down_revision = "0002"
@@ -13,7 +12,7 @@ depends_on = None
 
 def upgrade() -> None:
     for table in ("ports", "materialisations"):
-        op.create_index(f"ix_{table}_state", table, ["state"])
+        create(f"ix_{table}_state", table, ["state"])
 
 
 def downgrade() -> None:

@@ -6,6 +6,8 @@ where 200 teams have 100,000), and a page of its ports sorts all that the team h
 
 from alembic import op
 
+from migrations.indexes import create
+
 revision = "0004"
 down_revision = "0003"
 branch_labels = None
@@ -21,7 +23,7 @@ INDICES = {
 
 def upgrade() -> None:
     for name, (table, columns) in INDICES.items():
-        op.create_index(name, table, columns)
+        create(name, table, columns)
 
 
 def downgrade() -> None:
