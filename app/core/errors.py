@@ -72,6 +72,7 @@ CATALOGUE: dict[str, Entry] = {
     "adapter.not_targeted": Entry("Tensors beyond the configuration", "The patch holds factors for {count} module(s) that adapter_config.json does not name, first {module!r}.", "target_modules, exclude_modules and layers_to_transform must name just what the file holds."),
     "adapter.not_in_file": Entry("Configuration beyond the tensors", "adapter_config.json names {count} module(s) of this base for which the file holds no factors, first {module!r}.", "The patch is incomplete or belongs to another base."),
     "adapter.empty": Entry("Patch without effect", "The patch changes no module of this base.", "It belongs to another architecture, or nothing was trained."),
+    "adapter.adds_nothing": Entry("Patch of zeros", "Every product B*A of the patch is zero: the merged model would be the release itself.", "Nothing was trained, or lora_alpha is 0; publish the adapter that the training wrote at its end."),
     "adapter.rank": Entry("Rank disagrees", "Module {module!r}: the configuration says rank {expected}, the factors have {actual}.", PEFT_SAVE),
     "adapter.dtype": Entry("Factor dtype", "Tensor {tensor!r} has dtype {dtype}; LoRA factors must be F32, F16 or BF16.", PEFT_SAVE),
     "adapter.non_finite": Entry("NaN or infinity", "Tensor {tensor!r} holds {count} values that are NaN or infinite.", "The training diverged; do not publish this patch."),

@@ -154,6 +154,8 @@ REFUSALS = [
     ("adapter.not_in_file", config(target_modules=["q_proj", "v_proj"])),
     ("adapter.not_in_file", config(target_modules=r".*_proj")),
     ("adapter.empty", file(dict.fromkeys(_names(Q)))),
+    ("adapter.adds_nothing", config(lora_alpha=0)),
+    ("adapter.adds_nothing", config(alpha_pattern={"q_proj": 0.0})),
     ("adapter.rank", config(r=3)),
     ("adapter.rank", config(rank_pattern={"q_proj": 1})),
     ("adapter.rank", file({f"base_model.model.{Q}.lora_A.weight": ("F32", (3, 8), bytes(96))})),
