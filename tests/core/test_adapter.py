@@ -127,7 +127,12 @@ REFUSALS = [
     ("adapter.expert_parameters", file({f"base_model.model.{Q}.lora_A.weight": ("F32", (2, 8, 1), bytes(64))})),
     *(
         ("adapter.init_changes_base", config(init_lora_weights=value))
-        for value in ("pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga", 1, "True", ["eva"])
+        for value in ("pissa", "PiSSA", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga")
+    ),
+    # Not said to change the base: nobody knows what they do.
+    *(
+        ("adapter.unknown_field", config(init_lora_weights=value))
+        for value in ("zzz", "pissa_niter_x", "my_pissa", "", 1, 0, "True", ["eva"], {})
     ),
     *(
         ("adapter.variant", config(**{field: {"x": 1}}))
