@@ -37,6 +37,9 @@ class Arithmetic(Protocol):
     ) -> Any:
         """Factors in float64, ready for blocks: A1 = float64(A) * scale (rank x in) and float64(B) (out x rank)."""
 
+    def adds_nothing(self, delta: Any) -> bool:
+        """True where every product of loaded factors is zero: no rank has both a column of B and a row of A that is not."""
+
     def delta_bytes(self, delta: Any) -> int:
         """Memory that loaded factors hold, in bytes."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from app.core.arithmetic import Arithmetic, Block, Moments
 from app.core.checkpoint import Checkpoint
-from app.core.errors import PortError
+from app.core.errors import AdapterError, PortError
 from app.core.findings import Finding, refusal
 from app.core.header import DTYPE_BYTES, TensorInfo
 from app.core.plan import FLOATS, Compute
@@ -93,11 +93,21 @@ class Lineage:
         return cls(tensors, Likeness(*data["overall"]), data["bytes_read"])
 
 
+def check_effect(merger: Merger, arithmetic: Arithmetic) -> None:
+    """Reads factors up to the first pair that adds something, which for a trained patch is the first.
+
+    Raises:
+        AdapterError: adapter.adds_nothing.
+    """
+    if all(arithmetic.adds_nothing(merger.loaded_delta(delta)) for delta in merger.plan.deltas):
+        raise AdapterError("adapter.adds_nothing")
+
+
 def measure_fidelity(merger: Merger, arithmetic: Arithmetic, max_bytes: int | None = FIDELITY_SAMPLE_BYTES) -> Fidelity | None:
     """Merge fidelity from seeded sampled blocks, at most `max_bytes` read; from every block when it is None.
 
     Returns:
-        None for a patch that adds nothing (all products are zero).
+        None where the patch adds nothing in all that was read.
     """
     chooser = random.Random(SEED)
     targets = list(merger.plan.computed_tensors())
@@ -123,6 +133,16 @@ def measure_fidelity(merger: Merger, arithmetic: Arithmetic, max_bytes: int | No
     overall = sum(m.xy for m in shares.values()) / sum(m.yy for m in shares.values())
     sampled = bytes_read < sum(t.tensor.nbytes for t in targets)
     return Fidelity(overall, shares[worst].xy / shares[worst].yy, worst, sampled, bytes_read, overflow)
+
+
+def assess_effect(merger: Merger, arithmetic: Arithmetic) -> tuple[Fidelity | None, list[Finding]]:
+    """What a merge would make of the patch: its sampled fidelity, and the findings about it."""
+    try:
+        check_effect(merger, arithmetic)
+    except AdapterError as error:
+        return None, [refusal(error)]
+    fidelity = measure_fidelity(merger, arithmetic)
+    return fidelity, list(judge_fidelity(fidelity))
 
 
 def measure_lineage(old: Checkpoint, old_source: Source, new: Checkpoint, new_source: Source, arithmetic: Arithmetic) -> Lineage:
@@ -151,9 +171,9 @@ def measure_lineage(old: Checkpoint, old_source: Source, new: Checkpoint, new_so
 
 def judge_fidelity(fidelity: Fidelity | None) -> Iterable[Finding]:
     """Findings about merge fidelity."""
-    if fidelity is None:
-        yield Finding("fidelity.zero_patch", "warn", "Every product B*A is zero: the merged model is the release itself.")
-    elif over := fidelity.overflow:  # the merge would end there
+    if fidelity is None:  # most of the patch is zero; how much of the rest survives is not known
+        return
+    if over := fidelity.overflow:  # the merge would end there
         yield refusal(PortError("port.overflow", tensor=over.tensor, dtype=over.dtype, count=over.count))
     elif fidelity.overall < LOW_FIDELITY:
         yield Finding(

@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from app.core.companions import judge_releases, judge_tokenizers
+from app.core.companions import judge_left_out, judge_releases, judge_tokenizers
 from app.core.errors import CoreError
 from app.core.findings import Finding, refusal
 from app.core.manifest import Manifest
 from app.core.recipe import Recipe, fingerprint
-from app.core.signals import Lineage, judge_fidelity, judge_lineage, measure_fidelity, measure_lineage
+from app.core.signals import Lineage, assess_effect, judge_lineage, measure_lineage
 from app.core.stream import Merger
 from app.db import materialisations as materialisation_rows
 from app.db import ports as rows
@@ -84,8 +84,8 @@ def assess(uow: UnitOfWork, principal: Principal, wish: Wish) -> Verdict:
         lineage, judged = _lineage(uow, version, release, [d.tensor for d in plan.deltas])
         findings += judged
         with uow.tools.library.open_merger(release, version, wish.recipe, uow.tools.arithmetic()) as merger:
-            measured = measure_fidelity(merger, uow.tools.arithmetic())
-        findings += judge_fidelity(measured)
+            measured, judged = assess_effect(merger, uow.tools.arithmetic())
+        findings += judged
         fidelity = measured.to_dict() if measured else None
     return Verdict(
         version, release, wish.recipe, fingerprint(wish.recipe, str(release.manifest), version.digest),
@@ -242,10 +242,7 @@ def _state(findings: Sequence[Finding], version: PatchVersion, force: str | None
 def _companions(
     uow: UnitOfWork, version: PatchVersion, release: Release, manifest: Manifest, recipe: Recipe
 ) -> Iterator[Finding]:
-    if manifest.checkpoint.left_out:
-        left_out = list(manifest.checkpoint.left_out)
-        text = f"Not carried, because only the safetensors weights are merged: {', '.join(left_out[:5])}."
-        yield Finding("release.left_out", "info", text, {"files": left_out[:100]})
+    yield from judge_left_out(manifest.checkpoint.left_out)
     yield from judge_tokenizers(digests_of(version), manifest.file_digests, recipe)
     if version.trained_on is None:
         text = "It is not known which release the patch was trained on, so nothing tells whether this one continues it."

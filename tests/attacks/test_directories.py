@@ -169,8 +169,8 @@ def test_files_that_only_look_like_shards_are_left_out(sharded: Path) -> None:
 
 
 def test_every_code_of_checkpoints_is_tested() -> None:
-    """`checkpoint.changed` has a file of its own, test_changed_files.py."""
-    tested = {code for code, _ in ATTACKS} | {"checkpoint.changed"}
+    """Elsewhere: `checkpoint.changed` in test_changed_files.py, `checkpoint.link` in tests/registry/test_release_sources.py."""
+    tested = {code for code, _ in ATTACKS} | {"checkpoint.changed", "checkpoint.link"}
     assert tested == {code for code in CATALOGUE if code.startswith("checkpoint.")}
 
 

@@ -54,6 +54,11 @@ class TorchArithmetic:
         bound = rank * _largest(scaled) * _largest(factor)
         return LoadedDelta(scaled.to(self._device), factor.to(self._device), bound)
 
+    def adds_nothing(self, delta: LoadedDelta) -> bool:
+        if not delta.bound:
+            return True
+        return not bool((delta.a.abs().amax(1) * delta.b.abs().amax(0)).any())
+
     def delta_bytes(self, delta: LoadedDelta) -> int:
         return delta.a.nbytes + delta.b.nbytes
 
