@@ -5,10 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
+from app.cli.choices import Dtype, Tokenizer
 from app.cli.client import Client, RefusedError, connect
 from app.cli.names import segment
 from app.cli.nouns import PatchName, split_name
-from app.cli.offline import Dtype, Json, Tokenizer
+from app.cli.offline import Json
 from app.cli.output import EXIT_USAGE, fail, print_json, print_table
 from app.cli.remote import remote
 

@@ -45,7 +45,6 @@ def published(service: Service, models: Path) -> Path:
         ("port said/tone --to v9", "release.unknown", "portllm ls releases", 1),
         ("port said/tone --to v2 --version 7", "version.unknown", "", 1),
         ("port said/tone --to v2 --version prod", "alias.unknown", "", 1),
-        ("port said/tone --to v2 --dtype float8", "recipe.invalid", "", 1),
         ("pull said/tone --on v1 {tmp}/out", "port.none", "portllm port said/tone --to v1", 1),
         ("pull said/tone --on v9 {tmp}/out", "release.unknown", "portllm ls releases", 1),
         ("pull said/tone --on v2 {models}/v1", "output.exists", "Choose another directory", 1),
@@ -89,6 +88,35 @@ def test_sentence(service: Service, published: Path, tmp_path: Path, command: st
     error = json.loads(as_json.stdout)["error"]
     assert error["code"] == code
     assert error["message"] in as_json.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "port said/tone --to v2 --dtype float8",
+        "port said/tone --to v2 --tokenizer base",
+        "token create said --scope write",
+        "jobs ls --state sleeping",
+    ],
+)  # fmt: skip
+def test_a_value_outside_a_fixed_set_is_wrong_usage(command: str) -> None:
+    """Found before anything is asked: no service and no token are needed; the option and what it may be are named."""
+    *_, option, value = command.split()
+    ended = invoke(*command.split(), NO_COLOR="1", TERM="dumb", COLUMNS="200")
+    assert ended.exit_code == 2, ended.output
+    assert f"Invalid value for '{option}'" in ended.stderr
+    assert f"'{value}' is not one of" in ended.stderr
+
+
+def test_a_rejected_release_is_an_error_in_json_too(service: Service, tmp_path: Path) -> None:
+    """One document: the release as it is, and the error as other failures have it."""
+    empty = service.root / "releases/said-empty"
+    empty.mkdir()
+    ended = invoke("release", "add", "said-empty", "v1", "--from", empty, "--wait", "--json", **service.variables())
+    told = json.loads(ended.stdout)
+    _check(ended, told["error"]["code"], 1)
+    assert told["error"]["message"] in ended.stderr
+    assert (told["name"], told["state"]) == ("v1", "rejected")
 
 
 def test_no_token(service: Service) -> None:
