@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from app.cli.choices import JobState
 from app.cli.client import API, Client, connect
 from app.cli.names import segment
 from app.cli.offline import Json
@@ -24,7 +25,7 @@ EVENT_COLUMNS = ("id", "at", "kind", "subject", "actor")
 @remote
 def jobs_ls(
     limit: Limit = 50,
-    state: Annotated[str | None, typer.Option(help="queued, running, done, failed or cancelled.")] = None,
+    state: JobState = None,
     kind: Annotated[str | None, typer.Option(help="Only jobs of this kind, for example ingest.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 from app.cli.client import API, Client, RefusedError
 from app.cli.names import file_path, segment
 from app.cli.output import progress_bar
-from app.cli.pull import CHUNK, target_of
+from app.cli.partial import target_of
+from app.cli.pull import CHUNK
 from app.core.errors import OutputError
 
 

@@ -8,7 +8,7 @@ import typer
 from app.cli.client import Client, connect
 from app.cli.names import segment
 from app.cli.offline import Json
-from app.cli.output import fail, print_json, progress_bar
+from app.cli.output import fail_row, print_json, progress_bar
 from app.cli.ports import PortName, Version, choose_port
 from app.cli.remote import remote
 
@@ -30,16 +30,17 @@ def materialise(
     row = client.post(f"/ports/{segment(port['id'])}/materialise", {"to": to})
     if wait:
         row = _wait(client, row)
+    failed = row["state"] in ("failed", "cancelled")
     if as_json:
-        print_json(row)
+        if not failed:
+            print_json(row)
     elif row["state"] == "done":
         copied, moved = row["result"]["bytes_copied"], row["result"]["bytes_moved"]
         typer.echo(f"{row['target']}: {len(row['result']['files'])} files, {copied:,} bytes copied inside S3, {moved:,} moved.")
     else:
         typer.echo(f"{row['target']} is {row['state']}; its job is {row['job']}.")
-    if row["state"] in ("failed", "cancelled"):
-        problem = row["problem"]
-        fail(problem["code"], f"{problem['detail']} {problem['remedy']}")
+    if failed:
+        fail_row(row, as_json)
 
 
 def _wait(client: Client, row: dict[str, Any]) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
+from app.cli.choices import Scopes
 from app.cli.client import connect
 from app.cli.ingest import add_release, wait_release
 from app.cli.names import patch_path, release_path, segment
 from app.cli.offline import Json
-from app.cli.output import EXIT_USAGE, fail, print_json, print_table
+from app.cli.output import EXIT_USAGE, fail, fail_row, print_json, print_table
 from app.cli.remote import remote
 
 release = typer.Typer(no_args_is_help=True, help="Releases of base models.")
@@ -50,13 +51,13 @@ def release_add(
     row = add_release(client, family, name, directory, parent, copy)
     if wait:
         row = wait_release(client, row)
-    if as_json:
-        print_json(row)
-    else:
+    failed = row["state"] == "rejected"
+    if not as_json:
         typer.echo(f"{family}/{name} is {row['state']}.")
-    if row["state"] == "rejected":
-        problem = row["problem"]
-        fail(problem["code"], f"{problem['detail']} {problem['remedy']}")
+    elif not failed:
+        print_json(row)
+    if failed:
+        fail_row(row, as_json)
 
 
 @release.command("yank")
@@ -125,7 +126,7 @@ def patch_alias(name: PatchName, alias: str, version: str, as_json: Json = False
 @remote
 def token_create(
     owner: str,
-    scope: Annotated[list[str], typer.Option(help="read, publish or admin; repeat for several.")],
+    scope: Scopes,
     name: Annotated[str, typer.Option(help="What it is for.")] = "",
     as_json: Json = False,
 ) -> None:

@@ -1,17 +1,20 @@
 """Publishing a patch: announce, send what is missing, publish."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from app.cli.client import Client, RefusedError
-from app.cli.names import patch_path, segment
+from app.cli.names import patch_path, release_path, segment
 from app.cli.output import progress_bar
 from app.core.checkpoint import list_files
-from app.core.patch import choose_files
+from app.core.patch import read_patch
+from app.core.source import DirectorySource
+from app.domain.errors import DomainError
+from app.domain.names import UNKNOWN
 
 CHUNK = 2**20
 ATTEMPTS = 4
@@ -20,13 +23,57 @@ ATTEMPTS = 4
 def push_patch(client: Client, owner: str, name: str, directory: Path, family: str, trained_on: str) -> dict[str, Any]:
     """Publishes a directory as a version of a patch, which is created if it is new; returns the version.
 
+    Nothing can remove a patch, so a new one is made last, when all has been checked that can be checked without it.
+
     Raises:
         RefusedError: the registry's reasons.
-        CoreError: the directory is no patch; nothing was sent.
+        CoreError: the directory is no patch that can be added; nothing was sent.
     """
     files = list_files(directory)
-    kept, _ = choose_files(files)
+    with DirectorySource(directory) as source:
+        kept = read_patch(source, files).files
+    _require_release(client, family, trained_on)
+    is_new = _is_new(client, owner, name)
     client.post("/patches", {"owner": owner, "name": name, "family": family})
+    try:
+        return _publish(client, owner, name, directory, files, kept, trained_on)
+    except RefusedError as error:
+        if not is_new:
+            raise
+        text = f"{error.message} The patch {owner}/{name} was made for it and stays, without a version; push to it again."
+        raise RefusedError(error.code, text, error.exit_code) from None
+
+
+def _require_release(client: Client, family: str, trained_on: str) -> None:
+    """Refuses as the registry would, which looks at the release only when the patch is there."""
+    if trained_on == UNKNOWN:
+        return
+    row = client.get(release_path(family, trained_on))
+    if row["state"] == "yanked":
+        raise DomainError("release.yanked", family=family, release=trained_on, reason=row["yank_reason"])
+    if row["state"] != "ready":
+        raise DomainError("release.not_ready", family=family, release=trained_on, state=row["state"])
+
+
+def _is_new(client: Client, owner: str, name: str) -> bool:
+    try:
+        client.get(patch_path(owner, name))
+    except RefusedError as error:
+        if error.code != "patch.unknown":
+            raise
+        return True
+    return False
+
+
+def _publish(
+    client: Client,
+    owner: str,
+    name: str,
+    directory: Path,
+    files: Mapping[str, int],
+    kept: Mapping[str, int],
+    trained_on: str,
+) -> dict[str, Any]:
     announced = [
         {"path": path, "size": size, "sha256": _digest(directory / path) if path in kept else hashlib.sha256().hexdigest()}
         for path, size in files.items()

@@ -1,0 +1,25 @@
+"""Options whose values are a fixed set: checked before anything is asked, so that another value is wrong usage."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+import typer
+
+
+class Scope(StrEnum):
+    """What a token may do. An enumeration, because an option that is repeated can have no literal type."""
+
+    READ = "read"
+    PUBLISH = "publish"
+    ADMIN = "admin"
+
+
+Dtype = Annotated[
+    Literal["float32", "float16", "bfloat16"] | None,
+    typer.Option(help="Output dtype; default: as stored in the base."),
+]
+Tokenizer = Annotated[Literal["release", "patch"], typer.Option(help="Whose tokenizer and chat template to carry.")]
+Scopes = Annotated[list[Scope], typer.Option("--scope", help="Repeat for several.")]
+JobState = Annotated[
+    Literal["queued", "running", "done", "failed", "cancelled"] | None, typer.Option(help="Only jobs in this state.")
+]
