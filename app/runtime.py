@@ -33,6 +33,7 @@ from app.jobs.kinds import CPU
 from app.jobs.presence import Presence
 from app.jobs.queue import DbosQueue
 from app.services import releases, sweep, tokens, workers
+from app.services.backend import Doing
 from app.services.library import Library
 from app.services.readiness import Readiness
 from app.services.uow import JobQueue, JobStatus, Limits, Tools, UnitOfWork, unit_of_work
@@ -95,6 +96,7 @@ class Runtime:
         self._turns = Turns()
         self._places = threading.BoundedSemaphore(settings.merged_reads)
         self.admin_token: str | None = None
+        self.card: Card | None = None
         self.worker_ttl = settings.worker_ttl_seconds
         self.readers = workers.Readers(self._look_for_readers)
         self.handed_over = WorkerFiles()
@@ -167,6 +169,10 @@ class Runtime:
         self._database.dispose()
         if self._lock_file is not None:
             os.close(self._lock_file)
+
+    def doing(self) -> list[Doing] | None:
+        """The jobs that run in this process; None where it runs none."""
+        return self._engine.doing() if self._engine else None
 
     def checks(self) -> dict[str, Callable[[], object]]:
         """What must answer before this process is of use, by part; each raises what is wrong with it."""

@@ -50,11 +50,12 @@ class WorkerRuntime(Runtime):
         card: what it says of itself, from the start on.
     """
 
+    card: Card
+
     def __init__(self, settings: Settings, role: Role) -> None:
         super().__init__(settings)
         check_name(role.class_name[: MAX_CLASS + 1], "a class of workers")
         self.role = role
-        self.card: Card
         self._presence: Presence | None = None
 
     def start(self) -> None:

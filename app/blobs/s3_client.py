@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from app.blobs.failures import noted
 from app.domain.errors import DomainError
 
 # What of the environment the chain reads; a job's process is given it only where its order names S3.
@@ -80,12 +81,12 @@ def translated() -> Iterator[None]:
     except ClientError as error:
         code, status = error.response["Error"].get("Code", "?"), status_of(error)
         if status >= 500 or status == 429 or code in ("SlowDown", "RequestTimeout"):
-            raise DomainError("storage.unavailable", reason=f"it answered {status} {code}") from None
-        raise DomainError("storage.refused", reason=f"{error.operation_name}: {status} {code}") from None
+            raise noted(DomainError("storage.unavailable", reason=f"it answered {status} {code}")) from None
+        raise noted(DomainError("storage.refused", reason=f"{error.operation_name}: {status} {code}")) from None
     except NoCredentialsError:
-        raise DomainError("storage.refused", reason="there are no credentials for it") from None
+        raise noted(DomainError("storage.refused", reason="there are no credentials for it")) from None
     except BotoCoreError as error:
-        raise DomainError("storage.unavailable", reason=type(error).__name__) from None
+        raise noted(DomainError("storage.unavailable", reason=type(error).__name__)) from None
 
 
 def status_of(error: Any) -> int:

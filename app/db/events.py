@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Integer, String, select
+from sqlalchemy import BigInteger, Integer, String, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.db.base import Base
@@ -44,3 +44,8 @@ def after(session: Session, cursor: int, owners: Sequence[str] | None, limit: in
     if owners is not None:
         query = query.where(Event.owner.in_(owners))
     return session.scalars(query).all()
+
+
+def last(session: Session) -> int:
+    """The id of the last event, or 0."""
+    return session.scalar(select(func.max(Event.id))) or 0

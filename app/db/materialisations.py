@@ -29,7 +29,7 @@ class Materialisation(Identified, Versioned, Base):
     port_id: Mapped[str] = mapped_column(ForeignKey("ports.id"))
     owner: Mapped[str] = mapped_column(String(64), index=True)
     target: Mapped[str] = mapped_column(String(1100))
-    state: Mapped[str] = mapped_column(String(20))
+    state: Mapped[str] = mapped_column(String(20), index=True)
     attempt: Mapped[int] = mapped_column(default=1)
     result: Mapped[dict[str, Any] | None]
     problem: Mapped[dict[str, Any] | None]

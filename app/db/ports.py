@@ -29,7 +29,7 @@ class Port(Identified, Versioned, Base):
     version_id: Mapped[str] = mapped_column(ForeignKey("patch_versions.id"))
     release_id: Mapped[str] = mapped_column(ForeignKey("releases.id"), index=True)
     owner: Mapped[str] = mapped_column(String(64), index=True)
-    state: Mapped[str] = mapped_column(String(20))
+    state: Mapped[str] = mapped_column(String(20), index=True)
     recipe: Mapped[dict[str, Any]]
     fingerprint: Mapped[str] = mapped_column(String(64))
     forced: Mapped[bool]
@@ -85,3 +85,8 @@ def list_page(
 
 def count(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(Port)) or 0
+
+
+def counts(session: Session) -> dict[str, int]:
+    """How many are in each state; read from the index over states."""
+    return dict(session.execute(select(Port.state, func.count()).group_by(Port.state)).tuples().all())

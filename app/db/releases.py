@@ -95,6 +95,11 @@ def count(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(Release)) or 0
 
 
+def counts(session: Session) -> dict[str, int]:
+    """How many are in each state; read from the index over states."""
+    return dict(session.execute(select(Release.state, func.count()).group_by(Release.state)).tuples().all())
+
+
 def manifest_digests(session: Session) -> set[str]:
     """Digests of all manifests that a release names."""
     return set(session.scalars(select(Release.manifest).where(Release.manifest.is_not(None)))) - {None}  # type: ignore[return-value]

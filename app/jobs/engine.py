@@ -24,6 +24,7 @@ from app.jobs.kinds import CPU, KINDS
 from app.jobs.presence import Presence
 from app.jobs.queue import APPLICATION, POOL, PORTABLE, PROGRESS, VERSION, WORKFLOW
 from app.services import jobs
+from app.services.backend import Doing
 from app.services.uow import UnitOfWork
 
 EXECUTOR = "local"
@@ -57,6 +58,7 @@ class Engine:
         self._url, self._begin, self._concurrency = url, begin, concurrency
         self._class, self._presence = class_name, presence
         self._executor = presence.card.id if presence else EXECUTOR
+        self._running: dict[str, Doing] = {}
 
     def start(self) -> None:
         """Launches DBOS; the jobs of a service that was alone are taken up again."""
@@ -77,6 +79,10 @@ class Engine:
         )
         if self._presence:
             self._presence.start()
+
+    def doing(self) -> list[Doing]:
+        """The jobs that run now."""
+        return list(self._running.values())
 
     def check(self) -> None:
         """Raises `DomainError` (worker.unready) unless jobs are taken from their queue."""
@@ -102,6 +108,7 @@ class Engine:
         @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=RECOVERIES)
         async def portllm_job(job: str, kind: str, subject: str) -> dict[str, Any]:
             held = await self._patiently(jobs.claim, job, self._executor)
+            self._running[job] = Doing(job, kind, {})
             try:
                 await self._patiently(jobs.started, job, kind, subject, held)
                 return await run(job, kind, subject, held)
@@ -111,6 +118,8 @@ class Engine:
                 if DBOS.workflow_id is None or _is_cancel(error) or _is_lost(error):
                     raise
                 return await self._refuse(job, kind, subject, held, _problem(error))
+            finally:
+                self._running.pop(job, None)
 
     async def _run(self, job: str, kind: str, subject: str, held: Claim) -> dict[str, Any]:
         try:
@@ -125,6 +134,7 @@ class Engine:
 
         async def report(progress: dict[str, Any]) -> None:
             nonlocal told
+            self._running[job] = Doing(job, kind, progress)
             # DBOS refuses this write once another worker has the job; the error ends the child.
             await DBOS.set_event_async(PROGRESS, progress, serialization_type=PORTABLE)
             if time.monotonic() - told >= TELL_SECONDS:

@@ -23,11 +23,6 @@ CANCELLED: dict[str, Callable[[UnitOfWork, str, dict[str, Any]], None]] = {
 }
 
 
-def counts(uow: UnitOfWork) -> dict[str, int]:
-    """How many jobs are in each state; for metrics, which know no owners."""
-    return rows.counts(uow.session)
-
-
 def get(uow: UnitOfWork, principal: Principal, job: str) -> JobStatus:
     owner = job.partition(":")[0]
     # A zero character is in no id, and PostgreSQL would not even look for one.
