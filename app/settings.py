@@ -32,6 +32,7 @@ class Settings(BaseSettings):
         max_patch_bytes: largest patch, all its files together.
         max_body_bytes: largest JSON body.
         log_format: "text" for people, "json" for machines.
+        log_level: "debug", "info" or "warning" for our own lines; by default what suits the format.
     """
 
     model_config = SettingsConfigDict(env_prefix="PORTLLM_")
@@ -55,6 +56,7 @@ class Settings(BaseSettings):
     max_body_bytes: int = 8 * 2**20
     max_page: int = 500
     log_format: str = Field("text", pattern="^(text|json)$")
+    log_level: str = Field("", pattern="^(|debug|info|warning)$")
 
     @field_validator("database_url")
     @classmethod

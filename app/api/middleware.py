@@ -9,7 +9,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.problems import MEDIA_TYPE, body_of
-from app.api.telemetry import REQUEST_ID
+from app.domain.context import REQUEST_ID
 from app.domain.errors import DomainError
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")

@@ -5,7 +5,6 @@ import ipaddress
 import logging
 import time
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
@@ -24,7 +23,6 @@ from app.api.collectors import State
 from app.domain.errors import DomainError
 from app.services.backend import Backend
 
-REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 UNMATCHED = "(none)"
 API = "/api/v1"
 

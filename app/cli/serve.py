@@ -35,7 +35,7 @@ def serve(
     for root in settings.allow_roots:
         if not root.is_dir():
             fail("serve.root", f"--allow-root {root} is not a directory.", exit_code=2)
-    logs.configure(settings.log_format)
+    logs.configure(settings.log_format, settings.log_level, logs.secrets_of(settings))
     application = create_app(settings)
     runtime = application.state.backend
     listener = listen_on(host, port)

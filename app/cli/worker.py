@@ -38,7 +38,7 @@ def worker(
     from app.worker import Role  # noqa: PLC0415
 
     settings = Settings(data=data)
-    logs.configure(settings.log_format)
+    logs.configure(settings.log_format, settings.log_level, logs.secrets_of(settings))
     settings.allow_roots = [*settings.allow_roots, *(root.resolve() for root in allow_root or [])]
     if class_name.startswith("gpu") and (concurrency or 1) != 1:
         fail("worker.concurrency", "A gpu worker runs one job at a time. Leave --concurrency out.", exit_code=EXIT_USAGE)

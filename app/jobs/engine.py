@@ -18,6 +18,7 @@ from dbos import DBOS, DBOSConfig
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from app.db.jobs import Claim
+from app.domain.context import JOB_ID
 from app.domain.errors import DomainError
 from app.jobs import process
 from app.jobs.kinds import CPU, KINDS
@@ -38,6 +39,8 @@ RECOVERIES = 10
 TELL_SECONDS = 10.0
 # How long a result waits for a database that is away, in seconds, and how long between two tries.
 PATIENCE, LONGEST_PAUSE = 600.0, 5.0
+
+log = logging.getLogger("portllm.jobs")
 
 Begin = Callable[[], AbstractContextManager[UnitOfWork]]
 Result = TypeVar("Result")
@@ -103,11 +106,14 @@ class Engine:
             should_retry=_can_pass,
         )  # fmt: skip
         async def run(job: str, kind: str, subject: str, held: Claim) -> dict[str, Any]:
+            JOB_ID.set(job)
             return await self._run(job, kind, subject, held)
 
         @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=RECOVERIES)
         async def portllm_job(job: str, kind: str, subject: str) -> dict[str, Any]:
+            JOB_ID.set(job)
             held = await self._patiently(jobs.claim, job, self._executor)
+            log.info("started, attempt %s", held.attempt)
             self._running[job] = Doing(job, kind, {})
             try:
                 await self._patiently(jobs.started, job, kind, subject, held)
@@ -150,10 +156,12 @@ class Engine:
             await asyncio.to_thread(self._in_unit, KINDS[kind].clear, order)
             return await self._refuse(job, kind, subject, held, final["error"])
         await self._patiently(_record, job, kind, subject, held, final["result"])
+        log.info("done")
         return {"result": "recorded"}
 
     async def _refuse(self, job: str, kind: str, subject: str, held: Claim, problem: dict[str, Any]) -> dict[str, Any]:
         await self._patiently(_reject, job, kind, subject, held, problem)
+        log.warning("failed: %s", problem["code"])
         return {"error": problem}
 
     async def _patiently(self, use_case: Callable[..., Result], *arguments: Any) -> Result:
@@ -165,6 +173,7 @@ class Engine:
             except (OperationalError, InterfaceError, DomainError) as error:
                 if not _can_pass(error) or time.monotonic() > deadline:
                     raise
+                log.info("waits: %s", error)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
