@@ -32,7 +32,7 @@ from app.jobs.engine import Engine
 from app.jobs.kinds import CPU
 from app.jobs.presence import Presence
 from app.jobs.queue import DbosQueue
-from app.services import releases, sweep, tokens, workers
+from app.services import jobs, sweep, tokens, workers
 from app.services.backend import Doing
 from app.services.library import Library
 from app.services.readiness import Readiness
@@ -268,12 +268,12 @@ class Runtime:
                     file.write(self.admin_token + "\n")
 
     def _keep_house(self) -> None:
-        """Reconciles releases with their jobs every few seconds, and sweeps at start and every hour."""
-        next_sweep = time.monotonic()
+        """Reconciles facts with their jobs every few seconds, and sweeps at start and every hour."""
+        next_sweep, told = time.monotonic(), set[str]()
         while not self._stopping.is_set():
             try:
                 with self.write() as uow:
-                    releases.reconcile(uow)
+                    jobs.reconcile(uow, told)
                 if time.monotonic() >= next_sweep:
                     next_sweep += SWEEP_SECONDS
                     with self.write() as uow:

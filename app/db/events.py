@@ -49,3 +49,9 @@ def after(session: Session, cursor: int, owners: Sequence[str] | None, limit: in
 def last(session: Session) -> int:
     """The id of the last event, or 0."""
     return session.scalar(select(func.max(Event.id))) or 0
+
+
+def was_told(session: Session, owner: str, kind: str, subject: str) -> bool:
+    """Whether there is an event of a kind about a subject."""
+    query = select(Event.id).where(Event.owner == owner, Event.kind == kind, Event.subject == subject).limit(1)
+    return session.scalar(query) is not None

@@ -34,6 +34,7 @@ STATUSES: dict[str, tuple[str, ...]] = {
     "failed": ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"),
 }  # fmt: skip
 LIVE = ("queued", "running")
+WORKFLOW = "portllm_job"
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,20 @@ def page(
     return session.scalars(query.order_by(jobs.c.created_at.desc(), jobs.c.workflow_uuid.desc()).limit(limit + 1)).all()
 
 
+def given_up(session: Session, name: str, since: dt.datetime) -> Sequence[str]:
+    """Jobs that ended since a moment without an outcome of ours: interrupted too often, or failed while that could not be said.
+
+    Args:
+        session: the transaction.
+        name: the workflow that our jobs are.
+        since: when they were given up at the earliest.
+    """
+    jobs = _jobs(session)
+    query = select(jobs.c.workflow_uuid).where(jobs.c.name == name, jobs.c.status.in_(STATUSES["failed"]))
+    query = query.where(jobs.c.updated_at > since.timestamp() * 1000)
+    return session.scalars(query.order_by(jobs.c.updated_at, jobs.c.workflow_uuid)).all()
+
+
 def _in_state(session: Session, jobs: TableClause, state: str) -> ColumnElement[bool]:
     found = jobs.c.status.in_(STATUSES[state])
     if state not in ("done", "failed"):
@@ -125,7 +140,7 @@ def _in_state(session: Session, jobs: TableClause, state: str) -> ColumnElement[
 
 def _jobs(session: Session) -> TableClause:
     texts = ("workflow_uuid", "status", "name", "executor_id", "output", "queue_name")
-    return _table(session, "workflow_status", *texts, numbers=("created_at", "recovery_attempts"))
+    return _table(session, "workflow_status", *texts, numbers=("created_at", "updated_at", "recovery_attempts"))
 
 
 def _table(session: Session, name: str, *texts: str, numbers: Sequence[str] = ()) -> TableClause:

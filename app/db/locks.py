@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 # PostgreSQL names advisory locks by 64-bit numbers; these are ours.
 EVENTS = "portllm:events"
 FIRST_TOKEN = "portllm:first-token"  # noqa: S105  a lock's name
+HOUSE = "portllm:house"
 MIGRATIONS = "portllm:migrations"
 
 

@@ -58,6 +58,12 @@ def list_page(session: Session, port_id: str, after: str | None, limit: int) -> 
     return page(session, query, Materialisation, after, limit)
 
 
+def unfinished(session: Session, limit: int) -> Sequence[Materialisation]:
+    """Those that wait or run, the oldest first."""
+    query = select(Materialisation).where(Materialisation.state.in_(("queued", "running"))).options(*_WITH_PORT)
+    return session.scalars(query.order_by(Materialisation.id).limit(limit)).all()
+
+
 def count(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(Materialisation)) or 0
 

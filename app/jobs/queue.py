@@ -14,7 +14,7 @@ from app.services.uow import JobStatus
 
 APPLICATION = "portllm"
 VERSION = "1"
-WORKFLOW = "portllm_job"
+WORKFLOW = rows.WORKFLOW
 PROGRESS = "progress"
 PORTABLE = WorkflowSerializationFormat.PORTABLE
 POOL = 5

@@ -123,12 +123,34 @@ def record(uow: UnitOfWork, ident: str, job: str, held: Claim, result: dict[str,
 def record_failed(uow: UnitOfWork, ident: str, problem: dict[str, Any]) -> None:
     """Marks it as failed (or cancelled), with the reason in the language of all errors."""
     row = rows.get(uow.session, ident)
-    if row is None or row.state not in ("queued", "running"):
+    if row is None:
+        return
+    uow.lock(row)
+    if row.state not in ("queued", "running"):
         return
     _finish(row, "cancelled" if problem["code"] == "job.cancelled" else "failed")
     row.problem = problem
     worker = Principal(INSTALLATION, frozenset({"admin"}), job_of(row))
     uow.event(f"materialisation.{row.state}", worker, row.owner, row.id, port=row.port_id, code=problem["code"])
+
+
+def reconcile(uow: UnitOfWork) -> int:
+    """Marks those as failed whose job ended without a word; returns how many."""
+    count = 0
+    for row in rows.unfinished(uow.session, uow.tools.limits.page):
+        status = uow.tools.jobs.status(job_of(row))
+        if status is None or status.state in ("failed", "cancelled", "done"):
+            error = DomainError("job.crashed", reason="it ended without recording a result")
+            record_failed(uow, row.id, status.problem if status and status.problem else error.to_problem())
+            count += row.state not in ("queued", "running")
+    return count
+
+
+def give_up(uow: UnitOfWork, ident: str, job: str, problem: dict[str, Any]) -> None:
+    """The same for one job, unless another attempt was begun since."""
+    row = rows.get(uow.session, ident)
+    if row is not None and job_of(row) == job:
+        record_failed(uow, ident, problem)
 
 
 def clear(uow: UnitOfWork, order: dict[str, Any]) -> None:  # noqa: ARG001  the form of all kinds

@@ -196,6 +196,13 @@ def reconcile(uow: UnitOfWork) -> int:
     return count
 
 
+def give_up(uow: UnitOfWork, release_id: str, job: str, problem: dict[str, Any]) -> None:
+    """Rejects the release of one job that was given up, unless another attempt was begun since."""
+    release = rows.get(uow.session, release_id)
+    if release is not None and job_of(release) == job:
+        record_rejected(uow, release_id, problem)
+
+
 def allowed_source(source: str, tools: Tools) -> dict[str, Any]:
     """Where a release may be read from, as the order of its job names it.
 
