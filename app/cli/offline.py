@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from app.cli.choices import Dtype, Tokenizer
 from app.cli.output import fail, fail_file, print_json, print_table, progress_bar
 from app.core.errors import CoreError
 from app.core.findings import Finding
@@ -14,8 +15,6 @@ from app.core.plan import MergePlan
 from app.core.recipe import Recipe
 
 SEVERITIES = {"refuse": "error", "warn": "warning", "info": "note"}
-Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; default: as stored in the base.")]
-Tokenizer = Annotated[str, typer.Option(help="Whose tokenizer and chat template to carry: release or patch.")]
 Sync = Annotated[
     bool, typer.Option(help="Wait until all of it is on the disk, whole even after a power failure; --no-sync returns sooner.")
 ]
