@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 
-from app.cli.client import Client, RefusedError
-from app.cli.names import patch_path, release_path, segment
+from app.cli.client import API, Client, RefusedError
+from app.cli.names import file_path, patch_path, release_path, segment
 from app.cli.output import progress_bar
 from app.core.checkpoint import list_files
 from app.core.patch import read_patch
@@ -83,24 +83,29 @@ def _publish(
         return dict(draft)
     with progress_bar(f"Sending {owner}/{name}", draft["total_bytes"]) as advance:
         for upload in draft["uploads"]:
+            if upload["path"] not in kept:  # a registry that is none could ask for any file, to be sent anywhere
+                raise RefusedError(
+                    "push.path", f"The registry asks for a file {upload['path']!r}, which is not part of this push."
+                )
             path = directory / upload["path"]
             if not (upload["direct"] and _send_direct(client, draft["id"], upload["path"], path, advance)):
-                _send(client, upload, path, advance)
+                place = f"{API}/uploads/{segment(draft['id'])}/files/{file_path(upload['path'])}"
+                _send(client, place, upload["size"], path, advance)
     return dict(client.post(f"/uploads/{segment(draft['id'])}/publish"))
 
 
-def _send(client: Client, upload: dict[str, Any], path: Path, advance: Callable[[int], None]) -> None:
+def _send(client: Client, place: str, size: int, path: Path, advance: Callable[[int], None]) -> None:
     """Sends one file; a broken connection is taken up again at what has arrived."""
     offset = 0
     for attempt in range(ATTEMPTS):
         try:
             if attempt:
-                head = client.check(client.http.head(upload["url"]))
+                head = client.check(client.http.head(place))
                 offset = int(head.headers["Upload-Offset"])
-            if offset < upload["size"]:
+            if offset < size:
                 headers = {"Upload-Offset": str(offset), "Content-Type": "application/offset+octet-stream"}
                 body = _chunks(path, offset, advance)
-                client.check(client.http.patch(upload["url"], content=body, headers=headers))
+                client.check(client.http.patch(place, content=body, headers=headers))
             return
         except httpx.TransportError:
             if attempt == ATTEMPTS - 1:
