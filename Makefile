@@ -23,7 +23,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/lint-imports
 
 soak: $(VENV)/.installed-test
-	PORTLLM_SOAK_ROUNDS=50 $(BIN)/python -m pytest tests/faults tests/s3/test_faults.py --timeout 7200
+	PORTLLM_SOAK_ROUNDS=50 $(BIN)/python -m pytest tests/faults
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m tests.benchmarks

@@ -1,6 +1,6 @@
 """The runtime: builds everything a running service needs out of its settings, and takes it down again."""
 
-import fcntl
+import gc
 import importlib.metadata
 import logging
 import os
@@ -15,8 +15,8 @@ from pathlib import Path
 from dbos import run_dbos_database_migrations
 from sqlalchemy import Engine as DatabaseEngine
 from sqlalchemy import text
-from sqlalchemy.orm import Session
 
+from app import datadir
 from app.blobs.local import LocalBlobs
 from app.blobs.locks import Turns
 from app.blobs.s3 import S3Blobs
@@ -30,51 +30,22 @@ from app.db.failures import translated
 from app.domain.errors import DomainError
 from app.jobs.engine import Engine
 from app.jobs.kinds import CPU
+from app.jobs.none import NoJobs
 from app.jobs.presence import Presence
 from app.jobs.queue import DbosQueue
 from app.services import tokens, workers
+from app.services.backend import Doing
 from app.services.house import House
 from app.services.library import Library
 from app.services.readiness import Readiness
-from app.services.uow import JobQueue, JobStatus, Limits, Tools, UnitOfWork, unit_of_work
+from app.services.uow import JobQueue, Limits, Tools, UnitOfWork, unit_of_work
 from app.services.workers import Card
 from app.settings import SQLITE, Settings
 
 DISTRIBUTION = "portllm-registry"
-ADMIN_TOKEN_FILE = "admin-token"  # noqa: S105  a file name
-SECRET_KEY_FILE = "secret-key"  # noqa: S105  a file name
-SECRET_KEY_BYTES = 32
 RECONCILE_SECONDS = 5.0
 
 log = logging.getLogger("portllm.runtime")
-
-
-class NoJobs:
-    """A queue that remembers what was enqueued and runs nothing: for processes that only answer."""
-
-    def __init__(self) -> None:
-        self.enqueued: list[tuple[str, str, str]] = []
-
-    def enqueue(self, session: Session, job: str, kind: str, subject: str) -> None:  # noqa: ARG002  the protocol's
-        self.enqueued.append((job, kind, subject))
-
-    def cancel(self, job: str) -> None:
-        self.enqueued = [e for e in self.enqueued if e[0] != job]
-
-    def status(self, job: str) -> JobStatus | None:
-        return next((JobStatus(j, "queued", None, None, None, None) for j, _, _ in self.enqueued if j == job), None)
-
-    def page(
-        self,
-        session: Session,  # noqa: ARG002  the protocol's
-        owner: str | None,
-        kind: str | None,
-        state: str | None,
-        after: str | None,  # noqa: ARG002
-        limit: int,
-    ) -> list[JobStatus]:
-        chosen = [j for j, k, _ in self.enqueued if (kind or k) == k and (owner or j.partition(":")[0]) == j.partition(":")[0]]
-        return [JobStatus(j, "queued", None, None, None, None) for j in chosen if state in (None, "queued")][: limit + 1]
 
 
 class Runtime:
@@ -99,13 +70,14 @@ class Runtime:
         self._turns = Turns()
         self._places = threading.BoundedSemaphore(settings.merged_reads)
         self.admin_token: str | None = None
+        self.card: Card | None = None
         self.worker_ttl = settings.worker_ttl_seconds
         self.readers = workers.Readers(self._look_for_readers)
         self.handed_over = WorkerFiles()
         self.readiness = Readiness(self.checks())
         self._stopping = threading.Event()
         self._engine: Engine | None = None
-        self._lock_file: int | None = None
+        self._lock: int | None = None
         self._database: DatabaseEngine | None = None
         self._queue: JobQueue | None = None
 
@@ -115,11 +87,11 @@ class Runtime:
         Raises:
             DomainError: data.locked, database.unreachable, database.schema.
         """
-        if self._lock_file is not None:
+        if self._lock is not None:
             return
         data = self.settings.data
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock(data)
+        self._lock = datadir.lock(data)
         try:
             self._begin(data)
         except BaseException:
@@ -149,7 +121,7 @@ class Runtime:
     def _warm(self) -> None:
         """Imports torch beside everything else, so that the first read of a merged model need not wait for it."""
         if self._merges:
-            threading.Thread(target=arithmetic.load, name="warm", daemon=True).start()
+            threading.Thread(target=_load_for_good, name="warm", daemon=True).start()
 
     def _open(self, data: Path, load: Callable[[], Arithmetic]) -> None:
         """Opens what use cases need: database, bytes, the queue of jobs."""
@@ -160,9 +132,11 @@ class Runtime:
         self._reads, self._writes = read_sessions(database), write_sessions(database)
         blobs = self._blobs(data)
         self._queue = queue = self.job_queue()
+        given = self.settings.secret_key
+        secret_key = given.get_secret_value().encode() if given else datadir.secret_key(data)
         self.tools = Tools(
             blobs, Library(blobs), queue, load, tuple(self.settings.allow_roots), tuple(self.settings.allow_s3),
-            Limits(self.settings.max_patch_bytes, self.settings.max_patch_files, self.settings.max_page), self._secret_key(data),
+            Limits(self.settings.max_patch_bytes, self.settings.max_patch_files, self.settings.max_page), secret_key,
         )  # fmt: skip
 
     def job_queue(self) -> JobQueue:
@@ -190,15 +164,19 @@ class Runtime:
             self._queue.close()
         if self._database is not None:
             self._database.dispose()
-        if self._lock_file is not None:
-            os.close(self._lock_file)
-            self._lock_file = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     @property
     def _started(self) -> DatabaseEngine:
         """The database, which is open from the start on."""
         assert self._database is not None  # noqa: S101
         return self._database
+
+    def doing(self) -> list[Doing] | None:
+        """The jobs that run in this process; None where it runs none."""
+        return self._engine.doing() if self._engine else None
 
     def checks(self) -> dict[str, Callable[[], object]]:
         """What must answer before this process is of use, by part; each raises what is wrong with it."""
@@ -259,39 +237,12 @@ class Runtime:
         with self.read() as uow:
             return workers.readers(uow, self.worker_ttl)
 
-    def _lock(self, data: Path) -> None:
-        """One service for one data directory: the job engine's identity is fixed, two would run each other's jobs."""
-        self._lock_file = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock_file)
-            self._lock_file = None
-            raise DomainError("data.locked", path=str(data)) from None
-
-    def _secret_key(self, data: Path) -> bytes:
-        """The key that was given, or one that is made once and kept in the data directory."""
-        if self.settings.secret_key is not None:
-            return self.settings.secret_key.get_secret_value().encode()
-        path = data / SECRET_KEY_FILE
-        if not path.exists():
-            partial = path.with_suffix(f".{os.getpid()}")
-            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_hex(SECRET_KEY_BYTES))
-            partial.rename(path)  # whole or not there: half a key would be another key
-        return path.read_text().encode()
-
     def _bootstrap(self, data: Path) -> None:
         """Makes the first admin token. The file is written first: a token that nobody can read would lock everybody out."""
         with self.write() as uow:
             self.admin_token = tokens.bootstrap(uow)
             if self.admin_token:
-                path = data / ADMIN_TOKEN_FILE
-                path.unlink(missing_ok=True)
-                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(descriptor, "w") as file:
-                    file.write(self.admin_token + "\n")
+                datadir.keep_admin_token(data, self.admin_token)
 
     def keep_house(self, house: House) -> bool:
         """Does what is due, unless another replica keeps house just now; whether it did."""
@@ -308,6 +259,13 @@ class Runtime:
             except Exception:  # whatever it is, the house is kept again in a while
                 log.exception("keeping house failed")
             self._stopping.wait(RECONCILE_SECONDS)
+
+
+def _load_for_good() -> None:
+    """What is there when a service has started stays: the collector need not look at it again with every few requests."""
+    arithmetic.load()
+    gc.collect()
+    gc.freeze()
 
 
 def introduce(class_name: str, device: Device, url: str | None = None, labels: Mapping[str, str] | None = None) -> Card:

@@ -1,13 +1,21 @@
 """Settings: read from the environment (PORTLLM_...) and the command line by the roots, handed down as values."""
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from app.domain.errors import DomainError
+from app.domain.places import Place
 
 SQLITE = "sqlite:///"
 POSTGRESQL = "postgresql+psycopg://"
+
+Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
@@ -28,13 +36,14 @@ class Settings(BaseSettings):
         job_concurrency: how many jobs run at once.
         worker_beat_seconds: how often a worker says that it lives.
         worker_ttl_seconds: how long after its last sign of life its jobs are given to another.
-        merged_reads: how many merged files may be streamed at once.
+        merged_reads: how many merged files may be streamed at once; 0 leaves all of them to workers.
         max_patch_bytes: largest patch, all its files together.
         max_body_bytes: largest JSON body.
         log_format: "text" for people, "json" for machines.
+        log_level: "debug", "info" or "warning" for our own lines; by default what suits the format.
     """
 
-    model_config = SettingsConfigDict(env_prefix="PORTLLM_")
+    model_config = SettingsConfigDict(env_prefix="PORTLLM_", hide_input_in_errors=True)
 
     data: Path = Path("portllm-data")
     database_url: str = ""
@@ -46,29 +55,43 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = None
     metrics_token: SecretStr = SecretStr("")
     jobs: bool | None = None
-    job_concurrency: int = 1
-    worker_beat_seconds: float = 3.0
-    worker_ttl_seconds: float = 15.0
-    merged_reads: int = 16
-    max_patch_bytes: int = 16 * 2**30
-    max_patch_files: int = 10_000
-    max_body_bytes: int = 8 * 2**20
-    max_page: int = 500
-    log_format: str = Field("text", pattern="^(text|json)$")
+    job_concurrency: Positive = 1
+    worker_beat_seconds: Seconds = 3.0
+    worker_ttl_seconds: Seconds = 15.0
+    merged_reads: Annotated[int, Field(ge=0)] = 16
+    max_patch_bytes: Positive = 16 * 2**30
+    max_patch_files: Positive = 10_000
+    max_body_bytes: Positive = 8 * 2**20
+    max_page: Positive = 500
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["", "debug", "info", "warning"] = ""
 
     @field_validator("database_url")
     @classmethod
     def _known_database(cls, url: str) -> str:
-        if url and not url.startswith((SQLITE, POSTGRESQL)):
-            raise ValueError(f"it must begin with {POSTGRESQL} or {SQLITE}")
+        if not url:
+            return url
+        if not url.startswith((SQLITE, POSTGRESQL)):
+            raise ValueError(f"must begin with {POSTGRESQL} or {SQLITE}")
+        try:
+            make_url(url)
+        except (ArgumentError, ValueError):  # its text would show the address, and so a password
+            raise ValueError(f"must be an address such as {POSTGRESQL}USER:PASSWORD@HOST:5432/NAME") from None
         return url
 
     @field_validator("blobs")
     @classmethod
     def _known_store(cls, place: str) -> str:
-        if place and not place.startswith("s3://"):
-            raise ValueError("it must begin with s3://, or be empty for the data directory")
+        if place and not _is_place(place):
+            raise ValueError("must be s3://BUCKET/PREFIX, or empty for the data directory")
         return place
+
+    @field_validator("allow_s3")
+    @classmethod
+    def _known_places(cls, places: list[str]) -> list[str]:
+        if not all(map(_is_place, places)):
+            raise ValueError("must list places of the form s3://BUCKET/PREFIX")
+        return places
 
     @model_validator(mode="after")
     def _embedded_default(self) -> Self:
@@ -78,7 +101,23 @@ class Settings(BaseSettings):
             self.jobs = self.is_embedded
         return self
 
+    @model_validator(mode="after")
+    def _fit_each_other(self) -> Self:
+        if self.worker_beat_seconds >= self.worker_ttl_seconds:
+            raise ValueError("PORTLLM_WORKER_BEAT_SECONDS must be less than PORTLLM_WORKER_TTL_SECONDS")
+        if self.is_embedded and self.merged_reads == 0:
+            raise ValueError("PORTLLM_MERGED_READS must be 1 or more on SQLite, where no worker reads in the service's place")
+        return self
+
     @property
     def is_embedded(self) -> bool:
         """One process on SQLite, which upgrades its schema and runs its jobs by itself."""
         return self.database_url.startswith("sqlite")
+
+
+def _is_place(address: str) -> bool:
+    try:
+        Place.parse(address)
+    except DomainError:
+        return False
+    return True

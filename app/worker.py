@@ -10,11 +10,12 @@ from fastapi.concurrency import run_in_threadpool
 
 from app.api import worker
 from app.core import arithmetic
+from app.datadir import SECRET_KEY_FILE
 from app.domain.errors import DomainError
 from app.domain.names import check_name
 from app.jobs.engine import Engine
 from app.jobs.presence import Presence
-from app.runtime import SECRET_KEY_FILE, Runtime, introduce
+from app.runtime import Runtime, introduce
 from app.services.workers import Card
 from app.settings import Settings
 
@@ -50,11 +51,12 @@ class WorkerRuntime(Runtime):
         card: what it says of itself, from the start on.
     """
 
+    card: Card
+
     def __init__(self, settings: Settings, role: Role) -> None:
         super().__init__(settings)
         check_name(role.class_name[: MAX_CLASS + 1], "a class of workers")
         self.role = role
-        self.card: Card
         self._presence: Presence | None = None
 
     def start(self) -> None:

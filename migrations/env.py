@@ -50,6 +50,7 @@ def run() -> None:
             include_object=ours,
             render_as_batch=True,
             compare_type=True,
+            transaction_per_migration=True,  # each holds few tables, and what was made stays made
         )
         with context.begin_transaction():
             context.run_migrations()

@@ -1,6 +1,7 @@
 """${message}
 
-A migration runs before the previous version of the code stops: add first, fill, remove in a later release.
+A migration runs before the previous version of the code stops: add first, fill, remove in a later release. New columns may be
+null or have a server_default; constraints and unique indexes belong to new tables (the rules: app/db/schema.py).
 """
 
 import sqlalchemy as sa

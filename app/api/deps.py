@@ -23,11 +23,17 @@ from app.services.uow import UnitOfWork, settle
 bearer = HTTPBearer(auto_error=False, description="A token made by 'portllm token create'.")
 
 
-def get_backend(request: Request) -> Backend:
+# `async`, like all that only looks at the request: FastAPI sends plain functions to a thread.
+async def get_backend(request: Request) -> Backend:
     return cast(Backend, request.app.state.backend)
 
 
 BackendDep = Annotated[Backend, Depends(get_backend)]
+
+
+def origin_of(request: Request) -> tuple[str | None, str]:
+    """For the audit trail: the address that a request came from, and its id."""
+    return request.client.host[:64] if request.client else None, request.state.request_id
 
 
 def get_principal(
@@ -37,8 +43,7 @@ def get_principal(
     if credentials is None:
         raise DomainError("token.missing")
     with backend.read() as uow:
-        address = request.client.host[:64] if request.client else None
-        principal = tokens.authenticate(uow, credentials.credentials, address, request.state.request_id)
+        principal = tokens.authenticate(uow, credentials.credentials, *origin_of(request))
     request.state.owner = principal.owner  # for the line in the log
     return principal
 
@@ -67,12 +72,7 @@ class Page:
 
     pattern = re.compile(r"[a-z0-9_]{1,60}")
 
-    def __init__(
-        self,
-        backend: BackendDep,
-        limit: Annotated[int, Query(ge=1, description="How many at most.")] = 50,
-        cursor: Annotated[str | None, Query(max_length=300, description="next_cursor of the page before.")] = None,
-    ) -> None:
+    def __init__(self, backend: Backend, limit: int, cursor: str | None) -> None:
         self.limit = min(limit, backend.tools.limits.page)
         self.after = decode_cursor(cursor, self.pattern) if cursor else None
 
@@ -82,16 +82,26 @@ class Page:
         return items, encode_cursor(items[-1].id) if len(rows) > self.limit else None
 
 
-PageDep = Annotated[Page, Depends()]
-
-
 class JobPage(Page):
     """The same for jobs, whose ids are made of owner, kind and key."""
 
     pattern = re.compile(r"[a-z0-9._-]{1,64}:[a-z_]{1,40}:[A-Za-z0-9._-]{1,100}")
 
 
-JobPageDep = Annotated[JobPage, Depends()]
+PageLimit = Annotated[int, Query(ge=1, description="How many at most.")]
+PageCursor = Annotated[str | None, Query(max_length=300, description="next_cursor of the page before.")]
+
+
+async def get_page(backend: BackendDep, limit: PageLimit = 50, cursor: PageCursor = None) -> Page:
+    return Page(backend, limit, cursor)
+
+
+async def get_job_page(backend: BackendDep, limit: PageLimit = 50, cursor: PageCursor = None) -> JobPage:
+    return JobPage(backend, limit, cursor)
+
+
+PageDep = Annotated[Page, Depends(get_page)]
+JobPageDep = Annotated[JobPage, Depends(get_job_page)]
 
 
 def encode_cursor(value: Any) -> str:
@@ -108,7 +118,7 @@ def decode_cursor(cursor: str, pattern: re.Pattern[str]) -> str:
     return value
 
 
-def get_if_match(if_match: Annotated[str | None, Header(description="ETag that was read before.")] = None) -> int | None:
+async def get_if_match(if_match: Annotated[str | None, Header(description="ETag that was read before.")] = None) -> int | None:
     """The row version that the caller read, from If-Match."""
     if if_match in (None, "*"):
         return None
@@ -132,15 +142,7 @@ Make = Callable[[UnitOfWork], tuple[int, BaseModel, str]]
 class Once:
     """Runs a creation in a transaction of its own, or repeats the answer given under the same Idempotency-Key."""
 
-    def __init__(
-        self,
-        backend: BackendDep,
-        principal: PrincipalDep,
-        request: Request,
-        idempotency_key: Annotated[
-            str | None, Header(max_length=200, description="A repeat with the same key returns the first answer.")
-        ] = None,
-    ) -> None:
+    def __init__(self, backend: Backend, principal: Principal, request: Request, idempotency_key: str | None) -> None:
         self._backend, self._principal, self._key = backend, principal, idempotency_key
         text = f"{request.method} {request.url.path} {request.state.body_sha256}"
         self._request = hashlib.sha256(text.encode()).hexdigest()
@@ -176,4 +178,15 @@ def _response(reply: Reply) -> JSONResponse:
     return JSONResponse(reply.body, reply.status, headers)
 
 
-OnceDep = Annotated[Once, Depends()]
+async def get_once(
+    backend: BackendDep,
+    principal: PrincipalDep,
+    request: Request,
+    idempotency_key: Annotated[
+        str | None, Header(max_length=200, description="A repeat with the same key returns the first answer.")
+    ] = None,
+) -> Once:
+    return Once(backend, principal, request, idempotency_key)
+
+
+OnceDep = Annotated[Once, Depends(get_once)]

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.problems import MEDIA_TYPE, body_of
-from app.api.telemetry import REQUEST_ID
+from app.domain.context import REQUEST_ID
 from app.domain.errors import DomainError
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -39,22 +39,20 @@ class RequestBounds:
                 message["headers"] = [*others, (b"x-request-id", request_id.encode())]
             await send(message)
 
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+            # In no name of ours. PostgreSQL would refuse to look for it, SQLite would not: one answer for both.
+            await _refuse(send_with_id, DomainError("request.invalid", reason="The address holds a zero character."), 422)
+            return
         if scope["path"].startswith(UPLOADS) and scope["method"] == "PATCH":
             await self._app(scope, receive, send_with_id)
             return
-        body, size = [], 0
-        more = scope["method"] not in ("GET", "HEAD")
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body.append(message.get("body", b""))
-            size += len(body[-1])
-            more = message.get("more_body", False)
-            if size > self._limit:
-                await _refuse(send_with_id, size, self._limit)
-                return
-        whole = b"".join(body)
+        try:
+            whole = await self._body(scope, receive)
+        except DomainError as error:
+            await _refuse(send_with_id, error, 413)
+            return
+        if whole is None:
+            return
         state["body_sha256"] = hashlib.sha256(whole).hexdigest()
         sent = False
 
@@ -67,10 +65,27 @@ class RequestBounds:
 
         await self._app(scope, replay, send_with_id)
 
+    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The whole body, or None where the client went away.
 
-async def _refuse(send: Send, size: int, limit: int) -> None:
-    error = DomainError("request.too_large", what="the body", size=size, limit=limit)
-    body = json.dumps(body_of(error, 413)).encode()
+        Raises:
+            DomainError: request.too_large.
+        """
+        body = bytearray()
+        more = scope["method"] not in ("GET", "HEAD")
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > self._limit:
+                raise DomainError("request.too_large", what="the body", size=len(body), limit=self._limit)
+        return bytes(body)
+
+
+async def _refuse(send: Send, error: DomainError, status: int) -> None:
+    body = json.dumps(body_of(error, status)).encode()
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": 413, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -8,6 +8,7 @@ import mimetypes
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated
 
 from fastapi import Header, Request, Response
@@ -16,7 +17,9 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.api.conditional import Span, is_match, span
+from app.api.telemetry import Telemetry, get_telemetry
 from app.db.ports import Port
+from app.domain.errors import DomainError
 from app.services import merged, ports
 from app.services.backend import Backend
 from app.services.merged import MergedFile
@@ -82,7 +85,7 @@ def answer(
     found = elsewhere(wanted)
     if isinstance(found, Response):
         return found
-    return MergedResponse(found or _open(backend, uow, wanted), status, headers, media_type)
+    return MergedResponse(found or _open(backend, uow, wanted, get_telemetry(request)), status, headers, media_type)
 
 
 class MergedResponse(StreamingResponse):
@@ -111,11 +114,11 @@ def _headers(file: MergedFile) -> dict[str, str]:
     return headers
 
 
-def _open(backend: Backend, uow: UnitOfWork, wanted: Wanted) -> Body:
+def _open(backend: Backend, uow: UnitOfWork, wanted: Wanted, telemetry: Telemetry) -> Body:
     """Starts the read and makes its first piece, so that what goes wrong at the start is an error, not a broken download."""
     stack = ExitStack()
     try:
-        stack.enter_context(backend.merged_read())
+        _take_place(backend, stack, telemetry)
         merger = stack.enter_context(ports.open_merged(uow, wanted.port))
         pieces = merger.stream(wanted.file.path, wanted.span.start, wanted.span.stop, pool=backend.pool, ahead=AHEAD)
         stack.callback(pieces.close)
@@ -123,12 +126,22 @@ def _open(backend: Backend, uow: UnitOfWork, wanted: Wanted) -> Body:
     except BaseException:
         stack.close()
         raise
-    return _body(stack, first, pieces)
+    return _body(stack, first, pieces, telemetry if wanted.file.computed else None)
 
 
-def _body(stack: ExitStack, first: memoryview | None, rest: Iterator[memoryview]) -> Body:
-    """Gives its place and its files back when it ends, however it ends."""
+def _take_place(backend: Backend, stack: ExitStack, telemetry: Telemetry) -> None:
+    try:
+        stack.enter_context(backend.merged_read())
+    except DomainError:
+        telemetry.merged_refused.inc()
+        raise
+    stack.enter_context(telemetry.merged_reads.track_inprogress())
+
+
+def _body(stack: ExitStack, first: memoryview | None, rest: Iterator[memoryview], telemetry: Telemetry | None) -> Body:
+    """Gives its place and its files back when it ends, however it ends; `telemetry` counts its bytes, where they are computed."""
     with stack:
-        if first is not None:
-            yield first
-        yield from rest
+        for piece in chain(() if first is None else (first,), rest):
+            if telemetry:
+                telemetry.merged_bytes.inc(len(piece))
+            yield piece

@@ -5,23 +5,26 @@ import ipaddress
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.collectors import State
 from app.domain.errors import DomainError
-from app.services import jobs
 from app.services.backend import Backend
 
-CACHE_SECONDS = 5.0
-REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 UNMATCHED = "(none)"
 API = "/api/v1"
 # The Prometheus client's own switch: with it, every process counts in files of that directory.
@@ -35,7 +38,7 @@ class Telemetry:
     """Counters of one application, in a registry of its own: several applications can live in one process.
 
     Args:
-        backend: asked for the states of jobs when somebody looks.
+        backend: asked for the state of things when somebody looks.
         token: what a client that is not on this machine must send; empty to refuse all of those.
     """
 
@@ -48,7 +51,21 @@ class Telemetry:
         self.seconds = Histogram("portllm_request_seconds", "Duration of requests.", ["method", "route"], registry=self.registry)
         self.sent = Counter("portllm_sent_bytes", "Bytes of answers by route.", ["route"], registry=self.registry)
         self.received = Counter("portllm_received_bytes", "Bytes of request bodies by route.", ["route"], registry=self.registry)
-        self._jobs = _Jobs(backend)
+        self.merged_bytes = Counter(
+            "portllm_merged_bytes", "Computed bytes of merged models that were read.", registry=self.registry
+        )
+        self.merged_reads = Gauge(
+            "portllm_merged_reads", "Reads of merged models under way.", registry=self.registry, multiprocess_mode="livesum"
+        )
+        self.merged_refused = Counter(
+            "portllm_merged_reads_refused",
+            "Reads of merged models refused because all places were taken.",
+            registry=self.registry,
+        )
+        # What is looked up when somebody asks, by the process that is asked: nothing that several would count.
+        self._asked = CollectorRegistry()
+        self._asked.register(State(backend))
+        ProcessCollector(registry=self._asked)
 
     def exposition(self) -> bytes:
         """Everything, in Prometheus' form; of all processes of this service, where it has several."""
@@ -56,29 +73,7 @@ class Telemetry:
         if PROCESSES in os.environ:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        asked = CollectorRegistry()
-        asked.register(self._jobs)
-        return generate_latest(registry) + generate_latest(asked)
-
-
-class _Jobs(Collector):
-    """Jobs by state, from the engine's own records, asked at most every few seconds."""
-
-    def __init__(self, backend: Callable[[], Backend]) -> None:
-        self._backend, self._held, self._asked = backend, dict[str, int](), 0.0
-
-    def collect(self) -> Iterable[Metric]:
-        if time.monotonic() - self._asked > CACHE_SECONDS:
-            with self._backend().read() as uow:
-                self._held, self._asked = jobs.counts(uow), time.monotonic()
-        family = GaugeMetricFamily("portllm_jobs", "Jobs by state.", labels=["state"])
-        for state, count in self._held.items():
-            family.add_metric([state], count)
-        yield family
-
-    def describe(self) -> Iterable[Metric]:
-        """Nothing: the database need not be there when the application is built."""
-        return ()
+        return generate_latest(registry) + generate_latest(self._asked)
 
 
 class Observed:

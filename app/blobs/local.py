@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from app.blobs import layout
+from app.blobs.failures import noted
 from app.blobs.locks import Turns
 from app.core.source import DirectorySource, Source
 from app.domain.errors import DomainError
@@ -205,5 +206,5 @@ def _disk_errors() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DomainError("server.storage_full") from None
+            raise noted(DomainError("server.storage_full")) from None
         raise

@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any
 
+from app.blobs.failures import noted
 from app.domain.errors import DomainError
 
 # What of the environment the chain reads; a job's process is given it only where its order names S3.
@@ -84,12 +85,12 @@ def translated() -> Iterator[None]:
         # Parts that are gone were dropped by whoever took the work over, or completed by a request whose answer was lost: what
         # is there is looked at when it is tried again.
         if status >= 500 or status == 429 or code in ("SlowDown", "RequestTimeout", "NoSuchUpload"):
-            raise DomainError("storage.unavailable", reason=f"it answered {status} {code}") from None
-        raise DomainError("storage.refused", reason=f"{error.operation_name}: {status} {code}") from None
+            raise noted(DomainError("storage.unavailable", reason=f"it answered {status} {code}")) from None
+        raise noted(DomainError("storage.refused", reason=f"{error.operation_name}: {status} {code}")) from None
     except NoCredentialsError:
-        raise DomainError("storage.refused", reason="there are no credentials for it") from None
+        raise noted(DomainError("storage.refused", reason="there are no credentials for it")) from None
     except BotoCoreError as error:
-        raise DomainError("storage.unavailable", reason=type(error).__name__) from None
+        raise noted(DomainError("storage.unavailable", reason=type(error).__name__)) from None
 
 
 def status_of(error: Any) -> int:

@@ -4,11 +4,12 @@ import json
 import sys
 from itertools import islice
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
+from app.cli.choices import JobState
 from app.cli.client import API, Client, connect
+from app.cli.names import segment
 from app.cli.offline import Json
 from app.cli.output import print_json, print_table
 from app.cli.remote import remote
@@ -24,7 +25,7 @@ EVENT_COLUMNS = ("id", "at", "kind", "subject", "actor")
 @remote
 def jobs_ls(
     limit: Limit = 50,
-    state: Annotated[str | None, typer.Option(help="queued, running, done, failed or cancelled.")] = None,
+    state: JobState = None,
     kind: Annotated[str | None, typer.Option(help="Only jobs of this kind, for example ingest.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -41,7 +42,7 @@ def jobs_ls(
 @remote
 def jobs_show(job: JobId, as_json: Json = False) -> None:
     """Show a job with its progress. Exit code 1 when it failed."""
-    row = connect(as_json).get(f"/jobs/{quote(job)}")
+    row = connect(as_json).get(f"/jobs/{segment(job)}")
     if as_json:
         print_json(row)
     else:
@@ -53,7 +54,7 @@ def jobs_show(job: JobId, as_json: Json = False) -> None:
 @remote
 def jobs_cancel(job: JobId, as_json: Json = False) -> None:
     """Stop a job; its process ends within seconds."""
-    row = connect(as_json).post(f"/jobs/{quote(job)}/cancel")
+    row = connect(as_json).post(f"/jobs/{segment(job)}/cancel")
     print_json(row) if as_json else typer.echo(f"{job} is being cancelled.")
 
 
@@ -61,7 +62,7 @@ def jobs_cancel(job: JobId, as_json: Json = False) -> None:
 @remote
 def jobs_retry(job: JobId, as_json: Json = False) -> None:
     """Start a job that failed or was cancelled once more."""
-    row = connect(as_json).post(f"/jobs/{quote(job)}/retry")
+    row = connect(as_json).post(f"/jobs/{segment(job)}/retry")
     print_json(row) if as_json else typer.echo(f"{row['id']} is {row['state']}.")
 
 

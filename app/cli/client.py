@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from app.cli.output import EXIT_USAGE, fail
+from app.cli.output import EXIT_FAILED, EXIT_USAGE, fail
 
 if TYPE_CHECKING:
     import httpx
@@ -20,16 +20,17 @@ API = "/api/v1"
 
 
 class RefusedError(Exception):
-    """The service answered with a problem.
+    """The service answered with a problem, or is not even asked.
 
     Attributes:
         code: its stable name.
         message: detail and remedy.
+        exit_code: what the command ends with.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, exit_code: int = EXIT_FAILED) -> None:
         super().__init__(message)
-        self.code, self.message = code, message
+        self.code, self.message, self.exit_code = code, message, exit_code
 
 
 class Client:
@@ -119,7 +120,7 @@ def explain(error: Exception, as_json: bool) -> NoReturn:
     import httpx  # noqa: PLC0415
 
     if isinstance(error, RefusedError):
-        fail(error.code, error.message, as_json)
+        fail(error.code, error.message, as_json, error.exit_code)
     if isinstance(error, httpx.ConnectError):
         url = os.environ.get("PORTLLM_URL", "http://127.0.0.1:8000")
         fail("client.unreachable", f"Nothing answers at {url}. Start it with 'portllm serve', or set PORTLLM_URL.", as_json)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli.configured import read_settings
 from app.cli.output import fail, fail_file, print_json
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def upgrade(data: Data = HERE, as_json: Json = False) -> None:
     """Bring the schema up to date. Services of the version before go on meanwhile; two upgrades wait for each other."""
     from app import runtime  # noqa: PLC0415  only this verb needs the migrations and the job engine
 
-    settings = database_settings(data, as_json)
+    settings = read_settings(data, as_json)
     if settings.is_embedded:
         settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     with database_refusals(as_json):
@@ -48,7 +49,7 @@ def check(data: Data = HERE, as_json: Json = False) -> None:
     from app.db import schema  # noqa: PLC0415
     from app.db.engine import make_engine  # noqa: PLC0415
 
-    settings = database_settings(data, as_json)
+    settings = read_settings(data, as_json)
     require_database(settings, as_json)
     with database_refusals(as_json):
         engine = make_engine(settings.database_url)
@@ -68,7 +69,7 @@ def backup(
     """Copy the embedded database while the service runs (DATA/blobs/sha256 after it), or say how PostgreSQL is copied."""
     from app.db import schema  # noqa: PLC0415
 
-    settings = database_settings(data, as_json)
+    settings = read_settings(data, as_json)
     if not settings.is_embedded:
         command = schema.dump_command(settings.database_url, file)
         fail("db.backup", f"PostgreSQL is copied by its own tool: run `{command}`, and copy the bytes after it.", as_json)
@@ -91,25 +92,13 @@ def _revisions(data: Path, as_json: bool) -> tuple[str | None, str]:
     from app.db import schema  # noqa: PLC0415
     from app.db.engine import make_engine  # noqa: PLC0415
 
-    settings = database_settings(data, as_json)
+    settings = read_settings(data, as_json)
     require_database(settings, as_json)
     with database_refusals(as_json):
         engine = make_engine(settings.database_url)
         found = schema.current(engine)
         engine.dispose()
     return found, schema.head()
-
-
-def database_settings(data: Path, as_json: bool) -> "Settings":
-    from pydantic import ValidationError  # noqa: PLC0415
-
-    from app.settings import Settings  # noqa: PLC0415
-
-    try:
-        return Settings(data=data)
-    except ValidationError as error:
-        reasons = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
-        fail("db.settings", f"{reasons}.", as_json, exit_code=2)
 
 
 def require_database(settings: "Settings", as_json: bool) -> None:

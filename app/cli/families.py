@@ -1,11 +1,11 @@
 """`portllm family`: families, and who may see them."""
 
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 
 from app.cli.client import connect
+from app.cli.names import segment
 from app.cli.offline import Json
 from app.cli.output import print_json
 from app.cli.remote import remote
@@ -46,11 +46,11 @@ def family_withdraw(name: str, owner: Reader, as_json: Json = False) -> None:
 @remote
 def family_grants(name: str, as_json: Json = False) -> None:
     """List who may see a family, besides admins."""
-    _show(connect(as_json).get(f"/families/{quote(name)}/grants"), as_json)
+    _show(connect(as_json).get(f"/families/{segment(name)}/grants"), as_json)
 
 
 def _path(name: str, owner: str) -> str:
-    return f"/families/{quote(name)}/grants/{quote(owner)}"
+    return f"/families/{segment(name)}/grants/{segment(owner)}"
 
 
 def _show(row: dict[str, object], as_json: bool) -> None:

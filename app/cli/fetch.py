@@ -5,11 +5,12 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from app.cli.client import API, Client, RefusedError
+from app.cli.names import file_path, segment
 from app.cli.output import progress_bar
-from app.cli.pull import CHUNK, target_of
+from app.cli.partial import target_of
+from app.cli.pull import CHUNK
 from app.core.errors import OutputError
 
 
@@ -34,7 +35,13 @@ def fetch_patch(client: Client, path: str, version: str, out_dir: Path) -> dict[
     try:
         with progress_bar(f"Fetching {row['patch']}", row["total_bytes"]) as advance:
             for file in row["files"]:
-                _fetch(client, f"{API}{path}/versions/{row['number']}/files/{quote(file['path'])}", file, partial, advance)
+                _fetch(
+                    client,
+                    f"{API}{path}/versions/{segment(row['number'])}/files/{file_path(file['path'])}",
+                    file,
+                    partial,
+                    advance,
+                )
         partial.chmod(0o755)
         partial.replace(out_dir)
     finally:
@@ -43,11 +50,11 @@ def fetch_patch(client: Client, path: str, version: str, out_dir: Path) -> dict[
 
 
 def _find(client: Client, path: str, version: str) -> dict[str, Any]:
-    if version.isdigit():
-        return dict(client.get(f"{path}/versions/{version}"))
+    if version.isascii() and version.isdigit():
+        return dict(client.get(f"{path}/versions/{segment(version)}"))
     patch = client.get(path)
     if version in patch["aliases"]:
-        return dict(client.get(f"{path}/versions/{patch['aliases'][version]}"))
+        return dict(client.get(f"{path}/versions/{segment(patch['aliases'][version])}"))
     if version != "main":
         raise RefusedError("alias.unknown", f"The patch has no alias {version!r}. See its aliases with 'portllm show'.")
     for row in client.pages(f"{path}/versions"):

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.db import HERE, Data, database_refusals, database_settings, require_database
+from app.cli.configured import read_settings
+from app.cli.db import HERE, Data, database_refusals, require_database
 from app.cli.offline import Json
 from app.cli.output import Advance, print_json, print_table, progress_bar
 
@@ -23,7 +24,7 @@ def fsck(
     from app.services.fsck.check import check  # noqa: PLC0415
     from app.services.fsck.troubles import Report  # noqa: PLC0415
 
-    settings = database_settings(data, as_json)
+    settings = read_settings(data, as_json)
     require_database(settings, as_json)
     report = Report()
     with database_refusals(as_json):

@@ -3,10 +3,12 @@
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from app.cli.client import Client, RefusedError
+from app.cli.names import release_path, segment
 from app.cli.output import progress_bar
+from app.domain.errors import DomainError
+from app.domain.names import check_name, check_revision
 
 POLL_SECONDS = 0.3
 
@@ -14,25 +16,49 @@ POLL_SECONDS = 0.3
 def add_release(
     client: Client, family: str, name: str, source: str | Path, parent: str | None = None, copy: bool = False
 ) -> dict[str, Any]:
-    """Registers a directory, or an s3:// prefix, as a release of a family, which is created if it is new; returns the release."""
+    """Registers a directory, or an s3:// prefix, as a release of a family, which is created if it is new; returns the release.
+
+    Nothing can remove a family, so a new one is made last, when all has been checked that can be checked without it.
+
+    Raises:
+        RefusedError: the registry's reasons.
+        DomainError: request.name, release.parent; nothing was made.
+    """
+    place = str(source) if str(source).startswith("s3://") else str(Path(source).absolute())
+    path, body = f"/families/{segment(family)}/releases", {"name": name, "directory": place, "parent": parent, "copy": copy}
+    try:
+        return dict(client.post(path, body))
+    except RefusedError as error:
+        if error.code != "family.unknown":
+            raise
+    _make_family(client, family, name, parent)
+    try:
+        return dict(client.post(path, body))
+    except RefusedError as error:
+        text = f"{error.message} The family {family!r} was made for it and stays, without a release; use it with the next."
+        raise RefusedError(error.code, text, error.exit_code) from None
+
+
+def _make_family(client: Client, family: str, release: str, parent: str | None) -> None:
+    check_name(family, "a family")
+    check_revision(release, "a release")
+    if parent is not None:
+        raise DomainError("release.parent", parent=parent[:100], family=family)
     try:
         client.post("/families", {"name": family})
     except RefusedError as error:
-        if error.code != "family.taken":
+        if error.code != "family.taken":  # somebody was faster
             raise
-    place = str(source) if str(source).startswith("s3://") else str(Path(source).absolute())
-    body = {"name": name, "directory": place, "parent": parent, "copy": copy}
-    return dict(client.post(f"/families/{quote(family)}/releases", body))
 
 
 def wait_release(client: Client, row: dict[str, Any]) -> dict[str, Any]:
     """Waits until a release is ready or rejected, with a progress bar; returns it as it is then."""
-    path = f"/families/{quote(row['family'])}/releases/{quote(row['name'])}"
+    path = release_path(row["family"], row["name"])
     with progress_bar(f"Reading {row['family']}/{row['name']}", None) as advance:
         done = 0
         while row["state"] == "ingesting":
             time.sleep(POLL_SECONDS)
-            progress = client.get(f"/jobs/{quote(row['job'])}")["progress"] or {"done": done, "total": None}
+            progress = client.get(f"/jobs/{segment(row['job'])}")["progress"] or {"done": done, "total": None}
             advance(progress["done"] - done, progress["total"])
             done = progress["done"]
             row = dict(client.get(path))

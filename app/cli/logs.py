@@ -1,46 +1,99 @@
-"""Logging, set up once by whoever starts a process: lines for people, or JSON objects for machines."""
+"""Logging, set up once by whoever starts a process: lines for people, or JSON objects for machines; secrets in neither."""
 
 import logging
 import logging.config
+import os
 import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-# Whatever stands behind these words is a secret: tokens, signatures of addresses, keys.
-SECRETS = re.compile(r"(plt_|[Bb]earer |[?&](?:signature|X-Amz-Signature|X-Amz-Credential|X-Amz-Security-Token)=)[^\s&\"']+")
+from pythonjsonlogger.json import JsonFormatter
+
+from app.domain.context import JOB_ID, REQUEST_ID
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+# Whatever stands behind these words is a secret: tokens, signatures of addresses and requests, keys, passwords in URLs.
+SECRETS = re.compile(
+    r"(plt_|[Bb]earer |[?&](?:signature|X-Amz-Signature|X-Amz-Credential|X-Amz-Security-Token)=|\bSignature[=:](?:\s|\\n)*"
+    r"|\w+://[^\s:/@\"']+:(?=[^\s/@\"']+@))[^\s&\"'\\@,]+"
+)
+MASK = "***"
+# Shorter ones are no secrets worth the name, and would mask half of every line.
+SHORTEST = 6
 TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 RENAMED = {"asctime": "time", "levelname": "level"}
+# What libraries print below this are the requests that they make, headers and statements included.
+QUIET = ("botocore", "boto3", "s3transfer", "urllib3", "httpx", "httpcore", "sqlalchemy", "psycopg", "uvicorn.access")
+
+_known: list[str] = []
 
 
-class Redacted(logging.Filter):
-    """Masks secrets, whoever let them into a message; adds the request's id."""
+class Context(logging.Filter):
+    """Adds the ids of the request and of the job that a line is about."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        from app.api.telemetry import REQUEST_ID  # noqa: PLC0415  only processes that serve have it
-
-        text = record.getMessage()
-        if SECRETS.search(text):
-            record.msg, record.args = SECRETS.sub(r"\1***", text), None
-        if not getattr(record, "request_id", None):
-            record.request_id = REQUEST_ID.get()
+        for name, variable in (("request_id", REQUEST_ID), ("job_id", JOB_ID)):
+            if not getattr(record, name, None):
+                setattr(record, name, variable.get())
         return True
 
 
-def configure(log_format: str) -> None:
-    """Sends everything from INFO (ours) and WARNING (others) on to standard error.
+class TextLines(logging.Formatter):
+    """Lines for people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
+
+class JsonLines(JsonFormatter):
+    """JSON objects for machines. The whole line is redacted: traces and extra fields hold secrets as well as messages."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
+
+def redacted(text: str) -> str:
+    """A line without secrets, whoever let them into it."""
+    for secret in _known:
+        text = text.replace(secret, MASK)
+    return SECRETS.sub(rf"\1{MASK}", text)
+
+
+def secrets_of(settings: "Settings") -> list[str]:
+    """The secrets that this process was given."""
+    from sqlalchemy import make_url  # noqa: PLC0415
+
+    given = [settings.metrics_token.get_secret_value(), settings.secret_key.get_secret_value() if settings.secret_key else ""]
+    password = make_url(settings.database_url).password
+    names = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "PORTLLM_TOKEN")
+    return [*given, str(password or ""), *(os.environ.get(name, "") for name in names)]
+
+
+def configure(log_format: str, level: str = "", secrets: Iterable[str] = ()) -> None:
+    """Sends everything of ours, and warnings of others, to standard error.
 
     Args:
         log_format: "text" or "json".
+        level: of our own lines: "debug", "info" or "warning"; "" for what suits the format.
+        secrets: what must never be written, beside what is a secret by its form.
     """
-    formatters = {
-        "text": {"format": TEXT},
-        "json": {"()": "pythonjsonlogger.json.JsonFormatter", "format": TEXT, "rename_fields": RENAMED},
+    _known[:] = sorted({secret for secret in secrets if len(secret) >= SHORTEST}, key=len, reverse=True)
+    formatters: dict[str, Any] = {
+        "text": {"()": TextLines, "fmt": TEXT},
+        "json": {"()": JsonLines, "fmt": TEXT, "rename_fields": RENAMED},
     }
-    handler = {"class": "logging.StreamHandler", "formatter": log_format, "filters": ["redacted"]}
+    handler = {"class": "logging.StreamHandler", "formatter": log_format, "filters": ["context"]}
     # People read what went wrong; a line for every request is for machines.
-    ours = "INFO" if log_format == "json" else "WARNING"
+    ours = level.upper() or ("INFO" if log_format == "json" else "WARNING")
+    loggers: dict[str, Any] = {name: {"level": "WARNING"} for name in QUIET}
+    # The job engine would print lines of its own form otherwise.
+    loggers["dbos"] = {"level": "WARNING", "handlers": ["stderr"], "propagate": False}
+    loggers["portllm"] = {"level": ours}
     logging.config.dictConfig(
         {
             "version": 1, "disable_existing_loggers": False, "formatters": formatters, "handlers": {"stderr": handler},
-            "filters": {"redacted": {"()": Redacted}}, "root": {"level": "WARNING", "handlers": ["stderr"]},
-            "loggers": {"portllm": {"level": ours}, "uvicorn.access": {"level": "WARNING"}},
+            "filters": {"context": {"()": Context}}, "root": {"level": "WARNING", "handlers": ["stderr"]}, "loggers": loggers,
         }
     )  # fmt: skip

@@ -2,13 +2,13 @@
 
 import time
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
 from app.cli.client import Client, connect
+from app.cli.names import segment
 from app.cli.offline import Json
-from app.cli.output import fail, print_json, progress_bar
+from app.cli.output import fail_row, print_json, progress_bar
 from app.cli.ports import PortName, Version, choose_port
 from app.cli.remote import remote
 
@@ -27,19 +27,20 @@ def materialise(
     """Write a merged model to S3. What the patch does not touch is copied inside S3 where the release lies there too."""
     client = connect(as_json)
     port = choose_port(client, name, version, on, as_json)
-    row = client.post(f"/ports/{quote(port['id'])}/materialise", {"to": to})
+    row = client.post(f"/ports/{segment(port['id'])}/materialise", {"to": to})
     if wait:
         row = _wait(client, row)
+    failed = row["state"] in ("failed", "cancelled")
     if as_json:
-        print_json(row)
+        if not failed:
+            print_json(row)
     elif row["state"] == "done":
         copied, moved = row["result"]["bytes_copied"], row["result"]["bytes_moved"]
         typer.echo(f"{row['target']}: {len(row['result']['files'])} files, {copied:,} bytes copied inside S3, {moved:,} moved.")
     else:
         typer.echo(f"{row['target']} is {row['state']}; its job is {row['job']}.")
-    if row["state"] in ("failed", "cancelled"):
-        problem = row["problem"]
-        fail(problem["code"], f"{problem['detail']} {problem['remedy']}")
+    if failed:
+        fail_row(row, as_json)
 
 
 def _wait(client: Client, row: dict[str, Any]) -> dict[str, Any]:
@@ -47,8 +48,8 @@ def _wait(client: Client, row: dict[str, Any]) -> dict[str, Any]:
         done = 0
         while row["state"] in ("queued", "running"):
             time.sleep(POLL_SECONDS)
-            progress = client.get(f"/jobs/{quote(row['job'])}")["progress"] or {"done": done, "total": None}
+            progress = client.get(f"/jobs/{segment(row['job'])}")["progress"] or {"done": done, "total": None}
             advance(progress["done"] - done, progress["total"])
             done = progress["done"]
-            row = client.get(f"/materialisations/{quote(row['id'])}")
+            row = client.get(f"/materialisations/{segment(row['id'])}")
     return row

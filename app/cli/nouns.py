@@ -2,14 +2,14 @@
 
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
 from app.cli.client import connect
 from app.cli.ingest import add_release, wait_release
+from app.cli.names import patch_path, release_path, segment
 from app.cli.offline import Json
-from app.cli.output import fail, print_json, print_table
+from app.cli.output import EXIT_USAGE, fail, fail_row, print_json, print_table
 from app.cli.remote import remote
 
 release = typer.Typer(no_args_is_help=True, help="Releases of base models.")
@@ -28,7 +28,8 @@ def split_name(name: str, as_json: bool = False) -> tuple[str, str]:
     """'acme/tone' -> ('acme', 'tone')."""
     owner, slash, rest = name.partition("/")
     if not slash or not owner or not rest or "/" in rest:
-        fail("client.name", f"A patch is named OWNER/NAME, not {name!r}.", as_json, 2)
+        fail("client.name", f"A patch is named OWNER/NAME, not {name!r}.", as_json, EXIT_USAGE)
+    patch_path(owner, rest)  # refuses what cannot be looked up, also where the name goes elsewhere than into a path
     return owner, rest
 
 
@@ -48,20 +49,20 @@ def release_add(
     row = add_release(client, family, name, directory, parent, copy)
     if wait:
         row = wait_release(client, row)
-    if as_json:
-        print_json(row)
-    else:
+    failed = row["state"] == "rejected"
+    if not as_json:
         typer.echo(f"{family}/{name} is {row['state']}.")
-    if row["state"] == "rejected":
-        problem = row["problem"]
-        fail(problem["code"], f"{problem['detail']} {problem['remedy']}")
+    elif not failed:
+        print_json(row)
+    if failed:
+        fail_row(row, as_json)
 
 
 @release.command("yank")
 @remote
 def release_yank(family: str, name: str, reason: Annotated[str, typer.Option(help="Why.")], as_json: Json = False) -> None:
     """Hide a release from selection."""
-    row = connect(as_json).post(f"/families/{quote(family)}/releases/{quote(name)}/yank", {"reason": reason})
+    row = connect(as_json).post(f"{release_path(family, name)}/yank", {"reason": reason})
     print_json(row) if as_json else typer.echo(f"{family}/{name} is {row['state']}.")
 
 
@@ -115,7 +116,7 @@ def patch_yank(name: PatchName, version: int, reason: Annotated[str, typer.Optio
 @remote
 def patch_alias(name: PatchName, alias: str, version: str, as_json: Json = False) -> None:
     """Point an alias at a version."""
-    row = connect(as_json).put(f"{_patch_path(name, as_json)}/aliases/{quote(alias)}", {"version": version})
+    row = connect(as_json).put(f"{_patch_path(name, as_json)}/aliases/{segment(alias)}", {"version": version})
     print_json(row) if as_json else typer.echo(f"{name}@{alias} is version {row['version']}.")
 
 
@@ -124,7 +125,7 @@ def ls(what: Annotated[str, typer.Argument(metavar="families|releases|patches|po
     """List families, releases, patches or ports, newest first."""
     client = connect(as_json)
     if what not in COLUMNS:
-        fail("client.list", f"There is no list {what!r}; use families, releases, patches or ports.", as_json, 2)
+        fail("client.list", f"There is no list {what!r}; use families, releases, patches or ports.", as_json, EXIT_USAGE)
     show_list(list(client.pages(f"/{what}")), COLUMNS[what], as_json)
 
 
@@ -157,7 +158,7 @@ def _percent(fidelity: dict[str, Any] | None) -> str:
 
 def _patch_path(name: str, as_json: bool) -> str:
     owner, short = split_name(name, as_json)
-    return f"/patches/{quote(owner)}/{quote(short)}"
+    return patch_path(owner, short)
 
 
 def show_list(items: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
+from app.cli.choices import Dtype, Tokenizer
 from app.cli.output import fail, fail_file, print_json, print_table, progress_bar
 from app.core.errors import CoreError
+from app.core.findings import Finding
 from app.core.plan import MergePlan
 from app.core.recipe import Recipe
 
-Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; default: as stored in the base.")]
-Tokenizer = Annotated[str, typer.Option(help="Whose tokenizer and chat template to carry: release or patch.")]
+SEVERITIES = {"refuse": "error", "warn": "warning", "info": "note"}
 Sync = Annotated[
     bool, typer.Option(help="Wait until all of it is on the disk, whole even after a power failure; --no-sync returns sooner.")
 ]
@@ -32,19 +33,27 @@ def merge(
     """Add a LoRA patch to a base model and write the merged model to a new directory."""
     from app.core import local  # noqa: PLC0415  torch is imported by the verbs that merge, not by `portllm --help`
 
+    findings: list[Finding] = []
+
+    def tell(found: tuple[Finding, ...]) -> None:
+        findings.extend(found)
+        for finding in found:
+            typer.echo(f"portllm: {SEVERITIES[finding.severity]}: {finding.message} [{finding.code}]", err=True)
+
     with ExitStack() as stack:
 
         def bar(plan: MergePlan) -> Callable[[int], None]:
             return stack.enter_context(progress_bar("Merging", plan.total_bytes))
 
         try:
-            plan = local.merge(base_dir, patch_dir, out_dir, Recipe(dtype=dtype, tokenizer=tokenizer), bar, sync)
+            plan = local.merge(base_dir, patch_dir, out_dir, Recipe(dtype=dtype, tokenizer=tokenizer), bar, sync, tell)
         except CoreError as error:
             fail(error.code, str(error), as_json)
         except OSError as error:
             fail_file(error, as_json)
     if as_json:
-        print_json({"out": str(out_dir), "bytes": plan.total_bytes, "tensors_changed": len(plan.deltas)})
+        told = [f.to_dict() for f in findings]
+        print_json({"out": str(out_dir), "bytes": plan.total_bytes, "tensors_changed": len(plan.deltas), "findings": told})
     else:
         typer.echo(f"{out_dir}: {len(plan.deltas)} tensors changed, {plan.total_bytes:,} bytes.")
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, Protocol
 
@@ -29,6 +29,15 @@ def fail(code: str, message: str, as_json: bool = False, exit_code: int = EXIT_F
         print_json({"error": {"code": code, "message": message}})
     sys.stderr.write(f"portllm: {message} [{code}]\n")
     raise SystemExit(exit_code)
+
+
+def fail_row(row: Mapping[str, Any], as_json: bool) -> NoReturn:
+    """Ends with the problem of a thing that came to nothing; with `--json` the thing is printed with its error, as by `fail`."""
+    problem = row["problem"]
+    error = {"code": problem["code"], "message": f"{problem['detail']} {problem['remedy']}"}
+    if as_json:
+        print_json({**row, "error": error})
+    fail(error["code"], error["message"])
 
 
 def fail_file(error: OSError, as_json: bool) -> NoReturn:

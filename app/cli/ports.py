@@ -2,13 +2,14 @@
 
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
-from app.cli.client import Client, connect
+from app.cli.choices import Dtype, Tokenizer
+from app.cli.client import Client, RefusedError, connect
+from app.cli.names import segment
 from app.cli.nouns import PatchName, split_name
-from app.cli.offline import Dtype, Json, Tokenizer
+from app.cli.offline import Json
 from app.cli.output import EXIT_USAGE, fail, print_json, print_table
 from app.cli.remote import remote
 
@@ -45,14 +46,14 @@ def port(
 @remote
 def approve(port_id: str, reason: Annotated[str, typer.Option(help="Why the port may be used.")], as_json: Json = False) -> None:
     """Let a held port become ready."""
-    row = connect(as_json).post(f"/ports/{quote(port_id)}/approve", {"reason": reason})
+    row = connect(as_json).post(f"/ports/{segment(port_id)}/approve", {"reason": reason})
     print_json(row) if as_json else typer.echo(f"{row['id']} is {row['state']}.")
 
 
 @remote
 def retire(port_id: str, as_json: Json = False) -> None:
     """Take a port out of use: its merged model is not handed out any more."""
-    row = connect(as_json).post(f"/ports/{quote(port_id)}/retire")
+    row = connect(as_json).post(f"/ports/{segment(port_id)}/retire")
     print_json(row) if as_json else typer.echo(f"{row['id']} is {row['state']}.")
 
 
@@ -82,18 +83,34 @@ def pull(
 def choose_port(client: Client, name: str, version: str | None, on: str | None, as_json: bool) -> dict[str, Any]:
     """The port that is meant by its id, or by a patch's name: plain addition in the release's own dtype."""
     if name.startswith("prt_"):
-        return dict(client.get(f"/ports/{quote(name)}"))
+        row = dict(client.get(f"/ports/{segment(name)}"))
+        if row["state"] == "held":
+            raise _held(row)
+        return row
     split_name(name, as_json)
     if on is None:
         fail("client.release", f"Say which release {name} should be read on: --on RELEASE.", as_json, EXIT_USAGE)
     found = list(client.pages("/ports", patch=name, version=version or "main", release=on, state="ready"))
     plain = [port for port in found if port["recipe"] == PLAIN]
+    if not plain and (held := _plain_held(client, name, version or "main", on)):
+        raise _held(held)
     if not found:
         fail("port.none", f"{name} has no ready port on {on}. Make one with 'portllm port {name} --to {on}'.", as_json)
     if not plain:
         ids = ", ".join(f"{p['id']} ({_recipe(p['recipe'])})" for p in found[:5])
         fail("client.recipe", f"{name} is on {on} only with other recipes. Pull one by its id: {ids}.", as_json, EXIT_USAGE)
     return plain[0]
+
+
+def _plain_held(client: Client, name: str, version: str, on: str) -> dict[str, Any] | None:
+    held = client.pages("/ports", patch=name, version=version, release=on, state="held")
+    return next((port for port in held if port["recipe"] == PLAIN), None)
+
+
+def _held(port: dict[str, Any]) -> RefusedError:
+    why = " ".join(f["message"] for f in port["findings"] if f["severity"] != "info")
+    text = f"{port['patch']} on {port['release']} is held. {why} Let it through with 'portllm approve {port['id']} --reason ...'."
+    return RefusedError("port.not_ready", text)
 
 
 def _recipe(recipe: dict[str, Any]) -> str:

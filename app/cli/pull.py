@@ -1,25 +1,23 @@
 """Downloading a merged model: resumable by Range, verified by size and digest, visible when complete."""
 
 import hashlib
-import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 
 from app.cli.client import API, TIMEOUT_SECONDS, Client, RefusedError
+from app.cli.names import file_path, segment
 from app.cli.output import progress_bar
+from app.cli.partial import arrival_directory, finish, target_of
 from app.core.errors import OutputError
 
 ATTEMPTS = 5
 CHUNK = 2**20
-STATE_FILE = ".portllm-pull.json"
 POLL_SECONDS = 0.3
 TEMPORARY_REDIRECT = 307
 WORKER_CONNECT_SECONDS = 3.0
@@ -31,57 +29,29 @@ def pull_port(client: Client, port: str, out_dir: Path, verify: bool) -> dict[st
     The files arrive in a hidden directory beside it, which a later call takes up again if it is of the same port.
 
     Raises:
-        RefusedError: the registry's reasons; pull.digest when bytes are not what they should be.
+        RefusedError: the registry's reasons; pull.digest when bytes are not what they should be; pull.busy.
         OutputError: output.exists, output.no_space.
     """
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise OutputError("output.exists", path=str(out_dir))
-    listing = client.get(f"/ports/{port}/files")
+    listing = client.get(f"/ports/{segment(port)}/files")
+    for file in listing["files"]:
+        target_of(out_dir, file["path"])
     # Asked for at the start, so that the service computes the digests while the files are on their way.
-    job = client.post(f"/ports/{port}/digest")["job"] if verify and any(f["computed"] for f in listing["files"]) else None
-    partial = _partial_directory(out_dir, listing["fingerprint"])
-    missing = sum(f["size"] for f in listing["files"]) - _present(partial, listing["files"])
-    free = shutil.disk_usage(partial).free
-    if missing > free:
-        raise OutputError("output.no_space", path=str(out_dir), needed=missing, free=free)
-    with progress_bar(f"Pulling {port}", listing["total_bytes"]) as advance:
-        for file in listing["files"]:
-            _fetch(client, port, file, partial, advance)
-    if job:
-        _wait(client, job)
-        listing = client.get(f"/ports/{port}/files")
-    _verify(partial, listing["files"])
-    (partial / STATE_FILE).unlink()
-    partial.replace(out_dir)
+    job = (
+        client.post(f"/ports/{segment(port)}/digest")["job"] if verify and any(f["computed"] for f in listing["files"]) else None
+    )
+    with arrival_directory(out_dir, listing) as partial:
+        with progress_bar(f"Pulling {port}", listing["total_bytes"]) as advance:
+            for file in listing["files"]:
+                _fetch(client, port, file, partial, advance)
+        if job:
+            _wait(client, job)
+            listing = client.get(f"/ports/{segment(port)}/files")
+        _verify(partial, listing["files"])
+        finish(partial, out_dir)
     verified = all(f["sha256"] for f in listing["files"])
     return {"port": port, "out": str(out_dir), "bytes": listing["total_bytes"], "verified": verified, "files": listing["files"]}
-
-
-def _partial_directory(out_dir: Path, fingerprint: str) -> Path:
-    partial = out_dir.parent / f".{out_dir.name}.partial"
-    state = partial / STATE_FILE
-    try:
-        resumable = json.loads(state.read_text())["fingerprint"] == fingerprint
-    except (OSError, ValueError, KeyError, TypeError):
-        resumable = False
-    if not resumable:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        state.write_text(json.dumps({"fingerprint": fingerprint}))
-    return partial
-
-
-def _present(partial: Path, files: list[dict[str, Any]]) -> int:
-    targets = ((target_of(partial, f["path"]), f["size"]) for f in files)
-    return sum(min(t.stat().st_size, size) for t, size in targets if t.is_file())
-
-
-def target_of(partial: Path, path: str) -> Path:
-    """Where a file goes below a directory; the registry is trusted with bytes, not with our disk."""
-    pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or str(pure) in (".", STATE_FILE) or {"\\", "\0"} & {*path}:
-        raise RefusedError("pull.path", f"The registry names a file {path!r}, which does not stay in the directory.")
-    return partial / pure
 
 
 def _fetch(client: Client, port: str, file: dict[str, Any], partial: Path, advance: Callable[[int], None]) -> None:
@@ -97,7 +67,7 @@ def _fetch(client: Client, port: str, file: dict[str, Any], partial: Path, advan
         if offset == file["size"] and target.is_file():
             return
         try:
-            _continue(client, f"{API}/ports/{port}/files/{quote(file['path'])}", file, target, offset, advance)
+            _continue(client, f"{API}/ports/{segment(port)}/files/{file_path(file['path'])}", file, target, offset, advance)
         except httpx.TransportError:
             if attempt == ATTEMPTS - 1:
                 raise
@@ -156,7 +126,7 @@ def _on_worker(stack: ExitStack, location: str, headers: dict[str, str]) -> http
 
 def _wait(client: Client, job: str) -> None:
     while True:
-        status = client.get(f"/jobs/{job}")
+        status = client.get(f"/jobs/{segment(job)}")
         if status["state"] in ("done", "failed", "cancelled"):
             break
         time.sleep(POLL_SECONDS)

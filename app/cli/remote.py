@@ -7,6 +7,7 @@ from typing import Any, ParamSpec, TypeVar
 from app.cli.client import RefusedError, explain
 from app.cli.output import fail_file
 from app.core.errors import CoreError
+from app.domain.errors import DomainError
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
@@ -19,7 +20,7 @@ def remote(verb: Callable[Params, Result]) -> Callable[Params, Result]:
     def framed(*args: Params.args, **kwargs: Params.kwargs) -> Result:
         try:
             return verb(*args, **kwargs)
-        except CoreError as error:
+        except (CoreError, DomainError) as error:
             explain(RefusedError(error.code, str(error)), _wants_json(kwargs))
         except BrokenPipeError:  # whoever read our output has seen enough
             raise

@@ -85,7 +85,7 @@ def run_replicas(settings: Settings, host: str, port: int, processes: int, ready
 
 def replica(settings: Settings) -> Any:
     """The application, in one of the processes."""
-    logs.configure(settings.log_format)
+    logs.configure(settings.log_format, settings.log_level, logs.secrets_of(settings))
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     return create_app(settings, replica=True)
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli import logs
+from app.cli.configured import read_settings
 from app.cli.output import EXIT_USAGE, fail
 
 DRAIN_SECONDS = 10
@@ -33,14 +34,13 @@ def serve(
     import uvicorn  # noqa: PLC0415  only this verb needs the service
 
     from app.main import create_app  # noqa: PLC0415
-    from app.settings import Settings  # noqa: PLC0415
 
-    settings = Settings(data=data)
+    settings = read_settings(data)
     settings.allow_roots = [*settings.allow_roots, *(root.resolve() for root in allow_root or [])]
     for root in settings.allow_roots:
         if not root.is_dir():
             fail("serve.root", f"--allow-root {root} is not a directory.", exit_code=2)
-    logs.configure(settings.log_format)
+    logs.configure(settings.log_format, settings.log_level, logs.secrets_of(settings))
     if processes > 1:
         _serve_in_processes(settings, host, port, processes)
         return

@@ -1,11 +1,12 @@
 """`portllm token`: who may do what, and for how long."""
 
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 
+from app.cli.choices import Role, Scopes
 from app.cli.client import connect
+from app.cli.names import segment
 from app.cli.nouns import show_list
 from app.cli.offline import Json
 from app.cli.output import fail, print_json
@@ -20,10 +21,8 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 @remote
 def token_create(
     owner: str,
-    role: Annotated[str | None, typer.Option(help="reader, publisher, operator or admin.")] = None,
-    scope: Annotated[
-        list[str] | None, typer.Option(help="Instead of a role: read, publish, operate or admin; repeat for several.")
-    ] = None,
+    role: Role = None,
+    scope: Scopes = None,
     name: Annotated[str, typer.Option(help="What it is for.")] = "",
     expires: Annotated[str | None, typer.Option(help="How long it is valid, as 30m, 12h or 90d; default: until revoked.")] = None,
     as_json: Json = False,
@@ -46,7 +45,7 @@ def token_rotate(
     as_json: Json = False,
 ) -> None:
     """Make a token that takes another's place; it is shown this once."""
-    row = connect(as_json).post(f"/tokens/{quote(token_id)}/rotate", {"grace": _seconds(grace, as_json)})
+    row = connect(as_json).post(f"/tokens/{segment(token_id)}/rotate", {"grace": _seconds(grace, as_json)})
     print_json(row) if as_json else typer.echo(row["token"])
 
 
@@ -71,5 +70,5 @@ def token_ls(as_json: Json = False) -> None:
 @remote
 def token_revoke(token_id: str, as_json: Json = False) -> None:
     """Revoke a token, at once."""
-    row = connect(as_json).delete(f"/tokens/{quote(token_id)}")
+    row = connect(as_json).delete(f"/tokens/{segment(token_id)}")
     print_json(row) if as_json else typer.echo(f"{row['id']} is revoked.")

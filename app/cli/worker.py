@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import typer
 
 from app.cli import logs
+from app.cli.configured import read_settings
 from app.cli.output import EXIT_USAGE, fail
 
 LABEL = "NAME=TEXT"
@@ -34,11 +35,10 @@ def worker(
     ] = None,
 ) -> None:
     """Run jobs of one class until SIGTERM, which hands running ones back. Needs PORTLLM_DATABASE_URL (PostgreSQL)."""
-    from app.settings import Settings  # noqa: PLC0415  only this verb needs it
-    from app.worker import Role  # noqa: PLC0415
+    from app.worker import Role  # noqa: PLC0415  only this verb needs it
 
-    settings = Settings(data=data)
-    logs.configure(settings.log_format)
+    settings = read_settings(data)
+    logs.configure(settings.log_format, settings.log_level, logs.secrets_of(settings))
     settings.allow_roots = [*settings.allow_roots, *(root.resolve() for root in allow_root or [])]
     if class_name.startswith("gpu") and (concurrency or 1) != 1:
         fail("worker.concurrency", "A gpu worker runs one job at a time. Leave --concurrency out.", exit_code=EXIT_USAGE)

@@ -7,6 +7,7 @@ effect on a merge, or refused. Field by field: PEFT 0.21 `LoraConfig`.
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 MAX_CONFIG_BYTES = 2**20
 MAX_RANK = 4096
 MAX_LIST = 20_000
+MAX_NUMBER = 10**9
 
 # Known to have no effect on B*A (training-only, bookkeeping), whatever their value.
 WITHOUT_EFFECT = frozenset({
@@ -39,7 +41,6 @@ REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
     "trainable_token_indices": ("adapter.embedding", OFF),
     "ensure_weight_tying": ("adapter.embedding", OFF),
     "target_parameters": ("adapter.expert_parameters", OFF),
-    "init_lora_weights": ("adapter.init_changes_base", (None, True, False, "gaussian", "orthogonal", "eva", "mica")),
     "fan_in_fan_out": ("adapter.fan_in_fan_out", OFF),
     **dict.fromkeys(
         (
@@ -49,7 +50,11 @@ REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
         ("adapter.variant", OFF),
     ),
 }  # fmt: skip
-UNDERSTOOD = READ | WITHOUT_EFFECT | set(REFUSED)
+INIT = "init_lora_weights"
+INIT_HARMLESS: tuple[Any, ...] = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
+# These take a part of the base out of it before the training begins.
+INIT_CHANGES_BASE = re.compile(r"pissa(_niter_\d+)?|olora|corda|loftq|lora_ga")
+UNDERSTOOD = READ | WITHOUT_EFFECT | set(REFUSED) | {INIT}
 
 
 @dataclass(frozen=True)
@@ -170,11 +175,25 @@ def _refuse_unsupported(raw: dict[str, Any]) -> None:
         raise AdapterError("adapter.peft_type", peft_type=str(raw.get("peft_type"))[:60])
     for field, (code, harmless) in REFUSED.items():
         value = raw.get(field)
-        if not any(type(value) is type(v) and value == v for v in harmless):
+        if not _is_one_of(value, harmless):
             raise AdapterError(code, name=field, value=json.dumps(value)[:200])
+    _check_init(raw.get(INIT))
     for field, value in raw.items():
         if field not in UNDERSTOOD and (field == "auto_map" or value not in (None, False, {}, [], "")):
             raise AdapterError("adapter.unknown_field", field=field[:100], value=json.dumps(value)[:100])
+
+
+def _check_init(value: Any) -> None:
+    if _is_one_of(value, INIT_HARMLESS):
+        return
+    if isinstance(value, str) and INIT_CHANGES_BASE.fullmatch(value.lower()):
+        raise AdapterError("adapter.init_changes_base", name=INIT, value=json.dumps(value)[:200])
+    raise AdapterError("adapter.unknown_field", field=INIT, value=json.dumps(value)[:100])
+
+
+def _is_one_of(value: Any, allowed: tuple[Any, ...]) -> bool:
+    """True and 1 are not the same here."""
+    return any(type(value) is type(v) and value == v for v in allowed)
 
 
 def _invalid(reason: str) -> AdapterError:
@@ -192,8 +211,9 @@ def _integer(value: Any, field: str, low: int, high: int) -> int:
 
 
 def _number(value: Any, field: str) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value) or abs(value) > 1e9:
-        raise _invalid(f"{field} must be a finite number")
+    # Not isfinite: it makes a float of a whole number, and JSON has whole numbers that do not fit. NaN is not below anything.
+    if type(value) not in (int, float) or not abs(value) <= MAX_NUMBER:
+        raise _invalid(f"{field} must be a number of at most {MAX_NUMBER:,}")
     return float(value)
 
 

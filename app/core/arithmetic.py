@@ -37,14 +37,17 @@ class Arithmetic(Protocol):
     ) -> Any:
         """Factors in float64, ready for blocks: A1 = float64(A) * scale (rank x in) and float64(B) (out x rank)."""
 
+    def adds_nothing(self, delta: Any) -> bool:
+        """True where every product of loaded factors is zero: no rank has both a column of B and a row of A that is not."""
+
     def delta_bytes(self, delta: Any) -> int:
         """Memory that loaded factors hold, in bytes."""
 
     def merge_block(self, weight: Buffer, dtype: str, delta: Any | None, block: Block, out: memoryview, out_dtype: str) -> int:
         """Writes (float64(W) + mm(float64(B), A1)) rounded to `out_dtype` into `out`; returns how many values overflowed."""
 
-    def fidelity(self, weight: Buffer, dtype: str, delta: Any, block: Block, out_dtype: str) -> Moments:
-        """Moments of x = Q(W + D) - W and y = D over a block."""
+    def fidelity(self, weight: Buffer, dtype: str, delta: Any, block: Block, out_dtype: str) -> tuple[Moments, int]:
+        """Moments of x = Q(W + D) - W and y = D over a block, and how many values of Q(W + D) overflowed."""
 
     def compare(self, x: bytearray, x_dtype: str, y: bytearray, y_dtype: str) -> Moments:
         """Moments of two equally long runs of numbers."""

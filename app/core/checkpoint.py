@@ -5,6 +5,7 @@ Single-file (`model.safetensors`) and sharded (`model.safetensors.index.json`) c
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 MAX_JSON_BYTES = 64 * 2**20
 MAX_FILES = 10_000
+SHARD_NAME = re.compile(r"(?P<set>[^/]+)-\d+-of-\d+\.safetensors")
 
 # Weights in other formats would be handed on without the patch, and some engines prefer them; pickles can run code.
 FOREIGN_WEIGHTS = frozenset({
@@ -135,7 +137,17 @@ def _shard_names(source: Source, files: Mapping[str, int]) -> list[str]:
             raise CheckpointError("checkpoint.unsafe_path", path=name[:200])
         if name not in files:
             raise CheckpointError("checkpoint.missing_file", path=name)
+    _check_nothing_forgotten(names, files)
     return names
+
+
+def _check_nothing_forgotten(names: Iterable[str], files: Iterable[str]) -> None:
+    """A shard that the index does not name would be left out like a foreign weight, and its tensors with it."""
+    sets = {"model", *(match["set"] for name in names if (match := SHARD_NAME.fullmatch(name)))}
+    for path in sorted(set(files) - set(names)):
+        if (match := SHARD_NAME.fullmatch(path)) and match["set"] in sets:
+            reason = f"it names no tensor of {path!r}, which lies beside it"
+            raise CheckpointError("checkpoint.index_mismatch", path=INDEX_FILE, reason=reason)
 
 
 def _check_unique(shards: Mapping[str, Header]) -> None:
@@ -150,10 +162,10 @@ def _check_unique(shards: Mapping[str, Header]) -> None:
 def _check_index(weight_map: Mapping[str, str], shards: Mapping[str, Header]) -> None:
     for tensor, path in weight_map.items():
         if tensor not in shards[path].by_name:
-            raise CheckpointError("checkpoint.index_mismatch", path=INDEX_FILE, tensor=tensor, reason=f"is not in {path}")
+            raise CheckpointError("checkpoint.index_mismatch", path=INDEX_FILE, reason=f"tensor {tensor!r} is not in {path}")
     for tensor in _names(shards.values()):
         if tensor not in weight_map:
-            raise CheckpointError("checkpoint.index_mismatch", path=INDEX_FILE, tensor=tensor, reason="is not in the index")
+            raise CheckpointError("checkpoint.index_mismatch", path=INDEX_FILE, reason=f"it does not name tensor {tensor!r}")
 
 
 def _names(headers: Iterable[Header]) -> Iterable[str]:

@@ -1,13 +1,12 @@
 """The files beside the weights: where patch and release, or two releases, disagree about more than numbers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from app.core.findings import Finding
-from app.core.plan import TOKENIZER_FILES
 from app.core.recipe import Recipe
+from app.core.tokenizers import CHAT_TEMPLATES, TOKENIZER_FILES
 
-CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json")
 # Settings that change what the same weights compute.
 MEANING = (
     "attention_bias", "head_dim", "hidden_act", "hidden_size", "layer_types", "max_position_embeddings", "num_attention_heads",
@@ -34,6 +33,13 @@ def judge_tokenizers(patch: Mapping[str, str], release: Mapping[str, str], recip
                 f"The merged model carries the {recipe.tokenizer}'s; choose with tokenizer=release or tokenizer=patch."
             )
             yield Finding(code, "warn", text, {"files": paths, "used": recipe.tokenizer})
+
+
+def judge_left_out(left_out: Sequence[str]) -> Iterable[Finding]:
+    """The finding about files of the release that no merged model carries."""
+    if left_out:
+        text = f"Not carried, because only the safetensors weights are merged: {', '.join(left_out[:5])}."
+        yield Finding("release.left_out", "info", text, {"files": list(left_out[:100])})
 
 
 def judge_releases(

@@ -8,8 +8,8 @@ from app.core.arithmetic import Arithmetic
 from app.core.deltas import Factors, pair_factors
 from app.core.errors import AdapterError
 from app.core.header import DTYPE_BYTES, Header
-from app.core.plan import TOKENIZER_FILES
 from app.core.source import Source, read_header, read_range
+from app.core.tokenizers import TOKENIZER_FILES
 
 CARD_FILE = "README.md"
 KEPT_FILES = TOKENIZER_FILES | {CONFIG_FILE, WEIGHTS_FILE, CARD_FILE}

@@ -9,16 +9,12 @@ from typing import Any
 
 from app.core.checkpoint import CONFIG_FILE, INDEX_FILE, Checkpoint
 from app.core.deltas import Delta
-from app.core.errors import OutputError, PortError
+from app.core.errors import OutputError
 from app.core.header import DTYPE_BYTES, Header, TensorInfo, render_header
 from app.core.recipe import DTYPES, Recipe
+from app.core.tokenizers import TOKENIZER_FILES, replaced_by
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-TOKENIZER_FILES = frozenset({
-    "added_tokens.json", "chat_template.jinja", "chat_template.json", "merges.txt", "sentencepiece.bpe.model",
-    "special_tokens_map.json", "spiece.model", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
-    "vocab.json", "vocab.txt",
-})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,18 +118,17 @@ def make_plan(base: Checkpoint, deltas: tuple[Delta, ...], recipe: Recipe, patch
         patch_files: sizes in bytes of the files of the patch, for `tokenizer="patch"`.
 
     Raises:
-        PortError: recipe.no_patch_tokenizer.
+        PortError: recipe.no_patch_tokenizer, recipe.partial_tokenizer.
     """
     by_tensor = {d.tensor: d for d in deltas}
     shards = {path: _plan_shard(path, header, by_tensor, recipe) for path, header in base.shards.items()}
     files = dict(shards)
+    replaced = replaced_by(patch_files) if recipe.tokenizer == "patch" else frozenset[str]()
     for path, size in base.files.items():
-        if path not in shards and not (recipe.tokenizer == "patch" and path in TOKENIZER_FILES):
+        if path not in shards and path not in replaced:
             files[path] = PlannedFile(path, (Copy("base", path, 0, size),), "base")
-    if recipe.tokenizer == "patch":
+    if replaced:
         own = {p: n for p, n in patch_files.items() if p in TOKENIZER_FILES}
-        if not own:
-            raise PortError("recipe.no_patch_tokenizer")
         files |= {p: PlannedFile(p, (Copy("patch", p, 0, n),), "patch") for p, n in own.items()}
     if any(_changes_dtype(t, recipe) for t in base.tensors.values()):
         files |= _rendered(base, recipe)

@@ -13,7 +13,8 @@ from typing import Any
 
 from app.core.arithmetic import Arithmetic, Block, Moments
 from app.core.checkpoint import Checkpoint
-from app.core.findings import Finding
+from app.core.errors import AdapterError, PortError
+from app.core.findings import Finding, refusal
 from app.core.header import DTYPE_BYTES, TensorInfo
 from app.core.plan import FLOATS, Compute
 from app.core.source import Source, read_range
@@ -34,6 +35,15 @@ LOW_FIDELITY = 0.9
 
 
 @dataclass(frozen=True, slots=True)
+class Overflow:
+    """Values of the merged model that became infinite where it was sampled: the first such tensor, and its `count` there."""
+
+    tensor: str
+    dtype: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Fidelity:
     """Share of the patch that survives rounding, over all touched tensors and for the worst one (1.0 is all of it)."""
 
@@ -42,6 +52,7 @@ class Fidelity:
     worst_tensor: str
     sampled: bool
     bytes_read: int
+    overflow: Overflow | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -82,32 +93,56 @@ class Lineage:
         return cls(tensors, Likeness(*data["overall"]), data["bytes_read"])
 
 
+def check_effect(merger: Merger, arithmetic: Arithmetic) -> None:
+    """Reads factors up to the first pair that adds something, which for a trained patch is the first.
+
+    Raises:
+        AdapterError: adapter.adds_nothing.
+    """
+    if all(arithmetic.adds_nothing(merger.loaded_delta(delta)) for delta in merger.plan.deltas):
+        raise AdapterError("adapter.adds_nothing")
+
+
 def measure_fidelity(merger: Merger, arithmetic: Arithmetic, max_bytes: int | None = FIDELITY_SAMPLE_BYTES) -> Fidelity | None:
     """Merge fidelity from seeded sampled blocks, at most `max_bytes` read; from every block when it is None.
 
     Returns:
-        None for a patch that adds nothing (all products are zero).
+        None where the patch adds nothing in all that was read.
     """
     chooser = random.Random(SEED)
     targets = list(merger.plan.computed_tensors())
     budget = None if max_bytes is None else max_bytes // max(1, len(targets))
     shares: dict[str, Moments] = {}
     bytes_read = 0
+    overflow: Overflow | None = None
     for target in targets:
-        total = Moments(0.0, 0.0, 0.0)
+        total, infinite = Moments(0.0, 0.0, 0.0), 0
         for block in _some_blocks(target, budget, chooser):
             weight = merger.read_block(target, block)
             bytes_read += len(weight)
             delta = merger.loaded_delta(target.delta) if target.delta else None
-            total = total.plus(arithmetic.fidelity(weight, target.tensor.dtype, delta, block, target.dtype))
-        if total.yy > 0:  # a release with NaN or infinities there keeps nothing of the patch
+            moments, count = arithmetic.fidelity(weight, target.tensor.dtype, delta, block, target.dtype)
+            total, infinite = total.plus(moments), infinite + count
+        if infinite and overflow is None:
+            overflow = Overflow(target.tensor.name, target.dtype, infinite)
+        if total.yy > 0:  # where NaN or infinities are, nothing is kept of the patch
             shares[target.tensor.name] = total if math.isfinite(total.xy) else Moments(0.0, 0.0, total.yy)
     if not shares:
         return None
     worst = min(shares, key=lambda n: shares[n].xy / shares[n].yy)
     overall = sum(m.xy for m in shares.values()) / sum(m.yy for m in shares.values())
     sampled = bytes_read < sum(t.tensor.nbytes for t in targets)
-    return Fidelity(overall, shares[worst].xy / shares[worst].yy, worst, sampled, bytes_read)
+    return Fidelity(overall, shares[worst].xy / shares[worst].yy, worst, sampled, bytes_read, overflow)
+
+
+def assess_effect(merger: Merger, arithmetic: Arithmetic) -> tuple[Fidelity | None, list[Finding]]:
+    """What a merge would make of the patch: its sampled fidelity, and the findings about it."""
+    try:
+        check_effect(merger, arithmetic)
+    except AdapterError as error:
+        return None, [refusal(error)]
+    fidelity = measure_fidelity(merger, arithmetic)
+    return fidelity, list(judge_fidelity(fidelity))
 
 
 def measure_lineage(old: Checkpoint, old_source: Source, new: Checkpoint, new_source: Source, arithmetic: Arithmetic) -> Lineage:
@@ -136,8 +171,10 @@ def measure_lineage(old: Checkpoint, old_source: Source, new: Checkpoint, new_so
 
 def judge_fidelity(fidelity: Fidelity | None) -> Iterable[Finding]:
     """Findings about merge fidelity."""
-    if fidelity is None:
-        yield Finding("fidelity.zero_patch", "warn", "Every product B*A is zero: the merged model is the release itself.")
+    if fidelity is None:  # most of the patch is zero; how much of the rest survives is not known
+        return
+    if over := fidelity.overflow:  # the merge would end there
+        yield refusal(PortError("port.overflow", tensor=over.tensor, dtype=over.dtype, count=over.count))
     elif fidelity.overall < LOW_FIDELITY:
         yield Finding(
             "fidelity.low",

@@ -1,10 +1,12 @@
 """Engines and sessions."""
 
 import sqlite3
+import time
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import URL, Engine, ExceptionContext, NullPool, create_engine, event, make_url
+import psycopg
+from sqlalchemy import URL, Engine, ExceptionContext, NullPool, create_engine, event, exc, make_url
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.domain.errors import DomainError
@@ -13,6 +15,9 @@ BUSY_TIMEOUT_MS = 30_000
 WRITES = "portllm_writes"
 # The server answers at most 40 requests at once, each with one connection.
 POOL_SIZE, POOL_OVERFLOW, POOL_WAIT_SECONDS = 10, 30, 10
+# A connection that was used a moment ago is not asked whether it lives: under load that would be a round trip for every request.
+IDLE_SECONDS = 1.0
+USED = "portllm_used"
 # For psycopg; what the URL says goes before it. A server that vanished is noticed in half a minute, not after hours.
 CONNECT = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4}
 
@@ -26,8 +31,10 @@ class Patience:
 
 
 REQUESTS = Patience(statement_ms=30_000, lock_ms=10_000)
-# A migration that waits for a lock makes everybody queue behind it: better to fail soon and be tried again.
-MIGRATIONS = Patience(statement_ms=600_000, lock_ms=5_000)
+# A migration that waits for a lock makes everybody queue behind it: better to give up soon and try again. It must be far sooner
+# than PostgreSQL looks for deadlocks (after 1 s): a migration that holds one table and waits for another would otherwise
+# be in a deadlock with a request that has them the other way round, and the request could be the one that is ended.
+MIGRATIONS = Patience(statement_ms=600_000, lock_ms=300)
 
 
 def make_engine(url: str, patience: Patience = REQUESTS) -> Engine:
@@ -37,10 +44,12 @@ def make_engine(url: str, patience: Patience = REQUESTS) -> Engine:
     """
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
-        return create_engine(
-            parsed, pool_size=POOL_SIZE, max_overflow=POOL_OVERFLOW, pool_timeout=POOL_WAIT_SECONDS, pool_pre_ping=True,
+        engine = create_engine(
+            parsed, pool_size=POOL_SIZE, max_overflow=POOL_OVERFLOW, pool_timeout=POOL_WAIT_SECONDS,
             connect_args=_connect_args(parsed, patience), hide_parameters=True,
         )  # fmt: skip
+        _ping_idle_connections(engine)
+        return engine
     engine = create_engine(url, pool_size=20, max_overflow=40, hide_parameters=True)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -49,11 +58,13 @@ def make_engine(url: str, patience: Patience = REQUESTS) -> Engine:
 
 
 def migration_engine(url: str) -> Engine:
-    """An engine for changing the schema: patient, and without a pool that would outlive it."""
+    """An engine for changing the schema: patient, and without a pool that would outlive it. On SQLite it takes the write lock
+    when it begins: a migration reads first, and would be refused at once if somebody wrote after that.
+    """
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
         return create_engine(parsed, poolclass=NullPool, connect_args=_connect_args(parsed, MIGRATIONS))
-    return make_engine(url)
+    return make_engine(url).execution_options(**{WRITES: True})
 
 
 def read_sessions(engine: Engine) -> sessionmaker[Session]:
@@ -69,6 +80,25 @@ def write_sessions(engine: Engine) -> sessionmaker[Session]:
     locks the row that it changes.
     """
     return sessionmaker(engine.execution_options(**{WRITES: True}), expire_on_commit=False, autoflush=False)
+
+
+def _ping_idle_connections(engine: Engine) -> None:
+    """As the pool's own `pool_pre_ping`, but only for connections that had time to die unnoticed."""
+
+    def note(connection: Any, record: Any) -> None:  # noqa: ARG001  SQLAlchemy's signature
+        record.info[USED] = time.monotonic()
+
+    def ping(connection: Any, record: Any, proxy: Any) -> None:  # noqa: ARG001
+        if time.monotonic() - record.info[USED] < IDLE_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except psycopg.Error as error:
+            raise exc.InvalidatePoolError from error  # it and all that are as old are opened anew
+
+    event.listen(engine, "connect", note)
+    event.listen(engine, "checkin", note)
+    event.listen(engine, "checkout", ping)
 
 
 def _connect_args(url: URL, patience: Patience) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Integer, String, select
+from sqlalchemy import BigInteger, Index, Integer, String, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.db.base import Base
@@ -16,7 +16,7 @@ class Event(Base):
     """One thing that happened; `id` grows in the order in which transactions become visible, and is the cursor."""
 
     __tablename__ = "events"
-    __table_args__ = ({"sqlite_autoincrement": True},)
+    __table_args__ = (Index("ix_events_owner_id", "owner", "id"), {"sqlite_autoincrement": True})
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
     at: Mapped[dt.datetime]
@@ -58,3 +58,14 @@ def after(session: Session, cursor: int, owner: str | None, limit: int, with_fam
             wanted |= Event.family.in_(select(Family.name).where(Family.id.in_(visible_to(owner))))
         query = query.where(wanted)
     return session.scalars(query).all()
+
+
+def last(session: Session) -> int:
+    """The id of the last event, or 0."""
+    return session.scalar(select(func.max(Event.id))) or 0
+
+
+def was_told(session: Session, owner: str, kind: str, subject: str) -> bool:
+    """Whether there is an event of a kind about a subject."""
+    query = select(Event.id).where(Event.owner == owner, Event.kind == kind, Event.subject == subject).limit(1)
+    return session.scalar(query) is not None

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import ForeignKey, Select, String, UniqueConstraint, exists, select
+from sqlalchemy import ForeignKey, Select, String, UniqueConstraint, bindparam, exists, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.db.base import Base, Identified, Versioned, page
@@ -30,8 +30,11 @@ class FamilyGrant(Identified, Base):
     owner: Mapped[str] = mapped_column(String(64), index=True)
 
 
+_BY_NAME = select(Family).where(Family.name == bindparam("name"))
+
+
 def by_name(session: Session, name: str) -> Family | None:
-    return session.scalar(select(Family).where(Family.name == name))
+    return session.scalar(_BY_NAME, {"name": name})
 
 
 def list_page(session: Session, reader: str | None, after: str | None, limit: int) -> Sequence[Family]:

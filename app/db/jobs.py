@@ -3,11 +3,27 @@
 The table is DBOS's (3.4): unprefixed on SQLite, in schema dbos on PostgreSQL. It is only read here.
 """
 
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Select, String, TableClause, and_, column, func, or_, select, table
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Select,
+    String,
+    TableClause,
+    and_,
+    case,
+    column,
+    func,
+    literal_column,
+    or_,
+    select,
+    table,
+    text,
+)
 from sqlalchemy.orm import Session
 
 RUNNING = "PENDING"
@@ -17,6 +33,8 @@ STATUSES: dict[str, tuple[str, ...]] = {
     "queued": ("ENQUEUED", "DELAYED"), "running": (RUNNING,), "done": ("SUCCESS",), "cancelled": ("CANCELLED",),
     "failed": ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"),
 }  # fmt: skip
+LIVE = ("queued", "running")
+WORKFLOW = "portllm_job"
 
 
 @dataclass(frozen=True)
@@ -96,6 +114,20 @@ def page(
     return session.scalars(query.order_by(jobs.c.created_at.desc(), jobs.c.workflow_uuid.desc()).limit(limit + 1)).all()
 
 
+def given_up(session: Session, name: str, since: dt.datetime) -> Sequence[str]:
+    """Jobs that ended since a moment without an outcome of ours: interrupted too often, or failed while that could not be said.
+
+    Args:
+        session: the transaction.
+        name: the workflow that our jobs are.
+        since: when they were given up at the earliest.
+    """
+    jobs = _jobs(session)
+    query = select(jobs.c.workflow_uuid).where(jobs.c.name == name, jobs.c.status.in_(STATUSES["failed"]))
+    query = query.where(jobs.c.updated_at > since.timestamp() * 1000)
+    return session.scalars(query.order_by(jobs.c.updated_at, jobs.c.workflow_uuid)).all()
+
+
 def _in_state(session: Session, jobs: TableClause, state: str) -> ColumnElement[bool]:
     found = jobs.c.status.in_(STATUSES[state])
     if state not in ("done", "failed"):
@@ -107,8 +139,8 @@ def _in_state(session: Session, jobs: TableClause, state: str) -> ColumnElement[
 
 
 def _jobs(session: Session) -> TableClause:
-    texts = ("workflow_uuid", "status", "name", "executor_id", "output")
-    return _table(session, "workflow_status", *texts, numbers=("created_at", "recovery_attempts"))
+    texts = ("workflow_uuid", "status", "name", "executor_id", "output", "queue_name")
+    return _table(session, "workflow_status", *texts, numbers=("created_at", "updated_at", "recovery_attempts"))
 
 
 def _table(session: Session, name: str, *texts: str, numbers: Sequence[str] = ()) -> TableClause:
@@ -117,10 +149,35 @@ def _table(session: Session, name: str, *texts: str, numbers: Sequence[str] = ()
     return table(name, *columns, schema=schema)
 
 
-def counts(session: Session) -> dict[str, int]:
-    """How many jobs are in each state."""
+@dataclass(frozen=True)
+class Count:
+    """How many jobs of a kind are in a state, of a class; when the oldest of them was made, in milliseconds since 1970."""
+
+    kind: str
+    state: str
+    class_name: str
+    count: int
+    oldest_ms: int | None
+
+
+def counts(session: Session, kinds: Sequence[str], since: dt.datetime) -> list[Count]:
+    """Jobs that wait or run, and those made since a moment that ended; other kinds than the given ones are "other".
+
+    The engine has indexes over what waits or runs and over the moment of making: nothing else is read.
+    """
     jobs = _jobs(session)
-    found = {}
-    for state in STATUSES:
-        found[state] = session.scalar(select(func.count()).select_from(jobs).where(_in_state(session, jobs, state))) or 0
-    return found
+    kind = case(*((jobs.c.workflow_uuid.contains(f":{name}:", autoescape=True), name) for name in kinds), else_="other")
+    query = select(kind, jobs.c.queue_name, func.count(), func.min(jobs.c.created_at)).group_by(kind, jobs.c.queue_name)
+    # Written into the statement: only so does every planner see that the engine's index over what is in flight will do.
+    in_flight = text("status IN ('ENQUEUED', 'PENDING')")
+    delayed = jobs.c.status == literal_column("'DELAYED'")
+    chosen: list[tuple[str, ColumnElement[bool]]] = [
+        ("queued", and_(in_flight, jobs.c.status == "ENQUEUED")), ("queued", delayed),
+        ("running", and_(in_flight, jobs.c.status == RUNNING)),
+    ]  # fmt: skip
+    recent = jobs.c.created_at > since.timestamp() * 1000
+    chosen += [(state, and_(recent, _in_state(session, jobs, state))) for state in STATUSES if state not in LIVE]
+    return [
+        Count(name, state, queue or "none", count, oldest)
+        for state, condition in chosen for name, queue, count, oldest in session.execute(query.where(condition))
+    ]  # fmt: skip

@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ForeignKey, String, UniqueConstraint, func, select
+from sqlalchemy import ForeignKey, String, UniqueConstraint, func, select, update
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column, relationship
 
 from app.db.base import Base, Identified, Versioned, page
@@ -29,7 +29,7 @@ class Materialisation(Identified, Versioned, Base):
     port_id: Mapped[str] = mapped_column(ForeignKey("ports.id"))
     owner: Mapped[str] = mapped_column(String(64), index=True)
     target: Mapped[str] = mapped_column(String(1100))
-    state: Mapped[str] = mapped_column(String(20))
+    state: Mapped[str] = mapped_column(String(20), index=True)
     attempt: Mapped[int] = mapped_column(default=1)
     result: Mapped[dict[str, Any] | None]
     problem: Mapped[dict[str, Any] | None]
@@ -52,6 +52,11 @@ def get(session: Session, ident: str) -> Materialisation | None:
 def at(session: Session, port_id: str, target: str) -> Materialisation | None:
     query = select(Materialisation).where(Materialisation.port_id == port_id, Materialisation.target == target)
     return session.scalar(query.options(*_WITH_PORT))
+
+
+def move(session: Session, old_port: str, new_port: str) -> None:
+    """Gives those of one port to another with the same recipe."""
+    session.execute(update(Materialisation).where(Materialisation.port_id == old_port).values(port_id=new_port))
 
 
 def unfinished(session: Session, limit: int) -> Sequence[Materialisation]:

@@ -2,12 +2,14 @@
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
-from sqlalchemy import ForeignKey, String, UniqueConstraint, func, select
+from sqlalchemy import ForeignKey, Index, Select, String, UniqueConstraint, bindparam, func, select
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column, relationship
 
 from app.db.base import Base, Identified, Versioned, page
+from app.db.families import Family
 from app.db.patches import Patch, PatchVersion
 from app.db.releases import Release
 
@@ -24,12 +26,16 @@ class Port(Identified, Versioned, Base):
     """
 
     __tablename__ = "ports"
-    __table_args__ = (UniqueConstraint("version_id", "release_id", "fingerprint", "forced"),)
+    __table_args__ = (
+        UniqueConstraint("version_id", "release_id", "fingerprint", "forced"),
+        Index("ix_ports_owner_id", "owner", "id"),
+        Index("ix_ports_release_id_id", "release_id", "id"),
+    )
 
     version_id: Mapped[str] = mapped_column(ForeignKey("patch_versions.id"))
     release_id: Mapped[str] = mapped_column(ForeignKey("releases.id"), index=True)
     owner: Mapped[str] = mapped_column(String(64), index=True)
-    state: Mapped[str] = mapped_column(String(20))
+    state: Mapped[str] = mapped_column(String(20), index=True)
     recipe: Mapped[dict[str, Any]]
     fingerprint: Mapped[str] = mapped_column(String(64))
     forced: Mapped[bool]
@@ -51,8 +57,11 @@ _WITH_NAMES = (
 )
 
 
+_BY_ID = select(Port).where(Port.id == bindparam("id")).options(*_WITH_NAMES)
+
+
 def get(session: Session, port_id: str) -> Port | None:
-    return session.scalar(select(Port).where(Port.id == port_id).options(*_WITH_NAMES))
+    return session.scalar(_BY_ID, {"id": port_id})
 
 
 def existing(session: Session, version_id: str, release_id: str, fingerprint: str, forced: bool) -> Port | None:
@@ -60,6 +69,28 @@ def existing(session: Session, version_id: str, release_id: str, fingerprint: st
         Port.version_id == version_id, Port.release_id == release_id, Port.fingerprint == fingerprint, Port.forced == forced
     )
     return session.scalar(query.options(*_WITH_NAMES))
+
+
+class PortLine(NamedTuple):
+    """A port in a list, with the names of what it is made of."""
+
+    id: str
+    owner: str
+    name: str
+    version: int | None
+    family: str
+    release: str
+    trained_on: str | None
+    state: str
+    recipe: dict[str, Any]
+    fingerprint: str
+    findings: list[Any]
+    fidelity: dict[str, Any] | None
+    forced: bool
+    reason: str | None
+    digests: dict[str, Any] | None
+    created_at: dt.datetime
+    ready_at: dt.datetime | None
 
 
 def list_page(
@@ -71,17 +102,49 @@ def list_page(
     state: str | None,
     after: str | None,
     limit: int,
-) -> Sequence[Port]:
-    query = select(Port).options(*_WITH_NAMES)
-    if owner:
-        query = query.where(Port.owner == owner)
-    if patch_id:
-        query = query.join(PatchVersion, Port.version_id == PatchVersion.id).where(PatchVersion.patch_id == patch_id)
-    for column, value in ((Port.version_id, version_id), (Port.release_id, release_id), (Port.state, state)):
-        if value:
-            query = query.where(column == value)
-    return page(session, query, Port, after, limit)
+) -> list[PortLine]:
+    """Newest first, one more than `limit`, as lines: mapped rows with all that they refer to cost several times as much."""
+    chosen = {
+        "owner": owner, "patch_id": patch_id, "version_id": version_id, "release_id": release_id, "state": state, "after": after,
+    }  # fmt: skip
+    given = {name: value for name, value in chosen.items() if value}
+    return [PortLine(*row) for row in session.execute(_lines(frozenset(given)), {**given, "limit": limit + 1})]
+
+
+@cache
+def _lines(given: frozenset[str]) -> Select[Any]:
+    """The statement of a page, for what is asked for."""
+    port, version, patch, family = Port.__table__, PatchVersion.__table__, Patch.__table__, Family.__table__
+    release, trained_on = Release.__table__, Release.__table__.alias("trained_on")
+    of = port.c
+    query = select(
+        of.id, patch.c.owner, patch.c.name, version.c.number, family.c.name, release.c.name, trained_on.c.name, of.state,
+        of.recipe, of.fingerprint, of.findings, of.fidelity, of.forced, of.reason, of.digests, of.created_at, of.ready_at,
+    )  # fmt: skip
+    query = query.select_from(
+        port.join(version, of.version_id == version.c.id)
+        .join(patch, version.c.patch_id == patch.c.id)
+        .join(family, patch.c.family_id == family.c.id)
+        .join(release, of.release_id == release.c.id)
+        .outerjoin(trained_on, version.c.trained_on_id == trained_on.c.id)
+    )
+    columns = {**{name: of[name] for name in ("owner", "version_id", "release_id", "state")}, "patch_id": version.c.patch_id}
+    for name in given - {"after"}:
+        query = query.where(columns[name] == bindparam(name))
+    if "after" in given:
+        query = query.where(of.id < bindparam("after"))
+    return query.order_by(of.id.desc()).limit(bindparam("limit"))
+
+
+def everything(session: Session, after: str | None, limit: int) -> Sequence[Port]:
+    """One page of all ports, as rows."""
+    return page(session, select(Port).options(*_WITH_NAMES), Port, after, limit)
 
 
 def count(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(Port)) or 0
+
+
+def counts(session: Session) -> dict[str, int]:
+    """How many are in each state; read from the index over states."""
+    return dict(session.execute(select(Port.state, func.count()).group_by(Port.state)).tuples().all())

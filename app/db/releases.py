@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, String, UniqueConstraint, func, select
+from sqlalchemy import BigInteger, ForeignKey, String, UniqueConstraint, bindparam, func, select
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column, relationship
 
 from app.db.base import Base, Identified, Versioned, page
@@ -71,8 +71,15 @@ def locked(session: Session, release_id: str) -> Release | None:
     return session.scalar(query.with_for_update(of=Release).execution_options(populate_existing=True))
 
 
+_BY_NAME = (
+    select(Release)
+    .where(Release.family_id == bindparam("family"), Release.name == bindparam("name"))
+    .options(*_WITH_NAMES)
+)  # fmt: skip
+
+
 def by_name(session: Session, family_id: str, name: str) -> Release | None:
-    return session.scalar(select(Release).where(Release.family_id == family_id, Release.name == name).options(*_WITH_NAMES))
+    return session.scalar(_BY_NAME, {"family": family_id, "name": name})
 
 
 def list_page(
@@ -89,15 +96,22 @@ def list_page(
     return page(session, query, Release, after, limit)
 
 
+_LINEAGE = select(LineageSample.lineage).where(
+    LineageSample.old_manifest == bindparam("old"), LineageSample.new_manifest == bindparam("new")
+)
+
+
 def lineage(session: Session, old_manifest: str, new_manifest: str) -> dict[str, Any] | None:
-    query = select(LineageSample.lineage).where(
-        LineageSample.old_manifest == old_manifest, LineageSample.new_manifest == new_manifest
-    )
-    return session.scalar(query)
+    return session.scalar(_LINEAGE, {"old": old_manifest, "new": new_manifest})
 
 
 def count(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(Release)) or 0
+
+
+def counts(session: Session) -> dict[str, int]:
+    """How many are in each state; read from the index over states."""
+    return dict(session.execute(select(Release.state, func.count()).group_by(Release.state)).tuples().all())
 
 
 def manifest_digests(session: Session) -> set[str]:

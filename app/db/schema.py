@@ -1,8 +1,20 @@
-"""The database's schema: which one is there, which one this version needs, and how to get from one to the other."""
+"""The database's schema: which one is there, which one this version needs, and how to get from one to the other.
+
+What an upgrade promises, and `tests/registry/test_upgrade.py` holds every migration to:
+
+- The version before goes on while a migration runs and after it. A migration therefore only adds to the schema of the last
+  release: tables, columns that may be null or have a default in the database, indexes that are not unique.
+- A migration is one transaction, done or not begun; indexes on PostgreSQL are made outside of one, so that nobody who writes
+  waits for them (`migrations/indexes.py`). It waits for a lock so briefly that no request is ended for it, and is tried again;
+  who holds a table for long makes the upgrade fail with a sentence. What was made until then stays.
+- What no version writes or reads any more is removed by the release after the one that gave it up, never by that one.
+- A version starts on its own schema or on a newer one, never on an older one.
+"""
 
 import logging
 import os
 import shlex
+import time
 from functools import cache
 from pathlib import Path
 
@@ -18,18 +30,34 @@ from app.db.failures import translated
 from app.domain.errors import DomainError
 
 NONE = "nothing"
+TRY_SECONDS, PAUSE_SECONDS = 20.0, 0.5
 
 log = logging.getLogger("portllm.database")
 
 
-def upgrade(url: str) -> None:
+def upgrade(url: str, seconds: float = TRY_SECONDS) -> None:
     """Brings our tables up to date; two at once wait for each other.
 
+    Args:
+        url: of the database.
+        seconds: how long to try again while others hold what a migration needs.
+
     Raises:
-        DomainError: database.unreachable, database.busy (somebody holds a lock that a migration needs).
+        DomainError: database.unreachable, database.held (somebody held a table all that time).
     """
-    with translated():
-        command.upgrade(alembic_config(url), "head")
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with translated():
+                command.upgrade(alembic_config(url), "head")
+        except DomainError as error:
+            if error.code not in ("database.busy", "database.collision"):
+                raise
+            if time.monotonic() > deadline:
+                raise DomainError("database.held") from error
+        else:
+            return
+        time.sleep(PAUSE_SECONDS)
 
 
 @cache

@@ -47,6 +47,7 @@ CATALOGUE: dict[str, Entry] = {
     # -- the database
     "database.unreachable": Entry("busy", "Database unreachable", "The database does not answer.", "Retry after a few seconds; the operator finds the reason in the service's log."),
     "database.busy": Entry("busy", "Database busy", "The database took too long.", "Retry after a few seconds."),
+    "database.held": Entry("busy", "Tables in use", "Others held a table that the upgrade must change; that step of it was not made.", "Let their transaction end (on PostgreSQL pg_stat_activity shows it), then run 'portllm db upgrade' again."),
     "database.collision": Entry("busy", "Written at the same time", "Another request wrote the same thing at the same moment.", "Repeat the request: it then finds what the other one wrote."),
     "database.schema": Entry("busy", "Database not upgraded", "The database is at schema {found}; this version needs {needed}.", "Run 'portllm db upgrade' first; versions that run may go on meanwhile."),
     # -- tokens
@@ -62,7 +63,8 @@ CATALOGUE: dict[str, Entry] = {
     "family.grant": Entry("not_found", "No such grant", "Family {family!r} is not granted to {owner!r}.", "List its grants with 'portllm family grants'."),
     "family.taken": Entry("conflict", "Name taken", "There is already a family {family!r}.", "Use it, or choose another name."),
     "release.unknown": Entry("not_found", "Unknown release", "Family {family!r} has no release {release!r}.", "List them with 'portllm ls releases'; register it with 'portllm release add'."),
-    "release.taken": Entry("conflict", "Name taken", "{family}/{release} already names another directory ({source}).", "Releases never change; choose another release name."),
+    "release.taken": Entry("conflict", "Name taken", "{family}/{release} is there already: {source}, {how}, parent {parent}.", "Releases never change; register it in the same words, or choose another release name."),
+    "patch.differs": Entry("conflict", "Described otherwise", "{patch} is there already, with another description.", "Leave the description out, or change it: PATCH /api/v1/patches/{patch}."),
     "release.not_ready": Entry("conflict", "Release not ready", "{family}/{release} is {state}.", "Wait until it is ready, or see why with 'portllm ls releases'."),
     "release.yanked": Entry("gone", "Release yanked", "{family}/{release} was yanked: {reason}.", "Choose another release."),
     "release.parent": Entry("conflict", "Unknown parent", "The parent {parent!r} is not a release of {family!r}.", "Register the parent first, or leave it out."),

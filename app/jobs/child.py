@@ -73,7 +73,10 @@ def say(message: dict[str, Any]) -> None:
 
 def main() -> None:
     """Does one job."""
-    order = json.loads(sys.stdin.readline())
+    given = sys.stdin.readline()
+    if not given:  # the parent ended before it could say what to do
+        sys.exit(PARENT_GONE)
+    order = json.loads(given)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     do = KINDS[order["kind"]]
     try:

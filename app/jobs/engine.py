@@ -18,12 +18,14 @@ from dbos import DBOS, DBOSConfig
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from app.db.jobs import Claim
+from app.domain.context import JOB_ID
 from app.domain.errors import DomainError
 from app.jobs import process
 from app.jobs.kinds import CPU, KINDS
 from app.jobs.presence import Presence
 from app.jobs.queue import APPLICATION, POOL, PORTABLE, PROGRESS, VERSION, WORKFLOW
 from app.services import jobs
+from app.services.backend import Doing
 from app.services.uow import UnitOfWork
 
 EXECUTOR = "local"
@@ -62,6 +64,7 @@ class Engine:
         self._url, self._begin, self._read, self._concurrency = url, begin, read, concurrency
         self._class, self._presence = class_name, presence
         self._executor = presence.card.id if presence else EXECUTOR
+        self._running: dict[str, Doing] = {}
 
     def start(self) -> None:
         """Launches DBOS; the jobs of a service that was alone are taken up again."""
@@ -83,6 +86,10 @@ class Engine:
         if self._presence:
             self._presence.start()
 
+    def doing(self) -> list[Doing]:
+        """The jobs that run now."""
+        return list(self._running.values())
+
     def check(self) -> None:
         """Raises `DomainError` (worker.unready) unless jobs are taken from their queue."""
         if not any(thread.is_alive() and thread.name.endswith(LISTENER) for thread in threading.enumerate()):
@@ -102,11 +109,15 @@ class Engine:
             should_retry=_can_pass,
         )  # fmt: skip
         async def run(job: str, kind: str, subject: str, held: Claim) -> dict[str, Any]:
+            JOB_ID.set(job)
             return await self._run(job, kind, subject, held)
 
         @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=RECOVERIES)
         async def portllm_job(job: str, kind: str, subject: str) -> dict[str, Any]:
+            JOB_ID.set(job)
             held = await self._patiently(jobs.claim, job, self._executor)
+            log.info("started, attempt %s", held.attempt)
+            self._running[job] = Doing(job, kind, {})
             try:
                 await self._patiently(jobs.started, job, kind, subject, held)
                 return await run(job, kind, subject, held)
@@ -116,6 +127,8 @@ class Engine:
                 if DBOS.workflow_id is None or _is_cancel(error) or _is_lost(error):
                     raise
                 return await self._refuse(job, kind, subject, held, _problem(error))
+            finally:
+                self._running.pop(job, None)
 
     async def _run(self, job: str, kind: str, subject: str, held: Claim) -> dict[str, Any]:
         try:
@@ -130,6 +143,7 @@ class Engine:
 
         async def report(progress: dict[str, Any]) -> None:
             nonlocal told
+            self._running[job] = Doing(job, kind, progress)
             # DBOS refuses this write once another worker has the job; the error ends the child.
             await DBOS.set_event_async(PROGRESS, progress, serialization_type=PORTABLE)
             if time.monotonic() - told >= TELL_SECONDS:
@@ -146,6 +160,7 @@ class Engine:
             return await self._refuse(job, kind, subject, held, final["error"])
         await self._patiently(KINDS[kind].keep, final["result"], begin=self._read)
         await self._patiently(_record, job, kind, subject, held, final["result"])
+        log.info("done")
         return {"result": "recorded"}
 
     def _clear(self, job: str, kind: str, held: Claim, order: dict[str, Any]) -> None:
@@ -159,6 +174,7 @@ class Engine:
 
     async def _refuse(self, job: str, kind: str, subject: str, held: Claim, problem: dict[str, Any]) -> dict[str, Any]:
         await self._patiently(_reject, job, kind, subject, held, problem)
+        log.warning("failed: %s", problem["code"])
         return {"error": problem}
 
     async def _patiently(self, use_case: Callable[..., Result], *arguments: Any, begin: Begin | None = None) -> Result:
@@ -170,6 +186,7 @@ class Engine:
             except (OperationalError, InterfaceError, DomainError) as error:
                 if not _can_pass(error) or time.monotonic() > deadline:
                     raise
+                log.info("waits: %s", error)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable
@@ -13,9 +14,13 @@ from app.blobs.s3_client import CHAIN
 
 GRACE_SECONDS = 5.0
 MAX_LINE = 8 * 2**20
+MAX_TEXT, LINES_BYTES = 2000, 2**16
 # What a child may know of the environment: where Python and its libraries are, how many threads, nothing else. What S3's
 # client needs is added where an order names S3.
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "OMP_NUM_THREADS", "LD_LIBRARY_PATH")
+
+
+log = logging.getLogger("portllm.job")
 
 
 class ChildError(Exception):
@@ -50,13 +55,17 @@ async def run(order: dict[str, Any], on_progress: Callable[[dict[str, Any]], Awa
     """
     names = PASSED_ON + (CHAIN if needs_s3(order) else ())
     environment = {name: os.environ[name] for name in names if name in os.environ}
+    pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "app.jobs.child", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        sys.executable, "-P", "-m", "app.jobs.child", stdin=pipe, stdout=pipe, stderr=pipe,
         env={**environment, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}, limit=MAX_LINE, start_new_session=True,
     )  # fmt: skip
+    assert process.stdin is not None  # noqa: S101  asked for above
+    assert process.stdout is not None  # noqa: S101
+    assert process.stderr is not None  # noqa: S101
+    log.debug("process %s began", process.pid)
+    relay = asyncio.create_task(_relay(process.stderr))
     try:
-        assert process.stdin is not None  # noqa: S101  asked for above
-        assert process.stdout is not None  # noqa: S101
         process.stdin.write(json.dumps(order).encode() + b"\n")
         await process.stdin.drain()
         final: dict[str, Any] | None = None
@@ -67,6 +76,8 @@ async def run(order: dict[str, Any], on_progress: Callable[[dict[str, Any]], Awa
             else:
                 final = message
         code = await process.wait()
+        await relay
+        log.debug("process %s ended with %s", process.pid, code)
         if final is None:
             raise ChildError(f"exit status {code}" if code >= 0 else f"signal {-code}")
         if "busy" in final:
@@ -74,6 +85,15 @@ async def run(order: dict[str, Any], on_progress: Callable[[dict[str, Any]], Awa
         return final
     finally:
         await _end(process)
+        relay.cancel()
+
+
+async def _relay(stream: asyncio.StreamReader) -> None:
+    """What a job's process complains of, as lines of this one's log, which know the job."""
+    while line := await stream.read(LINES_BYTES):
+        for text in line.decode(errors="replace").splitlines():
+            if text.strip():
+                log.warning("%s", text[:MAX_TEXT])
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

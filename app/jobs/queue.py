@@ -1,5 +1,6 @@
 """What the API needs of DBOS: enqueue, cancel, look; nothing is run here."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,10 +14,11 @@ from app.services.uow import JobStatus
 
 APPLICATION = "portllm"
 VERSION = "1"
-WORKFLOW = "portllm_job"
+WORKFLOW = rows.WORKFLOW
 PROGRESS = "progress"
 PORTABLE = WorkflowSerializationFormat.PORTABLE
 POOL = 5
+log = logging.getLogger("portllm.jobs")
 STATES = {status: state for state, statuses in rows.STATUSES.items() for status in statuses}
 
 
@@ -32,6 +34,8 @@ class DbosQueue:
             "serialization_type": PORTABLE, "priority": KINDS[kind].priority,
         }  # fmt: skip
         self._client.enqueue_in_transaction(session, options, job, kind, subject)
+        # The line that leads from a request to its job.
+        log.info("a job of kind %s waits", kind, extra={"job_id": job})
 
     def cancel(self, job: str) -> None:
         self._client.cancel_workflow(job)

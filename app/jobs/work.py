@@ -163,7 +163,7 @@ def _list_directory(where: dict[str, Any], roots: list[str]) -> tuple[dict[str, 
     for path in files:
         real = (root / path).resolve()
         if not any(real.is_relative_to(r) for r in allowed):
-            raise CheckpointError("checkpoint.unsafe_path", path=path)
+            raise CheckpointError("checkpoint.link", path=path)
     return files, {path: list(stat_of(root / path)) for path in files}
 
 

@@ -3,11 +3,12 @@
 from collections.abc import Generator, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from app.services.readiness import Readiness
 from app.services.uow import Tools, UnitOfWork
-from app.services.workers import Reader
+from app.services.workers import Card, Reader
 
 
 class FilesOfWorkers(Protocol):
@@ -15,6 +16,15 @@ class FilesOfWorkers(Protocol):
 
     def read(self, url: str, headers: Mapping[str, str], length: int) -> Generator[memoryview, None, None] | None:
         """Starts a read that must give `length` bytes; None when that worker cannot be reached or does not do it now."""
+
+
+@dataclass(frozen=True)
+class Doing:
+    """A job that runs in this process; `progress` as in `app.jobs.child`, empty before its first report."""
+
+    job: str
+    kind: str
+    progress: dict[str, Any]
 
 
 class Backend(Protocol):
@@ -25,6 +35,13 @@ class Backend(Protocol):
     worker_ttl: float
     readiness: Readiness
     handed_over: "FilesOfWorkers"
+
+    @property
+    def card(self) -> Card | None:
+        """What this process says of itself as a worker; None where it is none."""
+
+    def doing(self) -> list[Doing] | None:
+        """The jobs that run in this process; None where it runs none."""
 
     def readers(self) -> list[Reader]:
         """Live workers that read merged files."""

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 from app.core.errors import CoreError
 from app.domain.errors import DomainError
-from app.services import materialisations, releases, sweep
+from app.services import jobs, sweep
 from app.services.uow import UnitOfWork
 
 SWEEP_SECONDS = 3600.0
@@ -31,12 +31,12 @@ class House:
     def __init__(self, read: Begin, write: Begin) -> None:
         self._read, self._write = read, write
         self._next_sweep = time.monotonic()
+        self._told = set[str]()
 
     def keep(self) -> None:
         """What is due now; whoever calls this is the only one who does."""
-        for reconcile in (releases.reconcile, materialisations.reconcile):
-            with self._write() as uow:
-                reconcile(uow)
+        with self._write() as uow:
+            jobs.reconcile(uow, self._told)
         if time.monotonic() >= self._next_sweep:
             self._next_sweep = time.monotonic() + SWEEP_SECONDS
             swept = sweep_all(self._read, self._write)

@@ -1,15 +1,20 @@
 """Jobs: a view of the engine's own records, and what is told about them as events."""
 
+import datetime as dt
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from app.db import events as event_rows
 from app.db import jobs as rows
+from app.db.base import now
 from app.db.jobs import Claim
 from app.domain.errors import DomainError
 from app.domain.principal import INSTALLATION, Principal
 from app.services import digests, materialisations, releases
 from app.services.uow import JobStatus, UnitOfWork
 
+FAILED = "job.failed"
 # Starts the next attempt at the same subject, by the use case that started the first; returns its job.
 AGAIN: dict[str, Callable[[UnitOfWork, Principal, str], str]] = {
     releases.INGEST: releases.ingest_again,
@@ -21,11 +26,43 @@ CANCELLED: dict[str, Callable[[UnitOfWork, str, dict[str, Any]], None]] = {
     releases.INGEST: releases.record_rejected,
     materialisations.MATERIALISE: materialisations.record_failed,
 }
+# What a job that the engine gave up leaves to be said about its subject.
+GIVEN_UP: dict[str, Callable[[UnitOfWork, str, str, dict[str, Any]], None]] = {
+    releases.INGEST: releases.give_up,
+    materialisations.MATERIALISE: materialisations.give_up,
+}
+GIVEN_UP_SINCE = dt.timedelta(days=1)
 
 
-def counts(uow: UnitOfWork) -> dict[str, int]:
-    """How many jobs are in each state; for metrics, which know no owners."""
-    return rows.counts(uow.session)
+def reconcile(uow: UnitOfWork, told: set[str]) -> int:
+    """Says what no worker could say: of jobs that the engine gave up, and of facts that wait for a job that has ended.
+
+    Whoever calls it is the only one who does (see `app.services.house`). The event and the fact are one transaction, so that
+    each is told once.
+
+    Args:
+        uow: a transaction that writes.
+        told: jobs that are known to be told of; grows.
+
+    Returns:
+        How many were told of now.
+    """
+    count = 0
+    for job in rows.given_up(uow.session, rows.WORKFLOW, now() - GIVEN_UP_SINCE):
+        owner, kind, key = job.split(":", 2)
+        if job in told:
+            continue
+        uow.after_commit(partial(told.add, job))
+        status = uow.tools.jobs.status(job)
+        if event_rows.was_told(uow.session, owner, FAILED, job) or status is None or status.problem is None:
+            continue
+        subject = key.rpartition("-")[0]
+        if kind in GIVEN_UP:
+            GIVEN_UP[kind](uow, subject, job, status.problem)
+        failed(uow, job, kind, subject, status.problem)
+        uow.session.flush()  # whoever looks for what still waits, below, must not find it again
+        count += 1
+    return count + releases.reconcile(uow) + materialisations.reconcile(uow)
 
 
 def get(uow: UnitOfWork, principal: Principal, job: str) -> JobStatus:
@@ -107,7 +144,7 @@ def done(uow: UnitOfWork, job: str, kind: str, subject: str) -> None:
 
 
 def failed(uow: UnitOfWork, job: str, kind: str, subject: str, problem: dict[str, Any]) -> None:
-    _tell(uow, "job.failed", job, kind=kind, subject=subject, code=problem["code"], detail=problem["detail"])
+    _tell(uow, FAILED, job, kind=kind, subject=subject, code=problem["code"], detail=problem["detail"])
 
 
 def _tell(uow: UnitOfWork, what: str, job: str, **data: Any) -> None:

@@ -144,6 +144,13 @@ def reconcile(uow: UnitOfWork) -> int:
     return count
 
 
+def give_up(uow: UnitOfWork, ident: str, job: str, problem: dict[str, Any]) -> None:
+    """The same for one job, unless another attempt was begun since."""
+    row = rows.get(uow.session, ident)
+    if row is not None and job_of(row) == job:
+        record_failed(uow, ident, problem)
+
+
 def clear(uow: UnitOfWork, order: dict[str, Any]) -> None:  # noqa: ARG001  the form of all kinds
     """Drops the parts that a child left that ended without a result."""
     target = order["target"]

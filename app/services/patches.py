@@ -1,10 +1,8 @@
 """Patches and their aliases."""
 
-from collections.abc import Sequence
-
 from app.db import patches as rows
 from app.db.base import now
-from app.db.patches import Alias, Patch, PatchVersion
+from app.db.patches import Alias, Patch, PatchLine, PatchVersion
 from app.domain.errors import DomainError
 from app.domain.ids import new_id
 from app.domain.names import check_patch, check_revision
@@ -28,6 +26,8 @@ def create(
     if existing and existing.family_id != family.id:
         raise DomainError("patch.taken", patch=full_name, family=existing.family.name)
     if existing:
+        if description and description != existing.description:
+            raise DomainError("patch.differs", patch=full_name)
         return existing, False
     patch = Patch(
         id=new_id("pat"), created_at=now(), owner=owner, name=name, family_id=family.id, description=description, family=family
@@ -47,7 +47,7 @@ def get(uow: UnitOfWork, principal: Principal, owner: str, name: str) -> Patch:
 
 def list_page(
     uow: UnitOfWork, principal: Principal, owner: str | None, family_name: str | None, after: str | None, limit: int
-) -> Sequence[Patch]:
+) -> list[PatchLine]:
     family = families.get(uow, principal, family_name) if family_name else None
     if not principal.is_admin:
         if owner not in (None, principal.owner):
@@ -61,8 +61,7 @@ def describe(uow: UnitOfWork, principal: Principal, owner: str, name: str, descr
     patch = get(uow, principal, owner, name)
     principal.require_publish(owner)
     uow.lock(patch)
-    if expected is not None and expected != patch.row_version:
-        raise DomainError("request.changed", what=patch.full_name)
+    uow.expect(patch, expected, patch.full_name)
     patch.description = description
     patch.row_version += 1
     uow.event("patch.changed", principal, owner, patch.full_name)
@@ -126,5 +125,6 @@ def set_alias(
     return alias
 
 
-def aliases(uow: UnitOfWork, patch: Patch) -> Sequence[Alias]:
+def aliases(uow: UnitOfWork, patch: Patch) -> dict[str, int | None]:
+    """Version numbers by alias."""
     return rows.aliases(uow.session, patch.id)

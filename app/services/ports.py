@@ -5,18 +5,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from app.core.companions import judge_releases, judge_tokenizers
+from app.core.companions import judge_left_out, judge_releases, judge_tokenizers
 from app.core.errors import CoreError
 from app.core.findings import Finding, refusal
 from app.core.manifest import Manifest
 from app.core.recipe import Recipe, fingerprint
-from app.core.signals import Lineage, judge_fidelity, judge_lineage, measure_fidelity, measure_lineage
+from app.core.signals import Lineage, assess_effect, judge_lineage, measure_lineage
 from app.core.stream import Merger
+from app.db import materialisations as materialisation_rows
 from app.db import ports as rows
 from app.db import releases as release_rows
 from app.db.base import now
 from app.db.patches import PatchVersion
-from app.db.ports import Port
+from app.db.ports import Port, PortLine
 from app.db.releases import LineageSample, Release
 from app.domain.errors import DomainError
 from app.domain.ids import new_id
@@ -83,8 +84,8 @@ def assess(uow: UnitOfWork, principal: Principal, wish: Wish) -> Verdict:
         lineage, judged = _lineage(uow, version, release, [d.tensor for d in plan.deltas])
         findings += judged
         with uow.tools.library.open_merger(release, version, wish.recipe, uow.tools.arithmetic()) as merger:
-            measured = measure_fidelity(merger, uow.tools.arithmetic())
-        findings += judge_fidelity(measured)
+            measured, judged = assess_effect(merger, uow.tools.arithmetic())
+        findings += judged
         fidelity = measured.to_dict() if measured else None
     return Verdict(
         version, release, wish.recipe, fingerprint(wish.recipe, str(release.manifest), version.digest),
@@ -124,7 +125,7 @@ def create(uow: UnitOfWork, principal: Principal, verdict: Verdict, force: str |
     if existing and existing.state != "retired":
         return existing, False
     if existing:
-        uow.session.delete(existing)
+        existing.fingerprint = existing.id  # gives its natural key away until what refers to it does not any more
         uow.session.flush()
     port = Port(
         id=new_id("prt"), created_at=now(), version_id=version.id, release_id=release.id, owner=version.owner,
@@ -134,6 +135,10 @@ def create(uow: UnitOfWork, principal: Principal, verdict: Verdict, force: str |
     port.state = move("port", port.state, verdict.state)
     port.ready_at = now() if port.state == "ready" else None
     uow.add(port)
+    if existing:  # the same recipe, so the same bytes: what was written of them is this port's now
+        materialisation_rows.move(uow.session, existing.id, port.id)
+        uow.session.delete(existing)
+        uow.session.flush()
     uow.event(
         f"port.{port.state}", principal, port.owner, port.id, patch=version.patch.full_name, version=version.number,
         release=release.name, forced=port.forced,
@@ -159,7 +164,7 @@ def list_page(
     state: str | None,
     after: str | None,
     limit: int,
-) -> Sequence[Port]:
+) -> list[PortLine]:
     """Ports, newest first; of one patch (owner/name), one of its versions, one release."""
     owner = None if principal.is_admin else principal.owner
     patch = release = None
@@ -167,11 +172,13 @@ def list_page(
         patch = patches.get(uow, principal, *patch_name.split("/", 1)) if "/" in patch_name else None
         if patch is None:
             raise DomainError("patch.unknown", patch=patch_name[:200])
-        family_name = family_name or patch.family.name
     if release_name:
-        if not family_name:
+        family = patch.family if patch and family_name in (None, patch.family.name) else None
+        if family is None and family_name:
+            family = families.get(uow, principal, family_name)
+        if family is None:
             raise DomainError("request.invalid", reason="A release can be asked for together with its family or a patch.")
-        release = releases.get(uow, principal, family_name, release_name)
+        release = releases.of_family(uow, family, release_name)
     chosen = patches.find_version(uow, patch, version) if patch and version else None
     return rows.list_page(
         uow.session, owner, patch.id if patch else None, chosen.id if chosen else None,
@@ -179,11 +186,12 @@ def list_page(
     )  # fmt: skip
 
 
-def approve(uow: UnitOfWork, principal: Principal, port_id: str, reason: str) -> Port:
+def approve(uow: UnitOfWork, principal: Principal, port_id: str, reason: str, expected: int | None = None) -> Port:
     """Lets a held port become ready."""
     port = get(uow, principal, port_id)
     principal.require_publish(port.owner)
     uow.lock(port)
+    uow.expect(port, expected, "The port")
     port.state = move("port", port.state, "ready")
     port.reason = reason
     port.ready_at = now()
@@ -192,11 +200,12 @@ def approve(uow: UnitOfWork, principal: Principal, port_id: str, reason: str) ->
     return port
 
 
-def retire(uow: UnitOfWork, principal: Principal, port_id: str) -> Port:
+def retire(uow: UnitOfWork, principal: Principal, port_id: str, expected: int | None = None) -> Port:
     """Takes a port out of use; its merged model is not handed out any more."""
     port = get(uow, principal, port_id)
     principal.require_publish(port.owner)
     uow.lock(port)
+    uow.expect(port, expected, "The port")
     port.state = move("port", port.state, "retired")
     port.row_version += 1
     uow.event("port.retired", principal, port.owner, port.id)
@@ -235,10 +244,7 @@ def _state(findings: Sequence[Finding], version: PatchVersion, force: str | None
 def _companions(
     uow: UnitOfWork, version: PatchVersion, release: Release, manifest: Manifest, recipe: Recipe
 ) -> Iterator[Finding]:
-    if manifest.checkpoint.left_out:
-        left_out = list(manifest.checkpoint.left_out)
-        text = f"Not carried, because only the safetensors weights are merged: {', '.join(left_out[:5])}."
-        yield Finding("release.left_out", "info", text, {"files": left_out[:100]})
+    yield from judge_left_out(manifest.checkpoint.left_out)
     yield from judge_tokenizers(digests_of(version), manifest.file_digests, recipe)
     if version.trained_on is None:
         text = "It is not known which release the patch was trained on, so nothing tells whether this one continues it."

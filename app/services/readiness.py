@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from app.domain.errors import DomainError
+from app.services.threads import in_thread
 
 LIMIT_SECONDS = 2.0
 FRESH_SECONDS = 1.0
-
-Value = TypeVar("Value")
 
 log = logging.getLogger("portllm.ready")
 
@@ -57,7 +56,7 @@ class Readiness:
         with self._lock:
             under_way = self._look is not None and not self._look.done()
             if self._look is None or not (under_way or time.monotonic() - self._looked < FRESH_SECONDS):
-                self._look = _in_thread(self._all)
+                self._look = in_thread(self._all)
             return self._look
 
     def _all(self) -> Parts:
@@ -84,7 +83,7 @@ class _Question:
 
     def __init__(self, check: Callable[[], object]) -> None:
         self._check, self._began, self._ended = check, time.monotonic(), 0.0
-        self.answer = _in_thread(self._run)
+        self.answer = in_thread(self._run)
 
     def _run(self) -> None:
         try:
@@ -109,18 +108,3 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return "it failed; the log says why"
-
-
-def _in_thread(work: Callable[[], Value]) -> Future[Value]:
-    """Runs something in a daemon thread: what hangs may not keep the process from ending."""
-    future: Future[Value] = Future()
-
-    def run() -> None:
-        future.set_running_or_notify_cancel()
-        try:
-            future.set_result(work())
-        except BaseException as error:  # noqa: BLE001  it is raised where the result is asked for
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="ready", daemon=True).start()
-    return future

@@ -40,9 +40,8 @@ def register(
     release = rows.by_name(uow.session, family.id, name)
     if release:
         uow.lock(release)
-    if release and (release.source != source or release.copied != copied):
-        raise DomainError("release.taken", family=family_name, release=name, source=release.source)
     if release and release.state != "rejected":
+        _check_same(release, source, copied, parent_row)
         return release, False
     is_new = release is None
     if release is None:
@@ -51,7 +50,8 @@ def register(
             copied=copied, parent_id=parent_row.id if parent_row else None, state="ingesting",
         )  # fmt: skip
         uow.add(release)
-    else:
+    else:  # it never was what its name says: whoever named the wrong directory corrects it
+        release.source, release.copied, release.parent_id = source, copied, parent_row.id if parent_row else None
         _next_attempt(release)
     uow.tools.jobs.enqueue(uow.session, job_of(release), INGEST, release.id)
     uow.family_event("release.registered", principal, family_name, name, source=source)
@@ -82,10 +82,14 @@ def job_of(release: Release) -> str:
 
 
 def get(uow: UnitOfWork, principal: Principal, family_name: str, name: str) -> Release:
-    family = families.get(uow, principal, family_name)
+    return of_family(uow, families.get(uow, principal, family_name), name)
+
+
+def of_family(uow: UnitOfWork, family: Family, name: str) -> Release:
+    """Raises `DomainError` (release.unknown)."""
     release = rows.by_name(uow.session, family.id, name)
     if release is None:
-        raise DomainError("release.unknown", family=family_name, release=name[:100])
+        raise DomainError("release.unknown", family=family.name, release=name[:100])
     return release
 
 
@@ -111,11 +115,12 @@ def list_page(
     return rows.list_page(uow.session, family.id if family else None, state, after, limit, families.reader_of(principal))
 
 
-def yank(uow: UnitOfWork, principal: Principal, family_name: str, name: str, reason: str) -> Release:
+def yank(uow: UnitOfWork, principal: Principal, family_name: str, name: str, reason: str, expected: int | None = None) -> Release:
     """Hides a release from selection; what is pinned to it goes on."""
     principal.require_admin()
     release = get(uow, principal, family_name, name)
     uow.lock(release)
+    uow.expect(release, expected, f"{family_name}/{name}")
     release.state = move("release", release.state, "yanked")
     release.yank_reason = reason
     _touch(release)
@@ -224,6 +229,13 @@ def crashed(uow: UnitOfWork, job: str) -> dict[str, Any] | None:
     return status.problem if status and status.problem else error.to_problem()
 
 
+def give_up(uow: UnitOfWork, release_id: str, job: str, problem: dict[str, Any]) -> None:
+    """Rejects the release of one job that was given up, unless another attempt was begun since."""
+    release = rows.get(uow.session, release_id)
+    if release is not None and job_of(release) == job:
+        record_rejected(uow, release_id, problem)
+
+
 def allowed_source(source: str, tools: Tools) -> dict[str, Any]:
     """Where a release may be read from, as the order of its job names it.
 
@@ -257,9 +269,23 @@ def allowed_directory(directory: str, roots: Sequence[Path]) -> Path:
         raise DomainError("release.root", path=directory[:200]) from None
     if not any(real.is_relative_to(root.resolve()) for root in roots):
         raise DomainError("release.root", path=directory[:200])
-    if not real.is_dir():
+    try:
+        there = real.is_dir()
+    except OSError:  # a name longer than any can be
+        there = False
+    if not there:
         raise DomainError("release.directory", path=directory[:200])
     return real
+
+
+def _check_same(release: Release, source: str, copied: bool, parent: Release | None) -> None:
+    """Raises `DomainError` (release.taken) unless a release was registered with the very same words."""
+    was = (release.source, release.copied, release.parent_id)
+    if was != (source, copied, parent.id if parent else None):
+        raise DomainError(
+            "release.taken", family=release.family.name, release=release.name, source=release.source,
+            how="copied" if release.copied else "by reference", parent=release.parent.name if release.parent else "none",
+        )  # fmt: skip
 
 
 def _next_attempt(release: Release) -> None:

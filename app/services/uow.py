@@ -16,6 +16,7 @@ from app.db.base import now
 from app.db.events import Event
 from app.db.failures import CollisionError, translated
 from app.db.locks import BYTES, share_turn
+from app.domain.errors import DomainError
 from app.domain.principal import INSTALLATION, Principal
 from app.services.library import Library
 
@@ -117,6 +118,11 @@ class UnitOfWork:
     def names_bytes(self) -> None:
         """Called before bytes are looked at that this transaction will name: none are swept until it ends."""
         share_turn(self.session, BYTES)
+
+    def expect(self, row: Any, row_version: int | None, what: str) -> None:
+        """Raises `DomainError` (request.changed) where the caller read another state of a locked row; None: it does not care."""
+        if row_version is not None and row_version != row.row_version:
+            raise DomainError("request.changed", what=what)
 
     def event(self, kind: str, principal: Principal, owner: str, subject: str, /, **data: Any) -> None:
         """Says what happened; written at the end of the transaction, with the fact or not at all."""

@@ -152,7 +152,8 @@ def verify(uow: UnitOfWork, principal: Principal, upload: str) -> dict[str, Any]
         arrived = _arrived(uow, version, str(index), file["path"])
         if arrived != file["size"]:
             raise DomainError("upload.incomplete", path=file["path"], received=arrived, size=file["size"])
-    for index, file in enumerate(version.files):
+    # Small files first: where one is damaged, those before it must be sent again too.
+    for index, file in sorted(enumerate(version.files), key=lambda numbered: numbered[1]["size"]):
         multipart = (version.multiparts or {}).get(file["path"])
         if multipart and blobs.direct and blobs.received(version.id, str(index)) != file["size"]:
             blobs.direct.complete(version.id, str(index), multipart)
@@ -214,11 +215,14 @@ def list_page(
     return rows.versions_page(uow.session, patch.id, after, limit)
 
 
-def yank(uow: UnitOfWork, principal: Principal, owner: str, name: str, number: int, reason: str) -> PatchVersion:
+def yank(
+    uow: UnitOfWork, principal: Principal, owner: str, name: str, number: int, reason: str, expected: int | None = None
+) -> PatchVersion:
     """Hides a version from selection; what is pinned to it goes on."""
     version = get(uow, principal, owner, name, number)
     principal.require_publish(owner)
     uow.lock(version)
+    uow.expect(version, expected, f"{owner}/{name}@{number}")
     version.state = move("version", version.state, "yanked")
     version.yank_reason = reason
     version.row_version += 1

@@ -4,6 +4,7 @@ import datetime as dt
 import hashlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
@@ -87,6 +88,11 @@ def everyone(uow: UnitOfWork, principal: Principal, ttl: float) -> list[WorkerSt
 def readers(uow: UnitOfWork, ttl: float) -> list[Reader]:
     """Live workers that can be reached."""
     return [Reader(row.id, row.url) for row in _live(uow, ttl) if row.url]
+
+
+def live_by_class(uow: UnitOfWork, ttl: float) -> dict[str, int]:
+    """How many workers live, by class."""
+    return dict(Counter(row.class_name for row in _live(uow, ttl)))
 
 
 def choose(candidates: Sequence[Reader], fingerprint: str) -> Reader | None:

@@ -62,6 +62,19 @@ def shard(*names: str) -> Spoil:
     return lambda path: (path / SECOND).write_bytes(content)
 
 
+def left_over(name: str) -> Spoil:
+    """A shard that the index does not name, beside those that it does."""
+    content = safetensors_bytes({"lm_head.weight": matrix((6, 8), "BF16", 3)})
+    return lambda path: (path / name).write_bytes(content)
+
+
+def another_name(path: Path) -> None:
+    """A set of shards that is not called "model", one of them forgotten."""
+    (path / FIRST).rename(path / "weights-1-of-2.safetensors")
+    (path / SECOND).rename(path / "weights-2-of-2.safetensors")
+    index({f"{MODULE}.weight": "weights-1-of-2.safetensors"})(path)
+
+
 def two_files_of_weights(path: Path) -> None:
     (path / "model.safetensors").write_bytes((path / FIRST).read_bytes())
 
@@ -110,6 +123,9 @@ ATTACKS: list[tuple[str, Spoil]] = [
     ("checkpoint.invalid_json", extra("tokenizer_config.json", "not JSON")),
     ("checkpoint.index_mismatch", shard("something.else.weight")),
     ("checkpoint.index_mismatch", shard(OTHER, "not.in.the.index")),
+    ("checkpoint.index_mismatch", index({f"{MODULE}.weight": FIRST})),
+    ("checkpoint.index_mismatch", left_over("model-00003-of-00003.safetensors")),
+    ("checkpoint.index_mismatch", another_name),
     ("checkpoint.duplicate_tensor", shard(OTHER, f"{MODULE}.weight")),
     ("checkpoint.ambiguous_weights", two_files_of_weights),
     ("checkpoint.no_weights", no_weights),
@@ -137,9 +153,24 @@ def test_refused(code: str, spoil: Spoil, sharded: Path, patch: Path, refusal: R
     assert refusal(sharded, patch).code == code
 
 
+def test_a_forgotten_shard_is_named(sharded: Path, patch: Path, refusal: Refusal) -> None:
+    index({f"{MODULE}.weight": FIRST})(sharded)
+    assert SECOND in refusal(sharded, patch).detail
+
+
+def test_files_that_only_look_like_shards_are_left_out(sharded: Path) -> None:
+    """Another set of weights under a name of its own, or in a folder of its own, is not the index's business."""
+    names = ["consolidated-00001-of-00002.safetensors", "original/model-00001-of-00001.safetensors"]
+    (sharded / "original").mkdir()
+    for name in names:
+        (sharded / name).write_bytes(b"x")
+    with open_directory(sharded) as opened:
+        assert sorted(read_checkpoint(opened.source, opened.files).left_out) == names
+
+
 def test_every_code_of_checkpoints_is_tested() -> None:
-    """`checkpoint.changed` has a file of its own, test_changed_files.py."""
-    tested = {code for code, _ in ATTACKS} | {"checkpoint.changed"}
+    """Elsewhere: `checkpoint.changed` in test_changed_files.py, `checkpoint.link` in tests/registry/test_release_sources.py."""
+    tested = {code for code, _ in ATTACKS} | {"checkpoint.changed", "checkpoint.link"}
     assert tested == {code for code in CATALOGUE if code.startswith("checkpoint.")}
 
 

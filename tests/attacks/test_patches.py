@@ -143,13 +143,37 @@ def test_a_deep_configuration(base: Path, patch: Path, refusal: Refusal) -> None
 
 def test_one_key_twice(base: Path, patch: Path, tmp_path: Path) -> None:
     """JSON allows it and PEFT takes the last; so do we."""
-    text = json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]})
-    (patch / "adapter_config.json").write_text(text[:-1] + ', "lora_alpha": 0}')
+    text = json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 0, "target_modules": ["q_proj"]})
+    (patch / "adapter_config.json").write_text(text[:-1] + ', "lora_alpha": 4}')
     merge(base, patch, tmp_path / "out")
-    assert (tmp_path / "out/model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
+    write_adapter_config(patch, r=2, lora_alpha=4)
+    merge(base, patch, tmp_path / "once")
+    assert (tmp_path / "out/model.safetensors").read_bytes() == (tmp_path / "once/model.safetensors").read_bytes()
 
 
-def test_a_patch_of_zeros_is_told_of(base: Path, patch: Path) -> None:
-    write_factors(patch, A, ("F32", (6, 2), bytes(48)))
+ZEROS = {"A": ("F32", (2, 8), bytes(64)), "B": ("F32", (6, 2), bytes(48))}
+# The first rank has a row of A and no column of B, the second the other way round.
+CROSSED = ("F32", (2, 8), A[2][:32] + bytes(32)), ("F32", (6, 2), (bytes(4) + b"\0\0\x80\x3f") * 6)
+
+
+@pytest.mark.parametrize("pair", [(A, ZEROS["B"]), (ZEROS["A"], B), CROSSED, (A, B)], ids=["B", "A", "crossed", "alpha"])
+def test_a_patch_of_zeros(pair: tuple[Tensor, Tensor], base: Path, patch: Path, refusal: Refusal) -> None:
+    """200 OK and no effect is what users complain of most."""
+    write_factors(patch, *pair)
+    if pair == (A, B):
+        write_adapter_config(patch, r=2, lora_alpha=0)
+    error = refusal(base, patch)
+    assert error.code == "adapter.adds_nothing"
     found = inspect(base, base, patch)
-    assert [f.code for f in found.findings if f.severity == "warn"] == ["fidelity.zero_patch"]
+    assert not found.portable
+    assert [(f.code, f.message) for f in found.findings if f.severity == "refuse"] == [(error.code, str(error))]
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_one_module_with_an_effect_is_enough(at: int, tmp_path: Path) -> None:
+    """Trainings leave modules untouched; which one is not does not matter."""
+    modules = [MODULE, "model.layers.1.self_attn.q_proj"]
+    base = write_base(tmp_path / "base", {f"{m}.weight": matrix((6, 8), "BF16", i) for i, m in enumerate(modules)})
+    pairs = {m: (A, B if i == at else ZEROS["B"]) for i, m in enumerate(modules)}
+    merge(base, write_patch(tmp_path / "patch", pairs), tmp_path / "out")
+    assert inspect(base, base, tmp_path / "patch").portable

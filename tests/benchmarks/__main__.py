@@ -18,6 +18,7 @@ BENCHMARKS = {
     "first_byte": "port request to first byte of the merged model, for a model and one twice as large",
     "jobs": "jobs a second with two workers on PostgreSQL, and the time until a dead worker's job is taken over",
     "api_load": "requests/s and latencies with 100,000 patches in PostgreSQL, beside MLflow's model registry",
+    "s3_materialise": "a merged model written inside S3, against download, merge and upload of the same",
     "reproducibility": "one sha256 under 1 and 2 threads, several block sizes and instruction sets",
 }
 

@@ -87,6 +87,7 @@ def run(options: Options) -> None:
         results: dict[tuple[str, str], list[tuple[Load, dict[str, float]]]] = {}
         cases = _cases(filled, service, token)
         processes = {"ours": service.pid, "theirs": peer.pid, "database": _postmaster(database)}
+        _wait_until_idle(service.pid, peer.pid)
         for _ in range(1 if options.small else options.runs):
             for case in cases:
                 measured = _with_cpu(processes, service.url, case.ours, seconds, case.token)
@@ -164,6 +165,15 @@ def _with_cpu(
     done = load(url, requests, seconds, token)
     after = {name: _cpu(pid) for name, pid in processes.items()} | {"client": _children()}
     return done, {name: 1000 * (after[name] - before[name]) / done.answers for name in before}
+
+
+def _wait_until_idle(*pids: int, seconds: float = 120) -> None:
+    """What starts is busy for a while (the service imports torch beside answering), and no user would measure that."""
+    deadline, calm = time.monotonic() + seconds, 0
+    while calm < 3 and time.monotonic() < deadline:
+        before = sum(map(_cpu, pids))
+        time.sleep(1)
+        calm = calm + 1 if sum(map(_cpu, pids)) - before < 0.1 else 0
 
 
 def _children() -> float:

@@ -10,8 +10,11 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.benchmarks.harness import Options
+
+ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,17 @@ def one_layer(options: Options, dtype: str) -> Model:
     return build(options.work, Shape(1, 256, 1024, 512, dtype) if options.small else Shape(1, 2048, 8192, 512, dtype))
 
 
+def attention_patch(model: Model) -> Path:
+    """A second patch for a model, on the projections of queries and values alone: it touches few of the base's bytes."""
+    target = model.base.with_name("patch-qv")
+    if not target.is_dir():
+        staging = target.with_name("patch-qv.partial")
+        shutil.rmtree(staging, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "tests.benchmarks.model", "q_proj,v_proj", staging, model.base], check=True)
+        staging.rename(target)
+    return target
+
+
 def build(work: Path, shape: Shape) -> Model:
     """The model of a shape, from `work` where it was built before."""
     target = work / shape.name
@@ -69,7 +83,6 @@ def build(work: Path, shape: Shape) -> Model:
 
 def _write(shape: Shape, target: Path) -> None:
     import torch
-    from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
     from safetensors.torch import save_file
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -89,27 +102,52 @@ def _write(shape: Shape, target: Path) -> None:
         model = LlamaForCausalLM(config)
     generator = torch.Generator().manual_seed(20241010)
 
-    def normal(like: torch.Tensor, std: float) -> torch.Tensor:
-        return torch.empty(like.shape, dtype=torch.float32).normal_(0, std, generator=generator)
-
     base, patch = target / "base", target / "patch"
-    for folder in (base, patch):
-        folder.mkdir(parents=True)
+    base.mkdir(parents=True)
     weights = {
-        n: torch.ones(p.shape, dtype=dtype) if p.ndim == 1 else normal(p, 0.02).to(dtype) for n, p in model.named_parameters()
+        n: torch.ones(p.shape, dtype=dtype) if p.ndim == 1 else _normal(p, 0.02, generator).to(dtype)
+        for n, p in model.named_parameters()
     }
     save_file(weights, base / "model.safetensors", {"format": "pt"})  # one file, as save_pretrained writes up to 50 GB
     config.save_pretrained(base)
-    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    lora = LoraConfig(r=shape.rank, lora_alpha=2 * shape.rank, target_modules=names, task_type="CAUSAL_LM", inference_mode=True)
+    _write_patch(model, base, patch, ALL_LINEAR, shape.rank, generator)
+    (target / "facts.json").write_text(json.dumps({"parameters": sum(w.numel() for w in weights.values())}))
+
+
+def _write_patch(model: Any, base: Path, patch: Path, names: list[str], rank: int, generator: Any) -> None:
+    """A LoRA patch on the modules that are named, for a model on the meta device."""
+    from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+    from safetensors.torch import save_file
+
+    patch.mkdir(parents=True, exist_ok=True)
+    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names, task_type="CAUSAL_LM", inference_mode=True)
     lora.base_model_name_or_path = str(base)
     lora.save_pretrained(patch)
     # A as kaiming_uniform leaves it in size; B such that the delta is about 1 % of the weights, as after a fine-tuning.
     state = get_peft_model_state_dict(inject_adapter_in_model(lora, model), adapter_name="default")
-    factors = {f"base_model.model.{n}": normal(t, 0.013 if "lora_A" in n else 0.002).contiguous() for n, t in state.items()}
+    factors = {
+        f"base_model.model.{n}": _normal(t, 0.013 if "lora_A" in n else 0.002, generator).contiguous() for n, t in state.items()
+    }
     save_file(factors, patch / "adapter_model.safetensors", {"format": "pt"})
-    (target / "facts.json").write_text(json.dumps({"parameters": sum(w.numel() for w in weights.values())}))
+
+
+def _normal(like: Any, std: float, generator: Any) -> Any:
+    import torch
+
+    return torch.empty(like.shape, dtype=torch.float32).normal_(0, std, generator=generator)
+
+
+def _write_second_patch(names: list[str], patch: Path, base: Path) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig.from_pretrained(base))
+    _write_patch(model, base, patch, names, 16, torch.Generator().manual_seed(20241011))
 
 
 if __name__ == "__main__":
-    _write(Shape(**json.loads(sys.argv[1])), Path(sys.argv[2]))
+    if len(sys.argv) == 3:
+        _write(Shape(**json.loads(sys.argv[1])), Path(sys.argv[2]))
+    else:
+        _write_second_patch(sys.argv[1].split(","), Path(sys.argv[2]), Path(sys.argv[3]))

@@ -26,6 +26,7 @@ def serving(answer: Answer) -> Iterator[dict[str, str]]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
             status, media_type, body = answer(self.path.partition("?")[0])
             self.send_response(status)
             self.send_header("Content-Type", media_type)
@@ -135,3 +136,25 @@ def test_a_name_means_plain_addition(service: Service, models: Path, tmp_path: P
     pulled = invoke("pull", "plain/tone", "--on", "v1", tmp_path / "out", "--no-verify", **service.variables())
     assert pulled.exit_code == 0, pulled.output
     assert json.loads((tmp_path / "out/config.json").read_text())["dtype"] == "float32"
+
+
+def test_a_push_sends_only_what_it_announced(service: Service, models: Path, tmp_path: Path) -> None:
+    """Whoever answers in a registry's place gets no other file of this machine, and the token goes nowhere else."""
+    (tmp_path / "secret").write_text("mine")
+    asked = {"path": str(tmp_path / "secret"), "size": 4, "received": 0, "direct": False, "url": "http://127.0.0.1:9/x"}
+    draft = {"id": "ver_1", "state": "draft", "total_bytes": 4, "uploads": [asked]}
+    answers: dict[str, Any] = {
+        "/api/v1/families/said/releases/v1": {"state": "ready"}, "/api/v1/patches/acme/tone": {}, "/api/v1/patches": {},
+        "/api/v1/patches/acme/tone/versions": draft,
+    }  # fmt: skip
+    seen = []
+
+    def answer(path: str) -> tuple[int, str, bytes]:
+        seen.append(path)
+        return 200, "application/json", json.dumps(answers.get(path, {})).encode()
+
+    with serving(answer) as variables:
+        command = ["patch", "push", "acme/tone", models / "patch", "--family", "said", "--trained-on", "v1"]
+        ended = invoke(*command, **variables)
+    assert (ended.exit_code, ended.stderr.endswith("[push.path]\n")) == (1, True), ended.stderr
+    assert seen[-1] == "/api/v1/patches/acme/tone/versions"

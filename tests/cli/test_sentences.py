@@ -47,7 +47,6 @@ def published(service: Service, models: Path) -> Path:
         ("port said/tone --to v9", "release.unknown", "portllm ls releases", 1),
         ("port said/tone --to v2 --version 7", "version.unknown", "", 1),
         ("port said/tone --to v2 --version prod", "alias.unknown", "", 1),
-        ("port said/tone --to v2 --dtype float8", "recipe.invalid", "", 1),
         ("pull said/tone --on v1 {tmp}/out", "port.none", "portllm port said/tone --to v1", 1),
         ("pull said/tone --on v9 {tmp}/out", "release.unknown", "portllm ls releases", 1),
         ("pull said/tone --on v2 {models}/v1", "output.exists", "Choose another directory", 1),
@@ -91,6 +90,35 @@ def test_sentence(service: Service, published: Path, tmp_path: Path, command: st
     error = json.loads(as_json.stdout)["error"]
     assert error["code"] == code
     assert error["message"] in as_json.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "port said/tone --to v2 --dtype float8",
+        "port said/tone --to v2 --tokenizer base",
+        "token create said --scope write",
+        "jobs ls --state sleeping",
+    ],
+)  # fmt: skip
+def test_a_value_outside_a_fixed_set_is_wrong_usage(command: str) -> None:
+    """Found before anything is asked: no service and no token are needed; the option and what it may be are named."""
+    *_, option, value = command.split()
+    ended = invoke(*command.split(), NO_COLOR="1", TERM="dumb", COLUMNS="200")
+    assert ended.exit_code == 2, ended.output
+    assert f"Invalid value for '{option}'" in ended.stderr
+    assert f"'{value}' is not one of" in ended.stderr
+
+
+def test_a_rejected_release_is_an_error_in_json_too(service: Service, tmp_path: Path) -> None:
+    """One document: the release as it is, and the error as other failures have it."""
+    empty = service.root / "releases/said-empty"
+    empty.mkdir()
+    ended = invoke("release", "add", "said-empty", "v1", "--from", empty, "--wait", "--json", **service.variables())
+    told = json.loads(ended.stdout)
+    _check(ended, told["error"]["code"], 1)
+    assert told["error"]["message"] in ended.stderr
+    assert (told["name"], told["state"]) == ("v1", "rejected")
 
 
 def test_no_token(service: Service) -> None:
@@ -150,13 +178,13 @@ def test_missing_scope_is_named(service: Service, published: Path) -> None:
 
 def test_disk_full_at_pull(service: Service, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Said before the first byte is fetched, with both numbers; with space again, the same command succeeds."""
-    monkeypatch.setattr("app.cli.pull.shutil.disk_usage", lambda _: Usage(10**6, 10**6 - 1000, 1000))
-    command = ["pull", "said/tone", "--on", "v2", tmp_path / "out"]
+    monkeypatch.setattr("app.cli.partial.shutil.disk_usage", lambda _: Usage(10**6, 10**6 - 1000, 1000))
+    command = ["pull", "said/tone", "--on", "v2", tmp_path / "deep/out"]
     ended = invoke(*command, **service.variables())
     _check(ended, "output.no_space", 1)
     assert "1000 are free" in ended.stderr
-    assert not (tmp_path / "out").exists()
-    assert not list(tmp_path.rglob("*.safetensors"))
+    assert "nothing was left behind" in ended.stderr
+    assert not list(tmp_path.iterdir())
     monkeypatch.undo()
     assert invoke(*command, **service.variables()).exit_code == 0
 

@@ -85,6 +85,15 @@ REFUSALS = [
     ("adapter.invalid_config", config(lora_alpha=float("nan"))),
     ("adapter.invalid_config", config(lora_alpha=1e10)),
     ("adapter.invalid_config", config_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 1e999, "target_modules": ["q_proj"]}')),
+    *(
+        ("adapter.invalid_config", config(**{field: value}))
+        for huge in (10**400, -(10**400), 10**4000)
+        for field, value in (
+            *(("lora_alpha", huge), ("alpha_pattern", {"q_proj": huge}), ("rank_pattern", {"q_proj": huge}), ("r", huge)),
+            ("layers_to_transform", [huge]),
+        )
+    ),
+    ("adapter.invalid_config", config_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 1%s}' % ("0" * 5000))),
     ("adapter.invalid_config", config(use_rslora=1)),
     ("adapter.invalid_config", config(rank_pattern=["q_proj"])),
     ("adapter.invalid_config", config(rank_pattern={"q_proj": 0})),
@@ -118,7 +127,12 @@ REFUSALS = [
     ("adapter.expert_parameters", file({f"base_model.model.{Q}.lora_A.weight": ("F32", (2, 8, 1), bytes(64))})),
     *(
         ("adapter.init_changes_base", config(init_lora_weights=value))
-        for value in ("pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga", 1, "True", ["eva"])
+        for value in ("pissa", "PiSSA", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga")
+    ),
+    # Not said to change the base: nobody knows what they do.
+    *(
+        ("adapter.unknown_field", config(init_lora_weights=value))
+        for value in ("zzz", "pissa_niter_x", "my_pissa", "", 1, 0, "True", ["eva"], {})
     ),
     *(
         ("adapter.variant", config(**{field: {"x": 1}}))
@@ -145,6 +159,8 @@ REFUSALS = [
     ("adapter.not_in_file", config(target_modules=["q_proj", "v_proj"])),
     ("adapter.not_in_file", config(target_modules=r".*_proj")),
     ("adapter.empty", file(dict.fromkeys(_names(Q)))),
+    ("adapter.adds_nothing", config(lora_alpha=0)),
+    ("adapter.adds_nothing", config(alpha_pattern={"q_proj": 0.0})),
     ("adapter.rank", config(r=3)),
     ("adapter.rank", config(rank_pattern={"q_proj": 1})),
     ("adapter.rank", file({f"base_model.model.{Q}.lora_A.weight": ("F32", (3, 8), bytes(96))})),

@@ -12,6 +12,7 @@ from app.core.errors import CoreError
 from app.core.local import merge
 from app.core.materialise import write_model
 from app.core.recipe import Recipe
+from app.core.tokenizers import TOKENIZER_FILES
 from tests.support.files import factors, matrix, write_base, write_patch
 from tests.support.merging import digests, merge_with_peft, opened, read
 from tests.support.models import CHAT_TEMPLATE, DTYPES, Shelf, load_model_tensors, make_base, make_patch, make_tokenizer
@@ -129,6 +130,56 @@ def test_tokenizer_of_the_patch(release: Path, tmp_path: Path) -> None:
     assert {p for p in ours if ours[p] != theirs[p]} == {"chat_template.jinja"}
     assert AutoTokenizer.from_pretrained(tmp_path / "own").chat_template == template
     assert AutoTokenizer.from_pretrained(tmp_path / "theirs").chat_template == CHAT_TEMPLATE
+
+
+def test_a_chat_template_of_the_patch_over_the_tokenizer_of_the_release(release: Path, tmp_path: Path) -> None:
+    """Nothing but the template changes: also the other file that could hold one goes, also with another dtype."""
+    template = CHAT_TEMPLATE + "{{ 'patch' }}"
+    patch = make_patch(release, tmp_path / "patch")
+    (patch / "chat_template.jinja").write_text(template)
+    (release / "chat_template.json").write_text('{"chat_template": "release"}')
+    for dtype in (None, "float32"):
+        merge(release, patch, tmp_path / f"release-{dtype}", Recipe(dtype=dtype))
+        merge(release, patch, tmp_path / f"patch-{dtype}", Recipe(dtype=dtype, tokenizer="patch"))
+        theirs, ours = digests(tmp_path / f"release-{dtype}"), digests(tmp_path / f"patch-{dtype}")
+        assert theirs.keys() - ours.keys() == {"chat_template.json"}
+        assert {p for p in ours if ours[p] != theirs[p]} == {"chat_template.jinja"}
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "patch-None")
+    assert loaded.chat_template == template
+    assert loaded("hello").input_ids == AutoTokenizer.from_pretrained(release)("hello").input_ids
+
+
+@pytest.mark.parametrize(
+    "brought",
+    [
+        *(["tokenizer_config.json"], ["tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"]),
+        *(["added_tokens.json"], ["merges.txt", "tokenizer_config.json"], ["vocab.json", "tokenizer_config.json"]),
+        *(["tokenizer.json"], ["tokenizer.model", "chat_template.jinja"], ["chat_template.json"]),
+    ],
+    ids=" ".join,
+)
+def test_half_a_tokenizer_is_refused(brought: list[str], release: Path, tmp_path: Path) -> None:
+    """Settings over another vocabulary, a vocabulary without settings, a template that no tokenizer reads."""
+    patch = make_patch(release, tmp_path / "patch")
+    for name in brought:
+        (patch / name).write_text("{}")
+    merge(release, patch, tmp_path / "theirs")
+    with pytest.raises(CoreError) as refusal:
+        merge(release, patch, tmp_path / "out", Recipe(tokenizer="patch"))
+    assert refusal.value.code == "recipe.partial_tokenizer"
+    assert ", ".join(sorted(brought)) in refusal.value.detail
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("vocabulary", [["tokenizer.model"], ["vocab.json", "merges.txt"], ["vocab.txt"], ["spiece.model"]])
+def test_a_vocabulary_and_its_settings_are_a_whole_tokenizer(vocabulary: list[str], tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", tokenizer=True)
+    patch, brought = make_patch(base, tmp_path / "patch"), {*vocabulary, "tokenizer_config.json"}
+    for name in brought:
+        (patch / name).write_text("{}")
+    plan = merge(base, patch, tmp_path / "out", Recipe(tokenizer="patch"))
+    assert {path for path, file in plan.files.items() if file.carried_from == "patch"} == brought
+    assert not plan.files.keys() & (TOKENIZER_FILES - brought)
 
 
 def test_a_patch_without_tokenizer_cannot_give_one(release: Path, tmp_path: Path) -> None:

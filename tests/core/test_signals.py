@@ -9,8 +9,9 @@ import torch
 
 from app.core import arithmetic
 from app.core.checkpoint import Checkpoint, read_checkpoint
+from app.core.errors import CoreError
 from app.core.findings import Finding
-from app.core.local import inspect, open_directory
+from app.core.local import inspect, merge, open_directory
 from app.core.recipe import Recipe
 from app.core.signals import MAX_SAMPLE_BYTES, Lineage, judge_lineage, measure_fidelity, measure_lineage
 from tests.support.files import encode, factors, integers, matrix, write_base, write_patch
@@ -65,6 +66,26 @@ def test_low_fidelity_is_a_warning_that_names_ways_out(shelf: Shelf) -> None:
     assert "float32" in warning.message
     assert "fidelity.low" not in findings(base, base, patch, Recipe(dtype="float32"))
     assert "fidelity.low" not in findings(base, base, shelf.patch(base))
+
+
+@pytest.mark.parametrize(("dtype", "out", "size"), [("BF16", None, 1e20), ("F32", None, 1e20), ("BF16", "float16", 300)])
+def test_a_merge_that_would_overflow_is_refused_before_it(dtype: str, out: str | None, size: float, tmp_path: Path) -> None:
+    """The values of the patch are finite, their products are not in the output dtype; where they are, nothing is said."""
+    module = ATTENTION.format(0, "q_proj")
+    base = write_base(tmp_path / "base", {f"{module}.weight": matrix((6, 8), dtype, 1)})
+    values = encode(integers(16, 1) * 2.0**-15 * size, "F32"), encode(integers(12, 2) * 2.0**-15 * size, "F32")
+    pair = ("F32", (2, 8), values[0]), ("F32", (6, 2), values[1])
+    patch = write_patch(tmp_path / "patch", {module: pair})
+    recipe = Recipe(dtype=out)
+    found = inspect(base, base, patch, recipe)
+    assert not found.portable
+    (refused,) = (f for f in found.findings if f.severity == "refuse")
+    with pytest.raises(CoreError) as refusal:
+        merge(base, patch, tmp_path / "out", recipe)
+    assert (refused.code, refused.message, refused.data) == ("port.overflow", str(refusal.value), refusal.value.data)
+    json.dumps(found.to_dict(), allow_nan=False)
+    good = write_patch(tmp_path / "good", {module: pair}, lora_alpha=1e-38 if out is None else 1e-3)
+    assert inspect(base, base, good, recipe).portable
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,8 @@ def test_an_ingestion_that_is_given_up_rejects_the_release(tmp_path: Path) -> No
             assert problem["code"] == "job.crashed"
             assert "None" not in problem["detail"]
             assert client.get(f"/jobs/{job}").json()["state"] == "failed"
+            told = [e["kind"] for e in client.get("/events", params={"limit": 500}).json()["items"] if e["subject"] == job]
+            assert told == ["job.started", "job.failed"]
             again = client.post("/families/poison/releases", json=body).raise_for_status().json()
             assert again["state"] == "ingesting"
             assert again["job"] != job

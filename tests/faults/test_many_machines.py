@@ -5,10 +5,12 @@ is clean. At the end a sweep removes whatever was left behind.
 """
 
 import signal
-import threading
+import socket
 
+import httpx
 import pytest
 
+from tests.faults import tally
 from tests.faults.operations import Ingestion, Materialisation, Upload
 from tests.faults.rounds import LONG, ROUNDS, survive
 from tests.faults.world import Site
@@ -80,5 +82,38 @@ def test_the_database_ends_at_once_under_load(site: Site) -> None:
 
 
 def test_a_client_leaves_in_the_middle_of_a_proxied_read(site: Site) -> None:
-    """The service tells the worker, which stops computing and has its place again."""
-    assert threading.active_count()
+    """The service lets go of the worker, which has the place of that read again at once, though most was not read."""
+    fault, model = "client leaves", Materialisation(site)
+    path = f"/ports/{model.port}/files/model.safetensors"
+    reader = site.worker("--class", "reader", "--listen", "127.0.0.1:0", PORTLLM_MERGED_READS="1")
+    try:
+        reader.ready()
+        with site.service.client() as client:
+            until(lambda: client.get(path).status_code == 307, 30)
+            for number in range(ROUNDS):
+                with tally.one_round(fault, ["proxied read"], site.backend), _reading(site, path) as connection:
+                    for _ in range(number % 3):
+                        assert connection.recv(2**19, socket.MSG_WAITALL)
+                    assert _status(client, path) == 503, "its only place is taken"
+                    connection.close()
+                    until(lambda: _status(client, path) == 206, 20)
+    finally:
+        reader.stop()
+
+
+def _reading(site: Site, path: str) -> socket.socket:
+    """A client that has asked for all of a file, through the service, and reads little of it."""
+    url, connection = httpx.URL(site.service.url), socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+    connection.settimeout(60)
+    connection.connect((url.host, url.port))
+    request = f"GET /api/v1{path}?redirect=false HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {site.service.token}\r\n\r\n"
+    connection.sendall(request.encode())
+    assert b" 200 " in connection.recv(100)
+    return connection
+
+
+def _status(client: httpx.Client, path: str) -> int:
+    """What the worker answers to somebody who wants one byte."""
+    location = client.get(path).headers["Location"]
+    return httpx.get(location, headers={"Range": "bytes=0-0"}, timeout=60).status_code

@@ -1,5 +1,6 @@
 """S3 on a bad day: errors, resets, cut bodies and silence. What can pass is tried again; what stays is a 503, never a 500."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,12 +8,16 @@ from pathlib import Path
 import pytest
 
 from app.core.local import merge
-from tests.faults.rounds import ROUNDS
+from tests.faults import tally
+from tests.faults.operations import digests
+from tests.faults.rounds import LONG, ROUNDS
 from tests.live.service import Service, invoke
 from tests.s3.conftest import Cloud
-from tests.support.merging import digests
 from tests.support.s3 import S3Server
 from tests.support.s3_faults import FaultyS3
+
+BACKEND = "SQLite, S3"
+pytestmark = pytest.mark.timeout(LONG)
 
 
 @pytest.fixture
@@ -28,7 +33,8 @@ def shaky(request: pytest.FixtureRequest, s3: S3Server, proxy: FaultyS3, models:
     for name in ("v1", "v2"):
         s3.upload(models / name, bucket, f"upstream/{name}")
     environment = s3.environment(proxy.url) | {
-        "PORTLLM_BLOBS": f"s3://{bucket}/registry", "PORTLLM_S3_READ_TIMEOUT": "1", "AWS_MAX_ATTEMPTS": str(request.param),
+        "PORTLLM_BLOBS": f"s3://{bucket}/registry", "PORTLLM_JOB_CONCURRENCY": "2",
+        "PORTLLM_S3_READ_TIMEOUT": "1", "AWS_MAX_ATTEMPTS": str(request.param),
         "PORTLLM_ALLOW_S3": f'["s3://{bucket}/upstream", "s3://{bucket}/exports"]',
     }  # fmt: skip
     service = Service(tmp_path, models, **environment).start()
@@ -44,35 +50,47 @@ def test_the_main_job_in_bad_weather(shaky: Cloud, proxy: FaultyS3, models: Path
     merge(models / "v2", models / "patch", tmp_path / "merged")
     proxy.stall_seconds = 1.5
     proxy.now_and_then(0.1, seed=1)
+    for name in ("v1", "v2"):  # both at once
+        _patiently(shaky, "release", "add", "shaky", name, "--from", f"{shaky.upstream}/{name}")
     for name in ("v1", "v2"):
         _patiently(shaky, "release", "add", "shaky", name, "--from", f"{shaky.upstream}/{name}", "--wait")
     _patiently(shaky, "patch", "push", "shaky/tone", models / "patch", "--family", "shaky", "--trained-on", "v1")
     _patiently(shaky, "port", "shaky/tone", "--to", "v2")
     for number in range(ROUNDS):
-        _patiently(shaky, "pull", "shaky/tone", tmp_path / f"out{number}", "--on", "v2")
-        assert digests(tmp_path / f"out{number}") == digests(tmp_path / "merged")
-    target = f"{shaky.exports}/model"
-    _patiently(shaky, "materialise", "shaky/tone", "--on", "v2", "--to", target)
+        with tally.one_round("S3 in bad weather", ["merged read", "materialisation"], BACKEND):
+            _pull_and_write(shaky, tmp_path, number)
     proxy.well()
     met = dict(proxy.met)
     assert sum(met.values()) >= 5, met
     print(f"faults met: {met}")
-    written = {key.removeprefix("exports/model/") for key in shaky.s3.objects(shaky.bucket, "exports/model/")}
-    assert written == set(digests(tmp_path / "merged"))
     assert not [key for key in shaky.s3.multiparts(shaky.bucket) if key.startswith("exports/")]
 
 
+def _pull_and_write(shaky: Cloud, place: Path, number: int) -> None:
+    """Reads the merged model whole, and has it written to S3; both have the bytes of the local merge."""
+    expected = digests(place / "merged")
+    _patiently(shaky, "pull", "shaky/tone", place / f"out{number}", "--on", "v2")
+    assert digests(place / f"out{number}") == expected
+    _patiently(shaky, "materialise", "shaky/tone", "--on", "v2", "--to", f"{shaky.exports}/model{number}")
+    client, prefix, found = shaky.s3.client(), f"exports/model{number}/", {}
+    for key in shaky.s3.objects(shaky.bucket, prefix):
+        found[key.removeprefix(prefix)] = hashlib.sha256(
+            client.get_object(Bucket=shaky.bucket, Key=key)["Body"].read()
+        ).hexdigest()
+    assert found == expected
+
+
 @pytest.mark.parametrize("shaky", [2], indirect=True)
-@pytest.mark.parametrize("fault", ["503", "reset", "cut"])
-def test_a_store_that_stays_away(shaky: Cloud, proxy: FaultyS3, fault: str, models: Path) -> None:
+def test_a_store_that_stays_away(shaky: Cloud, proxy: FaultyS3, models: Path) -> None:
     """Whatever it does, the answer is a 503 with a code and a remedy; when it is back, the same request succeeds."""
     shaky.run("release", "add", "shaky", "v1", "--from", f"{shaky.upstream}/v1", "--wait")
-    proxy.stall_seconds = 2.0
-    proxy.choose = lambda _method, _path: fault
-    push = ["patch", "push", "shaky/tone", models / "patch", "--family", "shaky", "--trained-on", "v1"]
-    assert "[storage.unavailable]" in shaky.refused(*push)
-    proxy.well()
-    shaky.run(*push)
+    for fault in ("503", "reset", "cut"):
+        with tally.one_round(f"S3 stays away: {fault}", ["upload"], BACKEND):
+            proxy.choose = lambda _method, _path, fault=fault: fault
+            push = ["patch", "push", f"shaky/{fault}", models / "patch", "--family", "shaky", "--trained-on", "v1"]
+            assert "[storage.unavailable]" in shaky.refused(*push)
+            proxy.well()
+            shaky.run(*push)
 
 
 def test_a_store_that_refuses(s3: S3Server, models: Path, tmp_path: Path) -> None:

@@ -76,6 +76,10 @@ class Service:
             raise
         return self
 
+    def change(self, **variables: str) -> None:
+        """Environment variables of the next start."""
+        self._environment |= variables
+
     @property
     def process(self) -> subprocess.Popen[bytes]:
         assert self._process is not None

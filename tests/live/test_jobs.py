@@ -12,7 +12,7 @@ import pytest
 
 from tests.live.fixtures import SECRETS
 from tests.live.models import large_release
-from tests.live.service import Service, until
+from tests.live.service import Service, invoke, until
 
 HUGE_LAYERS = 200  # 5 GB of holes: far more than is read before the test ends it
 
@@ -74,6 +74,29 @@ def test_cancel_of_a_waiting_job(service: Service, huge: Path, models: Path) -> 
         state = until(lambda: _state(client, "queue", "third") != "ingesting" and _state(client, "queue", "third"), 60)
         assert state == "ready", third
         assert _state(client, "queue", "second") == "rejected"
+
+
+def test_a_higher_priority_goes_first(service: Service, huge: Path, models: Path) -> None:
+    """A release that is registered after digests were asked for is read before they are computed."""
+    env = service.variables()
+    for arguments in (
+        ("release", "add", "order", "v1", "--from", models / "v1", "--wait"),
+        ("patch", "push", "order/tone", models / "patch", "--family", "order", "--trained-on", "v1"),
+        ("port", "order/tone", "--to", "v1"),
+    ):
+        assert invoke(*arguments, **env).exit_code == 0
+    with service.client() as client:
+        after = client.get("/events", params={"limit": 500}).json()["cursor"]
+        port = client.get("/ports", params={"patch": "order/tone"}).json()["items"][0]["id"]
+        first = client.post("/families/order/releases", json={"name": "huge", "directory": str(huge)}).json()["job"]
+        until(service.jobs)
+        digest = client.post(f"/ports/{port}/digest").json()["job"]
+        ingest = client.post("/families/order/releases", json={"name": "v2", "directory": str(models / "v2")}).json()["job"]
+        assert [client.get(f"/jobs/{job}").json()["state"] for job in (digest, ingest)] == ["queued", "queued"]
+        client.post(f"/jobs/{first}/cancel").raise_for_status()
+        until(lambda: client.get(f"/jobs/{digest}").json()["state"] == "done")
+        events = client.get("/events", params={"after": after, "limit": 500}).json()["items"]
+    assert [e["subject"] for e in events if e["kind"] == "job.started"] == [first, ingest, digest]
 
 
 def test_children_know_no_secrets(service: Service, huge: Path) -> None:

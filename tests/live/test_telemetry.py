@@ -19,7 +19,8 @@ def test_metrics_and_log(models: Path, tmp_path: Path) -> None:
             text = client.get(service.url + "/metrics").text
         assert {name: part["ok"] for name, part in ready["parts"].items()} == {"database": True, "blobs": True, "jobs": True}
         assert 'portllm_requests_total{method="GET",route="/api/v1/families/{family}",status="404"} 1.0' in text
-        assert 'portllm_jobs{state="queued"} 0.0' in text
+        assert 'portllm_jobs{class="cpu",kind="ingest",state="queued"} 0.0' in text
+        assert 'portllm_up{part="jobs"} 1.0' in text
         assert "nobody-knows-this" not in text
         lines = [json.loads(line) for line in service.errors().splitlines()]
         mine = next(line for line in lines if line.get("request_id") == "my-request")

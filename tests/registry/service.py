@@ -1,6 +1,6 @@
 """A running registry for tests: the real application on a data directory of its own, and callers with tokens.
 
-Jobs: DBOS is a singleton and stays off in this process, so `Settings.jobs` is False and the queue (`runtime.NoJobs`) only
+Jobs: DBOS is a singleton and stays off in this process, so `Settings.jobs` is False and the queue (`jobs.none.NoJobs`) only
 remembers what was enqueued. `run_jobs` then does what the engine does, order, work, record or reject, with two real parts
 of DBOS: its own schema, made by its own migrations in our database, and a PENDING row in it for the job. So the
 question `still_ours` is asked of the real table, and a DBOS upgrade that renames a column fails here.
@@ -27,8 +27,9 @@ from app.domain.errors import DomainError
 from app.jobs import work
 from app.jobs.engine import EXECUTOR
 from app.jobs.kinds import KINDS
+from app.jobs.none import NoJobs
 from app.main import create_app
-from app.runtime import NoJobs, Runtime
+from app.runtime import Runtime
 from app.settings import Settings
 from tests.registry.uploading import announced, send
 

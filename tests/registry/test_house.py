@@ -15,7 +15,9 @@ from app.blobs.s3_target import S3Target
 from app.domain.errors import DomainError
 from app.jobs import work
 from app.runtime import Runtime, upgrade
-from app.services import fsck, materialisations, releases, sweep
+from app.services import materialisations, releases, sweep
+from app.services.fsck.check import check
+from app.services.fsck.troubles import Found
 from app.services.house import House, sweep_all
 from app.settings import Settings
 from tests.registry.conftest import Models
@@ -67,9 +69,8 @@ def removed(service: Service, digests: list[str]) -> int | None:
         return sweep.remove(uow, digests)
 
 
-def troubles(service: Service) -> list[fsck.Trouble]:
-    with service.runtime.read() as uow:
-        return fsck.check(uow, False, lambda _done, _total: None)
+def troubles(service: Service) -> list[Found]:
+    return list(check(service.runtime, False, lambda *_: None))
 
 
 @pytest.mark.parametrize("when", ["drafted", "sent", "published"])

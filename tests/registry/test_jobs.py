@@ -8,7 +8,7 @@ import pytest
 
 from app.domain.principal import Principal
 from app.jobs.queue import DbosQueue
-from app.services import releases
+from app.services import jobs, releases
 from tests.registry.conftest import Models
 from tests.registry.service import Caller, Service, refused, unique
 
@@ -27,10 +27,10 @@ def enqueueing(registries: Callable[..., Service], models: Models) -> Iterator[S
 
 @pytest.fixture
 def service(enqueueing: Service) -> Service:
-    """The same, without a job and without a release that waits for one."""
+    """The same, without a job and without anything that waits for one."""
     enqueueing.execute(f"DELETE FROM {enqueueing.jobs_table}")
     with enqueueing.runtime.write() as uow:
-        releases.reconcile(uow)
+        jobs.reconcile(uow, set())
     return enqueueing
 
 
@@ -159,8 +159,85 @@ def test_reconcile(service: Service, models: Models, name: str) -> None:
         assert releases.reconcile(uow) == 0
 
 
+def give_up(service: Service, job: str) -> None:
+    """As the engine does it after too many interruptions."""
+    given_up = f"UPDATE {service.jobs_table} SET status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED' WHERE workflow_uuid = :job"
+    service.execute(given_up, job=job)
+
+
+def told_of(service: Service, job: str) -> list[str]:
+    """Kinds of the events about a job."""
+    return [kind for (kind,) in service.rows("SELECT kind FROM events WHERE subject = :job ORDER BY id", job=job)]
+
+
+def reconcile(service: Service, told: set[str]) -> int:
+    with service.runtime.write() as uow:
+        return jobs.reconcile(uow, told)
+
+
+def test_given_up(service: Service, acme: Caller, port: str, models: Models, name: str) -> None:
+    """What the engine gave up is said once, by whichever process: the event, the fact, and a job that can be started again."""
+    target = f"s3://exports-of-acme/{name}"
+    service.runtime.tools = dataclasses.replace(service.runtime.tools, allowed_s3=("s3://exports-of-acme",))
+    written = acme.post(f"/ports/{port}/materialise", {"to": target}).json()
+    release = service.register("llama", name, models.v2).json()
+    given_up = [acme.post(f"/ports/{port}/digest").json()["job"], written["job"], release["job"]]
+    for job in given_up:
+        give_up(service, job)
+    told: set[str] = set()
+    assert (reconcile(service, told), told) == (3, set(given_up))
+    assert [told_of(service, job) for job in given_up] == [["job.failed"]] * 3
+    assert service.admin.get(f"/families/llama/releases/{name}").json()["problem"]["code"] == "job.crashed"
+    about = (f"llama/{name}", written["id"])
+    assert [told_of(service, subject)[1:] for subject in about] == [["release.rejected"], ["materialisation.failed"]]
+    shown = acme.get(f"/materialisations/{written['id']}").json()
+    assert (shown["state"], shown["problem"]["code"]) == ("failed", "job.crashed")
+    for known in (told, set[str]()):
+        assert reconcile(service, known) == 0
+    assert [told_of(service, job) for job in given_up] == [["job.failed"]] * 3
+    for job in given_up:
+        caller = service.admin if job.startswith("registry:") else acme
+        again = caller.post(f"/jobs/{job}/retry")
+        assert (again.status_code, again.json()["state"]) == (202, "queued")
+    assert reconcile(service, set()) == 0
+    assert acme.get(f"/materialisations/{written['id']}").json()["state"] == "queued"
+
+
+def test_given_up_while_nobody_looked(service: Service, models: Models, name: str) -> None:
+    """Registered again before anybody said that the first job was given up: that is said, and the second goes on."""
+    first = service.register("llama", name, models.v2).json()["job"]
+    service.admin.post(f"/jobs/{first}/cancel")
+    assert service.register("llama", name, models.v2).json()["state"] == "ingesting"
+    give_up(service, first)
+    assert reconcile(service, set()) == 1
+    assert told_of(service, first) == ["job.cancelled", "job.failed"]
+    assert service.admin.get(f"/families/llama/releases/{name}").json()["state"] == "ingesting"
+
+
+def test_a_materialisation_without_its_job(service: Service, acme: Caller, port: str, name: str) -> None:
+    """It waits for nobody: it is marked as failed, and can be asked for again."""
+    service.runtime.tools = dataclasses.replace(service.runtime.tools, allowed_s3=("s3://exports-of-acme",))
+    written = acme.post(f"/ports/{port}/materialise", {"to": f"s3://exports-of-acme/{name}"}).json()
+    assert reconcile(service, set()) == 0
+    service.execute(f"DELETE FROM {service.jobs_table} WHERE workflow_uuid = :job", job=written["job"])
+    assert reconcile(service, set()) == 1
+    assert acme.get(f"/materialisations/{written['id']}").json()["state"] == "failed"
+
+
 def test_ids_that_are_none(service: Service) -> None:
     """Whatever is asked for, a job that is not there is a 404."""
-    for job in ("x", "acme", "acme:", ":::", "registry:ingest", "%00", "a" * 300, "acme:digest:%25"):
+    for job in ("x", "acme", "acme:", ":::", "registry:ingest", "a" * 300, "acme:digest:%25"):
         refused(service.admin.get(f"/jobs/{job}"), 404, "job.unknown")
         refused(service.admin.post(f"/jobs/{job}/cancel"), 404, "job.unknown")
+
+
+def test_a_retired_port_with_what_was_written_of_it(service: Service, acme: Caller, port: str, name: str) -> None:
+    """Asked for again it is there again, and so is where its merged model was written."""
+    service.runtime.tools = dataclasses.replace(service.runtime.tools, allowed_s3=("s3://exports-of-acme",))
+    written = acme.post(f"/ports/{port}/materialise", {"to": f"s3://exports-of-acme/{name}"}).json()
+    assert acme.post(f"/ports/{port}/retire").json()["state"] == "retired"
+    patch = acme.get(f"/ports/{port}").json()["patch"]
+    again = acme.port(patch, "v1")
+    assert (again["state"], again["id"] == port) == ("ready", False)
+    assert [m["id"] for m in acme.get(f"/ports/{again['id']}/materialisations").json()["items"]] == [written["id"]]
+    refused(acme.get(f"/ports/{port}"), 404, "port.unknown")

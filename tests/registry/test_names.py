@@ -117,3 +117,18 @@ def test_reserved_owner_over_http(world: World) -> None:
         refused(world.admin.post("/tokens", {"owner": owner, "scopes": ["read"]}), 422, "request.name")
     body = {"owner": "cas", "name": unique("p"), "family": "llama"}
     refused(world.admin.post("/patches", body), 422, "request.name")
+
+
+def test_zero_characters(world: World) -> None:
+    """Refused wherever they could be said, because PostgreSQL would not keep them."""
+    for path, body in (
+        ("/families", {"name": unique("f"), "description": "a\0b"}),
+        ("/patches", {"owner": "acme", "name": unique("p"), "family": "llama", "description": "\0"}),
+        ("/tokens", {"owner": "acme", "scopes": ["read"], "name": "a\0"}),
+        (f"/ports/{world.port['id']}/approve", {"reason": "x\0"}),
+    ):
+        refused(world.admin.post(path, body), 422, "request.invalid")
+    for path in ("/families/a%00", "/patches/acme/a%00", "/ports/a%00", "/jobs/acme:a%00", "/uploads/a%00"):
+        refused(world.admin.get(path), 422, "request.invalid")
+    refused(world.admin("DELETE", "/tokens/a%00"), 422, "request.invalid")
+    refused(world.admin.get("/ports", state="a\0"), 422, "request.invalid")

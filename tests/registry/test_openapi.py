@@ -33,7 +33,7 @@ def test_every_operation_is_described(schema: dict[str, Any]) -> None:
         assert operation["summary"].strip(), name
         assert operation["description"].strip(), name
         assert len(operation["tags"]) == 1, name
-        for status in ("4XX", "5XX"):
+        for status in ("4XX", "5XX") if not name.startswith("HEAD ") else ():
             content = operation["responses"][status]["content"]
             assert content["application/problem+json"]["schema"]["$ref"].endswith("/ProblemOut"), name
         assert "422" not in operation["responses"], f"{name}: FastAPI's own form of errors is never answered"
@@ -124,3 +124,50 @@ def test_problem_out_is_what_is_answered(world: World, schema: dict[str, Any]) -
     assert documented
     assert documented["status"] == shown["status"]
     assert json.dumps(shown)
+
+
+def test_problems_are_problems_only(schema: dict[str, Any]) -> None:
+    """No answer is documented in a form that is never sent."""
+    for name, operation in operations(schema):
+        for status in ("4XX", "5XX"):
+            assert set(operation["responses"][status].get("content", {})) == (
+                set() if name.startswith("HEAD ") else {"application/problem+json"}
+            ), name
+        for status, response in operation["responses"].items():
+            assert "X-Request-Id" in response["headers"], (name, status)
+
+
+def test_headers_and_statuses_are_those_that_are_sent(world: World, schema: dict[str, Any]) -> None:
+    """What the registry answers to reads, repeats and conditions is documented, header by header."""
+    port = world.port["id"]
+    tag = world.admin.get(f"/ports/{port}/files/config.json").headers["ETag"]
+    job = world.acme.post(f"/ports/{port}/digest")
+    draft = world.acme.draft(world.patch(), world.models.patch)
+    file = draft["uploads"][0]["url"].removeprefix("/api/v1")
+    asked = [
+        ("GET /families/{family}/releases/{release}", world.admin.get("/families/llama/releases/v1")),
+        ("GET /patches/{owner}/{patch}", world.admin.get("/patches/acme/tone")),
+        ("GET /patches/{owner}/{patch}/versions/{number}", world.admin.get("/patches/acme/tone/versions/1")),
+        ("GET /ports/{port}", world.admin.get(f"/ports/{port}")),
+        ("POST /ports", world.acme.post("/ports", {"patch": "acme/tone", "release": "v2"}, {"Idempotency-Key": "a"})),
+        ("POST /ports", world.acme.post("/ports", {"patch": "acme/tone", "release": "v2"}, {"Idempotency-Key": "a"})),
+        ("POST /patches", world.acme.post("/patches", {"owner": "acme", "name": "tone", "family": "llama"})),
+        ("POST /ports/{port}/digest", job),
+        ("GET /ports/{port}/files/{path}", world.admin.get(f"/ports/{port}/files/config.json", {"Range": "bytes=0-3"})),
+        ("GET /ports/{port}/files/{path}", world.admin.get(f"/ports/{port}/files/config.json", {"If-None-Match": tag})),
+        ("HEAD /ports/{port}/files/{path}", world.admin.head(f"/ports/{port}/files/config.json", {"Range": "bytes=0-3"})),
+        ("HEAD /ports/{port}/files/{path}", world.admin.head(f"/ports/{port}/files/config.json", {"If-None-Match": tag})),
+        ("HEAD /uploads/{upload}/files/{path}", world.acme.head(file)),
+        ("PATCH /uploads/{upload}/files/{path}", world.acme("PATCH", file, headers={"Upload-Offset": "0"})),
+        ("GET /families/{family}", world.admin.get("/families/none")),
+    ]  # fmt: skip
+    usual = {"content-length", "content-type", "cache-control", "x-content-type-options", "repr-digest"}
+    for name, answer in asked:
+        method, path = name.split(" ")
+        responses = schema["paths"]["/api/v1" + path][method.lower()]["responses"]
+        documented = responses.get(str(answer.status_code)) or (responses["4XX"] if answer.status_code >= 400 else None)
+        assert documented, (name, answer.status_code)
+        unsaid = {header.lower() for header in answer.headers} - usual - {header.lower() for header in documented["headers"]}
+        assert not unsaid, (name, answer.status_code, unsaid)
+    assert {answer.status_code for _, answer in asked} >= {200, 202, 204, 206, 304, 404}
+    world.service.run_jobs()

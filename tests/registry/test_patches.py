@@ -16,7 +16,7 @@ def test_create_again_and_read(world: World) -> None:
     made = world.acme.post("/patches", body)
     assert made.status_code == 201
     assert made.headers["Location"] == f"/api/v1/patches/acme/{name}"
-    again = world.acme.post("/patches", {**body, "description": "something else"})
+    again = world.acme.post("/patches", {**body, "description": ""})
     assert (again.status_code, again.json()) == (200, made.json())
     read = world.reader.get(f"/patches/acme/{name}")
     assert read.json() == made.json() | {"aliases": {}}
@@ -135,3 +135,12 @@ def test_list_by_family_and_owner(world: World) -> None:
     assert names(world.admin.get("/patches", family=family, owner="acme")) == [mine]
     assert names(world.rival.get("/patches", owner="acme")) == []
     refused(world.acme.get("/patches", family="nope"), 404, "family.unknown")
+
+
+def test_described_otherwise(world: World) -> None:
+    """A repeat that says something else is refused, not swallowed; one that says nothing, or the same, returns what is there."""
+    body = {"owner": "acme", "name": unique("patch"), "family": "llama"}
+    assert world.acme.post("/patches", body | {"description": "one"}).status_code == 201
+    for again in ({}, {"description": "one"}):
+        assert world.acme.post("/patches", body | again).json()["description"] == "one"
+    refused(world.acme.post("/patches", body | {"description": "two"}), 409, "patch.differs")

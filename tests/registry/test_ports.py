@@ -164,12 +164,20 @@ def test_low_fidelity(world: World, shelf: Shelf) -> None:
 
 
 def test_patch_that_adds_nothing(world: World, shelf: Shelf) -> None:
-    """All products zero: allowed, and said."""
+    """All products zero: refused by name, as `merge` does."""
     patch = world.patch()
     world.acme.publish(patch, shelf.patch(world.models.v1, strength=0.0))
     port = world.acme.port(patch, "v2")
-    assert codes(port)["fidelity.zero_patch"] == "warn"
-    assert (port["state"], port["fidelity"]) == ("ready", None)
+    assert codes(port)["adapter.adds_nothing"] == "refuse"
+    assert (port["state"], port["fidelity"]) == ("refused", None)
+
+
+def test_patch_that_overflows(world: World, shelf: Shelf) -> None:
+    """A merge that is seen to end in infinities does not become a ready port, which nobody could read."""
+    patch = world.patch()
+    world.acme.publish(patch, shelf.patch(world.models.v1, strength=1e34, lora_alpha=1e9))
+    port = world.acme.port(patch, "v2")
+    assert (port["state"], codes(port)["port.overflow"]) == ("refused", "refuse")
 
 
 def test_tokenizers(world: World, another: Callable[[], Path]) -> None:

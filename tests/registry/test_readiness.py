@@ -21,6 +21,7 @@ from app.services.readiness import FRESH_SECONDS, Part, Readiness
 from tests.live.service import until
 from tests.registry.server import serving
 from tests.registry.service import Service, refused
+from tests.registry.test_metrics import figures
 from tests.support.postgres import OwnServer, own_server
 from tests.support.s3 import S3Server
 from tests.support.s3_faults import FaultyS3
@@ -79,9 +80,15 @@ def test_a_database_that_hangs_or_is_gone(registries: Callable[..., Service], st
         assert ready(service)
         with paused(stoppable):
             assert unready(service) == {"database": "no answer within 2 s", "jobs": "no answer within 2 s"}
+            told = figures(service)
+            assert (told['portllm_up{part="database"}'], told['portllm_up{part="blobs"}']) == (0.0, 1.0)
         until(lambda: ready(service), 30)
         stoppable.stop()
         assert unready(service)["database"] == "The database does not answer."
+        told = figures(service)
+        assert told['portllm_up{part="database"}'] == 0.0
+        assert "process_resident_memory_bytes" in told
+        assert not [name for name in told if name.startswith(("portllm_jobs", "portllm_ports", "portllm_event"))]
         stoppable.start()
         until(lambda: ready(service), 30)
         service.execute("UPDATE alembic_version SET version_num = '0001'")
@@ -195,7 +202,7 @@ def test_probes_take_nothing_from_others(fresh: Callable[..., Service], monkeypa
         probes = [threading.Thread(target=client.get, args=("/readyz",), kwargs={"timeout": 30}) for _ in range(60)]
         for probe in probes:
             probe.start()
-        until(lambda: any(thread.name == "ready" for thread in threading.enumerate()), 10)
+        until(lambda: any(thread.name == "aside" for thread in threading.enumerate()), 10)
         began = time.monotonic()
         headers = {"Authorization": f"Bearer {service.admin.token}"}
         assert client.get("/api/v1/whoami", headers=headers, timeout=30).status_code == 200

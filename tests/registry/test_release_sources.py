@@ -65,7 +65,8 @@ def test_link_out_of_the_root_inside_the_directory(service: Service, models: Mod
     directory = shutil.copytree(models.v1, service.place / name)
     (directory / "notes.txt").symlink_to(secret)
     release = service.release("llama", name, directory)
-    assert (release["state"], release["problem"]["code"]) == ("rejected", "checkpoint.unsafe_path")
+    assert (release["state"], release["problem"]["code"]) == ("rejected", "checkpoint.link")
+    assert "notes.txt is a link" in release["problem"]["detail"]
     # As a hub cache does it: links to another allowed place.
     (directory / "notes.txt").unlink()
     (directory / "notes.txt").symlink_to(models.v1 / "config.json")

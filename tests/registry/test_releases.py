@@ -9,6 +9,7 @@ import pytest
 from app.core.source import DirectorySource
 from app.db.base import now
 from app.domain.errors import DomainError
+from app.domain.principal import Principal
 from app.services import releases
 from tests.registry.conftest import Models, World
 from tests.registry.service import Service, refused, unique
@@ -64,7 +65,7 @@ def test_register_ingest_ready(world: World) -> None:
 def test_manifest_names_every_file_and_tensor(world: World) -> None:
     """sha256 of each file and of each tensor's bytes, as they can be computed from the directory."""
     with world.service.runtime.read() as uow:
-        row = releases.get(uow, "llama", "v1")
+        row = releases.get(uow, Principal("admin", frozenset({"admin"}), "test"), "llama", "v1")
         manifest = uow.tools.library.manifest(row)
     for path, digest in manifest.file_digests.items():
         assert digest == hashlib.sha256((world.models.v1 / path).read_bytes()).hexdigest()
@@ -85,6 +86,8 @@ def test_same_directory_again_returns_what_is_there(world: World) -> None:
     problem = refused(world.service.register("llama", "v1", world.models.v2), 409, "release.taken")
     assert problem["data"]["source"] == str(world.models.v1)
     refused(world.service.register("llama", "v1", world.models.v1, copy=True), 409, "release.taken")
+    refused(world.service.register("llama", "v1", world.models.v1, parent="v2"), 409, "release.taken")
+    refused(world.service.register("llama", "v2", world.models.v2), 409, "release.taken")  # its parent is v1
     assert world.service.runtime.tools.jobs.enqueued == []
 
 
@@ -118,6 +121,22 @@ def test_rejected_then_retried(fresh: Callable[..., Service], tmp_path: Path) ->
     assert service.release(family, "v1", directory)["state"] == "ready"
     kinds = [e["kind"] for e in service.admin.get("/events").json()["items"] if e["subject"] == "llama/v1"]
     assert kinds == ["release.registered", "release.rejected", "release.registered", "release.ready"]
+
+
+def test_rejected_then_corrected(fresh: Callable[..., Service]) -> None:
+    """What was rejected never was a release: its name is free for another directory, way and parent."""
+    service = fresh()
+    family = service.admin.family("llama")
+    service.release(family, "v0", make_base(service.place / "v0"))
+    (service.place / "wrong").mkdir()
+    assert service.release(family, "v1", service.place / "wrong")["state"] == "rejected"
+    right = make_base(service.place / "v1")
+    ready = service.release(family, "v1", right, copy=True, parent="v0")
+    assert (ready["state"], ready["source"], ready["copied"], ready["parent"]) == ("ready", str(right), True, "v0")
+
+
+def test_a_directory_whose_name_is_too_long(world: World) -> None:
+    refused(world.service.register("llama", "long", world.models.v1.parent / ("a" * 4000)), 404, "release.directory")
 
 
 def test_file_that_changes_while_it_is_read(fresh: Callable[..., Service], monkeypatch: pytest.MonkeyPatch) -> None:

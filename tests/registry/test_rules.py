@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 
+from app.api.app import mount
 from app.api.rules import RULES, Rule
 from app.domain.principal import ROLES
 from tests.registry.conftest import Models
-from tests.registry.service import API, Caller, Service, refused
+from tests.registry.service import API, Caller, Service
 from tests.registry.test_access import body_for, filled, routes
 
 # Of each scope: the least role that has it, and the role just below, which has not.
@@ -75,10 +77,11 @@ def test_every_route_has_a_rule(place: Place) -> None:
     assert found == set(RULES)
 
 
-def test_a_route_without_a_rule_answers_nobody(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever adds a route and forgets the rule finds out."""
+def test_a_route_without_a_rule_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever adds a route and forgets the rule finds out before anybody can call it."""
     monkeypatch.delitem(RULES, "GET /families")
-    refused(place.service.admin.get("/families"), 500, "server.error")
+    with pytest.raises(RuntimeError, match="GET /api/v1/families has no rule"):
+        mount(FastAPI(), 1)
 
 
 def test_expired(place: Place) -> None:

@@ -1,6 +1,7 @@
 """What workers do and do not: one job at once, only their class, cancel and retry from wherever it is asked."""
 
 import json
+import re
 from collections import Counter
 from typing import Any
 
@@ -52,11 +53,18 @@ def test_each_job_is_started_once(fleet: Fleet, client: httpx.Client) -> None:
 
 def test_cancel_reaches_every_worker(fleet: Fleet, client: httpx.Client) -> None:
     """Two workers with a long job each: both jobs are cancelled through the service, by the API and by the command line."""
-    with fleet.working((), ()) as workers:
+    with fleet.working(("--listen", "127.0.0.1:0"), ()) as workers:
         jobs = [register(fleet, client, f"huge{n}", HUGE) for n in range(2)]
         until(lambda: all(worker.jobs() for worker in workers))
         doing = {j for w in client.get("/workers").json()["items"] if w["alive"] for j in w["jobs"]}
         assert doing == set(jobs)
+        (url,) = (w["url"] for w in client.get("/workers").json()["items"] if w["id"] == workers[0].id)
+        until(lambda: re.search(r'portllm_worker_job_done_bytes{kind="ingest"} [1-9]', httpx.get(f"{url}/metrics").text))
+        told = httpx.get(f"{url}/metrics").text
+        assert 'portllm_worker_jobs{kind="ingest"} 1.0' in told
+        assert 'portllm_worker_info{class="cpu",device="cpu"' in told
+        assert 'portllm_workers_live{class="cpu"} 2.0' in told
+        assert jobs[0] not in told
         table = invoke("workers", **fleet.variables(), COLUMNS="250").stdout
         assert all(text in table for text in (*doing, workers[0].id, workers[1].id, "yes"))
         client.post(f"/jobs/{jobs[0]}/cancel").raise_for_status()

@@ -3,17 +3,18 @@
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from fastapi.responses import StreamingResponse
 
 from app.api.deps import BackendDep, PrincipalDep
+from app.api.routing import api_router
 from app.api.schemas.system import AuditOut
 from app.db.events import Event
 from app.domain.principal import Principal
 from app.services import events
 from app.services.backend import Backend
 
-router = APIRouter(tags=["events"])
+router = api_router(tags=["events"])
 
 PAGE = 500
 LINES: dict[int | str, dict[str, Any]] = {

@@ -2,15 +2,17 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
-from app.api.deps import OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.api.deps import IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.families import FamilyIn, FamilyOut, GrantsOut, ReleaseIn, ReleaseOut
+from app.api.visits import at_once
 from app.services import families, releases
 from app.services.uow import UnitOfWork
 
-router = APIRouter(tags=["families and releases"])
+router = api_router(tags=["families and releases"])
 
 
 @router.post("/families", status_code=201, response_model=FamilyOut)
@@ -25,6 +27,7 @@ def create_family(body: FamilyIn, once: OnceDep, principal: PrincipalDep) -> obj
 
 
 @router.get("/families")
+@at_once
 def list_families(uow: ReadUnit, page: PageDep, principal: PrincipalDep) -> Listing[FamilyOut]:
     """List the families that the token may see, newest first."""
     rows, cursor = page.cut(families.list_page(uow, principal, page.after, page.limit))
@@ -32,12 +35,14 @@ def list_families(uow: ReadUnit, page: PageDep, principal: PrincipalDep) -> List
 
 
 @router.get("/families/{family}")
+@at_once
 def get_family(family: str, uow: ReadUnit, principal: PrincipalDep) -> FamilyOut:
     """One family."""
     return FamilyOut.of(families.get(uow, principal, family))
 
 
 @router.get("/families/{family}/grants")
+@at_once
 def list_grants(family: str, uow: ReadUnit, principal: PrincipalDep) -> GrantsOut:
     """Who may see a family, besides admins. Needs scope admin."""
     return GrantsOut(family=family, readers=[row.owner for row in families.grants(uow, principal, family)])
@@ -73,6 +78,7 @@ def register_release(family: str, body: ReleaseIn, once: OnceDep, principal: Pri
 
 
 @router.get("/families/{family}/releases")
+@at_once
 def list_releases(
     family: str, uow: ReadUnit, page: PageDep, principal: PrincipalDep, state: Annotated[str | None, Query(max_length=20)] = None
 ) -> Listing[ReleaseOut]:
@@ -82,6 +88,7 @@ def list_releases(
 
 
 @router.get("/releases")
+@at_once
 def list_all_releases(uow: ReadUnit, page: PageDep, principal: PrincipalDep) -> Listing[ReleaseOut]:
     """List the releases of all families that the token may see, newest first."""
     rows, cursor = page.cut(releases.list_page(uow, principal, None, None, page.after, page.limit))
@@ -89,6 +96,7 @@ def list_all_releases(uow: ReadUnit, page: PageDep, principal: PrincipalDep) -> 
 
 
 @router.get("/families/{family}/releases/{release}")
+@at_once
 def get_release(family: str, release: str, uow: ReadUnit, response: Response, principal: PrincipalDep) -> ReleaseOut:
     """One release."""
     row = releases.get(uow, principal, family, release)
@@ -97,6 +105,8 @@ def get_release(family: str, release: str, uow: ReadUnit, response: Response, pr
 
 
 @router.post("/families/{family}/releases/{release}/yank")
-def yank_release(family: str, release: str, body: ReasonIn, uow: WriteUnit, principal: PrincipalDep) -> ReleaseOut:
+def yank_release(
+    family: str, release: str, body: ReasonIn, uow: WriteUnit, principal: PrincipalDep, expected: IfMatch
+) -> ReleaseOut:
     """Hide a release from selection; reads that are pinned to it go on. Needs scope admin."""
-    return ReleaseOut.of(releases.yank(uow, principal, family, release, body.reason))
+    return ReleaseOut.of(releases.yank(uow, principal, family, release, body.reason, expected))

@@ -2,15 +2,17 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 
 from app.api.deps import BackendDep, PrincipalDep, ReadUnit
 from app.api.reading import BINARY, Body, Conditions, Wanted, answer
+from app.api.routing import api_router
 from app.api.schemas.ports import MergedFileOut, MergedFilesOut
+from app.api.visits import at_once
 from app.services import merged, ports, workers
 
-router = APIRouter(tags=["merged models"])
+router = api_router(tags=["merged models"])
 
 ANSWERS: dict[int | str, dict[str, object]] = {
     200: {"content": BINARY},
@@ -24,6 +26,7 @@ Redirect = Annotated[
 
 
 @router.get("/ports/{port}/files")
+@at_once
 def list_files(port: str, uow: ReadUnit, principal: PrincipalDep) -> MergedFilesOut:
     """The files of a merged model."""
     row = ports.readable(uow, principal, port)

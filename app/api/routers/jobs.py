@@ -2,14 +2,16 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
 from app.api.deps import BackendDep, JobPageDep, PrincipalDep, ReadUnit, WriteUnit
+from app.api.routing import api_router
 from app.api.schemas.base import Listing
 from app.api.schemas.jobs import JobOut, WorkerOut, WorkersOut
+from app.api.visits import at_once
 from app.services import jobs, workers
 
-router = APIRouter(tags=["jobs"])
+router = api_router(tags=["jobs"])
 
 State = Annotated[
     Literal["queued", "running", "done", "failed", "cancelled"] | None, Query(description="Only jobs in this state.")
@@ -18,6 +20,7 @@ Kind = Annotated[str | None, Query(max_length=40, pattern="^[a-z_]+$", descripti
 
 
 @router.get("/jobs")
+@at_once
 def list_jobs(
     uow: ReadUnit, page: JobPageDep, principal: PrincipalDep, state: State = None, kind: Kind = None
 ) -> Listing[JobOut]:
@@ -27,6 +30,7 @@ def list_jobs(
 
 
 @router.get("/jobs/{job}")
+@at_once
 def get_job(job: str, uow: ReadUnit, principal: PrincipalDep) -> JobOut:
     """One job with its progress."""
     return JobOut.of(jobs.get(uow, principal, job))
@@ -47,6 +51,7 @@ def retry_job(job: str, uow: WriteUnit, response: Response, principal: Principal
 
 
 @router.get("/workers")
+@at_once
 def list_workers(uow: ReadUnit, backend: BackendDep, principal: PrincipalDep) -> WorkersOut:
     """The workers with what they do, the longest running first; one that is dead is shown for a day. Needs scope admin."""
     return WorkersOut(items=[WorkerOut.of(w) for w in workers.everyone(uow, principal, backend.worker_ttl)])

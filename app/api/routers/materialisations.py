@@ -1,14 +1,16 @@
 """/ports/{id}/materialise and /materialisations: merged models written to a place of somebody's own."""
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from app.api.deps import OnceDep, PageDep, PrincipalDep, ReadUnit, row_etag
+from app.api.routing import api_router
 from app.api.schemas.base import Listing
 from app.api.schemas.materialisations import MaterialisationOut, MaterialiseIn
+from app.api.visits import at_once
 from app.services import materialisations
 from app.services.uow import UnitOfWork
 
-router = APIRouter(tags=["materialisations"])
+router = api_router(tags=["materialisations"])
 
 
 @router.post("/ports/{port}/materialise", status_code=202, response_model=MaterialisationOut)
@@ -26,6 +28,7 @@ def materialise(port: str, body: MaterialiseIn, once: OnceDep, principal: Princi
 
 
 @router.get("/ports/{port}/materialisations")
+@at_once
 def list_materialisations(port: str, uow: ReadUnit, page: PageDep, principal: PrincipalDep) -> Listing[MaterialisationOut]:
     """Where a merged model was written, newest first."""
     rows, cursor = page.cut(materialisations.list_page(uow, principal, port, page.after, page.limit))
@@ -33,6 +36,7 @@ def list_materialisations(port: str, uow: ReadUnit, page: PageDep, principal: Pr
 
 
 @router.get("/materialisations/{materialisation}")
+@at_once
 def get_materialisation(materialisation: str, uow: ReadUnit, response: Response, principal: PrincipalDep) -> MaterialisationOut:
     """One materialisation."""
     row = materialisations.get(uow, principal, materialisation)

@@ -4,17 +4,18 @@ import mimetypes
 from collections.abc import Generator
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 
 from app.api.conditional import Span, is_match, span
 from app.api.deps import PrincipalDep, ReadUnit
 from app.api.reading import BINARY, Conditions, MergedResponse
 from app.api.routers.patches import Number
+from app.api.routing import api_router
 from app.core.source import Source, read_range
 from app.services import versions
 
-router = APIRouter(tags=["patches"])
+router = api_router(tags=["patches"])
 
 PIECE_BYTES = 2**20
 REDIRECT = "Where the bytes lie in an object store, 307 to an address there that is good for an hour."

@@ -2,15 +2,17 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import Path, Query, Response
 
 from app.api.deps import IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.patches import AliasIn, AliasOut, PatchChange, PatchIn, PatchOut, VersionIn, VersionOut
+from app.api.visits import at_once
 from app.services import patches, versions
 from app.services.uow import UnitOfWork
 
-router = APIRouter(tags=["patches"])
+router = api_router(tags=["patches"])
 
 Number = Annotated[int, Path(ge=0, lt=2**31, description="A version's number.")]  # the width of the column
 
@@ -27,6 +29,7 @@ def create_patch(body: PatchIn, once: OnceDep, principal: PrincipalDep) -> objec
 
 
 @router.get("/patches")
+@at_once
 def list_patches(
     uow: ReadUnit,
     page: PageDep,
@@ -36,10 +39,11 @@ def list_patches(
 ) -> Listing[PatchOut]:
     """List the patches that the token may read, newest first."""
     rows, cursor = page.cut(patches.list_page(uow, principal, owner, family, page.after, page.limit))
-    return Listing(items=[PatchOut.of(r) for r in rows], next_cursor=cursor)
+    return Listing[PatchOut](items=[PatchOut.of_line(line) for line in rows], next_cursor=cursor)
 
 
 @router.get("/patches/{owner}/{patch}")
+@at_once
 def get_patch(owner: str, patch: str, uow: ReadUnit, response: Response, principal: PrincipalDep) -> PatchOut:
     """One patch with its aliases."""
     row = patches.get(uow, principal, owner, patch)
@@ -93,19 +97,25 @@ def draft_version(owner: str, patch: str, body: VersionIn, once: OnceDep, princi
 
 
 @router.get("/patches/{owner}/{patch}/versions")
+@at_once
 def list_versions(owner: str, patch: str, uow: ReadUnit, page: PageDep, principal: PrincipalDep) -> Listing[VersionOut]:
     """List published versions, newest first."""
     rows, cursor = page.cut(versions.list_page(uow, principal, owner, patch, page.after, page.limit))
-    return Listing(items=[VersionOut.of(r) for r in rows], next_cursor=cursor)
+    return Listing[VersionOut](items=[VersionOut.of(r) for r in rows], next_cursor=cursor)
 
 
 @router.get("/patches/{owner}/{patch}/versions/{number}")
-def get_version(owner: str, patch: str, number: Number, uow: ReadUnit, principal: PrincipalDep) -> VersionOut:
+@at_once
+def get_version(owner: str, patch: str, number: Number, uow: ReadUnit, response: Response, principal: PrincipalDep) -> VersionOut:
     """One version."""
-    return VersionOut.of(versions.get(uow, principal, owner, patch, number))
+    row = versions.get(uow, principal, owner, patch, number)
+    response.headers["ETag"] = row_etag(row)
+    return VersionOut.of(row)
 
 
 @router.post("/patches/{owner}/{patch}/versions/{number}/yank")
-def yank_version(owner: str, patch: str, number: Number, body: ReasonIn, uow: WriteUnit, principal: PrincipalDep) -> VersionOut:
+def yank_version(
+    owner: str, patch: str, number: Number, body: ReasonIn, uow: WriteUnit, principal: PrincipalDep, expected: IfMatch
+) -> VersionOut:
     """Hide a version from selection; ports that are ready go on."""
-    return VersionOut.of(versions.yank(uow, principal, owner, patch, number, body.reason))
+    return VersionOut.of(versions.yank(uow, principal, owner, patch, number, body.reason, expected))

@@ -2,24 +2,27 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
-from app.api.deps import BackendDep, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.api.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.ports import DigestOut, PortIn, PortOut, VerdictOut
+from app.api.visits import AccessDep, at_once
 from app.services import digests, ports
 from app.services.uow import UnitOfWork, settle
 
-router = APIRouter(tags=["ports"])
+router = api_router(tags=["ports"])
 
 
 @router.post("/ports/check")
-def check_port(body: PortIn, backend: BackendDep, principal: PrincipalDep) -> VerdictOut:
+@at_once
+def check_port(body: PortIn, access: AccessDep) -> VerdictOut:
     """Say whether a patch can be carried to a release, and why. Stores no port."""
-    with backend.read() as uow:
+    with access.read() as (uow, principal):
         verdict = ports.assess(uow, principal, body.wish())
     if verdict.lineage:
-        settle(backend.write, lambda uow: ports.remember_lineage(uow, verdict))
+        settle(access.backend.write, lambda uow: ports.remember_lineage(uow, verdict))
     return VerdictOut.of(verdict)
 
 
@@ -44,6 +47,7 @@ def create_port(body: PortIn, backend: BackendDep, once: OnceDep, principal: Pri
 
 
 @router.get("/ports")
+@at_once
 def list_ports(
     uow: ReadUnit,
     page: PageDep,
@@ -57,10 +61,11 @@ def list_ports(
     """List ports, newest first."""
     found = ports.list_page(uow, principal, patch, version, family, release, state, page.after, page.limit)
     rows, cursor = page.cut(found)
-    return Listing(items=[PortOut.of(r) for r in rows], next_cursor=cursor)
+    return Listing[PortOut](items=[PortOut.of_line(line) for line in rows], next_cursor=cursor)
 
 
 @router.get("/ports/{port}")
+@at_once
 def get_port(port: str, uow: ReadUnit, response: Response, principal: PrincipalDep) -> PortOut:
     """One port."""
     row = ports.get(uow, principal, port)
@@ -69,18 +74,18 @@ def get_port(port: str, uow: ReadUnit, response: Response, principal: PrincipalD
 
 
 @router.post("/ports/{port}/approve")
-def approve_port(port: str, body: ReasonIn, uow: WriteUnit, principal: PrincipalDep) -> PortOut:
+def approve_port(port: str, body: ReasonIn, uow: WriteUnit, principal: PrincipalDep, expected: IfMatch) -> PortOut:
     """Let a held port become ready, with a reason."""
-    return PortOut.of(ports.approve(uow, principal, port, body.reason))
+    return PortOut.of(ports.approve(uow, principal, port, body.reason, expected))
 
 
 @router.post("/ports/{port}/retire")
-def retire_port(port: str, uow: WriteUnit, principal: PrincipalDep) -> PortOut:
+def retire_port(port: str, uow: WriteUnit, principal: PrincipalDep, expected: IfMatch) -> PortOut:
     """Take a port out of use."""
-    return PortOut.of(ports.retire(uow, principal, port))
+    return PortOut.of(ports.retire(uow, principal, port, expected))
 
 
-@router.post("/ports/{port}/digest", status_code=202)
+@router.post("/ports/{port}/digest", status_code=202, responses={200: {"model": DigestOut, "description": "They are known."}})
 def digest_port(port: str, uow: WriteUnit, response: Response, principal: PrincipalDep) -> DigestOut:
     """Compute the sha256 of every computed file and the exact merge fidelity, once, by a job (202); known ones come at once."""
     row, job = digests.request(uow, principal, port)

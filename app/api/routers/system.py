@@ -4,26 +4,35 @@ import asyncio
 import datetime as dt
 import json
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from app.api.deps import BackendDep, PageDep, PrincipalDep, ReadUnit, WriteUnit
+from app.api.routing import api_router
 from app.api.schemas.base import Listing
 from app.api.schemas.system import EventOut, EventsOut, NewTokenOut, RotateIn, TokenIn, TokenOut, WhoAmIOut
+from app.api.visits import at_once
 from app.domain.principal import Principal, role_of
 from app.services import events, tokens
 from app.services.backend import Backend
 
-router = APIRouter()
+router = api_router()
+
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {"text/event-stream": {"schema": {"type": "string", "description": "`id`, `event` and `data`, an EventOut."}}}
+    }
+}
 
 POLL_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 15.0
 
 
 @router.get("/whoami", tags=["tokens"])
+@at_once
 def who_am_i(uow: ReadUnit, principal: PrincipalDep) -> WhoAmIOut:
     """Who the token speaks for."""
     row = tokens.own(uow, principal)
@@ -41,6 +50,7 @@ def create_token(body: TokenIn, uow: WriteUnit, response: Response, principal: P
 
 
 @router.get("/tokens", tags=["tokens"])
+@at_once
 def list_tokens(uow: ReadUnit, page: PageDep, principal: PrincipalDep) -> Listing[TokenOut]:
     """List the owner's tokens, without secrets; an admin sees all. Needs scope operate."""
     rows, cursor = page.cut(tokens.list_page(uow, principal, page.after, page.limit))
@@ -61,7 +71,7 @@ def rotate_token(token: str, body: RotateIn, uow: WriteUnit, response: Response,
     return NewTokenOut(**TokenOut.of(row).model_dump(), token=secret)
 
 
-@router.get("/events", tags=["events"], response_model=EventsOut)
+@router.get("/events", tags=["events"], response_model=EventsOut, responses=STREAM)
 async def list_events(
     request: Request,
     backend: BackendDep,

@@ -4,24 +4,27 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from app.api.deps import BackendDep, PrincipalDep, ReadUnit, WriteUnit
+from app.api.routing import api_router
 from app.api.schemas.patches import DirectIn, DirectOut, PartOut, VersionOut
+from app.api.visits import at_once
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.services import versions
 from app.services.backend import Backend
 from app.services.uow import settle
 
-router = APIRouter(tags=["uploads"])
+router = api_router(tags=["uploads"])
 
 OFFSET = "Upload-Offset"
 
 
 @router.get("/uploads/{upload}")
+@at_once
 def get_upload(upload: str, uow: ReadUnit, principal: PrincipalDep) -> VersionOut:
     """An open upload, and how many bytes of each file have arrived."""
     row = versions.open_upload(uow, principal, upload)

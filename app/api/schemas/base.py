@@ -3,13 +3,21 @@
 import datetime as dt
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class In(BaseModel):
     """A request body: unknown fields are refused, so that a misspelt one is not silently ignored."""
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _no_zero_character(cls, value: Any) -> Any:
+        """PostgreSQL keeps none; what can be said must not depend on the database."""
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("it holds a zero character")
+        return value
 
 
 class Out(BaseModel):

@@ -1,12 +1,11 @@
 """Bodies of patches, versions and aliases."""
 
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from app.api.schemas.base import Bytes, In, Name, Out, Reason, Sha256, Text, Time
-from app.db.patches import Alias, Patch, PatchVersion
+from app.db.patches import Patch, PatchLine, PatchVersion
 from app.domain.names import UNKNOWN
 
 
@@ -36,10 +35,16 @@ class PatchOut(Out):
     aliases: Annotated[dict[str, int | None], Field(description="alias -> version", examples=[{"prod": 3}], default_factory=dict)]
 
     @classmethod
-    def of(cls, row: Patch, aliases: Sequence[Alias] = ()) -> "PatchOut":
+    def of_line(cls, line: PatchLine) -> "PatchOut":
+        """In a list, without its aliases."""
+        owner, name, family, description, created_at = line[1:]
+        return cls(owner=owner, name=name, family=family, description=description, created_at=created_at, aliases={})
+
+    @classmethod
+    def of(cls, row: Patch, aliases: dict[str, int | None] | None = None) -> "PatchOut":
         return cls(
             owner=row.owner, name=row.name, family=row.family.name, description=row.description, created_at=row.created_at,
-            aliases={a.name: a.version.number for a in aliases},
+            aliases=aliases or {},
         )  # fmt: skip
 
 

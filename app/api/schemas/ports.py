@@ -6,7 +6,7 @@ from pydantic import Field
 
 from app.api.schemas.base import Bytes, In, Name, Out, Reason, Sha256, Time
 from app.core.recipe import Recipe
-from app.db.ports import Port
+from app.db.ports import Port, PortLine
 from app.domain.names import UNKNOWN
 from app.services.ports import Verdict, Wish
 
@@ -106,6 +106,17 @@ class PortOut(Out):
     digested: Annotated[bool, Field(description="Whether the sha256 of the computed files is known.", examples=[False])]
     created_at: Time
     ready_at: Time | None
+
+    @classmethod
+    def of_line(cls, line: PortLine) -> "PortOut":
+        """In a list."""
+        return cls(
+            id=line.id, patch=f"{line.owner}/{line.name}", version=line.version, family=line.family, release=line.release,
+            trained_on=line.trained_on or UNKNOWN, state=line.state, recipe=line.recipe, fingerprint=line.fingerprint,
+            findings=[FindingOut(**f) for f in line.findings], fidelity=FidelityOut(**line.fidelity) if line.fidelity else None,
+            forced=line.forced, reason=line.reason, digested=line.digests is not None, created_at=line.created_at,
+            ready_at=line.ready_at,
+        )  # fmt: skip
 
     @classmethod
     def of(cls, row: Port) -> "PortOut":

@@ -54,6 +54,11 @@ class TorchArithmetic:
         bound = rank * _largest(scaled) * _largest(factor)
         return LoadedDelta(scaled.to(self._device), factor.to(self._device), bound)
 
+    def adds_nothing(self, delta: LoadedDelta) -> bool:
+        if not delta.bound:
+            return True
+        return not bool((delta.a.abs().amax(1) * delta.b.abs().amax(0)).any())
+
     def delta_bytes(self, delta: LoadedDelta) -> int:
         return delta.a.nbytes + delta.b.nbytes
 
@@ -67,15 +72,14 @@ class TorchArithmetic:
         grows = delta is not None and delta.bound >= HARMLESS_DELTA
         if REACH[dtype] <= REACH[out_dtype] and out_dtype != "F16" and not grows:
             return 0
-        if math.isfinite(_largest(target)):
-            return 0
-        return int(torch.isinf(target).sum()) - int(torch.isinf(total).sum())
+        return _overflow(target, total)
 
-    def fidelity(self, weight: Buffer, dtype: str, delta: LoadedDelta, block: Block, out_dtype: str) -> Moments:
+    def fidelity(self, weight: Buffer, dtype: str, delta: LoadedDelta, block: Block, out_dtype: str) -> tuple[Moments, int]:
         total, product = self._sum(weight, dtype, delta, block)
         kept = total.to(DTYPES[out_dtype]).double()
+        overflow = _overflow(kept, total)
         kept.sub_(_view(weight, dtype).view(block.rows, block.columns).to(self._device))
-        return _moments(kept.flatten(), product.flatten())
+        return _moments(kept.flatten(), product.flatten()), overflow
 
     def compare(self, x: bytearray, x_dtype: str, y: bytearray, y_dtype: str) -> Moments:
         self._one_thread()
@@ -136,6 +140,13 @@ def _largest(tensor: torch.Tensor) -> float:
     """The largest magnitude in a tensor; NaN where it holds one."""
     low, high = torch.aminmax(tensor)
     return max(-float(low), float(high))
+
+
+def _overflow(rounded: torch.Tensor, exact: torch.Tensor) -> int:
+    """How many values became infinite in rounding; infinities that the release itself has do not count."""
+    if math.isfinite(_largest(rounded)):
+        return 0
+    return int(torch.isinf(rounded).sum()) - int(torch.isinf(exact).sum())
 
 
 def _moments(x: torch.Tensor, y: torch.Tensor) -> Moments:

@@ -64,9 +64,7 @@ RELEASES = _Noun(
 )
 VERSIONS = _Noun("versions", patches.count_versions, patches.all_versions, patches.version)
 ALIASES = _Noun("aliases", patches.count_aliases, patches.all_aliases, patches.get_alias)
-PORTS = _Noun(
-    "ports", ports.count, lambda s, after, limit: ports.list_page(s, None, None, None, None, None, after, limit), ports.get
-)
+PORTS = _Noun("ports", ports.count, ports.everything, ports.get)
 MATERIALISATIONS = _Noun("materialisations", materialisations.count, materialisations.everything, materialisations.get)
 
 

@@ -1,0 +1,102 @@
+"""What metrics show that nobody counted along the way: asked for when somebody looks, with a limit, and remembered."""
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from app.blobs import failures
+from app.services import metrics
+from app.services.backend import Backend
+from app.services.metrics import Stock, Work
+from app.services.readiness import LIMIT_SECONDS
+from app.services.threads import Remembered
+
+WORK_SECONDS = 5.0
+STOCK_SECONDS = 30.0
+
+
+class State(Collector):
+    """Parts that answer, jobs, workers, ports, releases, events, errors of the store.
+
+    What a database that is away would say is left out; `portllm_up` says that it is.
+    """
+
+    def __init__(self, backend: Callable[[], Backend]) -> None:
+        self._backend = backend
+        self._work = Remembered(self._ask_work, WORK_SECONDS, LIMIT_SECONDS)
+        self._stock = Remembered(self._ask_stock, STOCK_SECONDS, LIMIT_SECONDS)
+
+    def collect(self) -> Iterable[Metric]:
+        parts = self._backend().readiness.ask().result(2 * LIMIT_SECONDS)
+        up = GaugeMetricFamily("portllm_up", "Whether a part that this process stands on answers.", labels=["part"])
+        for name, part in parts.items():
+            up.add_metric([name], float(part.ok))
+        yield up
+        if parts["database"].ok:
+            if (work := self._work.value()) is not None:
+                yield from _work(work)
+            if (stock := self._stock.value()) is not None:
+                yield from _stock(stock)
+        errors = CounterMetricFamily("portllm_blob_errors", "Failures of the store of bytes.", labels=["code"])
+        for code, count in failures.counts().items():
+            errors.add_metric([code], count)
+        yield errors
+        yield from _doing(self._backend())
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the database need not be there when the application is built."""
+        return ()
+
+    def _ask_work(self) -> Work:
+        backend = self._backend()
+        with backend.read() as uow:
+            return metrics.work(uow, backend.worker_ttl)
+
+    def _ask_stock(self) -> Stock:
+        with self._backend().read() as uow:
+            return metrics.stock(uow)
+
+
+def _work(work: Work) -> Iterable[Metric]:
+    jobs = GaugeMetricFamily(
+        "portllm_jobs", "Jobs that wait and run, and those of the last day that ended.", labels=["kind", "state", "class"]
+    )
+    for labels, count in work.jobs.items():
+        jobs.add_metric(labels, count)
+    yield jobs
+    yield _by("portllm_queue_age_seconds", "How long the oldest waiting job waits.", "class", work.oldest)
+    yield _by("portllm_workers_live", "Workers that gave a sign of life lately.", "class", work.workers)
+
+
+def _stock(stock: Stock) -> Iterable[Metric]:
+    yield _by("portllm_ports", "Ports by state.", "state", stock.ports)
+    yield _by("portllm_releases", "Releases by state.", "state", stock.releases)
+    yield GaugeMetricFamily("portllm_event_cursor", "The id of the last event.", value=stock.cursor)
+
+
+def _doing(backend: Backend) -> Iterable[Metric]:
+    """What this process does itself, where it runs jobs: which job is never a label, there is no end of them."""
+    running = backend.doing()
+    if running is None:
+        return
+    kinds = sorted({job.kind for job in running})
+    yield _by("portllm_worker_jobs", "Jobs that run here.", "kind", {k: sum(j.kind == k for j in running) for k in kinds})
+    for name, text, key in (
+        ("portllm_worker_job_done_bytes", "How far the jobs that run here are.", "done"),
+        ("portllm_worker_job_total_bytes", "How much the jobs that run here have to do.", "total"),
+        ("portllm_worker_job_bytes_per_second", "How fast the jobs that run here are.", "rate"),
+    ):
+        yield _by(name, text, "kind", {k: sum(j.progress.get(key) or 0 for j in running if j.kind == k) for k in kinds})
+    card = backend.card
+    if card is not None:
+        device = {"class": card.class_name, "device": card.device, "version": card.version}
+        yield InfoMetricFamily("portllm_worker", "What this worker is.", value=device)
+        yield GaugeMetricFamily("portllm_worker_memory_bytes", "Memory of its device.", value=card.memory_bytes)
+
+
+def _by(name: str, text: str, label: str, values: dict[str, int] | dict[str, float]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for value, number in values.items():
+        family.add_metric([value], number)
+    return family

@@ -1,0 +1,128 @@
+"""Endpoints that are answered in one visit to a thread: who asks, the transaction, the use case and its JSON.
+
+FastAPI sends every plain dependency, the endpoint, the check of its answer and the end of the transaction to a thread each,
+one after another, and our token was looked up in a transaction of its own. For a read of a row or two those visits cost
+several times the read itself.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Annotated, Any, get_args
+
+from fastapi import Depends, Request, Response, Security
+from fastapi.concurrency import run_in_threadpool
+from fastapi.security import HTTPAuthorizationCredentials
+from pydantic import BaseModel, TypeAdapter
+
+from app.api.deps import PrincipalDep, ReadUnit, bearer, get_principal, origin_of
+from app.domain.errors import DomainError
+from app.domain.principal import Principal
+from app.services import tokens
+from app.services.backend import Backend
+from app.services.uow import UnitOfWork
+
+JSON = "application/json"
+
+
+class Access:
+    """A request that brought a token, which is not looked at yet."""
+
+    def __init__(self, request: Request, secret: str) -> None:
+        self._request, self._secret = request, secret
+        self.backend: Backend = request.app.state.backend
+
+    @contextmanager
+    def read(self) -> Iterator[tuple[UnitOfWork, Principal]]:
+        """A unit of work that only reads, and who asks, looked up in it.
+
+        Raises:
+            DomainError: token.missing.
+        """
+        with self.backend.read() as uow:
+            principal = tokens.authenticate(uow, self._secret, *origin_of(self._request))
+            self._request.state.owner = principal.owner  # for the line in the log
+            yield uow, principal
+
+    def require(self) -> None:
+        """Raises `DomainError` (token.missing) unless the token is valid: for answers that come before the endpoint's."""
+        with self.read():
+            pass
+
+
+async def get_access(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]) -> Access:
+    """What `at_once` endpoints run on; refuses those who bring no token at all."""
+    if credentials is None:
+        raise DomainError("token.missing")
+    request.state.access = access = Access(request, credentials.credentials)
+    return access
+
+
+AccessDep = Annotated[Access, Depends(get_access)]
+# What tells the parameters apart that are given to an endpoint here: the `Depends` in their annotations.
+UNIT, PRINCIPAL, ACCESS = (get_args(annotation)[1] for annotation in (ReadUnit, PrincipalDep, AccessDep))
+
+
+def at_once(endpoint: Callable[..., BaseModel]) -> Callable[..., Any]:
+    """Makes an endpoint run in one visit.
+
+    It either only reads, and takes a `ReadUnit` and a `PrincipalDep`, which are given to it there, of one transaction; or it
+    takes an `AccessDep` and opens what transactions it needs. All other parameters are FastAPI's.
+    """
+    signature = inspect.signature(endpoint, eval_str=True)
+    markers = {name: _marker(parameter) for name, parameter in signature.parameters.items()}
+    names = {marker: name for name, marker in markers.items() if marker in (UNIT, PRINCIPAL, ACCESS)}
+    if set(names) not in ({UNIT, PRINCIPAL}, {ACCESS}):
+        raise TypeError(f"{endpoint.__name__} takes neither a unit to read in and who asks, nor an access")
+    answer_type = signature.return_annotation
+    adapter: TypeAdapter[Any] = TypeAdapter(answer_type)
+
+    def run(access: Access, values: dict[str, Any]) -> Any:
+        if ACCESS in names:
+            return endpoint(**values, **{names[ACCESS]: access})
+        with access.read() as (uow, principal):
+            return endpoint(**values, **{names[UNIT]: uow, names[PRINCIPAL]: principal})
+
+    def visit(access: Access, values: dict[str, Any]) -> Response:
+        answer = run(access, values)
+        if type(answer) is not answer_type:
+            answer = adapter.validate_python(answer, from_attributes=True)
+        made = Response(adapter.dump_json(answer, by_alias=True), media_type=JSON)
+        for value in values.values():
+            if type(value) is Response:  # FastAPI's, for the endpoint to set headers on
+                made.headers.raw.extend(value.headers.raw)
+        return made
+
+    @wraps(endpoint)
+    async def visited(**values: Any) -> Response:
+        return await run_in_threadpool(visit, values.pop("access"), values)
+
+    kept = [parameter for name, parameter in signature.parameters.items() if name not in names.values()]
+    asked = inspect.Parameter("access", inspect.Parameter.KEYWORD_ONLY, annotation=AccessDep)
+    as_keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in kept]
+    visited.__signature__ = signature.replace(parameters=[*as_keywords, asked])  # type: ignore[attr-defined]
+    return visited
+
+
+def require_guard(routes: list[Any]) -> None:
+    """Refuses to build an application with a route that asks nobody who they are.
+
+    Raises:
+        RuntimeError: names the route.
+    """
+    for route in routes:
+        if not _calls(route.dependant) & {get_principal, get_access}:
+            raise RuntimeError(f"{route.path} asks for no token")
+
+
+def _calls(dependant: Any) -> set[Any]:
+    """The functions that FastAPI calls before an endpoint."""
+    below = dependant.dependencies
+    return {dependency.call for dependency in below}.union(*map(_calls, below))
+
+
+def _marker(parameter: inspect.Parameter) -> Any:
+    """What stands in Annotated[...] beside the type, if it is one thing."""
+    extra = get_args(parameter.annotation)[1:]
+    return extra[0] if len(extra) == 1 else None

@@ -1,0 +1,49 @@
+"""The settings of the verbs that run the service or look at its database: one place that reads them, and says what is wrong."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.cli.output import EXIT_USAGE, fail
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+PREFIX = "PORTLLM_"
+EXAMPLES = {"allow_roots": "'[\"/models\"]'", "allow_s3": "'[\"s3://BUCKET/models\"]'"}
+
+
+def read_settings(data: Path, as_json: bool = False) -> "Settings":
+    """The settings of this environment.
+
+    Ends with one sentence (settings.invalid, exit code 2) that names each variable and what it must be; never its value,
+    which may hold a password.
+    """
+    from pydantic import ValidationError  # noqa: PLC0415  `portllm ls` need not pay for the service's libraries
+    from pydantic_settings import SettingsError  # noqa: PLC0415
+
+    from app.settings import Settings  # noqa: PLC0415
+
+    try:
+        return Settings(data=data)
+    except ValidationError as error:
+        reasons = [_reason(e["loc"], e["msg"]) for e in error.errors(include_url=False, include_input=False)]
+        fail("settings.invalid", f"{'; '.join(reasons)}.", as_json, EXIT_USAGE)
+    except SettingsError as error:  # a list that is no JSON, found before anything is validated
+        fail("settings.invalid", f"{_no_list(str(error))}.", as_json, EXIT_USAGE)
+
+
+def _no_list(text: str) -> str:
+    """What to say of the field that the text names in quotes."""
+    lists = {name: example for name, example in EXAMPLES.items() if f'"{name}"' in text} or EXAMPLES
+    return "; ".join(f"{_variable(name)} must be a list in JSON, for example {example}" for name, example in lists.items())
+
+
+def _reason(place: tuple[Any, ...], message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    if not place:  # about several settings, which it names
+        return message
+    return f"{_variable(str(place[0]))} {message.replace('Input should', 'must', 1)}"
+
+
+def _variable(field: str) -> str:
+    return PREFIX + field.upper()
