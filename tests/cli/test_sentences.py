@@ -167,6 +167,7 @@ def test_pickled_patch_is_refused_before_anything_is_sent(service: Service, publ
 def test_missing_scope_is_named(service: Service, published: Path) -> None:
     """A token that may only read can neither publish nor register."""
     made = invoke("token", "create", "said", "--scope", "read", **service.variables())
+    assert invoke("family", "grant", "said", "said", **service.variables()).exit_code == 0
     variables = service.variables() | {"PORTLLM_TOKEN": made.stdout.strip()}
     push = ["patch", "push", "said/tone", published / "patch", "--family", "said", "--trained-on", "v1"]
     for command, scope in ((push, "'publish'"), (["release", "add", "said", "v1", "--from", published / "v1"], "'admin'")):

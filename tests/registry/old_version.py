@@ -56,6 +56,8 @@ class OldVersion:
             assert {name: found[name] for name in ("owner", "state") if name in table.c} == {
                 name: made[table.name][name] for name in ("owner", "state") if name in table.c
             }
+            if table.name == APPENDED:  # nothing ever changed an event, and since 0006 nothing can
+                continue
             assert connection.execute(table.update().where(ours).values(made[table.name])).rowcount == 1
         return made
 

@@ -134,7 +134,7 @@ def test_cancel_a_digest(acme: Caller, port: str) -> None:
 def test_cancel_an_ingestion(service: Service, models: Models, name: str) -> None:
     """A release whose ingestion is cancelled is rejected, says so, and can be registered again; only an admin may."""
     job = service.register("llama", name, models.v2).json()["job"]
-    refused(service.caller("acme").post(f"/jobs/{job}/cancel"), 403, "token.scope")
+    refused(service.caller("acme").post(f"/jobs/{job}/cancel"), 404, "job.unknown")
     assert service.admin.post(f"/jobs/{job}/cancel").status_code == 202
     release = service.admin.get("/families/llama/releases/" + name).json()
     assert (release["state"], release["problem"]["code"]) == ("rejected", "job.cancelled")

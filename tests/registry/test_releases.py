@@ -19,7 +19,7 @@ from tests.support.models import make_base
 def test_families(world: World) -> None:
     """A family is created once, described, listed and found by name."""
     name = unique("family")
-    made = world.admin.post("/families", {"name": name, "description": "a line"})
+    made = world.admin.post("/families", {"name": name, "description": "a line", "readers": ["*"]})
     assert made.status_code == 201
     assert made.headers["Location"] == f"/api/v1/families/{name}"
     assert world.reader.get(made.headers["Location"]).json() == made.json()
