@@ -30,7 +30,7 @@ from app.db.failures import translated
 from app.domain.errors import DomainError
 
 NONE = "nothing"
-TRY_SECONDS, PAUSE_SECONDS = 20.0, 0.5
+TRY_SECONDS, PAUSE_SECONDS = 60.0, 0.5
 
 log = logging.getLogger("portllm.database")
 
