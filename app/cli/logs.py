@@ -4,6 +4,7 @@ import logging
 import logging.config
 import os
 import re
+import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -97,3 +98,12 @@ def configure(log_format: str, level: str = "", secrets: Iterable[str] = ()) -> 
             "filters": {"context": {"()": Context}}, "root": {"level": "WARNING", "handlers": ["stderr"]}, "loggers": loggers,
         }
     )  # fmt: skip
+    # What Python itself would print in a form of its own.
+    logging.captureWarnings(True)
+    threading.excepthook = _thread_failed
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    if failed.exc_type is not SystemExit and failed.exc_value is not None:
+        name = failed.thread.name if failed.thread else "a thread"
+        logging.getLogger("portllm.threads").error("%s failed", name, exc_info=failed.exc_value)

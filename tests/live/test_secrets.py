@@ -60,6 +60,7 @@ def test_the_main_job_and_its_log(talkative: tuple[Service, str], models: Path, 
         job = registered.raise_for_status().json()["job"]
     service.stop()
     text = service.errors()
+    assert [line for line in text.splitlines() if not line.startswith("{")] == []
     lines = [json.loads(line) for line in text.splitlines()]
     assert all({"time", "level", "name", "message", "request_id", "job_id"} <= line.keys() for line in lines)
     ids = {line["job_id"] for line in lines if line["job_id"]}

@@ -4,6 +4,8 @@ import asyncio
 import io
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -99,3 +101,17 @@ def test_from_a_request_to_its_job(fresh: Callable[..., Service]) -> None:
     service.runtime.read = noting  # type: ignore[method-assign,assignment]
     service.admin.get("/whoami", headers={"X-Request-Id": "my-id"})
     assert "my-id" in seen
+
+
+def test_what_python_would_print_itself() -> None:
+    """A warning and a thread that fails are lines of the log as everything else, in a process that was set up for JSON."""
+    program = (
+        "import threading, warnings; from app.cli import logs; logs.configure('json')\n"
+        "warnings.warn('look here')\n"
+        "thread = threading.Thread(target=lambda: 1 / 0, name='house'); thread.start(); thread.join()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert [line["name"] for line in lines] == ["py.warnings", "portllm.threads"]
+    assert "look here" in lines[0]["message"]
+    assert (lines[1]["message"], "ZeroDivisionError" in lines[1]["exc_info"]) == ("house failed", True)
