@@ -1,6 +1,5 @@
 """`portllm serve`: the service, in one process, or on PostgreSQL in several."""
 
-import asyncio
 import socket
 import sys
 from pathlib import Path
@@ -47,7 +46,7 @@ def serve(
     # Before the server takes connections: a refusal to start is a sentence here, not a trace in a log.
     _start(runtime)
     _announce(runtime, *listener.getsockname()[:2])
-    asyncio.run(uvicorn.Server(server_config(application)).serve(sockets=[listener]))
+    uvicorn.Server(server_config(application)).run(sockets=[listener])  # on uvloop, where it is installed
 
 
 def _serve_in_processes(settings: Any, host: str, port: int, processes: int) -> None:
