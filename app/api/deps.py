@@ -73,8 +73,16 @@ class Page:
     pattern = re.compile(r"[a-z0-9_]{1,60}")
 
     def __init__(self, backend: Backend, limit: int, cursor: str | None) -> None:
-        self.limit = min(limit, backend.tools.limits.page)
-        self.after = decode_cursor(cursor, self.pattern) if cursor else None
+        self.limit, self._cursor = min(limit, backend.tools.limits.page), cursor
+
+    @property
+    def after(self) -> str | None:
+        """Looked at by the endpoint, who knows who asks: strangers are told nothing about their cursors.
+
+        Raises:
+            DomainError: request.cursor.
+        """
+        return decode_cursor(self._cursor, self.pattern) if self._cursor else None
 
     def cut(self, rows: Any) -> tuple[list[Any], str | None]:
         """The rows of this page, and the cursor of the next if there is one."""

@@ -1,6 +1,5 @@
 """`portllm serve`: the service, in one process, or on PostgreSQL in several."""
 
-import asyncio
 import signal
 import socket
 import sys
@@ -52,7 +51,7 @@ def serve(
         # Before the server takes connections: a refusal to start is a sentence here, not a trace in a log.
         _start(runtime)
         _announce(runtime, *listener.getsockname()[:2])
-        asyncio.run(server.serve(sockets=[listener]))
+        server.run(sockets=[listener])  # on uvloop, where it is installed
 
 
 def _serve_in_processes(settings: Any, host: str, port: int, processes: int) -> None:

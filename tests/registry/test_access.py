@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
+from app.api.visits import require_guard
 from tests.registry.conftest import World
 from tests.registry.service import Caller, refused
 
@@ -100,6 +101,26 @@ def test_no_token_no_answer(world: World, header: str | None) -> None:
         if method != "HEAD":
             refused(response, 401, "token.missing")
     assert checked > 35
+
+
+def test_a_stranger_learns_nothing_from_a_wrong_request(world: World) -> None:
+    """What is wrong with a request is said to whoever has a token; nobody else gets that far."""
+    stranger = Caller(world.service.client, "plt_wrong")
+    for method, path in (("GET", "/patches?limit=none"), ("POST", "/ports/check"), ("GET", "/ports?cursor=%00")):
+        refused(stranger(method, path), 401, "token.missing")
+        assert world.reader(method, path).status_code == 422
+
+
+def test_a_route_that_asks_nobody_is_not_mounted() -> None:
+    """Not refused when somebody asks, but when the application is built."""
+    router = APIRouter()
+
+    @router.get("/open")
+    def forgotten() -> str:
+        return "secret"
+
+    with pytest.raises(RuntimeError, match="/open asks for no token"):
+        require_guard(router.routes)
 
 
 def test_health_and_documentation_are_open(world: World) -> None:

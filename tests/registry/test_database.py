@@ -4,9 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import NullPool, create_engine, text
 
 from app.db import schema
 from app.db.base import now
+from app.db.engine import make_engine
+from app.db.failures import translated
 from app.db.families import Family
 from app.domain.errors import DomainError
 from app.domain.ids import new_id
@@ -35,6 +38,33 @@ def test_nobody_answers() -> None:
     error = raised(lambda: schema.upgrade("postgresql+psycopg://nobody@127.0.0.1:1/none"))
     assert error.code == "database.unreachable"
     assert error.kind == "busy"
+
+
+def test_a_connection_that_died_while_idle_is_replaced(server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody notices; one that was used a moment ago is not asked, and then the request that finds it dead says so."""
+    engine = make_engine(server.url)
+    others = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = :pid")
+
+    def used() -> int:
+        with engine.connect() as connection:
+            return int(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+
+    def kill(pid: int) -> None:
+        killer = create_engine(server.url, poolclass=NullPool)
+        with killer.connect() as connection:
+            assert connection.execute(others, {"pid": pid}).scalar_one()
+
+    first = used()
+    assert used() == first
+    kill(first)
+    with pytest.raises(DomainError) as caught, translated():
+        used()
+    assert caught.value.code == "database.unreachable"
+    second = used()
+    kill(second)
+    monkeypatch.setattr("app.db.engine.IDLE_SECONDS", 0.0)
+    assert used() not in (first, second)
+    engine.dispose()
 
 
 def test_two_write_the_same(registries: Callable[..., Service], migrated: Callable[[], str]) -> None:
