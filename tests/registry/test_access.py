@@ -106,7 +106,7 @@ def test_no_token_no_answer(world: World, header: str | None) -> None:
 def test_a_stranger_learns_nothing_from_a_wrong_request(world: World) -> None:
     """What is wrong with a request is said to whoever has a token; nobody else gets that far."""
     stranger = Caller(world.service.client, "plt_wrong")
-    for method, path in (("GET", "/patches?limit=none"), ("POST", "/ports/check"), ("GET", "/ports?cursor=%00")):
+    for method, path in (("GET", "/patches?limit=none"), ("POST", "/ports/check"), ("GET", "/ports?cursor=x")):
         refused(stranger(method, path), 401, "token.missing")
         assert world.reader(method, path).status_code == 422
 
