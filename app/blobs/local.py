@@ -15,6 +15,7 @@ from typing import Any
 from app.blobs import layout
 from app.blobs.failures import noted
 from app.blobs.locks import Turns
+from app.core.disk import sync
 from app.core.source import DirectorySource, Source
 from app.domain.errors import DomainError
 
@@ -152,11 +153,11 @@ class LocalBlobs:
         with _disk_errors():
             target.parent.mkdir(exist_ok=True)
             os.utime(staged)  # young before it is visible
-            _sync(staged)
+            sync(staged)
             with self._turns.take(digest):
                 os.replace(staged, target)
             os.chmod(target, 0o400)  # after: whoever waits for the staged file must be able to see that it is gone
-            _sync(target.parent)
+            sync(target.parent)
 
     def _blob(self, digest: str) -> Path:
         return self._root / layout.blob(digest)
@@ -168,14 +169,6 @@ class LocalBlobs:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

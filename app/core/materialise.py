@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from app.core.disk import sync
 from app.core.errors import OutputError
 from app.core.stream import PIECE_BYTES, Merger, Piece
 
@@ -55,13 +56,13 @@ def write_model(
             free = shutil.disk_usage(target.parent).free
             raise OutputError("output.no_space", path=f"{target} ({error.strerror})", needed=needed, free=free) from None
         if synced:
-            _sync_directory(staging)
+            sync(staging)
         try:
             os.replace(staging, target)
         except OSError:  # somebody else made it in the meantime
             raise OutputError("output.exists", path=str(target)) from None
     if synced:
-        _sync_directory(target.parent)
+        sync(target.parent)
 
 
 def _write_file(
@@ -148,11 +149,3 @@ def _staging(target: Path) -> Iterator[Path]:
         yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

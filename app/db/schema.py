@@ -25,6 +25,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Engine, make_url, text
 
 import migrations
+from app.core.disk import sync
 from app.db.engine import make_engine
 from app.db.failures import translated
 from app.domain.errors import DomainError
@@ -132,7 +133,7 @@ def backup(url: str, target: Path) -> None:
         with translated(), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("VACUUM INTO ?", (str(target),))
         for path in (target, target.absolute().parent):
-            _sync(path)
+            sync(path)
     except BaseException:
         target.unlink(missing_ok=True)
         raise
@@ -145,14 +146,6 @@ def dump_command(url: str, target: Path) -> str:
     parsed = make_url(url)
     place = URL.create("postgresql", parsed.username, None, parsed.host, parsed.port, parsed.database, parsed.query)
     return shlex.join(["pg_dump", "--format=custom", f"--file={target}", f"--dbname={place.render_as_string()}"])
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def alembic_config(url: str) -> Config:
