@@ -11,7 +11,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/portllm quickstart $(QUICKSTART)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 	PORTLLM_TEST_DATABASE=postgresql $(BIN)/python -m pytest -n 2 --dist loadfile tests/registry
 
 check: lint test

@@ -120,7 +120,7 @@ class Runtime:
 
     def _warm(self) -> None:
         """Imports torch beside everything else, so that the first read of a merged model need not wait for it."""
-        if self._merges:
+        if self._merges and self.settings.warm:
             threading.Thread(target=_load_for_good, name="warm", daemon=True).start()
 
     def _open(self, data: Path, load: Callable[[], Arithmetic]) -> None:

@@ -31,8 +31,12 @@ def until(ask: Callable[[], Value], seconds: float = 60, every: float = 0.05) ->
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's environment without anything of PortLLM's, and more."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("PORTLLM_")} | more
+    """This process's environment without anything of PortLLM's, and more.
+
+    Most services here never merge: two seconds of a core for torch at every start would be most of what a start takes.
+    """
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("PORTLLM_")}
+    return {**mine, "PORTLLM_WARM": "false", **more}
 
 
 class Service:
