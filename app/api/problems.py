@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from app.core.errors import CATALOGUE as CORE
 from app.core.errors import CoreError
+from app.core.findings import MEANINGS
 from app.domain.errors import CATALOGUE as DOMAIN
 from app.domain.errors import DomainError, Kind
 
@@ -60,20 +61,20 @@ def document(code: str) -> dict[str, Any] | None:
     """The documentation of a code, or None."""
     if code in DOMAIN:
         entry = DOMAIN[code]
-        status = OWN_STATUS.get(code, STATUS[entry.kind])
-        return {"code": code, "title": entry.title, "detail": entry.detail, "remedy": entry.remedy, "status": status}
-    if code in CORE:
-        found = CORE[code]
-        return {
-            "code": code, "title": found.title, "detail": found.detail, "remedy": found.remedy,
-            "status": CORE_STATUS.get(code, 422),
-        }  # fmt: skip
+        return _documented(code, entry, OWN_STATUS.get(code, STATUS[entry.kind]))
+    if found := CORE.get(code) or MEANINGS.get(code):
+        return _documented(code, found, CORE_STATUS.get(code, 422) if code in CORE else None)
     return None
 
 
+def _documented(code: str, entry: Any, status: int | None) -> dict[str, Any]:
+    """`status` is None for a finding, which is no answer of its own."""
+    return {"code": code, "title": entry.title, "detail": entry.detail, "remedy": entry.remedy, "status": status}
+
+
 def codes() -> list[str]:
-    """All documented codes."""
-    return sorted({*DOMAIN, *CORE})
+    """All documented codes, of errors and of findings."""
+    return sorted({*DOMAIN, *CORE, *MEANINGS})
 
 
 def _domain(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001  Starlette's signature

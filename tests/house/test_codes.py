@@ -1,29 +1,31 @@
 """Error codes: documented, and each one is raised and asserted in a test."""
 
+import re
 import string
 from pathlib import Path
 
 import pytest
 
 from app.core.errors import CATALOGUE as CORE
+from app.core.findings import MEANINGS
 from app.domain.errors import CATALOGUE as DOMAIN
 
 ROOT = Path(__file__).parents[2]
 TESTS = "\n".join(p.read_text() for p in (ROOT / "tests").rglob("test_*.py") if p.parent.name != "house")
-SOURCES = "\n".join(p.read_text() for p in (ROOT / "app").rglob("*.py") if p.name != "errors.py")
+SOURCES = "\n".join(p.read_text() for p in (ROOT / "app").rglob("*.py") if p.name not in ("errors.py", "findings.py"))
 
 
-@pytest.mark.parametrize("code", [*CORE, *DOMAIN])
+@pytest.mark.parametrize("code", [*CORE, *DOMAIN, *MEANINGS])
 def test_code_is_raised_and_tested(code: str) -> None:
     """A code that nobody raises is dead, one that no test meets may be unreachable."""
     assert f'"{code}"' in SOURCES
     assert f'"{code}"' in TESTS
 
 
-@pytest.mark.parametrize("code", [*CORE, *DOMAIN])
+@pytest.mark.parametrize("code", [*CORE, *DOMAIN, *MEANINGS])
 def test_sentence_names_its_data_and_a_way_out(code: str) -> None:
     """Sentences end with a full stop, remedies too; the holes have names."""
-    entry = (CORE | DOMAIN)[code]
+    entry = (CORE | DOMAIN | MEANINGS)[code]
     assert entry.title
     assert entry.remedy.endswith(".")
     assert all(name != "" for _, name, _, _ in string.Formatter().parse(entry.detail) if name is not None)
@@ -32,3 +34,10 @@ def test_sentence_names_its_data_and_a_way_out(code: str) -> None:
 def test_core_and_domain_share_no_code() -> None:
     """A code has one meaning."""
     assert not set(CORE) & set(DOMAIN)
+
+
+def test_every_finding_is_documented() -> None:
+    """Findings are made in many places; each code of theirs has its page under /problems."""
+    made = set(re.findall(r'Finding\(\s*"([a-z_.]+)"', SOURCES))
+    assert made
+    assert made <= set(MEANINGS)

@@ -25,13 +25,13 @@ async def readyz(backend: BackendDep) -> ReadyOut:
 
 @router.get("/problems", tags=["errors"])
 def list_codes() -> list[str]:
-    """All error codes."""
+    """All codes of errors and findings."""
     return codes()
 
 
 @router.get("/problems/{code}", tags=["errors"])
 def get_code(code: str) -> CodeOut:
-    """What an error code means, and what to do."""
+    """What the code of an error or a finding means, and what to do."""
     found = document(code)
     if found is None:
         raise DomainError("request.route", path=f"/problems/{code[:100]}")

@@ -117,13 +117,13 @@ class EventsOut(Out):
 
 
 class CodeOut(Out):
-    """The documentation of an error code."""
+    """The documentation of the code of an error (with its HTTP status) or of a finding."""
 
     code: Annotated[str, Field(examples=["release.unknown"])]
     title: Annotated[str, Field(examples=["Unknown release"])]
     detail: Annotated[str, Field(examples=["Family {family!r} has no release {release!r}."])]
     remedy: Annotated[str, Field(examples=["List them with 'portllm ls releases'."])]
-    status: Annotated[int, Field(examples=[404])]
+    status: Annotated[int | None, Field(examples=[404])]
 
 
 class HealthOut(Out):
