@@ -1,8 +1,10 @@
-"""Read-ahead for sources that are far away: what a merge will read next is on its way while the last is computed."""
+"""Fewer, larger reads of sources that are far away: in order with read-ahead, or a window at a time."""
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 
 from app.core.source import Source, read_range
 
@@ -58,3 +60,33 @@ class ReadAhead:
     def _fetch(self, path: str, number: int) -> bytearray:
         start = number * BLOCK_BYTES
         return read_range(self._source, path, start, max(0, min(BLOCK_BYTES, self._source.size(path) - start)))
+
+
+class Windows:
+    """A `Source` of which each thread may hold a window: one read of the source, which answers many small ones."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._local = threading.local()
+
+    @contextmanager
+    def hold(self, path: str, start: int, stop: int) -> Iterator[None]:
+        """Reads bytes [start, stop) of a file at once and keeps them for this thread until the block ends."""
+        self._local.window = (path, start, memoryview(read_range(self._source, path, start, stop - start)))
+        try:
+            yield
+        finally:
+            del self._local.window
+
+    def size(self, path: str) -> int:
+        return self._source.size(path)
+
+    def read_into(self, path: str, offset: int, buffer: memoryview) -> None:
+        held, start, content = getattr(self._local, "window", ("", 0, memoryview(b"")))
+        if path == held and start <= offset and offset + len(buffer) <= start + len(content):
+            buffer[:] = content[offset - start : offset - start + len(buffer)]
+        else:
+            self._source.read_into(path, offset, buffer)
+
+    def close(self) -> None:
+        self._source.close()

@@ -17,7 +17,7 @@ from app.core.arithmetic import Arithmetic, Block
 from app.core.deltas import Delta
 from app.core.errors import OutputError, PortError
 from app.core.header import DTYPE_BYTES
-from app.core.plan import Compute, Copy, Literal, MergePlan, PlannedFile
+from app.core.plan import Compute, Copy, Literal, MergePlan, PlannedFile, Segment
 from app.core.recipe import BLOCK_ELEMENTS, MAX_ROW_ELEMENTS
 from app.core.source import Source, read_range
 
@@ -86,16 +86,32 @@ class Merger:
         """Bytes [start, stop) of a file in order, at most `ahead` pieces computed in advance."""
         return in_order(pool, (piece.produce for piece in self.pieces(path, start, stop)), ahead)
 
-    def _parts(self, file: PlannedFile, start: int, stop: int) -> Iterator[Piece]:
-        index = max(0, bisect.bisect_right(file.starts, start) - 1)
-        for segment, begin in zip(file.segments[index:], file.starts[index:], strict=True):
-            low, high = max(start, begin), min(stop, begin + segment.length)
-            if begin >= stop:
-                return
-            if low < high:
-                yield from self._segment_parts(segment, begin, low, high)
+    def reach(self, path: str, start: int, stop: int) -> dict[str, tuple[int, int]]:
+        """Which bytes of the base are read for bytes [start, stop) of a file: by the base's files, first to last."""
+        reached: dict[str, tuple[int, int]] = {}
+        for segment, at, low, high in _overlapping(self.plan.file(path), start, stop):
+            if isinstance(segment, Literal) or (isinstance(segment, Copy) and segment.origin != "base"):
+                continue
+            begin, end = self._reads(segment, low - at, high - at)
+            first, last = reached.get(segment.path, (begin, end))
+            reached[segment.path] = min(first, begin), max(last, end)
+        return reached
 
-    def _segment_parts(self, segment: Copy | Literal | Compute, begin: int, low: int, high: int) -> Iterator[Piece]:
+    def _reads(self, segment: Copy | Compute, low: int, high: int) -> tuple[int, int]:
+        """The same for bytes [low, high) of a segment: of what is copied just those, of what is computed whole blocks."""
+        if isinstance(segment, Copy):
+            return segment.offset + low, segment.offset + high
+        width = DTYPE_BYTES[segment.dtype]
+        first, last = (
+            self._place(segment, next(grid(*segment.matrix, self._block_elements, byte // width))) for byte in (low, high - 1)
+        )
+        return first[0], sum(last)
+
+    def _parts(self, file: PlannedFile, start: int, stop: int) -> Iterator[Piece]:
+        for segment, begin, low, high in _overlapping(file, start, stop):
+            yield from self._segment_parts(segment, begin, low, high)
+
+    def _segment_parts(self, segment: Segment, begin: int, low: int, high: int) -> Iterator[Piece]:
         if isinstance(segment, Compute):
             yield from self._block_parts(segment, begin, low, high)
             return
@@ -164,6 +180,17 @@ class Merger:
     def loaded_delta(self, delta: Delta) -> Any:
         """The factors of a delta, ready for `Arithmetic`."""
         return self._factors.get(delta)
+
+
+def _overlapping(file: PlannedFile, start: int, stop: int) -> Iterator[tuple[Segment, int, int, int]]:
+    """The segments that hold bytes [start, stop) of a file: each with its offset in the file, and what of the range it holds."""
+    index = max(0, bisect.bisect_right(file.starts, start) - 1)
+    for segment, begin in zip(file.segments[index:], file.starts[index:], strict=True):
+        low, high = max(start, begin), min(stop, begin + segment.length)
+        if begin >= stop:
+            return
+        if low < high:
+            yield segment, begin, low, high
 
 
 def grid(rows: int, columns: int, block_elements: int = BLOCK_ELEMENTS, element: int = 0) -> Iterator[Block]:

@@ -9,20 +9,30 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from app.blobs.s3_target import Origin, S3Target
 from app.core.checkpoint import CONFIG_FILE, INDEX_FILE
-from app.core.parts import MIN_PART, Part, plan_parts
+from app.core.parts import MIN_PART, MOVED_PART, Part, plan_parts
 from app.core.plan import PlannedFile
+from app.core.readahead import Windows
 from app.core.stream import Merger
 
 THREADS = 4
+# One is held by every thread, beside the part that it makes.
+LARGEST_WINDOW = 2 * MOVED_PART
 LAST = (INDEX_FILE, CONFIG_FILE)
 
 
-def write_to_s3(merger: Merger, target: S3Target, origins: Mapping[str, Origin], report: Callable[[int], None]) -> dict[str, Any]:
+def write_to_s3(
+    merger: Merger,
+    target: S3Target,
+    origins: Mapping[str, Origin],
+    report: Callable[[int], None],
+    windows: Windows | None = None,
+) -> dict[str, Any]:
     """Writes every file of a merged model that is not there yet.
 
     Args:
@@ -30,6 +40,7 @@ def write_to_s3(merger: Merger, target: S3Target, origins: Mapping[str, Origin],
         target: where.
         origins: where the store holds the release's files, by path; empty where it does not.
         report: told how many more bytes are done.
+        windows: the base that `merger` reads, where every read of it is a journey.
 
     Returns:
         {"files": [{path, size, copied, moved}], "bytes_copied", "bytes_moved"}; files that were there count as neither.
@@ -40,7 +51,7 @@ def write_to_s3(merger: Merger, target: S3Target, origins: Mapping[str, Origin],
     files = merger.plan.files
     present = target.present({path: file.size for path, file in files.items()})
     target.abort_all(files)  # an attempt before this one may have left parts
-    writing = _Writing(merger, target, origins, report)
+    writing = _Writing(merger, target, origins, report, windows)
     try:
         with ThreadPoolExecutor(THREADS, thread_name_prefix="parts") as pool:
             writing.send((file for path, file in files.items() if path not in present), pool)
@@ -75,8 +86,15 @@ class _Held:
 class _Writing:
     """The files of one run: sent in parts, then completed together, or forgotten together."""
 
-    def __init__(self, merger: Merger, target: S3Target, origins: Mapping[str, Origin], report: Callable[[int], None]) -> None:
-        self._merger, self._target, self._origins, self._report = merger, target, origins, report
+    def __init__(
+        self,
+        merger: Merger,
+        target: S3Target,
+        origins: Mapping[str, Origin],
+        report: Callable[[int], None],
+        windows: Windows | None,
+    ) -> None:
+        self._merger, self._target, self._origins, self._report, self._windows = merger, target, origins, report, windows
         self._lock = threading.Lock()
         self.held: list[_Held] = []
 
@@ -131,9 +149,19 @@ class _Writing:
     def _bytes(self, path: str, start: int, stop: int) -> bytearray:
         data = bytearray(stop - start)
         view = memoryview(data)
-        for piece in self._merger.pieces(path, start, stop):
-            piece.fill(view[piece.offset - start : piece.offset - start + piece.length])
+        with self._held(path, start, stop):
+            for piece in self._merger.pieces(path, start, stop):
+                piece.fill(view[piece.offset - start : piece.offset - start + piece.length])
         return data
+
+    def _held(self, path: str, start: int, stop: int) -> AbstractContextManager[None]:
+        """What the part needs of the base, in one read instead of one for every half megabyte, where it lies together."""
+        reach = self._merger.reach(path, start, stop) if self._windows else {}
+        if self._windows and len(reach) == 1:
+            [(base, (first, last))] = reach.items()
+            if last - first <= LARGEST_WINDOW:
+                return self._windows.hold(base, first, last)
+        return nullcontext()
 
     def _done(self, count: int) -> None:
         with self._lock:

@@ -22,10 +22,10 @@ from app.core.errors import CheckpointError
 from app.core.manifest import Manifest, build_manifest, work_bytes
 from app.core.patch import read_patch
 from app.core.plan import Compute, MergePlan, PlannedFile, make_plan
-from app.core.readahead import ReadAhead
+from app.core.readahead import ReadAhead, Windows
 from app.core.recipe import Recipe
 from app.core.signals import measure_fidelity
-from app.core.source import read_range, stat_of
+from app.core.source import Source, read_range, stat_of
 from app.core.stream import Merger
 from app.jobs.materialise import write_to_s3
 
@@ -93,7 +93,8 @@ def digest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     Raises:
         CoreError: the release changed, or a value does not fit the output dtype.
     """
-    with _open_merger(order, in_order=True) as merger:
+    base = open_place(order["base"])
+    with _open_merger(order, ReadAhead(base) if is_far(base) else base) as merger:
         plan = merger.plan
         digests = _digest_files(merger, plan, reporter(plan.total_bytes, "Merging", sum(1 for _ in plan.computed_tensors())))
         fidelity = measure_fidelity(merger, arithmetic.load(), max_bytes=None)
@@ -113,19 +114,19 @@ def materialise(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     origins = {}
     if base["kind"] == "s3":
         origins = {path: Origin(base["bucket"], key, etag) for path, (key, _, etag) in base["objects"].items()}
-    with _open_merger(order, in_order=False) as merger, translated():
+    source = open_place(base)
+    windows = Windows(source) if is_far(source) else None
+    with _open_merger(order, windows or source) as merger, translated():
         report = reporter(merger.plan.total_bytes, "Writing", None)
         to = S3Target(shared_client(), target["bucket"], target["prefix"], order["fingerprint"])
-        return write_to_s3(merger, to, origins, report)
+        return write_to_s3(merger, to, origins, report, windows)
 
 
 @contextmanager
-def _open_merger(order: dict[str, Any], in_order: bool) -> Iterator[Merger]:
-    with closing(open_place(order["manifest"])) as held:
+def _open_merger(order: dict[str, Any], base: Source) -> Iterator[Merger]:
+    """Merges what an order says, out of a base that is closed at the end."""
+    with closing(base), closing(open_place(order["patch"])) as patch_source, closing(open_place(order["manifest"])) as held:
         manifest = Manifest.from_dict(json.loads(read_range(held, "manifest", 0, held.size("manifest"))))
-    base = open_place(order["base"])
-    base = ReadAhead(base) if in_order and is_far(base) else base
-    with closing(base), closing(open_place(order["patch"])) as patch_source:
         patch = read_patch(patch_source, order["patch_sizes"])
         deltas = resolve(patch.config, patch.factors, manifest.checkpoint)
         plan = make_plan(manifest.checkpoint, deltas, Recipe.from_dict(order["recipe"]), patch.files)

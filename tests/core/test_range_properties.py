@@ -1,6 +1,7 @@
 """Merge on read, by property: any range of any file, in any order, is what a materialised file holds there."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,13 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.core import arithmetic
+from app.core.adapter import WEIGHTS_FILE
 from app.core.errors import OutputError
 from app.core.materialise import write_model
 from app.core.plan import Compute
+from app.core.readahead import Windows
 from app.core.recipe import BLOCK_ELEMENTS, MAX_ROW_ELEMENTS, Recipe
+from app.core.source import DirectorySource, read_header
 from app.core.stream import PIECE_BYTES, Merger
 from tests.support.files import Tensor, factors, matrix, write_base, write_patch
-from tests.support.merging import opened, read
+from tests.support.merging import CountingSource, opened, read
 
 ATTENTION = "model.layers.{}.self_attn.{}"
 # More than one block, one wide row split by columns, one smaller than a block, one that ends in the middle of a block.
@@ -39,8 +44,8 @@ def weights(dtype: str) -> list[dict[str, Tensor]]:
 class Case:
     """An open merger and the bytes of every file that it materialised."""
 
-    def __init__(self, merger: Merger, directory: Path) -> None:
-        self.merger = merger
+    def __init__(self, merger: Merger, base: Path, patch: Path, directory: Path) -> None:
+        self.merger, self.base, self.patch = merger, base, patch
         self.files = {path: (directory / path).read_bytes() for path in merger.plan.files}
 
 
@@ -57,7 +62,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     recipe = Recipe(dtype=kind.split(maxsplit=1)[0] if "from" in kind else None)
     with opened(base, patch, recipe) as merger:
         write_model(merger, root / "out")
-        yield Case(merger, root / "out")
+        yield Case(merger, base, patch, root / "out")
 
 
 @given(st.data())
@@ -122,3 +127,23 @@ def positions(case: Case, path: str) -> st.SearchStrategy[int]:
 def ranges(case: Case, path: str) -> st.SearchStrategy[tuple[int, int]]:
     place = positions(case, path)
     return st.tuples(place, place).map(lambda pair: (min(pair), max(pair)))
+
+
+@given(st.data())
+@settings(max_examples=40)
+def test_a_window_answers_every_read_of_a_range(case: Case, data: st.DataObject) -> None:
+    """What a range is said to reach of the base is read once and nothing else is; the bytes are the same."""
+    path = data.draw(st.sampled_from(sorted(case.files)))
+    start, stop = data.draw(ranges(case, path))
+    with CountingSource(case.base) as base, DirectorySource(case.patch) as patch, ExitStack() as held:
+        windows = Windows(base)
+        data_start = read_header(patch, WEIGHTS_FILE).data_start
+        merger = Merger(case.merger.plan, {"base": windows, "patch": patch}, WEIGHTS_FILE, data_start, arithmetic.load())
+        reach = merger.reach(path, start, stop)
+        for file, (first, last) in reach.items():
+            held.enter_context(windows.hold(file, first, last))
+        found = bytearray(stop - start)
+        for piece in merger.pieces(path, start, stop):
+            piece.fill(memoryview(found)[piece.offset - start :][: piece.length])
+    assert found == case.files[path][start:stop]
+    assert base.reads == [(file, first, last - first) for file, (first, last) in reach.items()]
