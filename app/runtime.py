@@ -134,9 +134,10 @@ class Runtime:
         self._queue = queue = self.job_queue()
         given = self.settings.secret_key
         secret_key = given.get_secret_value().encode() if given else datadir.secret_key(data)
+        accepted = (key.get_secret_value().encode() for key in self.settings.secret_keys_accepted)
         self.tools = Tools(
             blobs, Library(blobs), queue, load, tuple(self.settings.allow_roots), tuple(self.settings.allow_s3),
-            Limits(self.settings.max_patch_bytes, self.settings.max_patch_files, self.settings.max_page), secret_key,
+            Limits(self.settings.max_patch_bytes, self.settings.max_patch_files, self.settings.max_page), (secret_key, *accepted),
         )  # fmt: skip
 
     def job_queue(self) -> JobQueue:

@@ -31,6 +31,8 @@ class Settings(BaseSettings):
         allow_roots: directories that releases may be registered from.
         allow_s3: s3://bucket/prefix places that releases may be registered from and models materialised to.
         secret_key: signs the addresses of workers; made in the data directory where not given, which replicas do not share.
+        secret_keys_accepted: what it signed with before or will sign with next is believed too. To replace the key: first let all
+            processes accept the new one, then let them sign with it and accept the old one, then forget the old one.
         metrics_token: what clients from elsewhere send for /metrics; without it, it answers this machine alone.
         jobs: whether this process runs jobs; by default only on SQLite, where no worker can.
         job_concurrency: how many jobs run at once.
@@ -55,6 +57,7 @@ class Settings(BaseSettings):
     allow_roots: list[Path] = Field(default_factory=list)
     allow_s3: list[str] = Field(default_factory=list)
     secret_key: SecretStr | None = None
+    secret_keys_accepted: list[SecretStr] = Field(default_factory=list)
     metrics_token: SecretStr = SecretStr("")
     jobs: bool | None = None
     job_concurrency: Positive = 1

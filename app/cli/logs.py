@@ -66,7 +66,8 @@ def secrets_of(settings: "Settings") -> list[str]:
     """The secrets that this process was given."""
     from sqlalchemy import make_url  # noqa: PLC0415
 
-    given = [settings.metrics_token.get_secret_value(), settings.secret_key.get_secret_value() if settings.secret_key else ""]
+    keys = [*([settings.secret_key] if settings.secret_key else []), *settings.secret_keys_accepted]
+    given = [secret.get_secret_value() for secret in (settings.metrics_token, *keys)]
     password = make_url(settings.database_url).password
     names = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "PORTLLM_TOKEN")
     return [*given, str(password or ""), *(os.environ.get(name, "") for name in names)]

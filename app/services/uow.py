@@ -73,7 +73,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Tools:
-    """What use cases need beside the database; built once by the runtime. `secret_key` signs what we hand out."""
+    """What use cases need beside the database; built once by the runtime.
+
+    Attributes:
+        secret_keys: the first signs what we hand out; all are believed.
+    """
 
     blobs: BlobStore
     library: Library
@@ -82,7 +86,7 @@ class Tools:
     allowed_roots: tuple[Path, ...]
     allowed_s3: tuple[str, ...]
     limits: Limits
-    secret_key: bytes = field(repr=False)
+    secret_keys: tuple[bytes, ...] = field(repr=False)
 
 
 @dataclass

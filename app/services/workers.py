@@ -13,6 +13,7 @@ from app.db import jobs as job_rows
 from app.db import workers as rows
 from app.db.base import clock
 from app.db.workers import Worker
+from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.signing import SECONDS, sign_read
 from app.services.uow import UnitOfWork
@@ -103,11 +104,17 @@ def choose(candidates: Sequence[Reader], fingerprint: str) -> Reader | None:
     return max(candidates, key=lambda reader: hashlib.sha256(f"{fingerprint} {reader.id}".encode()).digest(), default=None)
 
 
-def signed_url(key: bytes, reader: Reader, port: str, path: str) -> str:
-    """Where a client reads a file of a port on a worker, for the next few minutes."""
-    expires = int(time.time()) + SECONDS
-    query = urlencode({"expires": expires, "signature": sign_read(key, reader.id, port, path, expires)})
+def signed_url(uow: UnitOfWork, reader: Reader, port: str, path: str) -> str:
+    """Where a client reads a file of a port on a worker, for the next few minutes by the clock that all machines share."""
+    expires = int(clock(uow.session).timestamp()) + SECONDS
+    query = urlencode({"expires": expires, "signature": sign_read(uow.tools.secret_keys[0], reader.id, port, path, expires)})
     return f"{reader.url.rstrip('/')}/ports/{quote(port)}/files/{quote(path)}?{query}"
+
+
+def require_fresh(uow: UnitOfWork, expires: int) -> None:
+    """Raises `DomainError` (worker.expired) for an address that was signed until a time that is over."""
+    if clock(uow.session).timestamp() > expires:
+        raise DomainError("worker.expired")
 
 
 class Readers:

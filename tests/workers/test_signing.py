@@ -23,23 +23,30 @@ KEY = b"k" * 32
 
 
 def test_a_signature_stands_for_all_that_was_signed() -> None:
-    """Moving characters from one part to the next is another text; time is checked after the signature."""
+    """Moving characters from one part to the next is another text."""
     expires = int(time.time()) + 60
     signature = sign_read(KEY, "w", "prt_1", "a/b", expires)
-    check_read(KEY, "w", "prt_1", "a/b", expires, signature)
+    check_read([KEY], "w", "prt_1", "a/b", expires, signature)
     for worker, port, path, until in (
         ("w2", "prt_1", "a/b", expires), ("w", "prt_2", "a/b", expires), ("w", "prt_1", "a/c", expires),
         ("w", "prt_1a", "/b", expires), ("w", "prt_1", "a/b", expires + 1),
     ):  # fmt: skip
         with pytest.raises(DomainError) as refused:
-            check_read(KEY, worker, port, path, until, signature)
+            check_read([KEY], worker, port, path, until, signature)
         assert refused.value.code == "worker.signature"
     with pytest.raises(DomainError) as refused:
-        check_read(KEY, "w", "prt_1", "a/b", expires, "é" * 64)
+        check_read([KEY], "w", "prt_1", "a/b", expires, "é" * 64)
     assert refused.value.code == "worker.signature"
-    with pytest.raises(DomainError) as refused:
-        check_read(KEY, "w", "prt_1", "a/b", 1, sign_read(KEY, "w", "prt_1", "a/b", 1))
-    assert refused.value.code == "worker.expired"
+
+
+def test_a_key_replaces_another() -> None:
+    """What the one before signed is believed as long as it is accepted, and no longer."""
+    signature = sign_read(KEY, "w", "prt_1", "a", 9)
+    check_read([b"the next", KEY], "w", "prt_1", "a", 9, signature)
+    for keys in ([b"the next"], []):
+        with pytest.raises(DomainError) as refused:
+            check_read(keys, "w", "prt_1", "a", 9, signature)
+        assert refused.value.code == "worker.signature"
 
 
 def test_a_model_stays_with_its_worker() -> None:

@@ -57,7 +57,7 @@ def read_file(
         reader = workers.choose(backend.readers(), wanted.port.fingerprint) if wanted.file.computed else None
         if reader is None:
             return None
-        url = workers.signed_url(backend.tools.secret_key, reader, wanted.port.id, path)
+        url = workers.signed_url(uow, reader, wanted.port.id, path)
         if redirect:
             return RedirectResponse(url, 307, headers={"Cache-Control": "no-store"})
         return backend.handed_over.read(url, conditions.passed_on(), wanted.span.length)
