@@ -1,11 +1,16 @@
 # The two commands of the README are `make quickstart` and `make test`.
 # TORCH_INDEX: an extra package index with CPU or CUDA builds of torch (unset: the default index).
+# TORCH_HASHES=1: take only the files of torch, and of what its CUDA builds need, that requirements/torch.txt names.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Nothing but what the lock names, byte for byte; and no source archive, whose build would fetch tools that no lock names.
+LOCKED := $(PIP) --no-deps --only-binary :all: --require-hashes
+TORCH := $(shell grep -o '^torch==[^ ]*' requirements/torch.txt)
+UV := uv==0.13.9
 
-.PHONY: quickstart test check lint soak bench clean
+.PHONY: quickstart test check lint audit sbom lock soak bench clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/portllm quickstart $(QUICKSTART)
@@ -14,13 +19,27 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 	PORTLLM_TEST_DATABASE=postgresql $(BIN)/python -m pytest -n 2 --dist loadfile tests/registry
 
-check: lint test
+check: lint audit test
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Licences of what is installed, and known vulnerabilities of what is locked.
+audit: $(VENV)/.installed-test
+	$(BIN)/python requirements/audit.py
+
+# What the service is made of, for a scanner; the image has its own.
+sbom: $(VENV)/.installed-test
+	$(BIN)/python docker/sbom.py build/sbom.cdx.json
+
+# LOCK=--upgrade takes the newest of everything, LOCK='--upgrade-package NAME' of one; without, only what pyproject.toml wants changes.
+lock:
+	$(PYTHON) -m venv $(VENV)/lock
+	$(VENV)/lock/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: $(UV)
+	$(VENV)/lock/bin/python requirements/lock.py $(VENV)/lock/bin/uv $(LOCK)
 
 soak: $(VENV)/.installed-test
 	PORTLLM_SOAK_ROUNDS=50 $(BIN)/python -m pytest tests/faults
@@ -31,14 +50,18 @@ bench: $(VENV)/.installed-test
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-# torch first and by its exact version: an open range would fetch the newest build with gigabytes of CUDA libraries.
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(PIP) "$$(grep '^torch==' constraints.txt)"
-	$(PIP) -e .
+# torch after all else that it needs: then nothing but torch and the libraries of its CUDA builds comes unchecked. By its exact
+# version, for an open range would fetch the newest build. Which files that is, the index decides (a CPU build, one for a CUDA version).
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml requirements/runtime.txt requirements/torch.txt
+	$(LOCKED) -r requirements/runtime.txt
+	$(if $(TORCH_HASHES),$(LOCKED) -r requirements/torch.txt,$(PIP) "$(TORCH)" $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)))
+	$(PIP) --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check
 	touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
-	$(PIP) -e '.[test]'
+$(VENV)/.installed-test: $(VENV)/.installed requirements/test.txt
+	$(LOCKED) -r requirements/test.txt
+	$(BIN)/python -m pip check
 	touch $@
 
 clean:

@@ -60,3 +60,29 @@ def test_no_secret_has_a_default() -> None:
     for name in ("POSTGRES_PASSWORD", "PORTLLM_SECRET_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         assert f"${{{name}:?" in text
         assert f"${{{name}:-" not in text
+
+
+def test_the_image_is_small_and_confined(services: dict[str, dict[str, object]]) -> None:
+    """Its last stage holds no tool that fetches or builds, runs as a number, and every program is named without a shell."""
+    stages = re.split(r"^FROM ", (ROOT / "docker/Dockerfile").read_text(), flags=re.MULTILINE)
+    assert [stage.split()[0] for stage in stages[1:]] == ["${BASE}", "${BASE}"]
+    last = stages[-1]
+    assert "pip uninstall" in last
+    assert not re.search(r"apt-get|pip install|curl|wget", last)
+    assert re.findall(r"^USER (.+)$", last, re.MULTILINE) == ["10001:10001"]
+    commands = re.findall(r"^(?:ENTRYPOINT|CMD|HEALTHCHECK .*CMD) (.+)$", last, re.MULTILINE)
+    assert len(commands) == 3
+    assert all(command.startswith("[") for command in commands)
+    for name, service in services.items():
+        assert "no-new-privileges:true" in service["security_opt"], name
+
+
+def test_the_build_sees_only_what_it_copies() -> None:
+    """.dockerignore lets in what docker/Dockerfile takes, and nothing else; every one of these is there."""
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    let_in = {rule[1:] for rule in rules if rule.startswith("!")}
+    assert rules[0] == "*"
+    copies = re.findall(r"^COPY (?:--chmod=\S+ )?([^-].*) \S+$", (ROOT / "docker/Dockerfile").read_text(), re.MULTILINE)
+    assert {name for line in copies for name in line.split()} == let_in
+    assert all((ROOT / name).exists() for name in let_in)

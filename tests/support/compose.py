@@ -1,7 +1,8 @@
 """docker-compose.yml without containers: its services run as processes of this machine.
 
 Only what the network and the volumes of containers would give is replaced: a name and port by a free port on loopback,
-a volume by a directory. Commands, environment, order of start and health checks are the file's own.
+a volume by a directory. Commands, environment, order of start and health checks are the file's own; where Linux lets us, our
+services run confined as the file says (`tests.support.confined`).
 """
 
 import os
@@ -20,6 +21,7 @@ from typing import Any, Self
 import yaml
 
 from tests.live.service import until
+from tests.support.confined import command_line, is_possible
 from tests.support.postgres import binaries, own_server
 from tests.support.s3 import free_ports
 
@@ -193,7 +195,7 @@ class Installation:
             else:
                 self._await_health(other)
         if self._is_ours(name):
-            self._start(name, self._ours(self.command(name)))
+            self._start(name, self._confined(name, self._ours(self.command(name))))
         else:
             {"postgres": self._start_postgres, "s3": self._start_s3}[name]()
 
@@ -205,6 +207,17 @@ class Installation:
     def _ours(self, arguments: list[str]) -> list[str]:
         """The image's entry point, `portllm`, by this Python."""
         return [sys.executable, "-m", "app.cli.main", *arguments]
+
+    def _confined(self, name: str, command: list[str]) -> list[str]:
+        """A command that may write where its container could, where this machine can see to that."""
+        own = {"read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges:true"], "tmpfs": ["/tmp"]}  # noqa: S108  a container's
+        assert self.services[name] | own == self.services[name], (
+            f"{name} is confined otherwise, and this is not what happens here"
+        )
+        given = [volume.rsplit(":", 1)[1] for volume in self.services[name].get("volumes", ()) if not volume.endswith(":ro")]
+        # Where the image works, /data, is always a volume.
+        writable = [*(self._mounts(name)[inside] for inside in given), self._directory(f"{name}-cwd")]
+        return command_line(command, self._directory(f"{name}-tmp"), writable) if is_possible() else command
 
     def _start_postgres(self) -> None:
         """A server with the user and the database that the image would make; it asks for the password."""

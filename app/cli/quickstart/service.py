@@ -38,7 +38,7 @@ def running_service(data: Path, allow_root: Path) -> Iterator[Service]:
     """
     command = [sys.executable, "-m", "app.cli.main", "serve", "--data", str(data), "--port", "0", "--allow-root", str(allow_root)]
     log = (data.parent / "service.log").open("w+")
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)  # noqa: S603  this program, and directories of its own
     try:
         assert process.stdout is not None  # noqa: S101  asked for above
         first = process.stdout.readline()
