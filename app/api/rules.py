@@ -90,7 +90,7 @@ RULES: dict[str, Rule] = {
     "GET /audit": Rule("operate", "anybody"),
     # -- quotas
     "GET /owners/{owner}/usage": READ,
-    "PUT /owners/{owner}/quota": ADMIN,
+    "PUT /owners/{owner}/quota": Rule("admin", "owner"),
 }
 
 

@@ -56,15 +56,22 @@ def open_account(uow: UnitOfWork, owner: str, *kinds: Kind) -> Account:
     return Account(uow, owner, quota)
 
 
+def require_room(uow: UnitOfWork, owner: str, **asked: int) -> None:
+    """Says early what `Account.charge` would say, for what has costly preparations; another may still be first.
+
+    Raises:
+        DomainError: quota.exceeded.
+    """
+    Account(uow, owner, _quota(uow, owner)[0]).charge(**asked)
+
+
 def usage(uow: UnitOfWork, principal: Principal, owner: str) -> Usage:
     """What an owner has and may have.
 
     Raises:
         DomainError: owner.unknown, for whoever may not read what is the owner's.
     """
-    if not principal.can_read(owner):
-        raise DomainError("owner.unknown", owner=owner[:100])
-    check_owner(owner)
+    _require_visible(principal, owner)
     quota, row = _quota(uow, owner)
     used = {kind: rows.used(uow.session, owner, kind) for kind in KINDS}
     own = row.own() if row else dict.fromkeys(KINDS)
@@ -77,10 +84,10 @@ def change(
     """Sets quotas of one owner; None: as for all again. What an owner has already stays, however little it may have now.
 
     Raises:
-        DomainError: token.scope, request.name, request.changed.
+        DomainError: owner.unknown, token.scope, request.name, request.changed.
     """
+    _require_visible(principal, owner)
     principal.require_admin()
-    check_owner(owner)
     take_turn(uow.session, f"portllm:quota:{owner}")
     row = rows.find(uow.session, owner)
     if expected is not None and expected != (row.row_version if row else 0):
@@ -97,6 +104,12 @@ def change(
         uow.event("quota.changed", principal, owner, owner, **changed)
     uow.session.flush()
     return usage(uow, principal, owner)
+
+
+def _require_visible(principal: Principal, owner: str) -> None:
+    if not principal.can_read(owner):
+        raise DomainError("owner.unknown", owner=owner[:100])
+    check_owner(owner)
 
 
 def _quota(uow: UnitOfWork, owner: str) -> tuple[Quota, OwnerQuota | None]:

@@ -20,7 +20,7 @@ from app.domain.names import UNKNOWN
 from app.domain.principal import Principal
 from app.domain.states import move
 from app.services import patches, releases
-from app.services.quotas import open_account
+from app.services.quotas import open_account, require_room
 from app.services.uow import UnitOfWork
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -145,7 +145,7 @@ def verify(uow: UnitOfWork, principal: Principal, upload: str) -> dict[str, Any]
         The facts that `publish` wants.
 
     Raises:
-        DomainError: upload.incomplete, upload.digest.
+        DomainError: upload.incomplete, upload.digest, quota.exceeded.
         CoreError: what was uploaded is not a patch, or not one for the release it names.
     """
     if settled := _settled(uow, principal, upload):
@@ -154,6 +154,7 @@ def verify(uow: UnitOfWork, principal: Principal, upload: str) -> dict[str, Any]
     existing = rows.version_by_digest(uow.session, version.patch_id, version.digest)
     if existing and existing.facts:
         return existing.facts
+    require_room(uow, version.owner, versions=1)  # before bytes are moved: what was sent stays, for when there is room
     blobs = uow.tools.blobs
     for index, file in enumerate(version.files):
         arrived = _arrived(uow, version, str(index), file["path"])
