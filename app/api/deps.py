@@ -155,7 +155,9 @@ def decode_cursor(cursor: str, pattern: re.Pattern[str]) -> str:
     return value
 
 
-async def get_if_match(if_match: Annotated[str | None, Header(description="ETag that was read before.")] = None) -> int | None:
+async def get_if_match(
+    if_match: Annotated[str | None, Header(max_length=200, description="ETag that was read before.")] = None,
+) -> int | None:
     """The row version that the caller read, from If-Match."""
     if if_match in (None, "*"):
         return None
