@@ -25,9 +25,9 @@ from app.clients.workers import WorkerFiles
 from app.core import arithmetic
 from app.core.arithmetic import Arithmetic, Device
 from app.db import locks, schema
-from app.db.engine import make_engine, read_sessions, write_sessions
+from app.db.engine import counter_engine, make_engine, read_sessions, write_sessions
 from app.db.failures import translated
-from app.domain.errors import DomainError
+from app.db.rates import SharedCounters
 from app.jobs.engine import Engine
 from app.jobs.kinds import CPU
 from app.jobs.none import NoJobs
@@ -37,8 +37,10 @@ from app.services import tokens, workers
 from app.services.backend import Doing
 from app.services.house import House
 from app.services.library import Library
+from app.services.places import Places
+from app.services.rates import Rates
 from app.services.readiness import Readiness
-from app.services.uow import JobQueue, Limits, Tools, UnitOfWork, unit_of_work
+from app.services.uow import JobQueue, Tools, UnitOfWork, unit_of_work
 from app.services.workers import Card
 from app.settings import SQLITE, Settings
 
@@ -59,16 +61,19 @@ class Runtime:
         pool: computes pieces of merged files, one thread a core.
         readers: the workers that live and read merged files, as of the last second.
         readiness: whether what it stands on answers.
+        rates: how many requests there may be, of whom; from the start on.
         worker_ttl: after how many seconds without a word a worker is dead.
         handed_over: reads on workers for clients that must not be sent there.
         admin_token: the first admin token, where this start made it; to be shown once.
     """
 
+    rates: Rates
+
     def __init__(self, settings: Settings, merges: bool = True) -> None:
         self.settings, self._merges = settings, merges
         self.pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="merge")
         self._turns = Turns()
-        self._places = threading.BoundedSemaphore(settings.merged_reads)
+        self._places = Places(settings.merged_reads, settings.merged_reads_of_one)
         self.admin_token: str | None = None
         self.card: Card | None = None
         self.worker_ttl = settings.worker_ttl_seconds
@@ -79,6 +84,7 @@ class Runtime:
         self._engine: Engine | None = None
         self._lock: int | None = None
         self._database: DatabaseEngine | None = None
+        self._counters: DatabaseEngine | None = None
         self._queue: JobQueue | None = None
 
     def start(self) -> None:
@@ -130,6 +136,9 @@ class Runtime:
             schema.require_head(database)
             schema.require_engine_tables(database)
         self._reads, self._writes = read_sessions(database), write_sessions(database)
+        if not self.settings.is_embedded:
+            self._counters = counter_engine(self.settings.database_url)
+        self.rates = Rates(self.settings.rate_limits, SharedCounters(self._counters) if self._counters else None)
         blobs = self._blobs(data)
         self._queue = queue = self.job_queue()
         given = self.settings.secret_key
@@ -137,7 +146,7 @@ class Runtime:
         accepted = (key.get_secret_value().encode() for key in self.settings.secret_keys_accepted)
         self.tools = Tools(
             blobs, Library(blobs), queue, load, tuple(self.settings.allow_roots), tuple(self.settings.allow_s3),
-            Limits(self.settings.max_patch_bytes, self.settings.max_patch_files, self.settings.max_page), (secret_key, *accepted),
+            self.settings.limits, (secret_key, *accepted),
         )  # fmt: skip
 
     def job_queue(self) -> JobQueue:
@@ -163,8 +172,8 @@ class Runtime:
         """Closes what was opened so far, the data directory's lock last."""
         if isinstance(self._queue, DbosQueue):
             self._queue.close()
-        if self._database is not None:
-            self._database.dispose()
+        for database in filter(None, (self._database, self._counters)):
+            database.dispose()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -198,18 +207,14 @@ class Runtime:
             schema.require_engine_tables(self._started)
 
     @contextmanager
-    def merged_read(self) -> Iterator[None]:
-        """A place for one stream of merged bytes.
+    def merged_read(self, owner: str) -> Iterator[None]:
+        """A place for one stream of bytes of a merged model, of an owner.
 
         Raises:
-            DomainError: server.busy, when all are taken.
+            DomainError: server.busy, when all are taken, or all that one owner may have.
         """
-        if not self._places.acquire(blocking=False):
-            raise DomainError("server.busy", limit=self.settings.merged_reads, what="reads of merged models")
-        try:
+        with self._places.take(owner):
             yield
-        finally:
-            self._places.release()
 
     @contextmanager
     def read(self) -> Iterator[UnitOfWork]:

@@ -1,21 +1,37 @@
 """Settings: read from the environment (PORTLLM_...) and the command line by the roots, handed down as values."""
 
+import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from app.domain.errors import DomainError
 from app.domain.places import Place
+from app.domain.quotas import Quota
+from app.services.rates import RateLimits
+from app.services.uow import Limits
 
 SQLITE = "sqlite:///"
 POSTGRESQL = "postgresql+psycopg://"
 
 Positive = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0, lt=2**63)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _checked_rate(limit: str) -> str:
+    if limit and not _RATE.fullmatch(limit):
+        raise ValueError("must be N/second, N/minute or N/hour, for example 600/minute, or empty for no limit")
+    return limit
+
+
+_RATE = re.compile(r"[1-9][0-9]{0,8}/(second|minute|hour)")
+Rate = Annotated[str, AfterValidator(_checked_rate)]
 
 
 class Settings(BaseSettings):
@@ -39,6 +55,17 @@ class Settings(BaseSettings):
         worker_beat_seconds: how often a worker says that it lives.
         worker_ttl_seconds: how long after its last sign of life its jobs are given to another.
         merged_reads: how many merged files may be streamed at once; 0 leaves all of them to workers.
+        merged_reads_per_owner: how many of them of models of one owner; half of them by default.
+        rate_limit: how many requests an owner may make: "N/second", "N/minute" or "N/hour"; empty: any number. Generous by
+            default: a client that runs in circles is stopped before it takes everything, none that works is.
+        rate_limit_writes: the same for requests that may change something; off by default, because the files of a patch are
+            a request each, and quotas bound what stays.
+        rate_limit_failures: how many requests without a valid token an address may make; valid ones go on from there.
+        quota_bytes, quota_patches, quota_versions, quota_drafts, quota_ports, quota_tokens: how much an owner may have, where
+            an admin set nothing else for it; 0: no limit.
+        trusted_proxies: addresses and networks of proxies whose X-Forwarded-For is believed; by default nobody's is.
+        head_seconds: how long a client may take to send the head of a request.
+        idle_seconds: how long a client may send nothing of a body that it began, or take nothing of an answer.
         warm: whether a service loads torch at its start, so that the first read of a merged model need not wait two seconds for
             it; without, it is loaded when it is needed, and a service whose reads go to workers needs 170 MB less.
         max_patch_bytes: largest patch, all its files together.
@@ -64,6 +91,19 @@ class Settings(BaseSettings):
     worker_beat_seconds: Seconds = 3.0
     worker_ttl_seconds: Seconds = 15.0
     merged_reads: Annotated[int, Field(ge=0)] = 16
+    merged_reads_per_owner: Positive | None = None
+    rate_limit: Rate = "60000/minute"
+    rate_limit_writes: Rate = ""
+    rate_limit_failures: Rate = "60/minute"
+    quota_bytes: Natural = 0
+    quota_patches: Natural = 0
+    quota_versions: Natural = 0
+    quota_drafts: Natural = 1000
+    quota_ports: Natural = 0
+    quota_tokens: Natural = 0
+    trusted_proxies: list[str] = Field(default_factory=list)
+    head_seconds: Seconds = 15.0
+    idle_seconds: Seconds = 120.0
     warm: bool = True
     max_patch_bytes: Positive = 16 * 2**30
     max_patch_files: Positive = 10_000
@@ -99,6 +139,14 @@ class Settings(BaseSettings):
             raise ValueError("must list places of the form s3://BUCKET/PREFIX")
         return places
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _known_proxies(cls, proxies: list[str]) -> list[str]:
+        try:
+            return [str(ipaddress.ip_network(proxy)) if "/" in proxy else str(ipaddress.ip_address(proxy)) for proxy in proxies]
+        except ValueError:  # its text would show the value
+            raise ValueError("must list addresses and networks, such as 10.0.0.1 and 10.1.0.0/16") from None
+
     @model_validator(mode="after")
     def _embedded_default(self) -> Self:
         if not self.database_url:
@@ -119,6 +167,24 @@ class Settings(BaseSettings):
     def is_embedded(self) -> bool:
         """One process on SQLite, which upgrades its schema and runs its jobs by itself."""
         return self.database_url.startswith("sqlite")
+
+    @property
+    def merged_reads_of_one(self) -> int:
+        """How many merged files of one owner may be streamed at once."""
+        return self.merged_reads_per_owner or max(1, self.merged_reads // 2)
+
+    @property
+    def rate_limits(self) -> RateLimits:
+        """How many requests there may be, of whom."""
+        return RateLimits(self.rate_limit, self.rate_limit_writes, self.rate_limit_failures)
+
+    @property
+    def limits(self) -> Limits:
+        """What one request may ask for, and what an owner may have."""
+        quota = Quota(
+            self.quota_bytes, self.quota_patches, self.quota_versions, self.quota_drafts, self.quota_ports, self.quota_tokens
+        )
+        return Limits(self.max_patch_bytes, self.max_patch_files, self.max_page, quota)
 
 
 def _is_place(address: str) -> bool:

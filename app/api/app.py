@@ -4,7 +4,20 @@ from fastapi import FastAPI
 
 from app.api import documentation, problems, telemetry
 from app.api.middleware import RequestBounds
-from app.api.routers import audit, families, files, jobs, materialisations, patch_files, patches, ports, public, system, uploads
+from app.api.routers import (
+    audit,
+    families,
+    files,
+    jobs,
+    materialisations,
+    owners,
+    patch_files,
+    patches,
+    ports,
+    public,
+    system,
+    uploads,
+)
 from app.api.routing import PREFIX, PROBLEMS
 from app.api.rules import require_rules
 from app.api.visits import require_guard
@@ -14,7 +27,7 @@ __all__ = ["PREFIX", "mount"]
 
 def mount(app: FastAPI, max_body_bytes: int, metrics_token: str = "") -> None:
     """Adds routes, error handlers and bounds to an application."""
-    for part in (families, patches, patch_files, uploads, ports, files, materialisations, jobs, system, audit):
+    for part in (families, patches, patch_files, uploads, ports, files, materialisations, jobs, system, audit, owners):
         require_guard(part.router.routes)
         require_rules(part.router.routes, PREFIX)
         app.router.routes.extend(part.router.routes)

@@ -5,6 +5,7 @@ import binascii
 import hashlib
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, Header, Query, Request, Security
@@ -20,6 +21,7 @@ from app.services.backend import Backend
 from app.services.idempotency import Reply, find, once
 from app.services.uow import UnitOfWork, settle
 
+READING = frozenset({"GET", "HEAD"})
 bearer = HTTPBearer(auto_error=False, description="A token made by 'portllm token create'.")
 
 
@@ -40,12 +42,39 @@ def get_principal(
     request: Request, backend: BackendDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
 ) -> Principal:
     """Who asks; every route below /api/v1 depends on it."""
-    if credentials is None:
-        raise DomainError("token.missing")
-    with backend.read() as uow:
-        principal = tokens.authenticate(uow, credentials.credentials, *origin_of(request))
-    request.state.owner = principal.owner  # for the line in the log
+    with refusals_counted(request, backend):
+        if credentials is None:
+            raise DomainError("token.missing")
+        with backend.read() as uow:
+            principal = tokens.authenticate(uow, credentials.credentials, *origin_of(request))
+    charge(request, backend, principal)
     return principal
+
+
+@contextmanager
+def refusals_counted(request: Request, backend: Backend) -> Iterator[None]:
+    """Slows down who guesses: where the block refuses a token, that is counted for the client's address.
+
+    Raises:
+        DomainError: rate.limited in place of the refusal, where there were too many.
+    """
+    try:
+        yield
+    except DomainError as refusal:
+        if refusal.kind == "unauthenticated":
+            backend.rates.failure(origin_of(request)[0])
+        raise
+
+
+def charge(request: Request, backend: Backend, principal: Principal) -> None:
+    """Counts a request whose token is good, once.
+
+    Raises:
+        DomainError: rate.limited.
+    """
+    if getattr(request.state, "owner", None) is None:
+        request.state.owner = principal.owner  # for the line in the log, too
+        backend.rates.request(principal.owner, writes=request.method not in READING)
 
 
 PrincipalDep = Annotated[Principal, Depends(get_principal)]
@@ -126,7 +155,9 @@ def decode_cursor(cursor: str, pattern: re.Pattern[str]) -> str:
     return value
 
 
-async def get_if_match(if_match: Annotated[str | None, Header(description="ETag that was read before.")] = None) -> int | None:
+async def get_if_match(
+    if_match: Annotated[str | None, Header(max_length=200, description="ETag that was read before.")] = None,
+) -> int | None:
     """The row version that the caller read, from If-Match."""
     if if_match in (None, "*"):
         return None

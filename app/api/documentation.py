@@ -13,6 +13,15 @@ CREATED = {
 }
 OFFSET = {"Upload-Offset": "How many bytes of the file have arrived."}
 FILE = {**ETAG, "Accept-Ranges": "bytes", "Content-Range": "Of a part: which one, of how many bytes."}
+RETRY = {"Retry-After": "Seconds, where it is worth trying again."}
+LATER = {
+    "4XX": {
+        **RETRY,
+        "RateLimit": "Of 429: which limit is used up (r=0), and the seconds t until requests are answered again.",
+        "RateLimit-Policy": "Of 429: how many requests q there may be in w seconds.",
+    },
+    "5XX": RETRY,
+}
 # Headers of the answers that are no problems, by the end of the path of an operation.
 HEADERS: dict[str, dict[str, str]] = {
     "GET /families/{family}/releases/{release}": ETAG,
@@ -28,6 +37,8 @@ HEADERS: dict[str, dict[str, str]] = {
     "HEAD /ports/{port}/files/{path}": FILE,
     "HEAD /uploads/{upload}/files/{path}": {**OFFSET, "Upload-Length": "How many bytes of it were announced."},
     "PATCH /uploads/{upload}/files/{path}": OFFSET,
+    "GET /owners/{owner}/usage": ETAG,
+    "PUT /owners/{owner}/quota": ETAG,
     "POST /jobs/{job}/retry": {"Location": "The new job."},
     "POST /ports/{port}/digest": {"Location": "The job, where one was started."},
 }
@@ -65,7 +76,7 @@ def _complete(name: str, operation: dict[str, Any]) -> None:
         problem = status in ("4XX", "5XX")
         if problem and "content" in response:
             response["content"] = {MEDIA_TYPE: response["content"][MEDIA_TYPE]}
-        own = {"Retry-After": "Seconds, where it is worth trying again."} if status == "5XX" else {} if problem else headers
+        own = LATER.get(status, {}) if problem else headers
         _say(response, {"X-Request-Id": "Names the request in the service's log.", **own})
         if name.startswith("HEAD "):
             response.pop("content", None)

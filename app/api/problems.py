@@ -17,12 +17,14 @@ from app.domain.errors import DomainError, Kind
 
 STATUS: dict[Kind, int] = {
     "invalid": 422, "unauthenticated": 401, "forbidden": 403, "not_found": 404, "conflict": 409, "gone": 410,
-    "precondition": 412, "too_large": 413, "range": 416, "busy": 503, "full": 507,
+    "precondition": 412, "too_large": 413, "range": 416, "busy": 503, "full": 507, "limited": 429,
 }  # fmt: skip
 # What was sent cannot be used (422), unless a file is not there (404) or is not any more what it was (409).
 CORE_STATUS = {"output.unknown_file": 404, "output.range": 416, "checkpoint.changed": 409, "port.overflow": 409}
 # Answered with a status of their own, not that of their kind.
 OWN_STATUS = {"request.method": 405, "server.error": 500}
+# Refusals of limits, by the policy that was exceeded or else the code: who operates the service wants to see their number.
+COUNTED = frozenset({"rate.limited", "quota.exceeded"})
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = "2"
 
@@ -77,16 +79,29 @@ def codes() -> list[str]:
     return sorted({*DOMAIN, *CORE, *MEANINGS})
 
 
-def _domain(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001  Starlette's signature
+def _domain(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, DomainError)  # noqa: S101
     headers = {}
     if error.kind == "unauthenticated":
         headers["WWW-Authenticate"] = "Bearer"
     if error.kind == "busy":
         headers["Retry-After"] = RETRY_SECONDS
+    if error.kind == "limited":
+        headers |= _rate_limit(error.data)
+    if error.code in COUNTED:
+        request.app.state.telemetry.refused.labels(error.data.get("policy") or error.code).inc()
     if error.kind == "range":
         headers["Content-Range"] = f"bytes */{error.data['size']}"
     return problem(error, STATUS[error.kind], headers)
+
+
+def _rate_limit(data: dict[str, Any]) -> dict[str, str]:
+    """When to come back, also as draft-ietf-httpapi-ratelimit-headers says it, in the form that huggingface_hub reads."""
+    name = data["policy"]
+    return {
+        "Retry-After": str(data["seconds"]), "RateLimit": f'"{name}";r=0;t={data["seconds"]}',
+        "RateLimit-Policy": f'"fixed window";"{name}";q={data["limit"]};w={data["window"]}',
+    }  # fmt: skip
 
 
 def _core(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001

@@ -118,7 +118,7 @@ def _open(backend: Backend, uow: UnitOfWork, wanted: Wanted, telemetry: Telemetr
     """Starts the read and makes its first piece, so that what goes wrong at the start is an error, not a broken download."""
     stack = ExitStack()
     try:
-        _take_place(backend, stack, telemetry)
+        _take_place(backend, stack, telemetry, wanted.port.owner)
         merger = stack.enter_context(ports.open_merged(uow, wanted.port))
         pieces = merger.stream(wanted.file.path, wanted.span.start, wanted.span.stop, pool=backend.pool, ahead=AHEAD)
         stack.callback(pieces.close)
@@ -129,9 +129,9 @@ def _open(backend: Backend, uow: UnitOfWork, wanted: Wanted, telemetry: Telemetr
     return _body(stack, first, pieces, telemetry if wanted.file.computed else None)
 
 
-def _take_place(backend: Backend, stack: ExitStack, telemetry: Telemetry) -> None:
+def _take_place(backend: Backend, stack: ExitStack, telemetry: Telemetry, owner: str) -> None:
     try:
-        stack.enter_context(backend.merged_read())
+        stack.enter_context(backend.merged_read(owner))
     except DomainError:
         telemetry.merged_refused.inc()
         raise

@@ -88,6 +88,9 @@ RULES: dict[str, Rule] = {
     "DELETE /tokens/{token}": Rule("operate", "holder"),
     "POST /tokens/{token}/rotate": Rule("operate", "holder"),
     "GET /audit": Rule("operate", "anybody"),
+    # -- quotas
+    "GET /owners/{owner}/usage": READ,
+    "PUT /owners/{owner}/quota": Rule("admin", "owner"),
 }
 
 

@@ -28,6 +28,7 @@ from app.services.backend import Backend
 
 UNMATCHED = "(none)"
 API = "/api/v1"
+PROXIED = frozenset({"forwarded", "x-forwarded-for", "x-real-ip", "via"})
 # The Prometheus client's own switch: with it, every process counts in files of that directory.
 PROCESSES = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -63,6 +64,11 @@ class Telemetry:
             "Reads of merged models refused because all places were taken.",
             registry=self.registry,
         )
+        self.refused = Counter(
+            "portllm_refused", "Requests refused by a rate limit (its name) or a quota.", ["reason"], registry=self.registry
+        )
+        for reason in ("requests", "writes", "failures", "quota.exceeded"):
+            self.refused.labels(reason)
         # What is looked up when somebody asks, by the process that is asked: nothing that several would count.
         self._asked = CollectorRegistry()
         self._asked.register(State(backend))
@@ -158,6 +164,9 @@ def install(app: FastAPI, token: str) -> None:
 
 
 def _is_local(request: Request) -> bool:
+    """Whether the client is on this machine; one that a proxy speaks for may be anywhere."""
+    if not PROXIED.isdisjoint(request.headers):
+        return False
     try:
         return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
     except ValueError:

@@ -16,7 +16,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials
 from pydantic import BaseModel, TypeAdapter
 
-from app.api.deps import PrincipalDep, ReadUnit, bearer, get_principal, origin_of
+from app.api.deps import PrincipalDep, ReadUnit, bearer, charge, get_principal, origin_of, refusals_counted
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.services import tokens
@@ -38,11 +38,12 @@ class Access:
         """A unit of work that only reads, and who asks, looked up in it.
 
         Raises:
-            DomainError: token.missing.
+            DomainError: token.missing, token.expired, rate.limited.
         """
         with self.backend.read() as uow:
-            principal = tokens.authenticate(uow, self._secret, *origin_of(self._request))
-            self._request.state.owner = principal.owner  # for the line in the log
+            with refusals_counted(self._request, self.backend):
+                principal = tokens.authenticate(uow, self._secret, *origin_of(self._request))
+            charge(self._request, self.backend, principal)
             yield uow, principal
 
     def require(self) -> None:
@@ -54,6 +55,8 @@ class Access:
 async def get_access(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]) -> Access:
     """What `at_once` endpoints run on; refuses those who bring no token at all."""
     if credentials is None:
+        backend: Backend = request.app.state.backend
+        await run_in_threadpool(backend.rates.failure, origin_of(request)[0])  # may have to ask the database
         raise DomainError("token.missing")
     request.state.access = access = Access(request, credentials.credentials)
     return access

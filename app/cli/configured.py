@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 PREFIX = "PORTLLM_"
-EXAMPLES = {"allow_roots": "'[\"/models\"]'", "allow_s3": "'[\"s3://BUCKET/models\"]'"}
+EXAMPLES = {"allow_roots": "'[\"/models\"]'", "allow_s3": "'[\"s3://BUCKET/models\"]'", "trusted_proxies": "'[\"10.0.0.1\"]'"}
 
 
 def read_settings(data: Path, as_json: bool = False) -> "Settings":

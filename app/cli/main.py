@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from app.cli import activity, audit, db, families, fsck, materialise, nouns, offline, ports, serve, tokens, worker
+from app.cli import activity, audit, db, families, fsck, materialise, nouns, offline, ports, quotas, serve, tokens, worker
 from app.cli.quickstart import command
 
 cli = typer.Typer(
@@ -23,6 +23,7 @@ cli.add_typer(families.family, name="family")
 cli.add_typer(nouns.release, name="release")
 cli.add_typer(nouns.patch, name="patch")
 cli.add_typer(tokens.token, name="token")
+cli.add_typer(quotas.quota, name="quota")
 cli.command()(ports.port)
 cli.command()(ports.approve)
 cli.command()(ports.retire)

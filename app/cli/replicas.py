@@ -68,14 +68,15 @@ def run_replicas(settings: Settings, host: str, port: int, processes: int, ready
     Returns:
         Whether they failed to start.
     """
-    each = settings.model_copy(update={"merged_reads": max(1, settings.merged_reads // processes)})
+    shares = {"merged_reads": settings.merged_reads, "merged_reads_per_owner": settings.merged_reads_of_one}
+    each = settings.model_copy(update={name: max(min(count, 1), count // processes) for name, count in shares.items()})
     # Whichever process is asked for metrics adds up what all of them count there.
     metrics = settings.data / METRICS
     shutil.rmtree(metrics, ignore_errors=True)
     metrics.mkdir(parents=True)
     os.environ[PROCESSES] = str(metrics)
     config = server_config(
-        partial(replica, each), factory=True, workers=processes, timeout_worker_healthcheck=SILENT_SECONDS
+        partial(replica, each), settings, factory=True, workers=processes, timeout_worker_healthcheck=SILENT_SECONDS
     )  # fmt: skip
     with _bound(host, port):  # does not listen: it keeps the port while a process is replaced
         supervisor = _Replicas(config, [Shared(host, port)], ready)

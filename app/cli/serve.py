@@ -5,6 +5,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,7 +47,7 @@ def serve(
     application = create_app(settings)
     runtime = application.state.backend
     listener = listen_on(host, port)
-    server = uvicorn.Server(server_config(application))
+    server = uvicorn.Server(server_config(application, settings))
     with ended_by_signals(server):
         # Before the server takes connections: a refusal to start is a sentence here, not a trace in a log.
         _start(runtime)
@@ -117,15 +118,19 @@ def ended_by_signals(server: Any) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def server_config(application: Any, **options: Any) -> Any:
-    """How the HTTP server runs the application."""
+def server_config(application: Any, settings: Any, **options: Any) -> Any:
+    """How the HTTP server runs the application. X-Forwarded-For is believed of the proxies that settings name, of nobody else."""
     import uvicorn  # noqa: PLC0415
+
+    from app.cli.protocol import BoundedProtocol  # noqa: PLC0415
 
     return uvicorn.Config(
         application,
         log_config=None,
         access_log=False,
-        http="httptools",
+        http=partial(BoundedProtocol, head_seconds=settings.head_seconds, idle_seconds=settings.idle_seconds),  # type: ignore[arg-type]
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies,
         timeout_graceful_shutdown=DRAIN_SECONDS,
         server_header=False,
         **options,

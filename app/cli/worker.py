@@ -75,7 +75,7 @@ def _serve(settings: Any, role: Any, listener: Any) -> NoReturn:
 
     application = _explained(lambda: create_worker_app(settings, role))
     runtime = application.state.backend
-    config = server_config(application)
+    config = server_config(application, settings)
     config.timeout_graceful_shutdown = 2  # its readers go on elsewhere, its jobs wait to be handed back
     server = uvicorn.Server(config)
     with ended_by_signals(server):

@@ -15,6 +15,7 @@ BUSY_TIMEOUT_MS = 30_000
 WRITES = "portllm_writes"
 # The server answers at most 40 requests at once, each with one connection.
 POOL_SIZE, POOL_OVERFLOW, POOL_WAIT_SECONDS = 10, 30, 10
+COUNTERS = 2
 # A connection that was used a moment ago is not asked whether it lives: under load that would be a round trip for every request.
 IDLE_SECONDS = 1.0
 USED = "portllm_used"
@@ -65,6 +66,19 @@ def migration_engine(url: str) -> Engine:
     if parsed.get_backend_name() == "postgresql":
         return create_engine(parsed, poolclass=NullPool, connect_args=_connect_args(parsed, MIGRATIONS))
     return make_engine(url).execution_options(**{WRITES: True})
+
+
+def counter_engine(url: str) -> Engine:
+    """An engine for statements that are a transaction each, with few connections of its own: for what is counted beside requests
+    that hold a connection already.
+    """
+    parsed = make_url(url)
+    engine = create_engine(
+        parsed, pool_size=COUNTERS, max_overflow=COUNTERS, pool_timeout=POOL_WAIT_SECONDS, isolation_level="AUTOCOMMIT",
+        connect_args=_connect_args(parsed, REQUESTS), hide_parameters=True,
+    )  # fmt: skip
+    _ping_idle_connections(engine)
+    return engine
 
 
 def read_sessions(engine: Engine) -> sessionmaker[Session]:

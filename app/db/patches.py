@@ -47,6 +47,7 @@ class PatchVersion(Identified, Versioned, Base):
     __table_args__ = (
         UniqueConstraint("patch_id", "number"),
         Index("uq_patch_versions_published_digest", "patch_id", "published_digest", unique=True),
+        Index("ix_patch_versions_owner_state", "owner", "state"),
     )
 
     patch_id: Mapped[str] = mapped_column(ForeignKey("patches.id"))

@@ -17,6 +17,7 @@ Kind = Literal[
     "busy",
     "full",
     "range",
+    "limited",
 ]
 
 
@@ -50,6 +51,10 @@ CATALOGUE: dict[str, Entry] = {
     "database.held": Entry("busy", "Tables in use", "Others held a table that the upgrade must change; that step of it was not made.", "Let their transaction end (on PostgreSQL pg_stat_activity shows it), then run 'portllm db upgrade' again."),
     "database.collision": Entry("busy", "Written at the same time", "Another request wrote the same thing at the same moment.", "Repeat the request: it then finds what the other one wrote."),
     "database.schema": Entry("busy", "Database not upgraded", "The database is at schema {found}; this version needs {needed}.", "Run 'portllm db upgrade' first; versions that run may go on meanwhile."),
+    # -- limits and quotas
+    "rate.limited": Entry("limited", "Too many requests", "All {limit} {what} of this {unit} are used up.", "Come back in {seconds} s, as Retry-After says; ask the operator if the limit is too low."),
+    "quota.exceeded": Entry("forbidden", "Quota exceeded", "{owner} has {used} of {limit} {what}; this asks for {asked} more.", "See 'portllm quota show {owner}'; an admin sets another limit with 'portllm quota set {owner}'."),
+    "owner.unknown": Entry("not_found", "Unknown owner", "There is no owner {owner!r} that this token may see.", "Name the owner of the token: GET /api/v1/whoami."),
     # -- tokens
     "token.missing": Entry("unauthenticated", "Token required", "The request carries no valid token.", "Send 'Authorization: Bearer TOKEN'; an admin makes tokens with 'portllm token create'."),
     "token.scope": Entry("forbidden", "Not allowed", "This needs a token with scope {scope!r} for {owner!r}.", "Ask an admin for such a token."),

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from app.services.rates import Rates
 from app.services.readiness import Readiness
 from app.services.uow import Tools, UnitOfWork
 from app.services.workers import Card, Reader
@@ -34,6 +35,7 @@ class Backend(Protocol):
     pool: Executor
     worker_ttl: float
     readiness: Readiness
+    rates: Rates
     handed_over: "FilesOfWorkers"
 
     @property
@@ -59,9 +61,9 @@ class Backend(Protocol):
             DomainError: database.busy, when another replica takes too long.
         """
 
-    def merged_read(self) -> AbstractContextManager[None]:
-        """A place for one stream of merged bytes.
+    def merged_read(self, owner: str) -> AbstractContextManager[None]:
+        """A place for one stream of bytes of a merged model, of an owner.
 
         Raises:
-            DomainError: server.busy, when all are taken.
+            DomainError: server.busy, when all are taken, or all that one owner may have.
         """

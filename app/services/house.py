@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 from app.core.errors import CoreError
 from app.domain.errors import DomainError
-from app.services import jobs, sweep
+from app.services import jobs, rates, sweep
 from app.services.uow import UnitOfWork
 
 SWEEP_SECONDS = 3600.0
@@ -51,6 +51,7 @@ def sweep_all(read: Begin, write: Begin) -> dict[str, int]:
     """
     with write() as uow:
         drafts = sweep.drafts(uow)
+        rates.forget(uow)
     with read() as uow:
         staged, unwritten, unnamed = sweep.staged(uow), sweep.unwritten(uow), sweep.unnamed(uow)
     parts = sum(_drop_parts(write, ident) for ident in unwritten)

@@ -8,6 +8,7 @@ from app.domain.ids import new_id
 from app.domain.names import check_patch, check_revision
 from app.domain.principal import Principal
 from app.services import families
+from app.services.quotas import open_account
 from app.services.uow import UnitOfWork
 
 
@@ -18,10 +19,14 @@ def create(
 
     Returns:
         The patch, and whether it is new.
+
+    Raises:
+        DomainError: request.name, token.scope, family.unknown, patch.taken, patch.differs, quota.exceeded.
     """
     full_name = check_patch(owner, name)
     principal.require_publish(owner)
     family = families.get(uow, principal, family_name)
+    account = open_account(uow, owner, "patches")
     existing = rows.by_name(uow.session, owner, name)
     if existing and existing.family_id != family.id:
         raise DomainError("patch.taken", patch=full_name, family=existing.family.name)
@@ -29,6 +34,7 @@ def create(
         if description and description != existing.description:
             raise DomainError("patch.differs", patch=full_name)
         return existing, False
+    account.charge(patches=1)
     patch = Patch(
         id=new_id("pat"), created_at=now(), owner=owner, name=name, family_id=family.id, description=description, family=family
     )

@@ -25,6 +25,7 @@ from app.domain.principal import Principal
 from app.domain.states import move
 from app.services import families, patches, releases
 from app.services.library import digests_of
+from app.services.quotas import open_account
 from app.services.uow import UnitOfWork
 
 # What a reason can outweigh: judgements about likeness. A patch that does not fit exactly is never forced.
@@ -113,6 +114,7 @@ def create(uow: UnitOfWork, principal: Principal, verdict: Verdict, force: str |
     """
     version, release = verdict.version, verdict.release
     principal.require_publish(version.owner)
+    account = open_account(uow, version.owner, "ports")
     # Asked again in this transaction: the verdict was reached in another one.
     uow.lock(patches.find_version(uow, version.patch, str(version.number)), shared=True)
     patches.resolve_version(uow, version.patch, str(version.number))
@@ -124,6 +126,7 @@ def create(uow: UnitOfWork, principal: Principal, verdict: Verdict, force: str |
         uow.lock(existing)
     if existing and existing.state != "retired":
         return existing, False
+    account.charge(ports=1)
     if existing:
         existing.fingerprint = existing.id  # gives its natural key away until what refers to it does not any more
         uow.session.flush()

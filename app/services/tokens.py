@@ -13,6 +13,7 @@ from app.domain.errors import DomainError
 from app.domain.ids import new_id
 from app.domain.names import check_owner
 from app.domain.principal import INSTALLATION, SCOPES, Principal, check_scopes
+from app.services.quotas import open_account
 from app.services.uow import UnitOfWork
 
 PREFIX = "plt_"
@@ -60,7 +61,8 @@ def create(
     if "admin" in checked:
         principal.require_admin()
     principal.require_operate(owner)
-    return _issue(uow, principal, check_owner(owner), checked, name, now() + lifetime if lifetime else None)
+    open_account(uow, check_owner(owner), "tokens").charge(tokens=1)
+    return _issue(uow, principal, owner, checked, name, now() + lifetime if lifetime else None)
 
 
 def rotate(uow: UnitOfWork, principal: Principal, token_id: str, grace: dt.timedelta) -> tuple[Token, str]:
@@ -69,12 +71,15 @@ def rotate(uow: UnitOfWork, principal: Principal, token_id: str, grace: dt.timed
     Whoever holds a token may rotate it. A token with a lifetime is followed by one with the same.
 
     Raises:
-        DomainError: token.unknown; token.over.
+        DomainError: token.unknown; token.over; quota.exceeded, where both would be valid for a while.
     """
     old = _manageable(uow, principal, token_id)
+    account = open_account(uow, old.owner, "tokens")
     uow.lock(old)
     if not _is_valid(old):
         raise DomainError("token.over", token=old.id)
+    if grace:  # for a while there are both
+        account.charge(tokens=1)
     end = now() + grace
     lifetime = old.expires_at - old.created_at if old.expires_at else None
     made = _issue(uow, principal, old.owner, old.scopes, old.name, now() + lifetime if lifetime else None)

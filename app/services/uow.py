@@ -18,6 +18,7 @@ from app.db.failures import CollisionError, translated
 from app.db.locks import BYTES, share_turn
 from app.domain.errors import DomainError
 from app.domain.principal import INSTALLATION, Principal
+from app.domain.quotas import Quota
 from app.services.library import Library
 
 ATTEMPTS = 3
@@ -64,11 +65,12 @@ class JobQueue(Protocol):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for; bytes and counts."""
+    """What one request may ask for, in bytes and counts, and how much each owner may have for which nothing else was set."""
 
     patch_bytes: int
     patch_files: int
     page: int
+    quota: Quota = field(default_factory=Quota)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from app.domain.names import UNKNOWN
 from app.domain.principal import Principal
 from app.domain.states import move
 from app.services import patches, releases
+from app.services.quotas import open_account, require_room
 from app.services.uow import UnitOfWork
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -49,6 +50,9 @@ def draft(
 
     Returns:
         The version, and whether it is a new draft.
+
+    Raises:
+        DomainError: among others quota.exceeded, which is asked when a draft is opened and again when it is published.
     """
     patch = patches.get(uow, principal, owner, name)
     principal.require_publish(owner)
@@ -56,14 +60,17 @@ def draft(
     kept, dropped = _choose(announced, uow.tools.limits.patch_bytes, uow.tools.limits.patch_files)
     files = [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in kept]
     digest = digest_of([[f.path, f.sha256] for f in kept])
+    account = open_account(uow, owner, "bytes", "versions", "drafts")
     existing = rows.version_by_digest(uow.session, patch.id, digest)
     if existing:
         _check_same(patch, existing, release.id if release else None, trained_on)
         return existing, False
+    total = sum(f.size for f in kept)
+    account.charge(drafts=1, versions=1, bytes=total)
     uow.names_bytes()  # from the draft on, so that what is uploaded again is not swept as nobody's before it is published
     version = PatchVersion(
         id=new_id("ver"), created_at=clock(uow.session), patch_id=patch.id, owner=owner, number=None, state="draft",
-        digest=digest, published_digest=None, files=files, dropped=dropped, total_bytes=sum(f.size for f in kept),
+        digest=digest, published_digest=None, files=files, dropped=dropped, total_bytes=total,
         trained_on_id=release.id if release else None, facts=None,
     )  # fmt: skip
     version.patch, version.trained_on = patch, release
@@ -138,7 +145,7 @@ def verify(uow: UnitOfWork, principal: Principal, upload: str) -> dict[str, Any]
         The facts that `publish` wants.
 
     Raises:
-        DomainError: upload.incomplete, upload.digest.
+        DomainError: upload.incomplete, upload.digest, quota.exceeded.
         CoreError: what was uploaded is not a patch, or not one for the release it names.
     """
     if settled := _settled(uow, principal, upload):
@@ -147,6 +154,7 @@ def verify(uow: UnitOfWork, principal: Principal, upload: str) -> dict[str, Any]
     existing = rows.version_by_digest(uow.session, version.patch_id, version.digest)
     if existing and existing.facts:
         return existing.facts
+    require_room(uow, version.owner, versions=1)  # before bytes are moved: what was sent stays, for when there is room
     blobs = uow.tools.blobs
     for index, file in enumerate(version.files):
         arrived = _arrived(uow, version, str(index), file["path"])
@@ -166,7 +174,7 @@ def publish(uow: UnitOfWork, principal: Principal, upload: str, facts: dict[str,
     if settled := _settled(uow, principal, upload):
         return settled
     version = open_upload(uow, principal, upload)
-    patch = version.patch
+    patch, account = version.patch, open_account(uow, version.owner, "versions")
     uow.lock(patch)  # numbers have no gaps, and the same bytes are one version
     uow.lock(version)
     if version.state != "draft":
@@ -178,6 +186,7 @@ def publish(uow: UnitOfWork, principal: Principal, upload: str, facts: dict[str,
         _check_same(patch, existing, version.trained_on_id, trained_on)
         version.state = move("version", version.state, "discarded")
         return existing
+    account.charge(versions=1)
     version.facts = facts
     version.number = rows.next_number(uow.session, patch.id)
     version.state = move("version", version.state, "published")

@@ -102,7 +102,8 @@ def _service(stack: ExitStack, root: Path, url: str) -> tuple[Replicas, str]:
     """Starts it, and does the main job a few times: releases by a worker, patches and ports through the API."""
     disable_progress_bar()
     shelf = Shelf(root / "models")
-    service = Replicas(root, url, root / "models")
+    # What a machine can do is measured, also beyond what one owner may ask for by default.
+    service = Replicas(root, url, root / "models", PORTLLM_RATE_LIMIT=os.environ.get("PORTLLM_RATE_LIMIT", ""))
     service.start()
     stack.callback(service.kill)
     client = Client(service.url, service.token)

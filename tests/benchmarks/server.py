@@ -64,12 +64,13 @@ def main() -> None:
     from app.settings import Settings
 
     data, root = Path(sys.argv[1]), Path(sys.argv[2])
-    app = create_app(Settings(data=data, allow_roots=[root]))
+    settings = Settings(data=data, allow_roots=[root])
+    app = create_app(settings)
     app.mount("/static", StaticFiles(directory=root))
     app.state.backend.start()
     listener = socket.create_server(("127.0.0.1", 0))
     print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-    asyncio.run(uvicorn.Server(server_config(app)).serve(sockets=[listener]))
+    asyncio.run(uvicorn.Server(server_config(app, settings)).serve(sockets=[listener]))
 
 
 if __name__ == "__main__":

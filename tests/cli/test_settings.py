@@ -11,6 +11,7 @@ PASSWORD = "SeKrEt"
 NUMBERS = [
     "WORKER_TTL_SECONDS=-3", "WORKER_TTL_SECONDS=nan", "WORKER_BEAT_SECONDS=0", "WORKER_BEAT_SECONDS=inf", "MERGED_READS=-1",
     "MAX_PATCH_BYTES=-5", "MAX_PATCH_FILES=0", "MAX_BODY_BYTES=0", "MAX_PAGE=0", "JOB_CONCURRENCY=0", "JOB_CONCURRENCY=many",
+    "MERGED_READS_PER_OWNER=0", "QUOTA_BYTES=-1", "QUOTA_PATCHES=lots", "HEAD_SECONDS=0", "IDLE_SECONDS=-1",
 ]  # fmt: skip
 
 
@@ -26,6 +27,12 @@ NUMBERS = [
         (f"LOG_FORMAT={PASSWORD}", "'text' or 'json'"),
         (f"LOG_LEVEL={PASSWORD}", "'debug', 'info' or 'warning'"),
         (f"DIRECT_TRANSFERS={PASSWORD}", "must be a valid boolean"),
+        ("RATE_LIMIT=100", "N/second, N/minute or N/hour"),
+        ("RATE_LIMIT_WRITES=0/minute", "N/second, N/minute or N/hour"),
+        (f"RATE_LIMIT_FAILURES={PASSWORD}/minute", "empty for no limit"),
+        ('TRUSTED_PROXIES=["*"]', "10.1.0.0/16"),
+        (f'TRUSTED_PROXIES=["{PASSWORD}"]', "list addresses and networks"),
+        ("TRUSTED_PROXIES=10.0.0.1", "list in JSON"),
         *((number, "must be ") for number in NUMBERS),
     ],
 )

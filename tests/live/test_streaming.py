@@ -48,7 +48,8 @@ def download(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Download]:
     root = tmp_path_factory.mktemp("streaming")
     large_release(root / "models/v1", LAYERS)
     large_patch(root / "models/patch", LAYERS, 8, 1)
-    service = Service(root, root / "models", PORTLLM_MERGED_READS=str(PLACES)).start()
+    places = {"PORTLLM_MERGED_READS": str(PLACES), "PORTLLM_MERGED_READS_PER_OWNER": str(PLACES)}
+    service = Service(root, root / "models", **places).start()
     try:
         commands: list[list[str | Path]] = [
             ["release", "add", "big", "v1", "--from", root / "models/v1", "--wait"],

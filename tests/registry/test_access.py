@@ -162,7 +162,7 @@ def test_what_belongs_to_another_does_not_exist(world: World) -> None:
         assert theirs.status_code == none.status_code == 404, (method, path, theirs.text)
         if method != "HEAD":
             assert theirs.json()["code"] == none.json()["code"]
-            assert theirs.json()["code"] in ("patch.unknown", "port.unknown", "upload.unknown", "job.unknown")
+            assert theirs.json()["code"] in ("patch.unknown", "port.unknown", "upload.unknown", "job.unknown", "owner.unknown")
     assert checked >= 2 * 18
     world.service.run_jobs()
 

@@ -25,7 +25,7 @@ BIG = 64 * 2**20
 @pytest.fixture(scope="module")
 def busy(registries: Callable[..., Service], models: Models) -> Iterator[tuple[Service, str, str]]:
     """A registry with two places, behind a server; a port with a file too large for the sockets' buffers to swallow."""
-    with registries(merged_reads=PLACES).running() as service, serving(service) as url:
+    with registries(merged_reads=PLACES, merged_reads_per_owner=PLACES).running() as service, serving(service) as url:
         service.admin.family("llama")
         service.release("llama", "v1", models.v1)
         directory = continue_base(models.v1, service.place / "v2")
@@ -184,7 +184,7 @@ def _are_free(service: Service) -> bool:
     try:
         with ExitStack() as stack:
             for _ in range(PLACES):
-                stack.enter_context(service.runtime.merged_read())
+                stack.enter_context(service.runtime.merged_read("acme"))
     except DomainError:
         return False
     return True

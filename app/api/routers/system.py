@@ -78,7 +78,7 @@ async def list_events(
     principal: PrincipalDep,
     after: Annotated[int, Query(ge=0, lt=2**63, description="The cursor of the answer before.")] = 0,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
-    accept: Annotated[str, Header()] = "",
+    accept: Annotated[str, Header(max_length=1000)] = "",
     last_event_id: Annotated[int | None, Header(ge=0, lt=2**63, description="Sent by a stream that reconnects.")] = None,
 ) -> object:
     """What happened, oldest first; a live stream when asked for text/event-stream."""

@@ -69,6 +69,8 @@ async def append_bytes(
     upload_id, name, size, received = await run_in_threadpool(_target, backend, principal, upload, path)
     if upload_offset != received:  # the store asks again, but knows neither the file's name nor requests without bytes
         raise DomainError("upload.offset", path=path, received=received, offset=upload_offset)
+    if upload_offset + _said(request) > size:
+        raise DomainError("upload.too_long", path=path, size=size)
     blobs, offset = backend.tools.blobs, upload_offset
     async for part in _parts(request, blobs.write_bytes):
         if offset + len(part) > size:
@@ -95,6 +97,12 @@ def _target(backend: Backend, principal: Principal, upload: str, path: str) -> t
         row = versions.open_upload(uow, principal, upload)
         name, size = versions.staged_name(row, path)
         return row.id, name, size, uow.tools.blobs.received(row.id, name)
+
+
+def _said(request: Request) -> int:
+    """How many bytes a request says that it brings; 0 where it does not say, or says nothing that could be."""
+    said = request.headers.get("Content-Length", "")
+    return int(said) if said.isascii() and said.isdigit() and len(said) < 20 else 0
 
 
 async def _parts(request: Request, size: int) -> AsyncIterator[bytes]:

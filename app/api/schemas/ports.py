@@ -10,6 +10,8 @@ from app.db.ports import Port, PortLine
 from app.domain.names import UNKNOWN
 from app.services.ports import Verdict, Wish
 
+Reference = Annotated[str, Field(max_length=89)]
+
 
 class RecipeIn(In):
     """The choices about a port."""
@@ -28,7 +30,7 @@ class PortIn(In):
 
     patch: Annotated[str, Field(min_length=3, max_length=200, pattern="^[^/]+/[^/]+$", examples=["acme/tone"])]
     release: Annotated[Name, Field(examples=["v2"])]
-    version: Annotated[str | int | None, Field(description="Number or alias; null: the newest.", examples=[1])] = None
+    version: Annotated[Reference | int | None, Field(description="Number or alias; null: the newest.", examples=[1])] = None
     family: Annotated[
         str | None, Field(max_length=89, description="If given, must be the patch's family.", examples=["llama-3-8b"])
     ] = None

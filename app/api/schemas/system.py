@@ -12,13 +12,14 @@ from app.domain.principal import role_of, scopes_of
 
 DAY = 86_400
 YEAR = 365 * DAY
+Scope = Annotated[str, Field(max_length=40)]
 
 
 class TokenIn(In):
     """A token to make."""
 
     owner: Annotated[Name, Field(examples=["acme"])]
-    scopes: Annotated[list[str] | None, Field(min_length=1, max_length=4, examples=[["read", "publish"]])] = None
+    scopes: Annotated[list[Scope] | None, Field(min_length=1, max_length=4, examples=[["read", "publish"]])] = None
     role: Annotated[str | None, Field(max_length=40, description="Instead of scopes.", examples=[None])] = None
     name: Annotated[str, Field(max_length=200, examples=["ci"])] = ""
     expires_in: Annotated[

@@ -1,0 +1,139 @@
+"""The HTTP server's protocol with bounds that uvicorn's has not: on the head of a request, and on clients that stand still.
+
+uvicorn on httptools keeps whatever comes of a head, and waits for ever: for the first byte of a connection, for the rest of a
+head or a body, for a client that takes nothing of its answer. One such client costs little, all that somebody can open cost
+every file descriptor. So a head is bounded, and a look at each connection every few seconds ends those that make no progress.
+"""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD_BYTES = 64 * 2**10
+MAX_HEADERS = 100
+LOOKS = 4  # in the shorter of both times
+TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain; charset=utf-8\r\n"
+    b"content-length: 23\r\nconnection: close\r\n\r\nThe head is too large.\n"
+)
+
+
+class HeadError(Exception):
+    """The head of a request is too large; httptools passes it on as an error of its own."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection.
+
+    Args:
+        head_seconds: how long the head of a request may take, from the connection or its first byte on.
+        idle_seconds: how long nothing may come of a body that began, or nothing go of an answer.
+    """
+
+    def __init__(self, *args: Any, head_seconds: float, idle_seconds: float, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._head_limit, self._idle_limit = head_seconds, idle_seconds
+        self._pause = min(head_seconds, idle_seconds) / LOOKS
+        self._look_again: asyncio.TimerHandle | None = None
+        # Since when a head, a body and the client are waited for; None: they are not.
+        self._head_since: float | None = None
+        self._body_since: float | None = None
+        self._sent_since, self._unsent = 0.0, 0
+        self._head_bytes = 0  # of the parts of a head that are whole
+        self._steps, self._unread = 0, 0  # of the parser, and bytes that came since without making it take one
+        self._too_large = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(transport)
+        self._head_since = self.loop.time()
+        self._look_again = self.loop.call_later(self._pause, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._look_again:
+            self._look_again.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        present, steps = self.loop.time(), self._steps
+        if self._body_since is not None:
+            self._body_since = present
+        elif self._head_since is None and (self.cycle is None or self.cycle.response_complete):
+            self._head_since = present  # also for empty lines, which begin no message
+        super().data_received(data)
+        self._unread = self._unread + len(data) if self._steps == steps else 0
+        if self._unread > MAX_HEAD_BYTES:  # one endless header, which the parser keeps to itself
+            self._refuse()
+
+    def send_400_response(self, msg: str) -> None:
+        if self._too_large:
+            self._refuse()
+        else:
+            super().send_400_response(msg)
+
+    # -- what the parser calls
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._steps += 1
+        self._head_bytes, self._head_since = 0, self.loop.time()
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._count(len(name) + len(value))
+
+    def on_headers_complete(self) -> None:
+        self._steps += 1
+        self._head_since, self._body_since = None, self.loop.time()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._steps += 1
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._steps += 1
+        self._body_since = None
+        super().on_message_complete()
+
+    def _count(self, size: int) -> None:
+        """Trailers, too: they come the same way."""
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
+            self._too_large = True
+            raise HeadError
+
+    def _refuse(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self.transport.write(TOO_LARGE)
+        self.transport.close()
+
+    # -- clients that stand still
+
+    def _look(self) -> None:
+        present = self.loop.time()
+        if self._is_stuck(present):
+            self.transport.abort()  # closing would wait for the client
+            return
+        self._look_again = self.loop.call_later(self._pause, self._look)
+
+    def _is_stuck(self, present: float) -> bool:
+        unsent = self.transport.get_write_buffer_size()
+        if unsent != self._unsent or not unsent:
+            self._unsent, self._sent_since = unsent, present
+        elif present - self._sent_since >= self._idle_limit:
+            return True
+        if self.flow.read_paused:  # it is we who do not read
+            self._head_since = present if self._head_since is not None else None
+            self._body_since = present if self._body_since is not None else None
+        return _is_over(self._head_since, self._head_limit, present) or _is_over(self._body_since, self._idle_limit, present)
+
+
+def _is_over(since: float | None, limit: float, present: float) -> bool:
+    return since is not None and present - since >= limit
