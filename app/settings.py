@@ -9,6 +9,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from app.domain.errors import DomainError
+from app.domain.issuers import Issuer
 from app.domain.places import Place
 
 SQLITE = "sqlite:///"
@@ -39,6 +40,10 @@ class Settings(BaseSettings):
         merged_reads: how many merged files may be streamed at once; 0 leaves all of them to workers.
         max_patch_bytes: largest patch, all its files together.
         max_body_bytes: largest JSON body.
+        oidc: issuers of identity tokens (OpenID Connect) that are trusted, and rules that say whom of theirs to let in as what:
+            [{"issuer": "https://issuer.example", "audience": "portllm", "client_id": "portllm-cli",
+              "rules": [{"claims": {"groups": "ml-team"}, "owner": "acme", "role": "publisher"}]}], see `app.domain.issuers`.
+        oidc_max_lifetime_seconds: how long a token that is given out for an identity token is valid at most.
         log_format: "text" for people, "json" for machines.
         log_level: "debug", "info" or "warning" for our own lines; by default what suits the format.
     """
@@ -63,6 +68,8 @@ class Settings(BaseSettings):
     max_patch_files: Positive = 10_000
     max_body_bytes: Positive = 8 * 2**20
     max_page: Positive = 500
+    oidc: list[Issuer] = Field(default_factory=list)
+    oidc_max_lifetime_seconds: Annotated[int, Field(ge=60)] = 12 * 3600
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["", "debug", "info", "warning"] = ""
 
@@ -92,6 +99,13 @@ class Settings(BaseSettings):
         if not all(map(_is_place, places)):
             raise ValueError("must list places of the form s3://BUCKET/PREFIX")
         return places
+
+    @field_validator("oidc")
+    @classmethod
+    def _each_issuer_once(cls, issuers: list[Issuer]) -> list[Issuer]:
+        if len({trusted.issuer for trusted in issuers}) < len(issuers):
+            raise ValueError("must name every issuer once, with all its rules")
+        return issuers
 
     @model_validator(mode="after")
     def _embedded_default(self) -> Self:

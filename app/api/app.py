@@ -4,7 +4,20 @@ from fastapi import FastAPI
 
 from app.api import documentation, problems, telemetry
 from app.api.middleware import RequestBounds
-from app.api.routers import audit, families, files, jobs, materialisations, patch_files, patches, ports, public, system, uploads
+from app.api.routers import (
+    audit,
+    families,
+    files,
+    jobs,
+    materialisations,
+    oidc,
+    patch_files,
+    patches,
+    ports,
+    public,
+    system,
+    uploads,
+)
 from app.api.routing import PREFIX, PROBLEMS
 from app.api.rules import require_rules
 from app.api.visits import require_guard
@@ -14,8 +27,8 @@ __all__ = ["PREFIX", "mount"]
 
 def mount(app: FastAPI, max_body_bytes: int, metrics_token: str = "") -> None:
     """Adds routes, error handlers and bounds to an application."""
-    for part in (families, patches, patch_files, uploads, ports, files, materialisations, jobs, system, audit):
-        require_guard(part.router.routes)
+    for part in (families, patches, patch_files, uploads, ports, files, materialisations, jobs, oidc, system, audit):
+        require_guard(part.router.routes, PREFIX)
         require_rules(part.router.routes, PREFIX)
         app.router.routes.extend(part.router.routes)
     app.include_router(public.router, responses=PROBLEMS)

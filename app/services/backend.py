@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from app.services.identities import Identities
 from app.services.readiness import Readiness
 from app.services.uow import Tools, UnitOfWork
 from app.services.workers import Card, Reader
@@ -34,6 +35,7 @@ class Backend(Protocol):
     pool: Executor
     worker_ttl: float
     readiness: Readiness
+    identities: Identities
     handed_over: "FilesOfWorkers"
 
     @property
