@@ -36,6 +36,7 @@ from app.jobs.queue import DbosQueue
 from app.services import tokens, workers
 from app.services.backend import Doing
 from app.services.house import House
+from app.services.identities import Identities
 from app.services.library import Library
 from app.services.places import Places
 from app.services.rates import Rates
@@ -61,6 +62,7 @@ class Runtime:
         pool: computes pieces of merged files, one thread a core.
         readers: the workers that live and read merged files, as of the last second.
         readiness: whether what it stands on answers.
+        identities: whom the issuers that are trusted vouch for.
         rates: how many requests there may be, of whom; from the start on.
         worker_ttl: after how many seconds without a word a worker is dead.
         handed_over: reads on workers for clients that must not be sent there.
@@ -80,6 +82,7 @@ class Runtime:
         self.readers = workers.Readers(self._look_for_readers)
         self.handed_over = WorkerFiles()
         self.readiness = Readiness(self.checks())
+        self.identities = Identities(settings.oidc, settings.oidc_max_lifetime_seconds)
         self._stopping = threading.Event()
         self._engine: Engine | None = None
         self._lock: int | None = None

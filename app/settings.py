@@ -11,6 +11,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from app.domain.errors import DomainError
+from app.domain.issuers import Issuer
 from app.domain.places import Place
 from app.domain.quotas import Quota
 from app.services.rates import RateLimits
@@ -70,6 +71,10 @@ class Settings(BaseSettings):
             it; without, it is loaded when it is needed, and a service whose reads go to workers needs 170 MB less.
         max_patch_bytes: largest patch, all its files together.
         max_body_bytes: largest JSON body.
+        oidc: issuers of identity tokens (OpenID Connect) that are trusted, and rules that say whom of theirs to let in as what:
+            [{"issuer": "https://issuer.example", "audience": "portllm", "client_id": "portllm-cli",
+              "rules": [{"claims": {"groups": "ml-team"}, "owner": "acme", "role": "publisher"}]}], see `app.domain.issuers`.
+        oidc_max_lifetime_seconds: how long a token that is given out for an identity token is valid at most.
         log_format: "text" for people, "json" for machines.
         log_level: "debug", "info" or "warning" for our own lines; by default what suits the format.
     """
@@ -109,6 +114,8 @@ class Settings(BaseSettings):
     max_patch_files: Positive = 10_000
     max_body_bytes: Positive = 8 * 2**20
     max_page: Positive = 500
+    oidc: list[Issuer] = Field(default_factory=list)
+    oidc_max_lifetime_seconds: Annotated[int, Field(ge=60)] = 12 * 3600
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["", "debug", "info", "warning"] = ""
 
@@ -146,6 +153,12 @@ class Settings(BaseSettings):
             return [str(ipaddress.ip_network(proxy)) if "/" in proxy else str(ipaddress.ip_address(proxy)) for proxy in proxies]
         except ValueError:  # its text would show the value
             raise ValueError("must list addresses and networks, such as 10.0.0.1 and 10.1.0.0/16") from None
+    @field_validator("oidc")
+    @classmethod
+    def _each_issuer_once(cls, issuers: list[Issuer]) -> list[Issuer]:
+        if len({trusted.issuer for trusted in issuers}) < len(issuers):
+            raise ValueError("must name every issuer once, with all its rules")
+        return issuers
 
     @model_validator(mode="after")
     def _embedded_default(self) -> Self:

@@ -10,6 +10,7 @@ from app.api.routers import (
     files,
     jobs,
     materialisations,
+    oidc,
     owners,
     patch_files,
     patches,
@@ -27,8 +28,8 @@ __all__ = ["PREFIX", "mount"]
 
 def mount(app: FastAPI, max_body_bytes: int, metrics_token: str = "") -> None:
     """Adds routes, error handlers and bounds to an application."""
-    for part in (families, patches, patch_files, uploads, ports, files, materialisations, jobs, system, audit, owners):
-        require_guard(part.router.routes)
+    for part in (families, patches, patch_files, uploads, ports, files, materialisations, jobs, oidc, system, audit, owners):
+        require_guard(part.router.routes, PREFIX)
         require_rules(part.router.routes, PREFIX)
         app.router.routes.extend(part.router.routes)
     app.include_router(public.router, responses=PROBLEMS)

@@ -7,7 +7,7 @@ and the tests hold both to it.
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
-Scope = Literal["read", "publish", "operate", "admin"]
+Scope = Literal["none", "read", "publish", "operate", "admin"]
 Whose = Literal["anybody", "installation", "owner", "family", "holder"]
 
 
@@ -15,7 +15,7 @@ class Rule(NamedTuple):
     """What a route needs.
 
     Attributes:
-        scope: the least that a token needs; every token may read.
+        scope: the least that a token needs; every token may read. `none`: no token is asked for, which is said here or nowhere.
         whose: what the route is about. `owner`: something of an owner, which for all others is not there (404).
             `installation`: what belongs to nobody in particular. `family`: the same, for those who may see the family.
             `anybody`: answers about the caller's own. `holder`: a token, which its holder may always end or replace.
@@ -27,6 +27,7 @@ class Rule(NamedTuple):
 
 READ = Rule("read", "owner")
 PUBLISH = Rule("publish", "owner")
+OPEN = Rule("none", "anybody")
 OWN = Rule("read", "anybody")
 ADMIN = Rule("admin", "installation")
 
@@ -91,6 +92,9 @@ RULES: dict[str, Rule] = {
     # -- quotas
     "GET /owners/{owner}/usage": READ,
     "PUT /owners/{owner}/quota": Rule("admin", "owner"),
+    # -- how to come by a token
+    "GET /oidc": OPEN,
+    "POST /tokens/exchange": OPEN,
 }
 
 
@@ -104,3 +108,9 @@ def require_rules(routes: Iterable[Any], prefix: str) -> None:
         for method in route.methods:
             if f"{method} {route.path.removeprefix(prefix)}" not in RULES:
                 raise RuntimeError(f"{method} {route.path} has no rule in app/api/rules.py")
+
+
+def is_open(route: Any, prefix: str) -> bool:
+    """Whether a route is one that asks for no token, by all its methods."""
+    rules = [RULES.get(f"{method} {route.path.removeprefix(prefix)}") for method in route.methods]
+    return all(rule is not None and rule.scope == "none" for rule in rules)

@@ -17,6 +17,7 @@ from fastapi.security import HTTPAuthorizationCredentials
 from pydantic import BaseModel, TypeAdapter
 
 from app.api.deps import PrincipalDep, ReadUnit, bearer, charge, get_principal, origin_of, refusals_counted
+from app.api.rules import is_open
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.services import tokens
@@ -108,15 +109,18 @@ def at_once(endpoint: Callable[..., BaseModel]) -> Callable[..., Any]:
     return visited
 
 
-def require_guard(routes: list[Any]) -> None:
-    """Refuses to build an application with a route that asks nobody who they are.
+def require_guard(routes: list[Any], prefix: str = "") -> None:
+    """Refuses to build an application with a route that asks nobody who they are, unless its rule says that it is open.
 
     Raises:
         RuntimeError: names the route.
     """
     for route in routes:
-        if not _calls(route.dependant) & {get_principal, get_access}:
+        asks = bool(_calls(route.dependant) & {get_principal, get_access})
+        if not asks and not is_open(route, prefix):
             raise RuntimeError(f"{route.path} asks for no token")
+        if asks and is_open(route, prefix):
+            raise RuntimeError(f"{route.path} asks for a token, and its rule says that it is open")
 
 
 def _calls(dependant: Any) -> set[Any]:

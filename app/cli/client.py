@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from app.cli import credentials
 from app.cli.output import EXIT_FAILED, EXIT_USAGE, fail
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 TIMEOUT_SECONDS = 300.0
 CONNECT_SECONDS = 10.0
 API = "/api/v1"
+DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 class RefusedError(Exception):
@@ -38,15 +40,16 @@ class Client:
 
     Args:
         url: where it is, for example http://127.0.0.1:8000.
-        token: a bearer token.
+        token: a bearer token; None for what asks for none.
     """
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str | None) -> None:
         import httpx  # noqa: PLC0415
 
         self.url = url.rstrip("/")
         timeout = httpx.Timeout(TIMEOUT_SECONDS, connect=CONNECT_SECONDS)
-        self._http = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=timeout)
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout)
 
     @property
     def http(self) -> httpx.Client:
@@ -99,20 +102,41 @@ class Client:
 
 
 def connect(as_json: bool = False) -> Client:
-    """A client for PORTLLM_URL with PORTLLM_TOKEN."""
-    import httpx  # noqa: PLC0415
-
-    url, token = os.environ.get("PORTLLM_URL", "http://127.0.0.1:8000"), os.environ.get("PORTLLM_TOKEN", "").strip()
+    """A client for PORTLLM_URL with PORTLLM_TOKEN, or else with the token that `portllm login` kept."""
+    url, token = registry_url(), os.environ.get("PORTLLM_TOKEN", "").strip()
     if not token:
-        fail("client.token", "Set PORTLLM_TOKEN (the service wrote the first one to DATA/admin-token).", as_json, EXIT_USAGE)
+        token = _kept(url, as_json)
     if not (token.isascii() and token.isprintable()):
         fail("client.token", "PORTLLM_TOKEN holds characters that no token has. Set it again.", as_json, EXIT_USAGE)
+    return open_client(url, token, as_json)
+
+
+def registry_url() -> str:
+    """Where the registry is."""
+    return os.environ.get("PORTLLM_URL", DEFAULT_URL)
+
+
+def open_client(url: str, token: str | None, as_json: bool) -> Client:
+    """A client, or the sentence why that is no address."""
+    import httpx  # noqa: PLC0415
+
     if not url.startswith(("http://", "https://")):
         fail("client.url", f"PORTLLM_URL must begin with http:// or https://, not {url!r}.", as_json, EXIT_USAGE)
     try:
         return Client(url, token)
     except httpx.InvalidURL as error:
         fail("client.url", f"PORTLLM_URL is not an address: {error}.", as_json, EXIT_USAGE)
+
+
+def _kept(url: str, as_json: bool) -> str:
+    """The token of a login that is still good."""
+    login = credentials.find(url)
+    if login is None:
+        text = "Run 'portllm login', or set PORTLLM_TOKEN (the service wrote the first one to DATA/admin-token)."
+        fail("client.token", text, as_json, EXIT_USAGE)
+    if login.is_over:
+        fail("client.login_over", f"The login at {url} has expired. Run 'portllm login' again.", as_json)
+    return login.token
 
 
 def explain(error: Exception, as_json: bool) -> NoReturn:
@@ -122,7 +146,7 @@ def explain(error: Exception, as_json: bool) -> NoReturn:
     if isinstance(error, RefusedError):
         fail(error.code, error.message, as_json, error.exit_code)
     if isinstance(error, httpx.ConnectError):
-        url = os.environ.get("PORTLLM_URL", "http://127.0.0.1:8000")
+        url = registry_url()
         fail("client.unreachable", f"Nothing answers at {url}. Start it with 'portllm serve', or set PORTLLM_URL.", as_json)
     if isinstance(error, httpx.TransportError):
         fail("client.connection", f"The connection broke ({type(error).__name__}). Run the same command again.", as_json)

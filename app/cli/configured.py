@@ -9,7 +9,17 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 PREFIX = "PORTLLM_"
-EXAMPLES = {"allow_roots": "'[\"/models\"]'", "allow_s3": "'[\"s3://BUCKET/models\"]'", "trusted_proxies": "'[\"10.0.0.1\"]'"}
+WORDS = {
+    "Input should": "must",
+    "Field required": "must have this field",
+    "Unexpected keyword argument": "must not have this field",
+}
+EXAMPLES = {
+    "allow_roots": "'[\"/models\"]'",
+    "allow_s3": "'[\"s3://BUCKET/models\"]'",
+    "oidc": "'[{\"issuer\": ...}]'",
+    "trusted_proxies": "'[\"10.0.0.1\"]'",
+}
 
 
 def read_settings(data: Path, as_json: bool = False) -> "Settings":
@@ -42,7 +52,10 @@ def _reason(place: tuple[Any, ...], message: str) -> str:
     message = message.removeprefix("Value error, ")
     if not place:  # about several settings, which it names
         return message
-    return f"{_variable(str(place[0]))} {message.replace('Input should', 'must', 1)}"
+    for theirs, ours in WORDS.items():
+        message = message.replace(theirs, ours, 1)
+    inside = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place[1:])
+    return f"{_variable(str(place[0]))} {message}{f' (at {inside})' if inside else ''}"
 
 
 def _variable(field: str) -> str:

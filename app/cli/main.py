@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from app.cli import activity, audit, db, families, fsck, materialise, nouns, offline, ports, quotas, serve, tokens, worker
+from app.cli import activity, audit, db, families, fsck, login, materialise, nouns, offline, ports, quotas, serve, tokens, worker
 from app.cli.quickstart import command
 
 cli = typer.Typer(
@@ -22,8 +22,11 @@ cli.command()(offline.inspect)
 cli.add_typer(families.family, name="family")
 cli.add_typer(nouns.release, name="release")
 cli.add_typer(nouns.patch, name="patch")
+tokens.token.command("exchange")(login.exchange)
 cli.add_typer(tokens.token, name="token")
 cli.add_typer(quotas.quota, name="quota")
+cli.command()(login.login)
+cli.command()(login.logout)
 cli.command()(ports.port)
 cli.command()(ports.approve)
 cli.command()(ports.retire)

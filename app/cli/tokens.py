@@ -32,7 +32,7 @@ def token_create(
         fail("client.role", "Give either --role or --scope.", as_json, 2)
     wanted = {"role": role} if role else {"scopes": scope}
     row = connect(as_json).post(
-        "/tokens", {"owner": owner, "name": name, "expires_in": _seconds(expires, as_json) if expires else None, **wanted}
+        "/tokens", {"owner": owner, "name": name, "expires_in": seconds_of(expires, as_json) if expires else None, **wanted}
     )
     print_json(row) if as_json else typer.echo(row["token"])
 
@@ -45,11 +45,11 @@ def token_rotate(
     as_json: Json = False,
 ) -> None:
     """Make a token that takes another's place; it is shown this once."""
-    row = connect(as_json).post(f"/tokens/{segment(token_id)}/rotate", {"grace": _seconds(grace, as_json)})
+    row = connect(as_json).post(f"/tokens/{segment(token_id)}/rotate", {"grace": seconds_of(grace, as_json)})
     print_json(row) if as_json else typer.echo(row["token"])
 
 
-def _seconds(span: str, as_json: bool) -> int:
+def seconds_of(span: str, as_json: bool) -> int:
     """Seconds of a span such as 90d."""
     number, unit = span[:-1], span[-1:]
     if not (number.isascii() and number.isdigit() and len(number) < 10 and unit in UNITS):
@@ -62,7 +62,9 @@ def _seconds(span: str, as_json: bool) -> int:
 def token_ls(as_json: Json = False) -> None:
     """List tokens."""
     show_list(
-        list(connect(as_json).pages("/tokens")), ("id", "owner", "name", "role", "scopes", "expires_at", "revoked_at"), as_json
+        list(connect(as_json).pages("/tokens")),
+        ("id", "owner", "name", "role", "scopes", "expires_at", "revoked_at", "issuer", "subject"),
+        as_json,
     )
 
 

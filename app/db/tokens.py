@@ -21,6 +21,9 @@ class Token(Identified, Base):
     hash: Mapped[str] = mapped_column(String(64), unique=True)
     revoked_at: Mapped[dt.datetime | None]
     expires_at: Mapped[dt.datetime | None]
+    # Of one that was exchanged for an identity token: who vouched for whom.
+    issuer: Mapped[str | None] = mapped_column(String(500))
+    subject: Mapped[str | None] = mapped_column(String(255))
 
 
 # Asked for every request: made once, and of the table, because nobody changes what it finds.

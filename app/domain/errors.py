@@ -63,6 +63,19 @@ CATALOGUE: dict[str, Entry] = {
     "token.role": Entry("invalid", "Unknown role", "{role!r} is not a role.", "Roles are reader, publisher, operator and admin."),
     "token.expired": Entry("unauthenticated", "Token expired", "The token expired at {at}.", "Rotate tokens before they expire: 'portllm token rotate'; an operator or admin makes a new one with 'portllm token create'."),
     "token.over": Entry("conflict", "Token not valid any more", "The token {token!r} was revoked or has expired.", "Make a new one with 'portllm token create'."),
+    # -- identity tokens (OpenID Connect)
+    "oidc.off": Entry("not_found", "No issuer trusted", "This registry trusts no issuer of identity tokens.", "Ask an admin for a token; the operator names issuers in PORTLLM_OIDC."),
+    "oidc.token": Entry("unauthenticated", "Identity token not valid", "The identity token is refused: {reason}.", "Get a fresh one from its issuer, for the audience that GET /api/v1/oidc names."),
+    "oidc.issuer": Entry("unauthenticated", "Issuer not trusted", "This registry does not trust the issuer {issuer!r}.", "See those that it trusts with GET /api/v1/oidc."),
+    "oidc.no_rule": Entry("forbidden", "Nobody's rule", "No rule of this registry admits {subject!r} of {issuer}.", "Ask the operator for a rule that the claims of the identity token fulfil."),
+    "oidc.unavailable": Entry("busy", "Issuer unavailable", "The issuer {issuer} cannot be asked for its keys: {reason}.", "Retry after a few seconds; if it stays, tell the operator."),
+    "oidc.lifetime": Entry("invalid", "Lifetime too long", "{seconds} seconds were asked for; such a token is valid for {limit} at most.", "Ask for less, and exchange again when it has expired."),
+    "oidc.rotate": Entry("conflict", "Cannot be rotated", "The token {token!r} was exchanged for an identity token.", "Exchange a fresh identity token: 'portllm login' or 'portllm token exchange'."),
+    # -- requests of ours to addresses that somebody named
+    "outgoing.refused": Entry("forbidden", "Address not asked", "{address} is not asked: {reason}.", "Name an address in the public Internet that begins with https://, or ask the operator to allow this one."),
+    "outgoing.unreachable": Entry("busy", "Address unreachable", "{address} does not answer as it should: {reason}.", "Check the address, and retry after a few seconds."),
+    "outgoing.timeout": Entry("busy", "Address too slow", "{address} did not answer within {seconds} seconds.", "Retry after a few seconds."),
+    "outgoing.too_large": Entry("busy", "Answer too large", "The answer of {address} has more than {limit} bytes.", "Check the address."),
     # -- families and releases
     "family.unknown": Entry("not_found", "Unknown family", "There is no family {family!r} that this token may see.", "List them with 'portllm ls families'; an admin grants one with 'portllm family grant'."),
     "family.grant": Entry("not_found", "No such grant", "Family {family!r} is not granted to {owner!r}.", "List its grants with 'portllm family grants'."),

@@ -4,6 +4,7 @@ import datetime as dt
 import hashlib
 import secrets
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from app.db import tokens as rows
 from app.db.base import now
@@ -19,6 +20,14 @@ from app.services.uow import UnitOfWork
 PREFIX = "plt_"
 ADMIN = "admin"
 SELF = "self"
+
+
+class Source(NamedTuple):
+    """What a token was exchanged for: whom an issuer vouched for, and the number of the rule that admitted it."""
+
+    issuer: str
+    subject: str
+    rule: int
 
 
 def authenticate(uow: UnitOfWork, secret: str, address: str | None = None, request: str | None = None) -> Principal:
@@ -65,19 +74,28 @@ def create(
     return _issue(uow, principal, owner, checked, name, now() + lifetime if lifetime else None)
 
 
+def issue_for(uow: UnitOfWork, principal: Principal, expires_at: dt.datetime, source: Source) -> tuple[Token, str]:
+    """Makes a token for whom an issuer vouched, with the owner and scopes of `principal`; returns it with its secret."""
+    scopes = check_scopes(principal.scopes)
+    return _issue(uow, principal, principal.owner, scopes, source.subject[:200], expires_at, source)
+
+
 def rotate(uow: UnitOfWork, principal: Principal, token_id: str, grace: dt.timedelta) -> tuple[Token, str]:
     """Makes a token like another, which ends: at once, or after a grace in which its holders take up the new one.
 
     Whoever holds a token may rotate it. A token with a lifetime is followed by one with the same.
 
     Raises:
-        DomainError: token.unknown; token.over; quota.exceeded, where both would be valid for a while.
+        DomainError: token.unknown; token.over; oidc.rotate, for one that an issuer must vouch for again; quota.exceeded, where
+            both would be valid for a while.
     """
     old = _manageable(uow, principal, token_id)
     account = open_account(uow, old.owner, "tokens")
     uow.lock(old)
     if not _is_valid(old):
         raise DomainError("token.over", token=old.id)
+    if old.issuer is not None:
+        raise DomainError("oidc.rotate", token=old.id)
     if grace:  # for a while there are both
         account.charge(tokens=1)
     end = now() + grace
@@ -135,17 +153,18 @@ def _is_valid(token: Token) -> bool:
 
 
 def _issue(
-    uow: UnitOfWork, principal: Principal, owner: str, scopes: list[str], name: str, expires_at: dt.datetime | None = None
-) -> tuple[Token, str]:
+    uow: UnitOfWork, principal: Principal, owner: str, scopes: list[str], name: str, expires_at: dt.datetime | None = None,
+    source: Source | None = None,
+) -> tuple[Token, str]:  # fmt: skip
     secret = PREFIX + secrets.token_urlsafe(32)
     token = Token(
         id=new_id("tok"), created_at=now(), owner=owner, name=name, scopes=scopes, hash=_hash(secret), revoked_at=None,
-        expires_at=expires_at,
+        expires_at=expires_at, issuer=source and source.issuer, subject=source and source.subject,
     )  # fmt: skip
     uow.add(token)
-    uow.event(
-        "token.created", principal, owner, token.id, scopes=scopes, expires_at=expires_at.isoformat() if expires_at else None
-    )
+    kind, origin = ("token.exchanged", source._asdict()) if source else ("token.created", {})
+    end = expires_at.isoformat() if expires_at else None
+    uow.event(kind, principal, owner, token.id, scopes=scopes, expires_at=end, **origin)
     return token, secret
 
 

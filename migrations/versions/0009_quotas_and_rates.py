@@ -7,7 +7,7 @@ import app.db.base
 from migrations.indexes import create
 
 revision = "0009"
-down_revision = "0007"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 

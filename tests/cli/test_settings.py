@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from app.settings import Settings
 from tests.live.service import invoke
 
 PASSWORD = "SeKrEt"
@@ -15,9 +17,51 @@ NUMBERS = [
 ]  # fmt: skip
 
 
+RULE = {"claims": {"groups": "ml-team"}, "owner": "acme", "role": "publisher"}
+ISSUER = {"issuer": "https://issuer.example", "audience": "portllm", "rules": [RULE]}
+
+
+def oidc(rule: dict[str, Any] | None = None, **issuer: Any) -> str:
+    """A setting of one issuer, with something changed in it or in its rule; what is None is left out."""
+    changed = {**ISSUER, "rules": [{**RULE, **(rule or {})}], **issuer}
+    return f"OIDC={json.dumps([{name: value for name, value in changed.items() if value is not None}])}"
+
+
 @pytest.mark.parametrize(
     ("setting", "must"),
     [
+        (f"OIDC={PASSWORD}", "list in JSON"),
+        ('OIDC={"issuer": "x"}', "must be a valid list"),
+        (oidc(issuer=f"http://{PASSWORD}.example"), "begins with https://"),
+        (oidc(issuer="http://issuer.example", http_hosts=["other.example"]), "begins with https://"),
+        (oidc(issuer=f"https://user:{PASSWORD}@issuer.example"), "without user"),
+        (oidc(issuer="https://issuer.example?x=1"), "without user, query and fragment"),
+        (oidc(issuer="https://issuer.example#"), "without user, query and fragment"),
+        *(
+            (oidc(issuer=bad), "such as https://issuer.example")
+            for bad in ("", "https://", "https://[x", "https://a b", "https://a:0")
+        ),
+        (oidc(issuer="issuer.example"), "such as https://issuer.example"),
+        (oidc(issuer=None), "must have this field (at [0].issuer)"),
+        (oidc(audience=None), "must have this field (at [0].audience)"),
+        (oidc(audience=""), "must have an audience"),
+        (oidc(client_id=""), "client_id that is not empty"),
+        (oidc(audiences=PASSWORD), "must not have this field (at [0].audiences)"),
+        (oidc(rules=[]), "nobody is let in"),
+        (oidc({"claims": {}}), "would let everybody in (at [0].rules[0])"),
+        (oidc({"claims": {"groups": ""}}), "a name and a value for every claim"),
+        (oidc({"claims": {"groups": None}}), "must be a valid"),
+        (oidc({"claims": {"groups": ["ml-team"]}}), "must be a valid"),
+        (oidc({"role": PASSWORD}), "reader, publisher, operator, admin"),
+        (oidc({"owner": PASSWORD}), "must have an owner that can be one"),
+        (oidc({"owner": "api"}), "must have an owner that can be one"),
+        (oidc({"role": None}), "must be a valid string (at [0].rules[0].role)"),
+        (oidc({"scope": PASSWORD}), "must not have this field (at [0].rules[0].scope)"),
+        *((oidc(algorithms=bad), "algorithms out of RS256") for bad in ([], ["HS256"], ["none"], ["RS256", "HS512"], [PASSWORD])),
+        (oidc(scopes=["groups"]), "openid among its scopes"),
+        (oidc(max_lifetime=0), "at least 1 second"),
+        (f"OIDC={json.dumps([ISSUER, ISSUER])}", "every issuer once"),
+        ("OIDC_MAX_LIFETIME_SECONDS=59", "must be greater than or equal to 60"),
         (f"DATABASE_URL=mysql://bob:{PASSWORD}@db/x", "must begin with postgresql+psycopg:// or sqlite:///"),
         (f"DATABASE_URL=postgresql+psycopg://bob:{PASSWORD}@db:port/x", "USER:PASSWORD@HOST"),
         (f"ALLOW_S3={PASSWORD}", "'[\"s3://BUCKET/models\"]'"),
@@ -67,3 +111,19 @@ def test_settings_that_do_not_fit_each_other_are_named(settings: dict[str, str],
     assert ended.exit_code == 2
     assert ended.stderr.endswith("[settings.invalid]\n")
     assert all(name in ended.stderr for name in settings)
+
+
+def test_an_issuer_that_is_all_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is documented, with everything that may be said of it."""
+    more = {
+        "client_id": "portllm-cli", "scopes": ["openid", "groups"], "algorithms": ["ES256"], "max_lifetime": 900,
+        "private_hosts": ["keycloak.corp"], "http_hosts": ["keycloak.corp"], "issuer": "http://keycloak.corp:8080/realms/x",
+        "rules": [{"claims": {"email_verified": True, "level": 3}, "owner": "acme", "role": "admin"}, RULE],
+    }  # fmt: skip
+    monkeypatch.setenv("PORTLLM_OIDC", json.dumps([ISSUER, ISSUER | more]))
+    plain, full = Settings(data=tmp_path).oidc
+    assert (plain.audiences, plain.scopes, plain.max_lifetime) == (("portllm",), ("openid",), None)
+    assert not any(name.startswith("HS") or name == "none" for name in plain.algorithms)
+    assert full.audiences == ("portllm", "portllm-cli")
+    assert full.rules[0].claims == {"email_verified": True, "level": 3}
+    assert full.rules[0].claims["email_verified"] is True

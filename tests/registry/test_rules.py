@@ -1,5 +1,6 @@
 """Every mounted route against its rule: no route without one, and each refuses whoever it should, and nobody else."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -66,9 +67,10 @@ def place(registries: Callable[..., Service], models: Models) -> Iterator[Place]
 
 
 def ruled(place: Place) -> list[tuple[str, str, Rule]]:
-    """(method, path, rule) of every route below the prefix."""
+    """(method, path, rule) of every route below the prefix that asks for a token."""
     found = [(method, path) for method, path in routes(place.service.app) if path.startswith(API)]
-    return [(method, path, RULES[f"{method} {path.removeprefix(API)}"]) for method, path in found]
+    rules = [(method, path, RULES[f"{method} {path.removeprefix(API)}"]) for method, path in found]
+    return [(method, path, rule) for method, path, rule in rules if rule.scope != "none"]
 
 
 def test_every_route_has_a_rule(place: Place) -> None:
@@ -81,6 +83,29 @@ def test_a_route_without_a_rule_is_not_built(monkeypatch: pytest.MonkeyPatch) ->
     """Whoever adds a route and forgets the rule finds out before anybody can call it."""
     monkeypatch.delitem(RULES, "GET /families")
     with pytest.raises(RuntimeError, match="GET /api/v1/families has no rule"):
+        mount(FastAPI(), 1)
+
+
+def test_what_is_open(place: Place) -> None:
+    """Exactly the way to a token is open: without one, with one that has expired, and with one of somebody's."""
+    is_open = {name for name, rule in RULES.items() if rule.scope == "none"}
+    assert is_open == {"GET /oidc", "POST /tokens/exchange"}
+    assert all(RULES[name].whose == "anybody" for name in is_open)
+    stranger = Caller(place.service.client, None)
+    for name, caller in itertools.product(sorted(is_open), (stranger, place.expired, place.callers["admin"])):
+        method, path = name.split(" ")
+        answer = place.call(caller, method, API + path)
+        assert answer.status_code == 200 or answer.json()["code"] == "oidc.off", (name, answer.text)
+
+
+def test_an_open_route_needs_a_rule_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a rule that says so an open route: neither can be forgotten."""
+    with monkeypatch.context() as patched:
+        patched.setitem(RULES, "POST /tokens/exchange", RULES["GET /whoami"])
+        with pytest.raises(RuntimeError, match="/api/v1/tokens/exchange asks for no token"):
+            mount(FastAPI(), 1)
+    monkeypatch.setitem(RULES, "GET /audit", RULES["GET /oidc"])
+    with pytest.raises(RuntimeError, match="/api/v1/audit asks for a token, and its rule says that it is open"):
         mount(FastAPI(), 1)
 
 

@@ -1,0 +1,43 @@
+"""/tokens/exchange, /oidc: how somebody without a token comes by one. These routes ask for none."""
+
+from fastapi import Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from app.api.deps import BackendDep, origin_of
+from app.api.routing import api_router
+from app.api.schemas.oidc import ExchangeIn, IssuerOut, OidcOut
+from app.api.schemas.system import NewTokenOut, TokenOut
+from app.domain.errors import DomainError
+from app.domain.issuers import Identity
+from app.services import identities
+from app.services.backend import Backend
+
+router = api_router(["tokens"])
+
+
+@router.get("/oidc")
+async def list_issuers(backend: BackendDep) -> OidcOut:
+    """The issuers of identity tokens that this registry trusts. Needs no token."""
+    return OidcOut(issuers=[IssuerOut.of(issuer) for issuer in backend.identities.issuers])
+
+
+@router.post("/tokens/exchange", status_code=201)
+async def exchange_token(body: ExchangeIn, request: Request, response: Response, backend: BackendDep) -> NewTokenOut:
+    """Exchange an identity token (OpenID Connect) for a short-lived token of this registry. Needs no token."""
+    # Whoever waits for an issuer holds no thread: a slow one makes nobody else wait.
+    try:
+        who = await backend.identities.verified(body.token)
+    except DomainError as refusal:
+        if refusal.kind == "unauthenticated":  # guessing is slowed here as with every other token
+            await run_in_threadpool(backend.rates.failure, origin_of(request)[0])
+        raise
+    made = await run_in_threadpool(_exchange, backend, who, body.lifetime, *origin_of(request))
+    request.state.owner = made.owner  # for the line in the log
+    response.headers["Cache-Control"] = "no-store"
+    return made
+
+
+def _exchange(backend: Backend, who: Identity, lifetime: int | None, address: str | None, request: str) -> NewTokenOut:
+    with backend.write() as uow:
+        row, secret = identities.exchange(uow, backend.identities, who, lifetime, address, request)
+        return NewTokenOut(**TokenOut.of(row).model_dump(), token=secret)

@@ -1,0 +1,1 @@
+"""What goes out: real servers that behave badly."""
