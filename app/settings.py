@@ -153,6 +153,7 @@ class Settings(BaseSettings):
             return [str(ipaddress.ip_network(proxy)) if "/" in proxy else str(ipaddress.ip_address(proxy)) for proxy in proxies]
         except ValueError:  # its text would show the value
             raise ValueError("must list addresses and networks, such as 10.0.0.1 and 10.1.0.0/16") from None
+
     @field_validator("oidc")
     @classmethod
     def _each_issuer_once(cls, issuers: list[Issuer]) -> list[Issuer]:
