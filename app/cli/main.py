@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from app.cli import activity, audit, db, families, fsck, materialise, nouns, offline, ports, serve, tokens, worker
+from app.cli import activity, audit, db, families, fsck, garbage, materialise, nouns, offline, ports, purge, serve, tokens, worker
 from app.cli.quickstart import command
 
 cli = typer.Typer(
@@ -17,12 +17,14 @@ cli.command()(serve.serve)
 cli.command()(worker.worker)
 cli.add_typer(db.db, name="db")
 cli.command()(fsck.fsck)
+cli.command()(garbage.gc)
 cli.command()(offline.merge)
 cli.command()(offline.inspect)
 cli.add_typer(families.family, name="family")
 cli.add_typer(nouns.release, name="release")
 cli.add_typer(nouns.patch, name="patch")
 cli.add_typer(tokens.token, name="token")
+cli.command()(purge.purge)
 cli.command()(ports.port)
 cli.command()(ports.approve)
 cli.command()(ports.retire)
