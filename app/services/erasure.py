@@ -229,7 +229,7 @@ def _namers(uow: UnitOfWork, row: PatchVersion) -> dict[str, str]:
             ours.setdefault(digest, {})[said] = None
     for digest in wanted.intersection(_released(uow)):
         ours.setdefault(digest, {})["a release"] = None
-    return {digest: _sentence(list(said)) for digest, said in ours.items()}
+    return {digest: _sentence(sorted(said)) for digest, said in ours.items()}
 
 
 def _released(uow: UnitOfWork) -> Iterator[str]:
