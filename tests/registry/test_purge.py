@@ -22,7 +22,7 @@ __all__ = ["on_postgres", "on_sqlite", "place"]
 
 
 def test_nothing_is_left(place: Place) -> None:
-    """Blobs, written copies, parts, remembered answers: gone. Every way to the bytes says so. What the tombstone keeps is there."""
+    """Blobs, written copies, parts, remembered answers: gone. Every way to the bytes says so; the tombstone keeps its facts."""
     admin, operator = place.service.admin, place.operator
     directory = place.fresh_patch()
     patch = place.published(directory)
@@ -87,7 +87,7 @@ def test_the_same_files_again(place: Place) -> None:
     place.purge(patch)
     other = place.service.admin.patch("acme", unique("patch"))
     for name in (patch, other):
-        files = [file for file in place.service.admin.get(f"/patches/{patch}/versions/1").json()["files"]]
+        files = place.service.admin.get(f"/patches/{patch}/versions/1").json()["files"]
         refused(place.operator.post(f"/patches/{name}/versions", {"trained_on": "v1", "files": files}), 410, "version.purged")
     assert place.service.admin.publish(place.service.admin.patch("rival", unique("patch")), directory)["number"] == 1
 
