@@ -33,7 +33,7 @@ from app.jobs.kinds import CPU
 from app.jobs.none import NoJobs
 from app.jobs.presence import Presence
 from app.jobs.queue import DbosQueue
-from app.services import tokens, workers
+from app.services import purges, tokens, workers
 from app.services.backend import Doing
 from app.services.house import House
 from app.services.identities import Identities
@@ -47,6 +47,8 @@ from app.settings import SQLITE, Settings
 
 DISTRIBUTION = "portllm-registry"
 RECONCILE_SECONDS = 5.0
+# Within so many seconds, and the time of one query, a process lets go of what another purged.
+REVOKE_SECONDS = 5.0
 
 log = logging.getLogger("portllm.runtime")
 
@@ -121,6 +123,7 @@ class Runtime:
         self._bootstrap(data)
         if isinstance(self._queue, DbosQueue):
             threading.Thread(target=self._keep_house, name="house", daemon=True).start()
+        self.watch_purges()
         self._warm()
 
     def look(self) -> None:
@@ -260,8 +263,21 @@ class Runtime:
                 house.keep()
             return free
 
+    def watch_purges(self) -> None:
+        """Begins to let go, every few seconds, of what this process holds of versions that were purged elsewhere."""
+        threading.Thread(target=self._watch_purges, name="purges", daemon=True).start()
+
+    def _watch_purges(self) -> None:
+        while not self._stopping.wait(REVOKE_SECONDS):
+            try:
+                if self.tools.library.held():
+                    with self.read() as uow:
+                        purges.revoke_purged(uow)
+            except Exception:  # whatever it is, it is looked at again in a while
+                log.exception("what was purged elsewhere could not be looked up")
+
     def _keep_house(self) -> None:
-        house = House(self.read, self.write)
+        house = House(self.read, self.write, self)
         while not self._stopping.is_set():
             try:
                 self.keep_house(house)

@@ -80,6 +80,7 @@ class WorkerRuntime(Runtime):
         engine = Engine(settings.database_url, self.write, self.read, self.role.concurrency, self.role.class_name, self._presence)
         engine.start()
         self._engine = engine
+        self.watch_purges()
 
     def stop(self) -> None:
         """Hands running jobs back and closes everything; once."""

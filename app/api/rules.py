@@ -58,6 +58,8 @@ RULES: dict[str, Rule] = {
     "POST /patches/{owner}/{patch}/versions": PUBLISH,
     "GET /patches/{owner}/{patch}/versions/{number}": READ,
     "POST /patches/{owner}/{patch}/versions/{number}/yank": PUBLISH,
+    "POST /patches/{owner}/{patch}/versions/{number}/purge": Rule("operate", "owner"),
+    "GET /patches/{owner}/{patch}/versions/{number}/erasure": READ,
     "GET /patches/{owner}/{patch}/versions/{number}/files/{path:path}": READ,
     "HEAD /patches/{owner}/{patch}/versions/{number}/files/{path:path}": READ,
     "GET /uploads/{upload}": PUBLISH,

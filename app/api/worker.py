@@ -13,7 +13,7 @@ from app.api.schemas.jobs import AboutOut
 from app.api.schemas.system import HealthOut, ReadyOut
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.signing import check_read
-from app.services import ports, workers
+from app.services import ports, purges, workers
 from app.services.backend import Backend
 from app.services.workers import Card
 
@@ -70,9 +70,13 @@ def read_file(
     check_read(backend.tools.secret_keys, card.id, port, path, expires, signature)
     # The service asked whether the client may read it, and signed that it may; that the port is ready is asked again.
     service = Principal(INSTALLATION, frozenset({"admin"}), "signature")
-    with backend.read() as uow:
-        workers.require_fresh(uow, expires)
-        return answer(backend, uow, ports.readable(uow, service, port), path, request, conditions)
+
+    def read() -> Response:
+        with backend.read() as uow:
+            workers.require_fresh(uow, expires)
+            return answer(backend, uow, ports.readable(uow, service, port), path, request, conditions)
+
+    return purges.again(read)
 
 
 def mount(app: FastAPI, max_body_bytes: int, metrics_token: str = "") -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from app.blobs import layout
 from app.blobs.failures import noted
 from app.blobs.locks import Turns
+from app.blobs.store import Entry
 from app.core.disk import sync
 from app.core.source import DirectorySource, Source
 from app.domain.errors import DomainError
@@ -108,10 +109,13 @@ class LocalBlobs:
         return {"kind": "directory", "directory": str(directory.resolve())}
 
     def digests(self) -> Iterator[tuple[str, float]]:
+        yield from (entry[:2] for entry in self.entries())
+
+    def entries(self) -> Iterator[Entry]:
         present = self._present()
         for path in (self._root / "sha256").glob("*/*"):
-            if len(path.name) == 64:
-                yield path.name, present - path.stat().st_mtime
+            if len(path.name) == 64 and (found := _stat(path)):
+                yield Entry(path.name, present - found.st_mtime, found.st_size)
 
     def uploads(self) -> Iterator[tuple[str, float]]:
         present = self._present()
@@ -132,6 +136,18 @@ class LocalBlobs:
             except FileNotFoundError:
                 return False
         return True
+
+    def erase(self, digest: str, older_than: float = float("-inf")) -> bool:
+        removed = self.delete(digest, older_than)
+        if removed:
+            sync(self._blob(digest).parent)  # it does not come back with a power failure
+        return removed
+
+    def erase_upload(self, upload: str) -> None:
+        self.discard(upload)
+
+    def traces(self, digest: str) -> int:
+        return int(self.size(digest) is not None)
 
     def _present(self) -> float:
         """The present by the clock that dates files here: where the directory is another machine's, that machine's."""
@@ -164,6 +180,13 @@ class LocalBlobs:
 
     def _staged(self, upload: str, name: str) -> Path:
         return self._root / layout.staged(upload, name)
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:  # removed just now
+        return None
 
 
 def _digest(path: Path) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from app.blobs.store import Entry
 from app.core.errors import CheckpointError
 from app.core.source import Source
 from app.domain.errors import DomainError
@@ -84,7 +85,10 @@ class MemoryBlobs:
         return {"kind": "files", "locations": {path: str(directory / digest) for path, digest in files.items()}}
 
     def digests(self) -> Iterator[tuple[str, float]]:
-        yield from [(digest, time.time() - made) for digest, (_, made) in self._blobs.items()]
+        yield from (entry[:2] for entry in self.entries())
+
+    def entries(self) -> Iterator[Entry]:
+        yield from [Entry(digest, time.time() - made, len(data)) for digest, (data, made) in self._blobs.items()]
 
     def uploads(self) -> Iterator[tuple[str, float]]:
         yield from [(upload, time.time() - touched) for upload, touched in self._touched.items()]
@@ -96,6 +100,15 @@ class MemoryBlobs:
                 return False
             del self._blobs[digest]
             return True
+
+    def erase(self, digest: str, older_than: float = float("-inf")) -> bool:
+        return self.delete(digest, older_than)
+
+    def erase_upload(self, upload: str) -> None:
+        self.discard(upload)
+
+    def traces(self, digest: str) -> int:
+        return int(digest in self._blobs)
 
     def sink(self, upload: str) -> dict[str, Any]:
         with self._lock:

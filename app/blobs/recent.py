@@ -29,6 +29,11 @@ class Recent(Generic[Key, Value]):
                 self._held.popitem(last=False)
         return value
 
+    def remembered(self) -> list[Key]:
+        """What is remembered now."""
+        with self._lock:
+            return list(self._held)
+
     def forget(self, key: Key) -> None:
         """What was remembered of a key does not hold any more."""
         with self._lock:

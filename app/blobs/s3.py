@@ -8,13 +8,14 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from app.blobs import layout
+from app.blobs import layout, s3_versions
 from app.blobs.places import Sink
 from app.blobs.recent import Recent
 from app.blobs.s3_client import clock_of, impatient_client, is_missing, make_client, shared_client, status_of, translated
 from app.blobs.s3_copy import copy_object
 from app.blobs.s3_direct import S3Direct
 from app.blobs.s3_source import Object, S3Source
+from app.blobs.store import Entry
 from app.core.source import Source
 from app.domain.errors import DomainError
 from app.domain.places import Place
@@ -107,8 +108,12 @@ class S3Blobs:
         return {"kind": "s3", "bucket": self._bucket, "prefix": prefix, "store": self._prefix}
 
     def digests(self) -> Iterator[tuple[str, float]]:
+        yield from (entry[:2] for entry in self.entries())
+
+    def entries(self) -> Iterator[Entry]:
         for entry, present in self._dated(self._key(layout.BLOBS)):
-            yield entry["Key"].rpartition("/")[2], (present - entry["LastModified"]).total_seconds()
+            age = (present - entry["LastModified"]).total_seconds()
+            yield Entry(entry["Key"].rpartition("/")[2], age, entry["Size"])
 
     def uploads(self) -> Iterator[tuple[str, float]]:
         start, newest = self._key(layout.STAGING), dict[str, float]()
@@ -134,6 +139,22 @@ class S3Blobs:
         self._sizes.forget(digest)
         self._delete([self._blob(digest)])
         return True
+
+    def erase(self, digest: str, older_than: float = float("-inf")) -> bool:
+        removed, key = self.delete(digest, older_than), self._blob(digest)
+        if not removed and self.size(digest) is not None:  # it is young
+            return False
+        found = [one for one in s3_versions.held(self._client, self._bucket, key) if one.key == key]
+        return bool(s3_versions.remove(self._client, self._bucket, found)) or removed
+
+    def erase_upload(self, upload: str) -> None:
+        prefix = self._key(layout.staged(upload, ""))
+        s3_versions.abort(self._client, self._bucket, prefix, lambda _: True)
+        s3_versions.remove(self._client, self._bucket, list(s3_versions.held(self._client, self._bucket, prefix)))
+
+    def traces(self, digest: str) -> int:
+        key = self._blob(digest)
+        return sum(one.key == key and not one.marker for one in s3_versions.held(self._client, self._bucket, key))
 
     # -- what lies where
 

@@ -1,9 +1,17 @@
 """The protocol of blob stores."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from app.core.source import Source
+
+
+class Entry(NamedTuple):
+    """Bytes in a store: age in seconds by its own clock, size in bytes."""
+
+    digest: str
+    age: float
+    size: int
 
 
 class DirectTransfers(Protocol):
@@ -95,11 +103,23 @@ class BlobStore(Protocol):
     def digests(self) -> Iterator[tuple[str, float]]:
         """All digests with their age in seconds, by the store's own clock; bytes that arrive again are young again."""
 
+    def entries(self) -> Iterator[Entry]:
+        """The same with sizes."""
+
     def uploads(self) -> Iterator[tuple[str, float]]:
         """All uploads that have something staged, with the age of their last byte in seconds, by the store's own clock."""
 
     def delete(self, digest: str, older_than: float = float("-inf")) -> bool:
         """Removes bytes whose age, asked again now, is more than `older_than` seconds; whether there were such bytes."""
+
+    def erase(self, digest: str, older_than: float = float("-inf")) -> bool:
+        """The same for good: also what a store keeps of objects that were deleted or written anew."""
+
+    def erase_upload(self, upload: str) -> None:
+        """Drops what was staged under an upload, for good."""
+
+    def traces(self, digest: str) -> int:
+        """How many copies of bytes there are, those that a store keeps hidden too; asked of the store itself."""
 
     def sink(self, upload: str) -> dict[str, Any]:
         """Where a job's process writes its files: `app.blobs.places.Sink` opens it; `discard` removes what is there."""

@@ -12,6 +12,7 @@ from app.cli.output import progress_bar
 from app.cli.partial import target_of
 from app.cli.pull import CHUNK
 from app.core.errors import OutputError
+from app.domain.errors import DomainError
 
 
 def fetch_patch(client: Client, path: str, version: str, out_dir: Path) -> dict[str, Any]:
@@ -30,6 +31,8 @@ def fetch_patch(client: Client, path: str, version: str, out_dir: Path) -> dict[
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise OutputError("output.exists", path=str(out_dir))
     row = _find(client, path, version)
+    if row["state"] == "purged":
+        raise DomainError("version.purged", patch=row["patch"], version=row["number"], reason=row["purge_reason"])
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
     try:

@@ -5,7 +5,24 @@ import sys
 
 import typer
 
-from app.cli import activity, audit, db, families, fsck, login, materialise, nouns, offline, ports, quotas, serve, tokens, worker
+from app.cli import (
+    activity,
+    audit,
+    db,
+    families,
+    fsck,
+    garbage,
+    login,
+    materialise,
+    nouns,
+    offline,
+    ports,
+    purge,
+    quotas,
+    serve,
+    tokens,
+    worker,
+)
 from app.cli.quickstart import command
 
 cli = typer.Typer(
@@ -17,6 +34,7 @@ cli.command()(serve.serve)
 cli.command()(worker.worker)
 cli.add_typer(db.db, name="db")
 cli.command()(fsck.fsck)
+cli.command()(garbage.gc)
 cli.command()(offline.merge)
 cli.command()(offline.inspect)
 cli.add_typer(families.family, name="family")
@@ -27,6 +45,7 @@ cli.add_typer(tokens.token, name="token")
 cli.add_typer(quotas.quota, name="quota")
 cli.command()(login.login)
 cli.command()(login.logout)
+cli.command()(purge.purge)
 cli.command()(ports.port)
 cli.command()(ports.approve)
 cli.command()(ports.retire)

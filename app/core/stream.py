@@ -177,6 +177,10 @@ class Merger:
         width = DTYPE_BYTES[segment.tensor.dtype]
         return segment.offset + (block.row * segment.matrix[1] + block.column) * width, block.rows * block.columns * width
 
+    def forget(self) -> None:
+        """Drops the factors that are held; whoever needs them reads them again."""
+        self._factors.clear()
+
     def loaded_delta(self, delta: Delta) -> Any:
         """The factors of a delta, ready for `Arithmetic`."""
         return self._factors.get(delta)
@@ -271,6 +275,10 @@ class _FactorCache:
                 self._evict()
             self._held.move_to_end(delta.tensor)
             return self._held[delta.tensor]
+
+    def clear(self) -> None:
+        with self._lock:
+            self._held.clear()
 
     def _load(self, delta: Delta) -> Any:
         a, b = delta.factors.a, delta.factors.b

@@ -1,6 +1,7 @@
 """Answers that were given under an Idempotency-Key."""
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import String, UniqueConstraint, delete, select
@@ -32,6 +33,12 @@ def find(session: Session, token: str, key: str) -> Answer | None:
 def wait(session: Session, token: str, key: str) -> None:
     """Waits until nobody else is at work on a key; it is this transaction's until its end."""
     take_turn(session, f"portllm:key:{token}:{key}")
+
+
+def forget_about(session: Session, locations: Sequence[str]) -> None:
+    """Forgets what was answered about things that lie at these places."""
+    for start in range(0, len(locations), 100):
+        session.execute(delete(Answer).where(Answer.location.in_(locations[start : start + 100])))
 
 
 def forget_before(session: Session, moment: dt.datetime) -> None:

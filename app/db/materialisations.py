@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ForeignKey, String, UniqueConstraint, func, select, update
+from sqlalchemy import ForeignKey, String, UniqueConstraint, func, or_, select, update
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column, relationship
 
 from app.db.base import Base, Identified, Versioned, page
@@ -81,6 +81,22 @@ def busy_targets(session: Session) -> set[str]:
 def list_page(session: Session, port_id: str, after: str | None, limit: int) -> Sequence[Materialisation]:
     query = select(Materialisation).where(Materialisation.port_id == port_id).options(*_WITH_PORT)
     return page(session, query, Materialisation, after, limit)
+
+
+def of_version(session: Session, version_id: str) -> Sequence[Materialisation]:
+    """Those of all ports of a version, in every state."""
+    query = select(Materialisation).join(Port, Materialisation.port_id == Port.id).where(Port.version_id == version_id)
+    return session.scalars(query.order_by(Materialisation.id).options(*_WITH_PORT)).all()
+
+
+def living_below(session: Session, target: str) -> Sequence[Materialisation]:
+    """Those at a place or below it that are there, or will be, of versions that were not purged."""
+    query = select(Materialisation).join(Port, Materialisation.port_id == Port.id)
+    query = query.where(
+        Port.state != "purged", Materialisation.state.in_((*UNFINISHED, "done")),
+        or_(Materialisation.target == target, Materialisation.target.startswith(f"{target}/", autoescape=True)),
+    )  # fmt: skip
+    return session.scalars(query.options(*_WITH_PORT)).all()
 
 
 def count(session: Session) -> int:

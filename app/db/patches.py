@@ -1,7 +1,7 @@
 """Patches, their versions and aliases."""
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -41,6 +41,9 @@ class PatchVersion(Identified, Versioned, Base):
         dropped: names of announced files that do not belong to a patch.
         facts: rank, alpha, target modules, tensors and dtype; for lists.
         multiparts: for a draft whose bytes go straight to the object store: its id of each file's upload, by path.
+        purged_by: owner and token of who purged it. Of a purged one `files` are [{size, sha256}]: names may say who somebody is.
+        erasure: {state, blobs, copies, waits_for, checked_at}, see `app.services.erasure`.
+        erased_at: when nothing was left any more.
     """
 
     __tablename__ = "patch_versions"
@@ -48,6 +51,7 @@ class PatchVersion(Identified, Versioned, Base):
         UniqueConstraint("patch_id", "number"),
         Index("uq_patch_versions_published_digest", "patch_id", "published_digest", unique=True),
         Index("ix_patch_versions_owner_state", "owner", "state"),
+        Index("ix_patch_versions_digest", "digest"),
     )
 
     patch_id: Mapped[str] = mapped_column(ForeignKey("patches.id"))
@@ -64,6 +68,11 @@ class PatchVersion(Identified, Versioned, Base):
     multiparts: Mapped[dict[str, Any] | None]
     yank_reason: Mapped[str | None] = mapped_column(String(2000))
     published_at: Mapped[dt.datetime | None]
+    purged_at: Mapped[dt.datetime | None]
+    purged_by: Mapped[str | None] = mapped_column(String(200))
+    purge_reason: Mapped[str | None] = mapped_column(String(2000))
+    erasure: Mapped[dict[str, Any] | None]
+    erased_at: Mapped[dt.datetime | None]
 
     patch: Mapped[Patch] = relationship(lazy="raise")
     trained_on: Mapped[Release | None] = relationship(lazy="raise")
@@ -88,7 +97,12 @@ _VERSION = (
     joinedload(PatchVersion.patch).joinedload(Patch.family),
     joinedload(PatchVersion.trained_on),
 )
+# How many rows of a long list are fetched at once.
+FETCHED = 500
 PUBLISHED = ("published", "yanked")
+PURGED = "purged"
+# Versions whose bytes are kept: those that have a number, and those that will.
+LIVING = ("draft", *PUBLISHED)
 
 
 # Statements that every other request asks are made once: making one costs as much as running it.
@@ -159,8 +173,8 @@ def next_number(session: Session, patch_id: str) -> int:
 
 
 def versions_page(session: Session, patch_id: str, after: str | None, limit: int) -> Sequence[PatchVersion]:
-    """By number, not by id: a draft that was opened first may be published last."""
-    query = select(PatchVersion).where(PatchVersion.patch_id == patch_id, PatchVersion.state.in_(PUBLISHED))
+    """By number, not by id: a draft that was opened first may be published last. Tombstones keep their place."""
+    query = select(PatchVersion).where(PatchVersion.patch_id == patch_id, PatchVersion.number.is_not(None))
     if after:
         query = query.where(PatchVersion.number < select(PatchVersion.number).where(PatchVersion.id == after).scalar_subquery())
     return session.scalars(query.order_by(PatchVersion.number.desc()).limit(limit + 1).options(*_VERSION)).all()
@@ -187,10 +201,61 @@ def states_of(session: Session, versions: Sequence[str]) -> dict[str, str]:
     return {row.id: row.state for row in rows}
 
 
-def blob_digests(session: Session) -> set[str]:
-    """sha256 of every blob that a published version holds, or an open draft will."""
-    rows = session.scalars(select(PatchVersion.files).where(PatchVersion.state.in_(("draft", *PUBLISHED))))
-    return {file["sha256"] for files in rows for file in files}
+def blob_digests(session: Session, since: dt.datetime | None = None) -> Iterator[str]:
+    """sha256 of every blob that a published version holds, or an open draft will; not all rows at once, and digests repeat.
+
+    Args:
+        session: of the transaction.
+        since: only of versions that were begun after it.
+    """
+    query = select(PatchVersion.files).where(PatchVersion.state.in_(LIVING))
+    if since is not None:
+        query = query.where(PatchVersion.created_at > since)
+    for files in session.scalars(query.execution_options(yield_per=FETCHED)):
+        yield from (file["sha256"] for file in files)
+
+
+class Namer(NamedTuple):
+    """A version whose bytes are kept, with the digests that it names."""
+
+    owner: str
+    name: str
+    number: int | None
+    digests: list[str]
+
+
+def namers(session: Session) -> Iterator[Namer]:
+    """Every version whose bytes are kept; not all rows at once."""
+    query = select(PatchVersion.owner, Patch.name, PatchVersion.number, PatchVersion.files)
+    query = query.join(Patch, PatchVersion.patch_id == Patch.id).where(PatchVersion.state.in_(LIVING))
+    for owner, name, number, files in session.execute(query.execution_options(yield_per=FETCHED)):
+        yield Namer(owner, name, number, [file["sha256"] for file in files])
+
+
+def purged_digest(session: Session, owner: str, digest: str) -> PatchVersion | None:
+    """The version of an owner's that had these files and was purged."""
+    query = select(PatchVersion).where(
+        PatchVersion.digest == digest, PatchVersion.owner == owner, PatchVersion.state == PURGED, PatchVersion.number.is_not(None)
+    )
+    return session.scalars(query.options(*_VERSION).limit(1)).first()
+
+
+def unpublished_of(session: Session, owner: str, digest: str) -> Sequence[PatchVersion]:
+    """Drafts of an owner's that announced these files, those that were given up or purged too."""
+    query = select(PatchVersion).where(PatchVersion.digest == digest, PatchVersion.owner == owner, PatchVersion.number.is_(None))
+    return session.scalars(query.order_by(PatchVersion.id).options(*_VERSION)).all()
+
+
+def unerased(session: Session) -> Sequence[str]:
+    """Purged versions of which something may still be there."""
+    query = select(PatchVersion.id).where(PatchVersion.state == PURGED, PatchVersion.erased_at.is_(None))
+    return session.scalars(query.order_by(PatchVersion.id)).all()
+
+
+def purged_among(session: Session, versions: Sequence[str]) -> Sequence[str]:
+    """Which of some versions were purged."""
+    query = select(PatchVersion.id).where(PatchVersion.id.in_(versions), PatchVersion.state == PURGED)
+    return session.scalars(query).all()
 
 
 _ALIAS = (

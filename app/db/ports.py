@@ -136,6 +136,12 @@ def _lines(given: frozenset[str]) -> Select[Any]:
     return query.order_by(of.id.desc()).limit(bindparam("limit"))
 
 
+def of_version(session: Session, version_id: str) -> Sequence[Port]:
+    """All ports of a version, in every state."""
+    query = select(Port).where(Port.version_id == version_id).options(*_WITH_NAMES)
+    return session.scalars(query.order_by(Port.id)).all()
+
+
 def everything(session: Session, after: str | None, limit: int) -> Sequence[Port]:
     """One page of all ports, as rows."""
     return page(session, select(Port).options(*_WITH_NAMES), Port, after, limit)

@@ -119,6 +119,11 @@ def manifest_digests(session: Session) -> set[str]:
     return set(session.scalars(select(Release.manifest).where(Release.manifest.is_not(None)))) - {None}  # type: ignore[return-value]
 
 
+def is_copying(session: Session) -> bool:
+    """Whether a release is read just now whose bytes are copied into the blob store."""
+    return bool(session.scalar(select(Release.id).where(Release.copied, Release.state == "ingesting").limit(1)))
+
+
 def copied(session: Session) -> Sequence[Release]:
     """Releases whose bytes lie in the blob store."""
     return session.scalars(select(Release).where(Release.copied, Release.manifest.is_not(None))).all()

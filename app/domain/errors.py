@@ -95,6 +95,7 @@ CATALOGUE: dict[str, Entry] = {
     "version.unknown": Entry("not_found", "Unknown version", "{patch} has no version {version!r}.", "See its versions with 'portllm show'."),
     "version.none": Entry("conflict", "Nothing published", "{patch} has no published version.", "Publish one with 'portllm patch push'."),
     "version.yanked": Entry("gone", "Version yanked", "{patch} version {version} was yanked: {reason}.", "Choose another version."),
+    "version.purged": Entry("gone", "Version purged", "{patch} version {version} was purged: {reason}.", "Its bytes are gone for good, and are not taken again for this owner; choose or publish another version."),
     "version.trained_on": Entry("conflict", "Trained on something else", "The same bytes are version {version}, trained on {release!r}.", "A version never changes; correct the trained-on release of this push."),
     "version.files": Entry("invalid", "Invalid file list", "{reason}", "List every file once with its size and sha256."),
     "version.file": Entry("not_found", "No such file", "{patch} version {version} has no file {path!r}.", "See its files with 'portllm show'."),

@@ -69,6 +69,8 @@ def record(uow: UnitOfWork, port_id: str, job: str, held: Claim, result: dict[st
     if port is None:
         return
     uow.lock(port)
+    if port.state == "purged":
+        return
     port.digests = result["digests"]
     port.fidelity = result["fidelity"]
     port.row_version += 1

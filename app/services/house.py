@@ -2,20 +2,17 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 
 from app.core.errors import CoreError
+from app.db import patches
 from app.domain.errors import DomainError
-from app.services import jobs, rates, sweep
-from app.services.uow import UnitOfWork
+from app.services import erasure, garbage, jobs, rates, sweep
+from app.services.erasure import Opened
+from app.services.garbage import Begin
 
 SWEEP_SECONDS = 3600.0
-# So many bytes are looked at again and removed in one transaction, in which nobody else may name bytes.
-BATCH = 100
-TRIES, PAUSE_SECONDS = 40, 0.25
-
-Begin = Callable[[], AbstractContextManager[UnitOfWork]]
+# An erasure that could not be finished is tried again after this, and ever more seldom.
+ERASE_SECONDS, ERASE_LONGEST = 5.0, 600.0
 
 log = logging.getLogger("portllm.house")
 
@@ -26,10 +23,12 @@ class House:
     Args:
         read: opens a unit of work that reads.
         write: opens one that writes.
+        opened: the registry, where erasures are to be finished.
     """
 
-    def __init__(self, read: Begin, write: Begin) -> None:
-        self._read, self._write = read, write
+    def __init__(self, read: Begin, write: Begin, opened: Opened | None = None) -> None:
+        self._read, self._write, self._opened = read, write, opened
+        self._erasures = dict[str, tuple[float, float]]()  # when one is tried again, and how long after that
         self._next_sweep = time.monotonic()
         self._told = set[str]()
 
@@ -37,11 +36,26 @@ class House:
         """What is due now; whoever calls this is the only one who does."""
         with self._write() as uow:
             jobs.reconcile(uow, self._told)
+        if self._opened:
+            self._finish_erasures(self._opened)
         if time.monotonic() >= self._next_sweep:
             self._next_sweep = time.monotonic() + SWEEP_SECONDS
             swept = sweep_all(self._read, self._write)
             if any(swept.values()):
                 log.info("swept %s", ", ".join(f"{count} {what}" for what, count in swept.items()))
+
+    def _finish_erasures(self, opened: Opened) -> None:
+        with self._read() as uow:
+            waiting = patches.unerased(uow.session)
+        self._erasures = {ident: self._erasures.get(ident, (0.0, ERASE_SECONDS)) for ident in waiting}
+        for ident, (due, pause) in self._erasures.items():
+            if time.monotonic() < due:
+                continue
+            try:
+                erasure.erase(opened, ident)
+            except (CoreError, DomainError) as error:
+                log.warning("the erasure of %s could not be finished: %s", ident, error)
+            self._erasures[ident] = (time.monotonic() + pause, min(2 * pause, ERASE_LONGEST))
 
 
 def sweep_all(read: Begin, write: Begin) -> dict[str, int]:
@@ -53,9 +67,11 @@ def sweep_all(read: Begin, write: Begin) -> dict[str, int]:
         drafts = sweep.drafts(uow)
         rates.forget(uow)
     with read() as uow:
-        staged, unwritten, unnamed = sweep.staged(uow), sweep.unwritten(uow), sweep.unnamed(uow)
-    parts = sum(_drop_parts(write, ident) for ident in unwritten)
-    blobs = sum(_remove(write, unnamed[start : start + BATCH]) for start in range(0, len(unnamed), BATCH))
+        staged, unwritten = sweep.staged(uow), sweep.unwritten(uow)
+        found = garbage.look(uow)
+    with found:
+        parts = sum(_drop_parts(write, ident) for ident in unwritten)
+        blobs = garbage.remove_all(write, found).count
     return {"drafts": drafts, "staged": staged, "parts": parts, "blobs": blobs}
 
 
@@ -66,13 +82,3 @@ def _drop_parts(write: Begin, ident: str) -> int:
     except (CoreError, DomainError) as error:  # somebody's own bucket, perhaps gone: no reason to leave everything else
         log.warning("parts of %s could not be dropped: %s", ident, error)
         return 0
-
-
-def _remove(write: Begin, digests: Sequence[str]) -> int:
-    for _ in range(TRIES):
-        with write() as uow:
-            removed = sweep.remove(uow, digests)
-        if removed is not None:
-            return removed
-        time.sleep(PAUSE_SECONDS)  # bytes are named in moments; those that take longer keep theirs for another hour
-    return 0

@@ -84,15 +84,20 @@ def list_page(
 
 def cancel(uow: UnitOfWork, principal: Principal, job: str) -> JobStatus:
     """Stops a job; a release whose ingestion is cancelled is rejected, and can be registered again."""
-    status, owner, kind, subject = _change(uow, principal, job)
+    status, _, kind, subject = _change(uow, principal, job)
     if status.state not in ("queued", "running"):
         raise DomainError("state.move", noun="job", state=status.state, target="cancelled")
+    stop(uow, principal, job, kind, subject)
+    return status
+
+
+def stop(uow: UnitOfWork, principal: Principal, job: str, kind: str, subject: str) -> None:
+    """Stops a job that waits or runs, whoever asks."""
     if kind in CANCELLED:
         CANCELLED[kind](uow, subject, DomainError("job.cancelled").to_problem())
     # After the commit: the engine writes through a connection of its own, which would wait for this transaction.
     uow.after_commit(lambda: uow.tools.jobs.cancel(job))
-    uow.event("job.cancelled", principal, owner, job, kind=kind, subject=subject)
-    return status
+    uow.event("job.cancelled", principal, job.partition(":")[0], job, kind=kind, subject=subject)
 
 
 def retry(uow: UnitOfWork, principal: Principal, job: str) -> JobStatus:

@@ -1,7 +1,7 @@
 """Opens what rows only name: manifests, releases, patches, merged models."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from app.core.stream import Merger
 from app.db.patches import PatchVersion
 from app.db.releases import Release
 from app.domain.places import S3, Place
+from app.services.openings import Openings
 
 MANIFEST = "manifest"
 MANIFESTS = 32
@@ -38,12 +39,27 @@ class OpenPatch:
 
 
 class Library:
-    """Opens releases and patches; remembers manifests and plans, which never change."""
+    """Opens releases and patches; remembers manifests and plans, which never change.
+
+    What is open or remembered of a version can be taken away (`revoke`): bytes that were removed are not read on.
+    """
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
         self._manifests: Recent[str, Manifest] = Recent(MANIFESTS)
-        self._plans: Recent[str, tuple[MergePlan, int]] = Recent(PLANS)
+        self._plans: Recent[tuple[str, str], tuple[MergePlan, int]] = Recent(PLANS)
+        self._opened = Openings()
+
+    def held(self) -> set[str]:
+        """Ids of the versions that something is open or remembered of."""
+        return {version for version, _ in self._plans.remembered()} | self._opened.versions()
+
+    def revoke(self, versions: Collection[str]) -> None:
+        """Forgets versions, and ends the reads of them that are under way."""
+        for key in self._plans.remembered():
+            if key[0] in versions:
+                self._plans.forget(key)
+        self._opened.revoke(versions)
 
     def manifest(self, release: Release) -> Manifest:
         """The manifest of a ready release."""
@@ -70,12 +86,15 @@ class Library:
             AdapterError, HeaderError: what was uploaded is not a patch.
         """
         digests = digests_of(version)
-        source = self._blobs.open(digests)
-        try:
+        with self._opened.take(version.id, self._blobs.open(digests)) as opening:
             sizes = {file["path"]: file["size"] for file in version.files}
-            yield OpenPatch(read_patch(source, sizes), source, digests)
-        finally:
-            source.close()
+            yield OpenPatch(read_patch(opening.source, sizes), opening.source, digests)
+
+    @contextmanager
+    def open_file(self, version: PatchVersion, path: str, digest: str) -> Iterator[Source]:
+        """One file of a patch version, as it was published."""
+        with self._opened.take(version.id, self._blobs.open({path: digest})) as opening:
+            yield opening.source
 
     @contextmanager
     def open_merger(
@@ -93,14 +112,14 @@ class Library:
         base = self._release_source(release)
         if in_order and is_far(base):
             base = ReadAhead(base)
-        patch = self._blobs.open(digests_of(version))
         try:
-            key = fingerprint(recipe, str(release.manifest), version.digest)
-            plan, data_start = self._plans.get(key, lambda: self._plan(release, version, recipe))
-            yield Merger(plan, {"base": base, "patch": patch}, WEIGHTS_FILE, data_start, arithmetic)
+            with self._opened.take(version.id, self._blobs.open(digests_of(version))) as opening:
+                plan, data_start = self._planned(release, version, recipe)
+                merger = Merger(plan, {"base": base, "patch": opening.source}, WEIGHTS_FILE, data_start, arithmetic)
+                opening.on_revoked(merger.forget)
+                yield merger
         finally:
             base.close()
-            patch.close()
 
     def plan(self, release: Release, version: PatchVersion, recipe: Recipe) -> MergePlan:
         """The plan of a merged model, without opening the release.
@@ -108,8 +127,7 @@ class Library:
         Raises:
             CoreError: the two do not fit each other.
         """
-        key = fingerprint(recipe, str(release.manifest), version.digest)
-        return self._plans.get(key, lambda: self._plan(release, version, recipe))[0]
+        return self._planned(release, version, recipe)[0]
 
     def merge_order(self, release: Release, version: PatchVersion, recipe: Recipe) -> dict[str, Any]:
         """Everything that a child process needs to compute the merged model, as plain values."""
@@ -120,6 +138,10 @@ class Library:
             "patch_sizes": {file["path"]: file["size"] for file in version.files},
             "recipe": recipe.to_dict(),
         }
+
+    def _planned(self, release: Release, version: PatchVersion, recipe: Recipe) -> tuple[MergePlan, int]:
+        key = version.id, fingerprint(recipe, str(release.manifest), version.digest)
+        return self._plans.get(key, lambda: self._plan(release, version, recipe))
 
     def _plan(self, release: Release, version: PatchVersion, recipe: Recipe) -> tuple[MergePlan, int]:
         base = self.manifest(release).checkpoint

@@ -30,8 +30,9 @@ def request(uow: UnitOfWork, principal: Principal, port_id: str, target: str) ->
         The materialisation, and whether a job was started: for a new one, and for one that failed or was cancelled.
 
     Raises:
-        DomainError: port.unknown, port.not_ready, place.invalid, place.not_allowed.
+        DomainError: port.unknown, port.not_ready, version.purged, place.invalid, place.not_allowed.
     """
+    uow.lock(ports.get(uow, principal, port_id), shared=True)  # nobody purges its version before this is there to be ended
     port = ports.readable(uow, principal, port_id)
     principal.require_publish(port.owner)
     place = Place.parse(target)

@@ -2,7 +2,7 @@
 
 from app.db import patches as rows
 from app.db.base import now
-from app.db.patches import Alias, Patch, PatchLine, PatchVersion
+from app.db.patches import PURGED, Alias, Patch, PatchLine, PatchVersion
 from app.domain.errors import DomainError
 from app.domain.ids import new_id
 from app.domain.names import check_patch, check_revision
@@ -78,12 +78,21 @@ def resolve_version(uow: UnitOfWork, patch: Patch, reference: str | None) -> Pat
     """The version that a reference selects: a number, an alias, or nothing / "main" for the newest that is not yanked.
 
     Raises:
-        DomainError: version.unknown, version.none, version.yanked, alias.unknown.
+        DomainError: version.unknown, version.none, version.yanked, version.purged, alias.unknown.
     """
     version = find_version(uow, patch, reference)
+    require_kept(version)
     if version.state == "yanked":
         raise DomainError("version.yanked", patch=patch.full_name, version=version.number, reason=version.yank_reason)
     return version
+
+
+def require_kept(version: PatchVersion) -> None:
+    """Raises `DomainError` (version.purged) for a tombstone."""
+    if version.state == PURGED:
+        raise DomainError(
+            "version.purged", patch=version.patch.full_name, version=version.number, reason=version.purge_reason
+        )  # fmt: skip
 
 
 def find_version(uow: UnitOfWork, patch: Patch, reference: str | None) -> PatchVersion:

@@ -219,11 +219,12 @@ def readable(uow: UnitOfWork, principal: Principal, port_id: str) -> Port:
     """A port whose merged model can be read.
 
     Raises:
-        DomainError: port.unknown, port.not_ready; family.unknown where its base model may not be seen (any more).
+        DomainError: port.unknown, port.not_ready, version.purged; family.unknown where its base model may not be seen (any more).
     """
     port = get(uow, principal, port_id)
     if not families.is_visible(uow, principal, port.release.family_id):
         raise DomainError("family.unknown", family=port.release.family.name)
+    patches.require_kept(port.version)
     if port.state != "ready":
         raise DomainError("port.not_ready", state=port.state)
     return port

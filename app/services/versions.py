@@ -1,4 +1,4 @@
-"""Versions of a patch: drafted, uploaded, published once, yanked, never edited."""
+"""Versions of a patch: drafted, uploaded, published once, yanked, never edited. Purged: `app.services.purges`."""
 
 import math
 import re
@@ -60,6 +60,7 @@ def draft(
     kept, dropped = _choose(announced, uow.tools.limits.patch_bytes, uow.tools.limits.patch_files)
     files = [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in kept]
     digest = digest_of([[f.path, f.sha256] for f in kept])
+    _require_not_purged(uow, owner, digest)
     account = open_account(uow, owner, "bytes", "versions", "drafts")
     existing = rows.version_by_digest(uow.session, patch.id, digest)
     if existing:
@@ -151,6 +152,7 @@ def verify(uow: UnitOfWork, principal: Principal, upload: str) -> dict[str, Any]
     if settled := _settled(uow, principal, upload):
         return settled.facts or {}
     version = open_upload(uow, principal, upload)
+    _require_not_purged(uow, version.owner, version.digest)
     existing = rows.version_by_digest(uow.session, version.patch_id, version.digest)
     if existing and existing.facts:
         return existing.facts
@@ -179,6 +181,7 @@ def publish(uow: UnitOfWork, principal: Principal, upload: str, facts: dict[str,
     uow.lock(version)
     if version.state != "draft":
         raise CollisionError
+    _require_not_purged(uow, version.owner, version.digest)
     uow.after_commit(lambda: uow.tools.blobs.discard(upload))
     trained_on = version.trained_on.name if version.trained_on else UNKNOWN
     existing = rows.version_by_digest(uow.session, patch.id, version.digest)
@@ -209,8 +212,9 @@ def file_of(version: PatchVersion, path: str) -> tuple[str, int]:
     """sha256 and size of one of a version's files.
 
     Raises:
-        DomainError: version.file.
+        DomainError: version.file, version.purged.
     """
+    patches.require_kept(version)
     for file in version.files:
         if file["path"] == path:
             return file["sha256"], file["size"]
@@ -256,7 +260,15 @@ def _settled(uow: UnitOfWork, principal: Principal, upload: str) -> PatchVersion
         trained_on = version.trained_on.name if version.trained_on else UNKNOWN
         _check_same(version.patch, existing, version.trained_on_id, trained_on)
         return existing
+    if version.state == rows.PURGED:
+        _require_not_purged(uow, version.owner, version.digest)  # names the version, which a draft does not
     return version if version.state == "published" else None
+
+
+def _require_not_purged(uow: UnitOfWork, owner: str, digest: str) -> None:
+    """The very same files are not taken again for an owner who had them erased."""
+    if purged := rows.purged_digest(uow.session, owner, digest):
+        patches.require_kept(purged)
 
 
 def _choose(announced: Sequence[AnnouncedFile], max_bytes: int, max_files: int) -> tuple[list[AnnouncedFile], list[str]]:

@@ -20,7 +20,8 @@ from app.db.patches import Alias, PatchVersion
 from app.db.ports import Port
 from app.db.releases import Release
 from app.domain.ids import new_id
-from app.services.fsck import check, scratch
+from app.services import scratch
+from app.services.fsck import check
 from app.services.fsck.troubles import REMEDIES, Report, Unseen
 from app.services.library import Library
 from tests.live.service import invoke

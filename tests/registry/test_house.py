@@ -15,7 +15,7 @@ from app.blobs.s3_target import S3Target
 from app.domain.errors import DomainError
 from app.jobs import work
 from app.runtime import Runtime, upgrade
-from app.services import materialisations, releases, sweep
+from app.services import garbage, materialisations, releases
 from app.services.fsck.check import check
 from app.services.fsck.troubles import Found
 from app.services.house import House, sweep_all
@@ -43,7 +43,7 @@ def service(
     service = fresh(**settings)
     service.admin.family("llama")
     service.release("llama", "v1", models.v1)
-    monkeypatch.setattr(sweep, "BLOB_GRACE", dt.timedelta(hours=-1))
+    monkeypatch.setattr(garbage, "BLOB_GRACE", dt.timedelta(hours=-1))
     return service
 
 
@@ -60,13 +60,14 @@ def left_over(service: Service, directory: Path) -> set[str]:
 
 
 def found(service: Service) -> list[str]:
-    with service.runtime.read() as uow:
-        return sweep.unnamed(uow)
+    with service.runtime.read() as uow, garbage.look(uow) as doomed:
+        return list(doomed)
 
 
 def removed(service: Service, digests: list[str]) -> int | None:
     with service.runtime.write() as uow:
-        return sweep.remove(uow, digests)
+        gone = garbage.remove(uow, digests)
+        return None if gone is None else len(gone)
 
 
 def troubles(service: Service) -> list[Found]:
@@ -210,7 +211,7 @@ def test_naming_and_removing_exclude_each_other(migrated: Callable[[], str], tmp
             with two.write() as also:
                 also.names_bytes()
             with two.write() as removing:
-                assert sweep.remove(removing, []) is None
+                assert garbage.remove(removing, []) is None
         order: list[str] = []
 
         def name() -> None:
@@ -220,7 +221,7 @@ def test_naming_and_removing_exclude_each_other(migrated: Callable[[], str], tmp
 
         thread = threading.Thread(target=name)
         with one.write() as removing:
-            assert sweep.remove(removing, []) == 0
+            assert garbage.remove(removing, []) == []
             thread.start()
             thread.join(0.3)
             order.append("removed")

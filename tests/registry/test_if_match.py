@@ -32,7 +32,13 @@ def held_port(world: World) -> tuple[str, str, dict[str, str]]:
     return f"/ports/{world.acme.port(patch, 'v1')['id']}", "approve", {"reason": "x"}
 
 
-@pytest.mark.parametrize("make", [release, version, port, held_port])
+def doomed_version(world: World) -> tuple[str, str, dict[str, str]]:
+    patch = world.patch()
+    world.acme.publish(patch, world.models.patch)
+    return f"/patches/{patch}/versions/1", "purge", {"reason": "x"}
+
+
+@pytest.mark.parametrize("make", [release, version, port, held_port, doomed_version])
 def test_only_what_was_read(world: World, make: Callable[[World], tuple[str, str, dict[str, str]]]) -> None:
     path, action, body = make(world)
     before = world.admin.get(path)

@@ -12,21 +12,22 @@ from tests.registry.service import refused
 # Section 3 of the design, written out once more.
 ALLOWED = {
     "release": {("ingesting", "ready"), ("ingesting", "rejected"), ("rejected", "ingesting"), ("ready", "yanked")},
-    "version": {("draft", "published"), ("draft", "discarded"), ("published", "yanked")},
+    "version": {("draft", "published"), ("draft", "discarded"), ("published", "yanked"), ("draft", "purged"),
+        ("discarded", "purged"), ("published", "purged"), ("yanked", "purged")},
     "port": {
         ("checking", "ready"), ("checking", "refused"), ("checking", "held"), ("held", "ready"), ("held", "refused"),
-        ("ready", "retired"),
+        ("ready", "retired"), ("held", "purged"), ("ready", "purged"), ("refused", "purged"), ("retired", "purged"),
     },
     "materialisation": {
         ("queued", "running"), ("queued", "failed"), ("queued", "cancelled"), ("running", "done"), ("running", "failed"),
-        ("running", "cancelled"), ("failed", "queued"), ("cancelled", "queued"),
+        ("running", "cancelled"), ("failed", "queued"), ("cancelled", "queued"), ("done", "purged"),
     },
 }  # fmt: skip
 STATES = {
     "release": {"ingesting", "ready", "rejected", "yanked"},
-    "version": {"draft", "published", "discarded", "yanked"},
-    "port": {"checking", "ready", "refused", "held", "retired"},
-    "materialisation": {"queued", "running", "done", "failed", "cancelled"},
+    "version": {"draft", "published", "discarded", "yanked", "purged"},
+    "port": {"checking", "ready", "refused", "held", "retired", "purged"},
+    "materialisation": {"queued", "running", "done", "failed", "cancelled", "purged"},
 }
 
 

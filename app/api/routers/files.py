@@ -5,12 +5,14 @@ from typing import Annotated
 from fastapi import Depends, Query, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 
-from app.api.deps import BackendDep, PrincipalDep, ReadUnit
+from app.api.deps import BackendDep, PrincipalDep
 from app.api.reading import BINARY, Body, Conditions, Wanted, answer
 from app.api.routing import api_router
 from app.api.schemas.ports import MergedFileOut, MergedFilesOut
-from app.api.visits import at_once
-from app.services import merged, ports, workers
+from app.api.visits import AccessDep, at_once
+from app.db.ports import Port
+from app.services import merged, ports, purges, workers
+from app.services.merged import MergedFile
 
 router = api_router(tags=["merged models"])
 
@@ -27,10 +29,15 @@ Redirect = Annotated[
 
 @router.get("/ports/{port}/files")
 @at_once
-def list_files(port: str, uow: ReadUnit, principal: PrincipalDep) -> MergedFilesOut:
+def list_files(port: str, access: AccessDep) -> MergedFilesOut:
     """The files of a merged model."""
-    row = ports.readable(uow, principal, port)
-    files = merged.files(uow, row)
+
+    def read() -> tuple[Port, list[MergedFile]]:
+        with access.read() as (uow, principal):
+            row = ports.readable(uow, principal, port)
+            return row, merged.files(uow, row)
+
+    row, files = purges.again(read)
     return MergedFilesOut(
         port=row.id, fingerprint=row.fingerprint, total_bytes=sum(f.size for f in files),
         files=[MergedFileOut(path=f.path, size=f.size, etag=f.etag, sha256=f.sha256, computed=f.computed) for f in files],
@@ -62,6 +69,9 @@ def read_file(
             return RedirectResponse(url, 307, headers={"Cache-Control": "no-store"})
         return backend.handed_over.read(url, conditions.passed_on(), wanted.span.length)
 
-    with backend.read() as uow:
-        row = ports.readable(uow, principal, port)
-        return answer(backend, uow, row, path, request, conditions, on_a_worker)
+    def read() -> Response:
+        with backend.read() as uow:
+            row = ports.readable(uow, principal, port)
+            return answer(backend, uow, row, path, request, conditions, on_a_worker)
+
+    return purges.again(read)

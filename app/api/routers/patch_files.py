@@ -2,18 +2,21 @@
 
 import mimetypes
 from collections.abc import Generator
+from contextlib import ExitStack
 from typing import Annotated
 
 from fastapi import Depends, Query, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 
 from app.api.conditional import Span, is_match, span
-from app.api.deps import PrincipalDep, ReadUnit
+from app.api.deps import BackendDep, PrincipalDep
 from app.api.reading import BINARY, Conditions, MergedResponse
 from app.api.routers.patches import Number
 from app.api.routing import api_router
 from app.core.source import Source, read_range
-from app.services import versions
+from app.db.patches import PatchVersion
+from app.services import purges, versions
+from app.services.uow import UnitOfWork
 
 router = api_router(tags=["patches"])
 
@@ -35,13 +38,24 @@ def read_patch_file(
     number: Number,
     path: str,
     request: Request,
-    uow: ReadUnit,
+    backend: BackendDep,
     principal: PrincipalDep,
     conditions: Annotated[Conditions, Depends()],
     redirect: Annotated[bool, Query(description="False: never answer with another address.")] = True,
 ) -> Response:
     """One file of a version, as it was published; its ETag is its sha256."""
-    version = versions.get(uow, principal, owner, patch, number)
+
+    def read() -> Response:
+        with backend.read() as uow:
+            version = versions.get(uow, principal, owner, patch, number)
+            return _answer(uow, version, path, request, conditions, redirect)
+
+    return purges.again(read)
+
+
+def _answer(
+    uow: UnitOfWork, version: PatchVersion, path: str, request: Request, conditions: Conditions, redirect: bool
+) -> Response:  # fmt: skip
     digest, size = versions.file_of(version, path)
     headers = {"ETag": f'"{digest}"', "X-Content-Type-Options": "nosniff", "Cache-Control": "private, immutable"}
     if is_match(conditions.if_none_match, digest):
@@ -54,12 +68,13 @@ def read_patch_file(
     status, headers = 206 if wanted.partial else 200, headers | wanted.headers()
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
-    return MergedResponse(_read(blobs.open({path: digest}), path, wanted), status, headers, media_type)
+    with ExitStack() as stack:
+        source = stack.enter_context(uow.tools.library.open_file(version, path, digest))
+        body = _read(stack.pop_all(), source, path, wanted)
+    return MergedResponse(body, status, headers, media_type)
 
 
-def _read(source: Source, path: str, wanted: Span) -> Generator[memoryview, None, None]:
-    try:
+def _read(stack: ExitStack, source: Source, path: str, wanted: Span) -> Generator[memoryview, None, None]:
+    with stack:
         for start in range(wanted.start, wanted.stop, PIECE_BYTES):
             yield memoryview(read_range(source, path, start, min(PIECE_BYTES, wanted.stop - start)))
-    finally:
-        source.close()

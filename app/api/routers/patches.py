@@ -1,16 +1,19 @@
 """/patches, their versions and aliases."""
 
+from contextlib import suppress
 from typing import Annotated
 
 from fastapi import Path, Query, Response
 
-from app.api.deps import IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.api.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
 from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.patches import AliasIn, AliasOut, PatchChange, PatchIn, PatchOut, VersionIn, VersionOut
-from app.api.visits import at_once
-from app.services import patches, versions
-from app.services.uow import UnitOfWork
+from app.api.schemas.purges import ErasureOut
+from app.api.visits import AccessDep, at_once
+from app.domain.errors import DomainError
+from app.services import erasure, patches, purges, versions
+from app.services.uow import UnitOfWork, settle
 
 router = api_router(tags=["patches"])
 
@@ -119,3 +122,34 @@ def yank_version(
 ) -> VersionOut:
     """Hide a version from selection; ports that are ready go on."""
     return VersionOut.of(versions.yank(uow, principal, owner, patch, number, body.reason, expected))
+
+
+@router.post("/patches/{owner}/{patch}/versions/{number}/purge")
+def purge_version(
+    owner: str, patch: str, number: Number, body: ReasonIn, backend: BackendDep, principal: PrincipalDep, expected: IfMatch
+) -> VersionOut:
+    """Erase a version's bytes everywhere, for good; a tombstone stays.
+
+    From the moment of this answer nothing of it is read (410, version.purged), by no port and on no worker; a download that has
+    begun breaks off within seconds. `erasure` says what was removed, what is kept because other versions have the same bytes,
+    and what is not removed yet: the service goes on trying. The same request again tries at once. The same files are not taken
+    again for this owner.
+    """
+
+    def make(uow: UnitOfWork) -> str:
+        return purges.purge(uow, principal, owner, patch, number, body.reason, expected).id
+
+    ident = settle(backend.write, make)
+    with suppress(DomainError):  # the tombstone stands; the house goes on where this ended
+        erasure.erase(backend, ident)
+    with backend.read() as uow:
+        return VersionOut.of(versions.get(uow, principal, owner, patch, number))
+
+
+@router.get("/patches/{owner}/{patch}/versions/{number}/erasure")
+@at_once
+def verify_erasure(owner: str, patch: str, number: Number, access: AccessDep) -> ErasureOut:
+    """Ask the stores now what is there of a purged version; removes nothing and keeps no record."""
+    with access.read() as (uow, principal):
+        ident = purges.purged(uow, principal, owner, patch, number).id
+    return ErasureOut(**erasure.verify(access.backend, ident))

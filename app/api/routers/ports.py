@@ -9,7 +9,8 @@ from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.ports import DigestOut, PortIn, PortOut, VerdictOut
 from app.api.visits import AccessDep, at_once
-from app.services import digests, ports
+from app.services import digests, ports, purges
+from app.services.ports import Verdict
 from app.services.uow import UnitOfWork, settle
 
 router = api_router(tags=["ports"])
@@ -19,8 +20,12 @@ router = api_router(tags=["ports"])
 @at_once
 def check_port(body: PortIn, access: AccessDep) -> VerdictOut:
     """Say whether a patch can be carried to a release, and why. Stores no port."""
-    with access.read() as (uow, principal):
-        verdict = ports.assess(uow, principal, body.wish())
+
+    def assess() -> Verdict:
+        with access.read() as (uow, principal):
+            return ports.assess(uow, principal, body.wish())
+
+    verdict = purges.again(assess)
     if verdict.lineage:
         settle(access.backend.write, lambda uow: ports.remember_lineage(uow, verdict))
     return VerdictOut.of(verdict)
@@ -35,9 +40,13 @@ def create_port(body: PortIn, backend: BackendDep, once: OnceDep, principal: Pri
     if repeated := once.repeat():
         return repeated
     wish = body.wish()
+
     # Assessing reads samples of both releases; nobody should wait for that to write.
-    with backend.read() as uow:
-        verdict = ports.assess(uow, principal, wish)
+    def assess() -> Verdict:
+        with backend.read() as uow:
+            return ports.assess(uow, principal, wish)
+
+    verdict = purges.again(assess)
 
     def make(uow: UnitOfWork) -> tuple[int, PortOut, str]:
         row, is_new = ports.create(uow, principal, verdict, wish.force)

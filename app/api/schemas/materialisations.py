@@ -44,7 +44,7 @@ class MaterialisationOut(Out):
     id: Annotated[str, Field(examples=["mat_0193a1b2c3d4e5f60718293a4b5c6d7e8f90"])]
     port: Annotated[str, Field(examples=["prt_0193a1b2c3d4e5f60718293a4b5c6d7e8f90"])]
     target: Annotated[str, Field(examples=["s3://models/acme/tone-v2"])]
-    state: Annotated[str, Field(description="queued, running, done, failed or cancelled", examples=["done"])]
+    state: Annotated[str, Field(description="queued, running, done, failed, cancelled or purged", examples=["done"])]
     result: WrittenOut | None
     problem: Annotated[JobProblem | None, Field(examples=[None])]
     job: Annotated[str, Field(examples=["acme:materialise:mat_0193a1b2c3d4e5f60718293a4b5c6d7e8f90-1"])]

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from app.api.schemas.base import Bytes, In, Name, Out, Reason, Sha256, Text, Time
+from app.api.schemas.purges import ErasureOut
 from app.db.patches import Patch, PatchLine, PatchVersion
 from app.domain.names import UNKNOWN
 
@@ -120,7 +121,7 @@ class VersionOut(Out):
     patch: Annotated[str, Field(examples=["acme/tone"])]
     family: Annotated[str, Field(examples=["llama-3-8b"])]
     number: Annotated[int | None, Field(description="Given when it is published", examples=[1])]
-    state: Annotated[str, Field(description="draft, published, yanked or discarded", examples=["published"])]
+    state: Annotated[str, Field(description="draft, published, yanked, purged or discarded", examples=["published"])]
     digest: Annotated[Sha256, Field(description="sha256 over the paths and digests of its files")]
     trained_on: Annotated[str, Field(examples=["v1"])]
     files: list[FileOut]
@@ -134,6 +135,10 @@ class VersionOut(Out):
     uploads: Annotated[list[UploadOut], Field(description="For drafts: what is to be sent.", default_factory=list)]
     created_at: Time
     published_at: Time | None
+    purged_at: Annotated[Time | None, Field(examples=[None])] = None
+    purged_by: Annotated[str | None, Field(description="Owner and token of who purged it", examples=[None])] = None
+    purge_reason: Reason = None
+    erasure: Annotated[ErasureOut | None, Field(description="Of a purged one: what became of its bytes", examples=[None])] = None
 
     @classmethod
     def of(cls, row: PatchVersion, received: dict[str, int] | None = None, direct: bool = False) -> "VersionOut":
@@ -147,6 +152,8 @@ class VersionOut(Out):
             digest=row.digest, trained_on=row.trained_on.name if row.trained_on else UNKNOWN,
             files=[FileOut(**f) for f in row.files], dropped=row.dropped, total_bytes=row.total_bytes, facts=row.facts,
             yank_reason=row.yank_reason, uploads=uploads, created_at=row.created_at, published_at=row.published_at,
+            purged_at=row.purged_at, purged_by=row.purged_by, purge_reason=row.purge_reason,
+            erasure=ErasureOut(**row.erasure) if row.erasure else None,
         )  # fmt: skip
 
 

@@ -98,7 +98,7 @@ class PortOut(Out):
     family: Annotated[str, Field(examples=["llama-3-8b"])]
     release: Annotated[str, Field(examples=["v2"])]
     trained_on: Annotated[str, Field(examples=["v1"])]
-    state: Annotated[str, Field(description="ready, held, refused or retired", examples=["ready"])]
+    state: Annotated[str, Field(description="ready, held, refused, retired or purged", examples=["ready"])]
     recipe: Annotated[dict[str, Any], Field(examples=[{"strategy": "add", "dtype": None, "tokenizer": "release"}])]
     fingerprint: Annotated[Sha256, Field(description="Names the merged bytes.")]
     findings: list[FindingOut]

@@ -7,19 +7,19 @@ on it: only what is found both times is told.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from itertools import islice
 from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
 from app.db import materialisations, patches, ports, releases
+from app.services.erasure import Looked
 from app.services.fsck import places, rows, stored
 from app.services.fsck.places import Targets
-from app.services.fsck.scratch import Scratch
 from app.services.fsck.stored import UnreadableError
 from app.services.fsck.troubles import Found, Trouble
-from app.services.uow import Tools, UnitOfWork
+from app.services.scratch import Scratch
 
 PAGE = 200
 
@@ -30,15 +30,6 @@ class Tell(Protocol):
     """Told of progress: what is looked at, how much of it is done, and how much there is (None: nobody knows)."""
 
     def __call__(self, what: str, done: int, total: int | None, /) -> None: ...
-
-
-class Opened(Protocol):
-    """A registry that is open for reading."""
-
-    tools: Tools
-
-    def read(self) -> AbstractContextManager[UnitOfWork]:
-        """A transaction that only reads."""
 
 
 class _Noun:
@@ -68,7 +59,7 @@ PORTS = _Noun("ports", ports.count, ports.everything, ports.get)
 MATERIALISATIONS = _Noun("materialisations", materialisations.count, materialisations.everything, materialisations.get)
 
 
-def check(opened: Opened, quick: bool, tell: Tell) -> Iterator[Found]:
+def check(opened: Looked, quick: bool, tell: Tell) -> Iterator[Found]:
     """Looks at everything; changes nothing. Bytes and rows that came or went while it looked are no trouble.
 
     Args:
@@ -80,8 +71,8 @@ def check(opened: Opened, quick: bool, tell: Tell) -> Iterator[Found]:
         DomainError: database or store do not answer.
     """
     tools, began = opened.tools, time.monotonic()
-    targets = Targets(tools)
-    with closing(Scratch()) as scratch:
+    targets = Targets(opened)
+    with closing(Scratch()) as scratch, closing(Scratch()) as buried:
 
         def release(row: Any) -> Iterator[Found]:
             yield from rows.release(tools, row)
@@ -94,6 +85,7 @@ def check(opened: Opened, quick: bool, tell: Tell) -> Iterator[Found]:
 
         def version(row: Any) -> Iterator[Found]:
             scratch.add(stored.named_by_version(row))
+            buried.add(stored.buried_with(row))
             yield from rows.version(tools, row)
 
         def materialisation(row: Any) -> Iterator[Found]:
@@ -107,11 +99,11 @@ def check(opened: Opened, quick: bool, tell: Tell) -> Iterator[Found]:
         yield from _walk(opened, MATERIALISATIONS, materialisation, tell)
         yield from _bytes(opened, scratch, quick, tell)
         tell("store", 0, None)
-        yield from stored.unnamed(tools, scratch, began)
+        yield from stored.unnamed(tools, scratch, buried, began)
         yield from _staged(opened)
 
 
-def _walk(opened: Opened, noun: _Noun, judge: Judge, tell: Tell) -> Iterator[Found]:
+def _walk(opened: Looked, noun: _Noun, judge: Judge, tell: Tell) -> Iterator[Found]:
     with opened.read() as uow:
         total, done, after = noun.count(uow.session), 0, None
     while True:
@@ -130,14 +122,14 @@ def _walk(opened: Opened, noun: _Noun, judge: Judge, tell: Tell) -> Iterator[Fou
         after = page[PAGE - 1].id
 
 
-def _again(opened: Opened, noun: _Noun, judge: Judge, ident: str, first: list[Found]) -> list[Found]:
+def _again(opened: Looked, noun: _Noun, judge: Judge, ident: str, first: list[Found]) -> list[Found]:
     """What is still so when the row is read anew."""
     with opened.read() as uow:
         row = noun.get(uow.session, ident)
     return [found for found in judge(row) if found in first] if row is not None else []
 
 
-def _bytes(opened: Opened, scratch: Scratch, quick: bool, tell: Tell) -> Iterator[Found]:
+def _bytes(opened: Looked, scratch: Scratch, quick: bool, tell: Tell) -> Iterator[Found]:
     """Every digest that is named, once; progress in digests or, where they are read, in bytes."""
     (count, size), done, read = scratch.totals(), 0, None
     what, total = ("digests", count) if quick else ("bytes", size)
@@ -151,7 +143,7 @@ def _bytes(opened: Opened, scratch: Scratch, quick: bool, tell: Tell) -> Iterato
     tell(what, total, total)
 
 
-def _staged(opened: Opened) -> Iterator[Found]:
+def _staged(opened: Looked) -> Iterator[Found]:
     idle = stored.idle_uploads(opened.tools)
     while some := list(islice(idle, PAGE)):
         with opened.read() as uow:

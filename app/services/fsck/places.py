@@ -6,9 +6,12 @@ from app.blobs.places import list_prefix
 from app.core.errors import CoreError
 from app.core.source import read_range
 from app.db.materialisations import Materialisation
+from app.db.patches import PURGED
 from app.db.releases import Release
 from app.domain.errors import DomainError
 from app.domain.places import Place
+from app.services import erasure
+from app.services.erasure import Looked
 from app.services.fsck.troubles import Found, Trouble, Unseen
 from app.services.uow import Tools
 
@@ -19,15 +22,19 @@ class Targets:
     A bucket that did not answer once is not asked again: a store that is away would cost a minute for every model.
     """
 
-    def __init__(self, tools: Tools) -> None:
-        self._tools = tools
+    def __init__(self, opened: Looked) -> None:
+        self._tools, self._opened = opened.tools, opened
         self._away: dict[str, str] = {}
 
     def look(self, row: Materialisation) -> Iterator[Found]:
-        """Every file of a merged model that is done lies at its place, as long as it was."""
+        """Every file of a merged model that is done lies at its place, as long as it was; nothing of a purged one does."""
         subject = f"{row.id} ({row.target})"
-        if row.state != "done":
-            return
+        if row.port.state == PURGED:
+            yield from self._look_for_copies(row, subject)
+        elif row.state == "done":
+            yield from self._look_for_model(row, subject)
+
+    def _look_for_model(self, row: Materialisation, subject: str) -> Iterator[Found]:
         try:
             place = Place.parse(row.target)
             place.require_below(self._tools.allowed_s3)
@@ -51,6 +58,18 @@ class Targets:
                 yield Trouble("materialisation.missing", subject, f"{file['path']} is not there any more.")
             elif at.size != file["size"]:
                 yield Trouble("materialisation.size", subject, f"{file['path']} is {at.size} bytes, not {file['size']}.")
+
+    def _look_for_copies(self, row: Materialisation, subject: str) -> Iterator[Found]:
+        """Of a purged version nothing lies where it was written to, hidden or not; `row.port.version` says when it was."""
+        if row.port.version.erased_at is None:
+            return  # somebody is at it
+        try:
+            left = erasure.copies_left(self._opened, row)
+        except DomainError as error:
+            yield Unseen(subject, error.detail)
+            return
+        if left:
+            yield Trouble("purge.copy", subject, f"{left} objects of a merged model are there whose patch was purged.")
 
 
 def reference(tools: Tools, row: Release) -> Iterator[Found]:

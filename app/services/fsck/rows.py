@@ -1,12 +1,13 @@
 """What rows say of themselves and of each other, judged one by one; each function yields what is wrong with a row."""
 
+import datetime as dt
 from collections.abc import Callable, Iterator
 
 from app.core.errors import CoreError
 from app.core.recipe import Recipe, digest_of, fingerprint
 from app.db.base import now
 from app.db.materialisations import Materialisation
-from app.db.patches import PUBLISHED, Alias, PatchVersion
+from app.db.patches import PUBLISHED, PURGED, Alias, PatchVersion
 from app.db.ports import Port
 from app.db.releases import Release
 from app.domain.states import MOVES
@@ -15,6 +16,8 @@ from app.services.fsck.troubles import Trouble
 from app.services.sweep import DRAFT_AGE
 from app.services.uow import Tools
 
+# An erasure takes moments, where the stores answer.
+ERASURE_AGE = dt.timedelta(days=1)
 LIVE_JOBS = ("queued", "running")
 READ_STATES = ("ready", "yanked")
 # The sweep comes every hour; a draft that is still there much later was not swept.
@@ -38,6 +41,8 @@ def version(tools: Tools, row: PatchVersion) -> Iterator[Trouble]:
         yield Trouble("version.state", name, f"There is no state {row.state!r}.")
     elif row.state in PUBLISHED and (None in (*published, row.facts) or row.published_digest != row.digest):
         yield Trouble("version.state", name, f"It is {row.state} without number, digest, facts or moment of publication.")
+    elif row.state == PURGED:
+        yield from _tombstone(row, name)
     elif row.state not in PUBLISHED and published != (None, None, None):
         yield Trouble("version.state", name, f"It is {row.state} with the number, digest or moment of a publication.")
     if row.digest != digest_of([[file["path"], file["sha256"]] for file in row.files]):
@@ -55,6 +60,8 @@ def alias(_: Tools, row: Alias) -> Iterator[Trouble]:
         yield Trouble("alias.elsewhere", f"{row.id} ({row.name})", f"It points at {version_name(target)}, of another patch.")
     elif target.state == "yanked":
         yield Trouble("alias.yanked", name, f"It points at version {target.number}, which was yanked: nothing can select it.")
+    elif target.state == PURGED:
+        yield Trouble("alias.purged", name, f"It points at version {target.number}, which was purged: nothing can select it.")
     elif target.state != "published":
         yield Trouble("alias.unpublished", name, f"It points at {target.id}, which is {target.state}.")
 
@@ -62,6 +69,10 @@ def alias(_: Tools, row: Alias) -> Iterator[Trouble]:
 def port(_: Tools, row: Port) -> Iterator[Trouble]:
     """Version and release of a port can be read, its findings allow its state, its fingerprint is that of its recipe."""
     subject = f"{row.id} ({version_name(row.version)} on {row.release.name})"
+    if PURGED in (row.state, row.version.state):
+        if row.state != row.version.state:
+            yield Trouble("port.version", subject, f"It is {row.state}, and its version is {row.version.state}.")
+        return
     if row.version.state not in PUBLISHED or row.owner != row.version.owner:
         yield Trouble("port.version", subject, f"Its version is {row.version.state}, of {row.version.owner}.")
     if row.release.state not in READ_STATES or row.release.manifest is None:
@@ -89,6 +100,13 @@ def _stuck(tools: Tools, code: str, subject: str, state: str, job: str) -> Itera
     status = tools.jobs.status(job)
     if status is None or status.state not in LIVE_JOBS:
         yield Trouble(code, subject, f"It is {state}, and its job {job} is {status.state if status else 'not there'}.")
+
+
+def _tombstone(row: PatchVersion, name: str) -> Iterator[Trouble]:
+    if row.purged_at is None or (row.number is not None and (row.erasure is None or row.published_digest != row.digest)):
+        yield Trouble("version.state", name, "It is purged without the moment, what became of its bytes, or its digest.")
+    elif row.erased_at is None and now() - row.purged_at > ERASURE_AGE:
+        yield Trouble("purge.pending", name, f"It was purged {row.purged_at:%Y-%m-%d}, and something of it may still be there.")
 
 
 def _draft(tools: Tools, row: PatchVersion, name: str) -> Iterator[Trouble]:

@@ -7,13 +7,14 @@ from contextlib import closing
 
 from app.core.errors import CoreError
 from app.core.source import Source, read_range
-from app.db.patches import PUBLISHED, PatchVersion
+from app.db.patches import PUBLISHED, PURGED, PatchVersion
 from app.db.releases import Release
 from app.domain.errors import DomainError
-from app.services.fsck.scratch import Named, Scratch
 from app.services.fsck.troubles import Trouble
+from app.services.garbage import BLOB_GRACE
 from app.services.library import Library
-from app.services.sweep import BLOB_GRACE, DRAFT_AGE
+from app.services.scratch import Named, Scratch
+from app.services.sweep import DRAFT_AGE
 from app.services.uow import Tools
 
 CHUNK = 4 * 2**20
@@ -79,16 +80,26 @@ def content(tools: Tools, found: Named) -> Iterator[Trouble]:
         yield Trouble("blob.digest", found.subject, f"The bytes {found.digest} have sha256 {actual}.")
 
 
-def unnamed(tools: Tools, scratch: Scratch, began: float) -> Iterator[Trouble]:
-    """Bytes that nothing names, and did not while the check ran.
+def buried_with(row: PatchVersion) -> Iterator[Named]:
+    """The files of a version whose bytes were erased."""
+    if row.state == PURGED and row.number is not None and row.erased_at is not None:
+        for file in row.files:
+            yield Named(file["sha256"], file["size"], f"{row.patch.full_name}@{row.number}")
+
+
+def unnamed(tools: Tools, scratch: Scratch, buried: Scratch, began: float) -> Iterator[Trouble]:
+    """Bytes that nothing names, and did not while the check ran; those that were erased may not be there however young.
 
     Args:
         tools: for the store.
         scratch: what is named.
+        buried: what was erased.
         began: when the check began to ask what is named, in seconds of the monotonic clock.
     """
     for digest, age in tools.blobs.digests():
-        if age > BLOB_GRACE.total_seconds() + time.monotonic() - began and not scratch.names(digest):
+        if buried.names(digest) and age > time.monotonic() - began and not scratch.names(digest):
+            yield Trouble("purge.bytes", digest, "A version that was purged had these bytes, and nothing else names them.")
+        elif age > BLOB_GRACE.total_seconds() + time.monotonic() - began and not scratch.names(digest):
             yield Trouble("blob.unnamed", digest, f"Nothing has named these bytes for {age / 3600:,.0f} hours.")
 
 

@@ -1,0 +1,57 @@
+"""Removing a merged model from the place that it was written to: what carries its fingerprint, every version of it, and parts."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from app.blobs import s3_versions
+from app.blobs.s3_client import shared_client
+from app.blobs.s3_target import FINGERPRINT
+from app.blobs.s3_versions import Held
+from app.domain.places import Place
+
+
+class Other(NamedTuple):
+    """Where another merged model lies, or is being written, at the same place or below it."""
+
+    place: Place
+    fingerprint: str
+
+
+def copies(place: Place, fingerprint: str, others: Sequence[Other]) -> list[Held]:
+    """The versions below a place that are of a merged model, and of no other.
+
+    Raises:
+        DomainError: storage.unavailable, storage.refused.
+    """
+    client = shared_client()
+    spared = [other.place for other in others if other.fingerprint == fingerprint]
+    found = s3_versions.held(client, place.bucket, place.key(""))
+    ours = [one for one in found if not one.marker and not _below(one.key, place, spared)]
+    written = ((one, s3_versions.metadata(client, place.bucket, one)) for one in ours)
+    return [one for one, said in written if said is not None and said.get(FINGERPRINT) == fingerprint]
+
+
+def erase(place: Place, fingerprint: str, others: Sequence[Other]) -> tuple[int, int]:
+    """Removes them, the markers that hid them, and the parts of what was not finished; then looks again.
+
+    Returns:
+        How many versions and unfinished uploads were removed, and how many versions are there still.
+
+    Raises:
+        DomainError: storage.unavailable, storage.refused.
+    """
+    client, start = shared_client(), place.key("")
+    found = copies(place, fingerprint, others)
+    removed = s3_versions.remove(client, place.bucket, found)
+    keys, rest = {one.key for one in found}, list[Held]()
+    if keys:
+        rest = list(s3_versions.held(client, place.bucket, start))
+        still = {one.key for one in rest if not one.marker}
+        s3_versions.remove(client, place.bucket, (one for one in rest if one.marker and one.key in keys - still))
+    elsewhere = [other.place for other in others]
+    removed += s3_versions.abort(client, place.bucket, start, lambda key: not _below(key, place, elsewhere))
+    return removed, len(copies(place, fingerprint, others))
+
+
+def _below(key: str, place: Place, others: Sequence[Place]) -> bool:
+    return any(Place(place.bucket, key).is_below(other) for other in others)

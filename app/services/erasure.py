@@ -1,0 +1,282 @@
+"""Removing the bytes of a purged version, wherever they are; repeatable, and finished by the house where it broke off.
+
+What is removed is asked for again, and only what is not there any more counts as removed. Bytes that other versions name stay,
+because they are those versions' too; when the last of these goes, the sweep takes them.
+"""
+
+import datetime as dt
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, Protocol
+
+from app.blobs import s3_erase
+from app.blobs.s3_erase import Other
+from app.db import materialisations, patches, releases
+from app.db.base import clock
+from app.db.locks import BYTES, try_turn
+from app.db.materialisations import Materialisation
+from app.db.patches import PURGED, PatchVersion
+from app.domain.errors import DomainError
+from app.domain.places import Place
+from app.domain.principal import INSTALLATION, Principal
+from app.services import garbage
+from app.services.tombstones import bury
+from app.services.uow import Tools, UnitOfWork
+
+PENDING, DONE = "pending", "done"
+# A process that wrote a merged model when its version was purged may go on for as long as its worker waits for a database that
+# is away (`app.jobs.engine.PATIENCE`): its place is looked at until then.
+SETTLE = dt.timedelta(minutes=15)
+SHOWN = 5
+
+Report = dict[str, Any]
+
+
+class Looked(Protocol):
+    """A registry that can be looked at."""
+
+    tools: Tools
+
+    def read(self) -> AbstractContextManager[UnitOfWork]:
+        """A unit of work that only reads."""
+
+
+class Opened(Looked, Protocol):
+    """A registry that runs."""
+
+    def write(self) -> AbstractContextManager[UnitOfWork]:
+        """A unit of work that may write; commits at its end."""
+
+    def turn(self, name: str) -> AbstractContextManager[None]:
+        """Lets one at a time do what spans several transactions, on all replicas."""
+
+
+def begin(present: dt.datetime, running: bool) -> Report:
+    """What is known when the tombstone is made.
+
+    Args:
+        present: by the database's clock.
+        running: whether a merged model was being written somewhere.
+    """
+    settles = present + SETTLE if running else present
+    return {"state": PENDING, "blobs": [], "copies": [], "waits_for": None, "checked_at": None, "settles_at": settles.isoformat()}
+
+
+def erase(opened: Opened, ident: str) -> None:
+    """Removes what is left of a purged version, and writes down what became of it; again it does no harm.
+
+    Args:
+        opened: the registry.
+        ident: the version's id.
+
+    Raises:
+        DomainError: database.busy and the like; what a store does not do is written down.
+    """
+    staged = _staged(opened, ident)
+    copies = [_erase_copy(opened, row) for row in _written(opened, ident)]
+    _keep(opened, ident, _blobs(opened, ident), copies, staged)
+
+
+def verify(opened: Looked, ident: str) -> Report:
+    """Asks the stores now what is there of a purged version; changes nothing.
+
+    Returns:
+        A report like that of the erasure; `state` is done where nothing is there that no other version names.
+    """
+    copies = [_look_at_copy(opened, row) for row in _written(opened, ident)]
+    with opened.read() as uow:
+        row = _row(uow, ident)
+        kept, before, present = _namers(uow, row), row.erasure or {}, clock(uow.session)
+    blobs = [_asked(opened.tools, file, kept, None) for file in row.files]
+    return _report(blobs, copies, None, present, before)
+
+
+def _staged(opened: Opened, ident: str) -> str | None:
+    """Drops what was sent for this version, and for drafts of the same bytes, which can never be published; why it could not."""
+    try:
+        for upload in [ident, *_bury_drafts(opened, ident)]:
+            with opened.turn(f"upload:{upload}"):  # what is being verified would be put into the store after we looked
+                opened.tools.blobs.erase_upload(upload)
+    except DomainError as error:
+        return error.detail
+    return None
+
+
+def _bury_drafts(opened: Opened, ident: str) -> list[str]:
+    """Drafts of the same owner's that announced the same bytes, tombstones too from now on."""
+    with opened.write() as uow:
+        row = _row(uow, ident)
+        found = patches.unpublished_of(uow.session, row.owner, row.digest)
+        for draft in found:
+            uow.lock(draft)
+            if draft.state in ("draft", "discarded"):
+                bury(draft)
+                draft.purged_at, draft.purged_by = row.purged_at, row.purged_by
+                draft.purge_reason, draft.erased_at = row.purge_reason, row.purged_at
+        return [draft.id for draft in found if draft.state == PURGED]
+
+
+# -- merged models
+
+
+def _written(opened: Looked, ident: str) -> list[Materialisation]:
+    """One for each place that a merged model of the version was ever to be written to, whatever became of it."""
+    with opened.read() as uow:
+        found = materialisations.of_version(uow.session, ident)
+    return list({(row.target, row.port.fingerprint): row for row in found}.values())
+
+
+def copies_left(opened: Looked, row: Materialisation) -> int:
+    """How many objects of a merged model are at its place, those that a bucket keeps hidden too.
+
+    Raises:
+        DomainError: place.not_allowed, storage.unavailable, storage.refused.
+    """
+    place, others = _reach(opened, row)
+    return len(s3_erase.copies(place, row.port.fingerprint, others))
+
+
+def _reach(opened: Looked, row: Materialisation) -> tuple[Place, list[Other]]:
+    """A place that may be touched, and who else is there."""
+    place = Place.parse(row.target)
+    place.require_below(opened.tools.allowed_s3)
+    with opened.read() as uow:
+        found = materialisations.living_below(uow.session, row.target)
+    return place, [Other(Place.parse(other.target), other.port.fingerprint) for other in found]
+
+
+def _erase_copy(opened: Opened, row: Materialisation) -> Report:
+    return _copy(opened, row, lambda place, others: s3_erase.erase(place, row.port.fingerprint, others))
+
+
+def _look_at_copy(opened: Looked, row: Materialisation) -> Report:
+    return _copy(opened, row, lambda place, others: (0, len(s3_erase.copies(place, row.port.fingerprint, others))))
+
+
+def _copy(opened: Looked, row: Materialisation, act: Callable[[Place, list[Other]], tuple[int, int]]) -> Report:
+    report: Report = {"target": row.target, "removed": False, "objects": 0, "kept_for": None, "problem": None}
+    try:
+        place, others = _reach(opened, row)
+        removed, left = act(place, others)
+    except DomainError as error:
+        return {**report, "problem": error.detail}
+    if any(other == Other(place, row.port.fingerprint) for other in others):
+        return {**report, "objects": removed, "kept_for": "a port of another version of the same bytes, which wrote it too"}
+    return {**report, "objects": removed, "removed": not left, "problem": f"{left} objects are there still." if left else None}
+
+
+# -- blobs
+
+
+def _blobs(opened: Opened, ident: str) -> list[Report]:
+    with opened.read() as uow:
+        row = _row(uow, ident)
+        since = garbage.Since(clock(uow.session) - garbage.OVERLAP, frozenset(releases.manifest_digests(uow.session)))
+        kept = _namers(uow, row)
+    free, problem = [digest for digest in _digests(row) if digest not in kept], None
+    try:
+        for start in range(0, len(free), garbage.BATCH):
+            batch = free[start : start + garbage.BATCH]
+            if garbage.patiently(opened.write, partial(_remove, batch=batch, since=since)) is None:
+                problem = "Others were just publishing."
+    except DomainError as error:
+        problem = error.detail
+    with opened.read() as uow:
+        kept = _namers(uow, row)
+    return [_asked(opened.tools, file, kept, problem) for file in row.files]
+
+
+def _remove(uow: UnitOfWork, batch: list[str], since: garbage.Since) -> list[str] | None:
+    """Removes bytes for good that still nothing else names; None where somebody is just naming bytes."""
+    if not try_turn(uow.session, BYTES):
+        return None
+    free = dict.fromkeys(batch)
+    for digest in garbage.names(uow, since):
+        free.pop(digest, None)
+    # What a release that is being copied brought is young and not named yet; what is older is not that release's.
+    least = garbage.BLOB_GRACE.total_seconds() if releases.is_copying(uow.session) else float("-inf")
+    return [digest for digest in free if uow.tools.blobs.erase(digest, older_than=least)]
+
+
+def _asked(tools: Tools, file: dict[str, Any], kept: dict[str, str], problem: str | None) -> Report:
+    """What the store says of the bytes of a file now."""
+    digest = file["sha256"]
+    report: Report = {"digest": digest, "size": file["size"], "removed": False, "kept_for": None, "problem": None}
+    try:
+        there = tools.blobs.traces(digest)
+    except DomainError as error:
+        return {**report, "problem": error.detail}
+    if not there:
+        return {**report, "removed": True}
+    if digest in kept:
+        return {**report, "kept_for": kept[digest]}
+    return {**report, "problem": problem or "They are there still; they may have come with a release that is being copied."}
+
+
+def _digests(row: PatchVersion) -> list[str]:
+    return list(dict.fromkeys(file["sha256"] for file in row.files))
+
+
+def _namers(uow: UnitOfWork, row: PatchVersion) -> dict[str, str]:
+    """For whom bytes of a version are kept, by digest: its owner's versions by name, no names of others'."""
+    ours, wanted = dict[str, dict[str, None]](), set(_digests(row))
+    for namer in patches.namers(uow.session):
+        said = "a version of another owner"
+        if namer.owner == row.owner:
+            said = f"{namer.owner}/{namer.name}@{namer.number}" if namer.number else f"an upload to {namer.owner}/{namer.name}"
+        for digest in wanted.intersection(namer.digests):
+            ours.setdefault(digest, {})[said] = None
+    for digest in wanted.intersection(_released(uow)):
+        ours.setdefault(digest, {})["a release"] = None
+    return {digest: _sentence(sorted(said)) for digest, said in ours.items()}
+
+
+def _released(uow: UnitOfWork) -> Iterator[str]:
+    yield from releases.manifest_digests(uow.session)
+    for release in releases.copied(uow.session):
+        yield from uow.tools.library.manifest(release).file_digests.values()
+
+
+def _sentence(said: list[str]) -> str:
+    more = f" and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
+    return ", ".join(said[:SHOWN]) + more
+
+
+# -- the report
+
+
+def _row(uow: UnitOfWork, ident: str) -> PatchVersion:
+    row = patches.version(uow.session, ident)
+    assert row is not None  # noqa: S101  nothing deletes versions
+    return row
+
+
+def _keep(opened: Opened, ident: str, blobs: list[Report], copies: list[Report], waits_for: str | None) -> None:
+    with opened.write() as uow:
+        row = _row(uow, ident)
+        uow.lock(row)
+        before = row.erasure or {}
+        row.erasure = report = _report(blobs, copies, waits_for, clock(uow.session), before)
+        if report["state"] == DONE and row.erased_at is None:
+            row.erased_at = clock(uow.session)
+            row.row_version += 1
+            house = Principal(INSTALLATION, frozenset({"admin"}), "erasure")
+            kept = sum(blob["kept_for"] is not None for blob in blobs)
+            subject = f"{row.patch.full_name}@{row.number}"
+            uow.event("version.erased", house, row.owner, subject, blobs=len(blobs) - kept, kept=kept, copies=len(copies))
+
+
+def _report(
+    blobs: list[Report], copies: list[Report], waits_for: str | None, present: dt.datetime, before: Report
+) -> Report:  # fmt: skip
+    counted = {copy["target"]: copy["objects"] for copy in before.get("copies", ())}
+    copies = [{**copy, "objects": copy["objects"] + counted.get(copy["target"], 0)} for copy in copies]
+    settles = dt.datetime.fromisoformat(before["settles_at"])
+    if waits_for is None and copies and present < settles:
+        waits_for = f"Its places are looked at until {settles:%Y-%m-%d %H:%M} UTC, for a process that may still be writing there."
+    ended = all(part["removed"] or part["kept_for"] for part in [*blobs, *copies])
+    return {
+        "state": DONE if ended and waits_for is None else PENDING, "blobs": blobs, "copies": copies, "waits_for": waits_for,
+        "checked_at": present.isoformat(), "settles_at": before["settles_at"],
+    }  # fmt: skip

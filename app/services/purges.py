@@ -1,0 +1,116 @@
+"""Purging: the legal erasure of a version.
+
+One transaction makes the tombstone, and from then on nothing of the version is read; `app.services.erasure` then removes the
+bytes, as often as it takes. Aliases stay where they point and are refused: nobody who asks for `prod` should be given other
+weights without a word.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from app.core.errors import CoreError
+from app.db import materialisations, patches, ports
+from app.db.base import clock
+from app.db.patches import PURGED, PatchVersion
+from app.domain.errors import DomainError
+from app.domain.principal import Principal
+from app.domain.states import move
+from app.services import digests, erasure, jobs, versions
+from app.services.materialisations import MATERIALISE, job_of
+from app.services.tombstones import bury, bury_port, forget_answers
+from app.services.uow import UnitOfWork
+
+# How reads fail whose bytes are removed under them.
+UNDERNEATH = ("blob.missing", "checkpoint.changed")
+Value = TypeVar("Value")
+
+
+def purge(
+    uow: UnitOfWork, principal: Principal, owner: str, name: str, number: int, reason: str, expected: int | None = None
+) -> PatchVersion:
+    """Makes a version a tombstone; a purged one is returned as it is, with the reason it was purged for.
+
+    Raises:
+        DomainError: version.unknown, token.scope, request.changed.
+    """
+    version = versions.get(uow, principal, owner, name, number)
+    principal.require_operate(owner)
+    uow.lock(version.patch)  # before its versions, as whoever publishes does
+    uow.lock(version)
+    uow.expect(version, expected, f"{owner}/{name}@{number}")
+    if version.state == PURGED:
+        return version
+    running = _end_ports(uow, principal, version)
+    present = clock(uow.session)
+    bury(version)
+    version.purged_at, version.purge_reason = present, reason
+    version.purged_by = f"{principal.owner} {principal.token}"
+    version.erasure = erasure.begin(present, running)
+    forget_answers(uow, version)
+    uow.event("version.purged", principal, owner, f"{owner}/{name}@{number}", reason=reason, digest=version.digest)
+    uow.after_commit(lambda: uow.tools.library.revoke({version.id}))
+    return version
+
+
+def purged(uow: UnitOfWork, principal: Principal, owner: str, name: str, number: int) -> PatchVersion:
+    """A version that was purged.
+
+    Raises:
+        DomainError: version.unknown; state.move, when it was not purged.
+    """
+    version = versions.get(uow, principal, owner, name, number)
+    if version.state != PURGED:
+        raise DomainError("state.move", noun="version", state=version.state, target="erased")
+    return version
+
+
+def again(read: Callable[[], Value]) -> Value:
+    """Runs a read in transactions of its own, and once more where bytes were removed under it.
+
+    The second time it sees the tombstone, and says so (version.purged); what fails for another reason fails again.
+    """
+    try:
+        return read()
+    except (CoreError, DomainError) as error:
+        if error.code not in UNDERNEATH:
+            raise
+    return read()
+
+
+def revoke_purged(uow: UnitOfWork) -> int:
+    """Takes away what this process holds of versions that another purged; how many those were.
+
+    Every read asks for the state of its version anyway; this ends the reads that had begun, and empties the caches.
+    """
+    held = sorted(uow.tools.library.held())
+    gone = patches.purged_among(uow.session, held) if held else ()
+    uow.tools.library.revoke(set(gone))
+    return len(gone)
+
+
+def _end_ports(uow: UnitOfWork, principal: Principal, version: PatchVersion) -> bool:
+    """Ends all ports of a version, and what is made of them; whether a process may be writing a merged model just now."""
+    found = ports.of_version(uow.session, version.id)
+    for port in found:
+        uow.lock(port)
+        _stop(uow, principal, digests.job_of(port), digests.DIGEST, port.id)
+        bury_port(port)
+    running = False
+    for row in materialisations.of_version(uow.session, version.id):
+        uow.lock(row)
+        if row.state == "done":
+            row.state = move("materialisation", row.state, PURGED)
+            row.row_version += 1
+        elif row.state in materialisations.UNFINISHED:
+            running |= row.state == "running"
+            if not _stop(uow, principal, job_of(row), MATERIALISE, row.id):
+                jobs.CANCELLED[MATERIALISE](uow, row.id, DomainError("job.cancelled").to_problem())
+    return running
+
+
+def _stop(uow: UnitOfWork, principal: Principal, job: str, kind: str, subject: str) -> bool:
+    status = uow.tools.jobs.status(job)
+    if status is None or status.state not in ("queued", "running"):
+        return False
+    jobs.stop(uow, principal, job, kind, subject)
+    return True

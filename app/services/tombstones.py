@@ -1,0 +1,38 @@
+"""What a tombstone keeps of a version, and what it does not.
+
+Kept are number, digest, the names, sizes and digests of files (the names are the format's: what has another name is no part of
+a patch, see `app.core.patch`), the figures of the configuration, and who purged it, when and why. What people chose is dropped:
+names of files that were left out, names that the configuration holds, and the sentences of findings, which may quote it.
+Events are a trail that nothing can change; they hold names of patches, figures and codes.
+"""
+
+from app.db import idempotency, ports
+from app.db.patches import PURGED, PatchVersion
+from app.db.ports import Port
+from app.domain.states import move
+from app.services.uow import UnitOfWork
+
+FIGURES = ("rank", "alpha", "rslora", "modules", "parameters")
+
+
+def bury(version: PatchVersion) -> None:
+    """Makes a locked version a tombstone."""
+    version.state = move("version", version.state, PURGED)
+    version.dropped, version.multiparts = [], None
+    version.facts = {name: version.facts[name] for name in FIGURES if name in version.facts} if version.facts else None
+    version.row_version += 1
+
+
+def bury_port(port: Port) -> None:
+    """Makes a locked port one that is never read or made again; of its findings the codes stay."""
+    port.state = move("port", port.state, PURGED)
+    port.findings = [{"code": f["code"], "severity": f["severity"], "message": "", "data": {}} for f in port.findings]
+    port.fidelity = port.digests = None
+    port.row_version += 1
+
+
+def forget_answers(uow: UnitOfWork, version: PatchVersion) -> None:
+    """Forgets what was answered about a version and its ports under an Idempotency-Key: it quotes what is dropped here."""
+    held = [f"/api/v1/ports/{port.id}" for port in ports.of_version(uow.session, version.id)]
+    held += [f"/api/v1/uploads/{version.id}", f"/api/v1/patches/{version.patch.full_name}/versions/{version.number}"]
+    idempotency.forget_about(uow.session, held)
