@@ -15,10 +15,11 @@ from app.domain.context import JOB_ID, REQUEST_ID
 if TYPE_CHECKING:
     from app.settings import Settings
 
-# Whatever stands behind these words is a secret: tokens, signatures of addresses and requests, keys, passwords in URLs.
+# Whatever stands behind these words is a secret: tokens (eyJ begins a JWT), signatures of addresses and requests, keys,
+# passwords in URLs.
 SECRETS = re.compile(
-    r"(plt_|[Bb]earer |[?&](?:signature|X-Amz-Signature|X-Amz-Credential|X-Amz-Security-Token)=|\bSignature[=:](?:\s|\\n)*"
-    r"|\w+://[^\s:/@\"']+:(?=[^\s/@\"']+@))[^\s&\"'\\@,]+"
+    r"(plt_|\beyJ|[Bb]earer |[?&](?:signature|X-Amz-Signature|X-Amz-Credential|X-Amz-Security-Token)="
+    r"|\bSignature[=:](?:\s|\\n)*|\w+://[^\s:/@\"']+:(?=[^\s/@\"']+@))[^\s&\"'\\@,]+"
 )
 MASK = "***"
 # Shorter ones are no secrets worth the name, and would mask half of every line.

@@ -11,6 +11,7 @@ from app.domain.principal import ROLES
 
 # Verified with a public key. With a shared secret (HS...) whoever knows it can speak for everybody; `none` verifies nothing.
 ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+LONGEST = 500  # characters of an issuer's address
 # Read from outside: a misspelt field would else be left out without a word.
 STRICT = {"extra": "forbid"}
 
@@ -116,7 +117,7 @@ def check_address(address: str, http_hosts: Sequence[str] | frozenset[str]) -> N
         host, has_port = parts.hostname, parts.port != 0
     except ValueError:
         host, has_port = None, False
-    if not host or not has_port or not address.isascii() or not address.isprintable() or " " in address:
+    if not host or not has_port or len(address) > LONGEST or not address.isascii() or not address.isprintable() or " " in address:
         raise ValueError("must have an issuer such as https://issuer.example")
     if parts.scheme != "https" and not (parts.scheme == "http" and host in http_hosts):
         raise ValueError("must have an issuer that begins with https:// (http:// only for one of its http_hosts)")

@@ -73,7 +73,7 @@ class Keyring:
                 if fresh and present - self._asked_at <= UNKNOWN_KEY_SECONDS:
                     return fresh
                 if self._failure and present - self._asked_at <= FAILURE_SECONDS:
-                    raise self._failure
+                    raise self._failure.with_traceback(None)  # else it would grow with everybody who is told
                 self._asked_at = present
                 self._asked = in_thread(lambda: self._fetch(self.issuer))
             return self._shared(self._asked)

@@ -39,7 +39,7 @@ def oidc(rule: dict[str, Any] | None = None, **issuer: Any) -> str:
         (oidc(issuer="https://issuer.example#"), "without user, query and fragment"),
         *(
             (oidc(issuer=bad), "such as https://issuer.example")
-            for bad in ("", "https://", "https://[x", "https://a b", "https://a:0")
+            for bad in ("", f"https://a/{'x' * 500}", "https://", "https://[x", "https://a b", "https://a:0")
         ),
         (oidc(issuer="issuer.example"), "such as https://issuer.example"),
         (oidc(issuer=None), "must have this field (at [0].issuer)"),

@@ -33,6 +33,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[dict[str
 
 SECRETS = [
     ("Authorization: Bearer plt_0123456789", "0123456789"), ("token plt_abcdefghij", "abcdefghij"),
+    ('{"token":"eyJhbGciOi.eyJzdWIi.c2lnbmVk"}', "c2lnbmVk"),
     ("GET /x?X-Amz-Credential=k%2F2026&X-Amz-Signature=0a1b2c3d4e", "0a1b2c3d4e"),
     ("/files?expires=1&signature=5e6f7a8b", "5e6f7a8b"),
     ("AWS4-HMAC-SHA256 SignedHeaders=host, Signature=0a1b2c3d", "0a1b2c3d"), ("Signature:\n0a1b2c3d", "0a1b2c3d"),
