@@ -1,5 +1,6 @@
 """/ports/{id}/files: the merged model, computed while it is read, on a worker where there is one."""
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import Depends, Query, Request, Response
@@ -13,6 +14,7 @@ from app.api.visits import AccessDep, at_once
 from app.db.ports import Port
 from app.services import merged, ports, purges, workers
 from app.services.merged import MergedFile
+from app.services.uow import UnitOfWork
 
 router = api_router(tags=["merged models"])
 
@@ -60,7 +62,7 @@ def read_file(
     Where workers read merged models, a file that must be computed is answered with 307 and a worker's address.
     """
 
-    def on_a_worker(wanted: Wanted) -> Response | Body | None:
+    def on_a_worker(uow: UnitOfWork, wanted: Wanted) -> Response | Body | None:
         reader = workers.choose(backend.readers(), wanted.port.fingerprint) if wanted.file.computed else None
         if reader is None:
             return None
@@ -72,6 +74,6 @@ def read_file(
     def read() -> Response:
         with backend.read() as uow:
             row = ports.readable(uow, principal, port)
-            return answer(backend, uow, row, path, request, conditions, on_a_worker)
+            return answer(backend, uow, row, path, request, conditions, partial(on_a_worker, uow))
 
     return purges.again(read)
