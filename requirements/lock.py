@@ -26,8 +26,13 @@ ENTRY = re.compile(r"^(?=[A-Za-z0-9])", re.MULTILINE)
 
 
 def entries(text: str) -> dict[str, str]:
-    """The entries of a lock by the name of the package."""
-    return {entry.partition("==")[0]: entry for entry in ENTRY.split(text) if re.match(r"[A-Za-z0-9]", entry)}
+    """The entries of a lock by the name of the package; one that is another version on another Python has several."""
+    found: dict[str, str] = {}
+    for entry in ENTRY.split(text):
+        if re.match(r"[A-Za-z0-9]", entry):
+            name = entry.partition("==")[0]
+            found[name] = found.get(name, "") + entry
+    return found
 
 
 def compiled(uv: str, pins: str, requirements: list[str], *options: str) -> dict[str, str]:
