@@ -60,7 +60,7 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml requirements/runtime.txt r
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed requirements/test.txt
-	$(LOCKED) -r requirements/test.txt
+	$(LOCKED) --no-compile -r requirements/test.txt
 	$(BIN)/python -m pip check
 	touch $@
 
