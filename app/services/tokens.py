@@ -77,6 +77,7 @@ def create(
 def issue_for(uow: UnitOfWork, principal: Principal, expires_at: dt.datetime, source: Source) -> tuple[Token, str]:
     """Makes a token for whom an issuer vouched, with the owner and scopes of `principal`; returns it with its secret."""
     scopes = check_scopes(principal.scopes)
+    open_account(uow, principal.owner, "tokens").charge(tokens=1)
     return _issue(uow, principal, principal.owner, scopes, source.subject[:200], expires_at, source)
 
 
