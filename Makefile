@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: quickstart test check lint soak bench clean
+.PHONY: quickstart test check lint soak fuzz bench clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/portllm quickstart $(QUICKSTART)
@@ -24,6 +24,10 @@ lint: $(VENV)/.installed-test
 
 soak: $(VENV)/.installed-test
 	PORTLLM_SOAK_ROUNDS=50 $(BIN)/python -m pytest tests/faults
+
+# Generated hostile input for an hour, or as long as PORTLLM_FUZZ_SECONDS says.
+fuzz: $(VENV)/.installed-test
+	PORTLLM_FUZZ_SECONDS=$${PORTLLM_FUZZ_SECONDS:-3600} $(BIN)/python -m pytest tests/fuzz
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m tests.benchmarks

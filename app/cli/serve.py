@@ -121,11 +121,14 @@ def server_config(application: Any, **options: Any) -> Any:
     """How the HTTP server runs the application."""
     import uvicorn  # noqa: PLC0415
 
+    from app.cli.connections import Connection  # noqa: PLC0415
+
     return uvicorn.Config(
         application,
         log_config=None,
         access_log=False,
-        http="httptools",
+        http=Connection,
+        ws="none",
         timeout_graceful_shutdown=DRAIN_SECONDS,
         server_header=False,
         **options,
