@@ -10,7 +10,7 @@ LOCKED := $(PIP) --no-deps --only-binary :all: --require-hashes
 TORCH := $(shell grep -o '^torch==[^ ]*' requirements/torch.txt)
 UV := uv==0.13.9
 
-.PHONY: quickstart test check lint audit sbom lock soak bench clean
+.PHONY: quickstart test check lint audit sbom lock soak fuzz bench clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/portllm quickstart $(QUICKSTART)
@@ -43,6 +43,10 @@ lock:
 
 soak: $(VENV)/.installed-test
 	PORTLLM_SOAK_ROUNDS=50 $(BIN)/python -m pytest tests/faults
+
+# Generated hostile input for an hour, or as long as PORTLLM_FUZZ_SECONDS says.
+fuzz: $(VENV)/.installed-test
+	PORTLLM_FUZZ_SECONDS=$${PORTLLM_FUZZ_SECONDS:-3600} $(BIN)/python -m pytest tests/fuzz
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m tests.benchmarks

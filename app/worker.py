@@ -112,7 +112,10 @@ def create_worker_app(settings: Settings, role: Role) -> FastAPI:
         finally:
             await run_in_threadpool(runtime.stop)
 
-    app = FastAPI(title="PortLLM worker", version="1", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="PortLLM worker", version="1", lifespan=lifespan, redirect_slashes=False,
+        docs_url=None, redoc_url=None, openapi_url=None,
+    )  # fmt: skip
     app.state.backend = runtime
     worker.mount(app, settings.max_body_bytes, settings.metrics_token.get_secret_value())
     return app

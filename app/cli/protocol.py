@@ -6,17 +6,27 @@ every file descriptor. So a head is bounded, and a look at each connection every
 """
 
 import asyncio
+import json
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.api.problems import MEDIA_TYPE, OWN_STATUS, body_of
+from app.domain.errors import DomainError
+
 MAX_HEAD_BYTES = 64 * 2**10
 MAX_HEADERS = 100
 LOOKS = 4  # in the shorter of both times
-TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain; charset=utf-8\r\n"
-    b"content-length: 23\r\nconnection: close\r\n\r\nThe head is too large.\n"
-)
+
+
+def _too_large() -> bytes:
+    error = DomainError("request.head", limit=MAX_HEAD_BYTES)
+    body = json.dumps(body_of(error, OWN_STATUS[error.code])).encode()
+    head = f"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
+    return f"{head}connection: close\r\n\r\n".encode() + body
+
+
+TOO_LARGE = _too_large()
 
 
 class HeadError(Exception):
@@ -40,7 +50,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_since: float | None = None
         self._body_since: float | None = None
         self._sent_since, self._unsent = 0.0, 0
-        self._head_bytes = 0  # of the parts of a head that are whole
+        self._head_bytes, self._in_head = 0, False  # of the parts of a head that are whole
         self._steps, self._unread = 0, 0  # of the parser, and bytes that came since without making it take one
         self._too_large = False
 
@@ -76,19 +86,21 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._steps += 1
-        self._head_bytes, self._head_since = 0, self.loop.time()
+        self._head_bytes, self._head_since, self._in_head = 0, self.loop.time(), True
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
+        """Trailers, which come after the body, count and are dropped: uvicorn would put them among the headers, a token too."""
+        if self._in_head:
+            super().on_header(name, value)
         self._count(len(name) + len(value))
 
     def on_headers_complete(self) -> None:
         self._steps += 1
-        self._head_since, self._body_since = None, self.loop.time()
+        self._head_since, self._body_since, self._in_head = None, self.loop.time(), False
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -101,7 +113,6 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def _count(self, size: int) -> None:
-        """Trailers, too: they come the same way."""
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
             self._too_large = True

@@ -131,6 +131,7 @@ def server_config(application: Any, settings: Any, **options: Any) -> Any:
         http=partial(BoundedProtocol, head_seconds=settings.head_seconds, idle_seconds=settings.idle_seconds),  # type: ignore[arg-type]
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=settings.trusted_proxies,
+        ws="none",
         timeout_graceful_shutdown=DRAIN_SECONDS,
         server_header=False,
         **options,

@@ -160,7 +160,7 @@ def _load(text: bytes) -> dict[str, Any]:
     if len(text) > MAX_CONFIG_BYTES:
         raise _invalid(f"it has {len(text)} bytes; the limit is {MAX_CONFIG_BYTES}")
     try:
-        raw = json.loads(text)
+        raw = json.loads(text.decode())  # as text: of bytes, Python reads UTF-16 and marks too, which PEFT does not
         # Python reads NaN and half characters ("\ud800") that are not JSON and cannot be written again.
         json.dumps(raw, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:

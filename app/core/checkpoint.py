@@ -111,7 +111,8 @@ def read_json(source: Source, path: str, files: Mapping[str, int]) -> dict[str, 
     if files[path] > MAX_JSON_BYTES:
         raise CheckpointError("checkpoint.invalid_json", path=path, reason=f"more than {MAX_JSON_BYTES} bytes")
     try:
-        loaded = json.loads(read_range(source, path, 0, files[path]))
+        # As text: of bytes, Python reads UTF-16 and marks too, which transformers does not.
+        loaded = json.loads(read_range(source, path, 0, files[path]).decode())
         # Python reads NaN and half characters ("\ud800") that are not JSON and cannot be written again.
         json.dumps(loaded, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:

@@ -1,6 +1,7 @@
 """Where bytes come from: a protocol for ranged reads, and the local directory behind it."""
 
 import os
+import stat
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,11 +88,15 @@ class DirectorySource:
         if self._expected is not None and path not in self._expected:
             raise CheckpointError("checkpoint.missing_file", path=path)
         try:
-            descriptor = os.open(self._locations.get(path, self._root / path), os.O_RDONLY | os.O_CLOEXEC)
+            # Without waiting: a pipe that took the file's name would hold us, and all who read with us, for ever.
+            descriptor = os.open(self._locations.get(path, self._root / path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             if self._expected is not None:
                 raise CheckpointError("checkpoint.changed", path=path, reason=error.strerror) from None
             raise CheckpointError("checkpoint.missing_file", path=path) from None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise CheckpointError("checkpoint.changed", path=path, reason="it is not a file")
         if self._expected is not None and (found := stat_of(descriptor)) != self._expected[path]:
             os.close(descriptor)
             names = [n for n, a, b in zip(FileStat._fields, found, self._expected[path], strict=True) if a != b]

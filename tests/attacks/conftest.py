@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from app.core import arithmetic
 from app.core.errors import CoreError
 from app.core.local import merge
+from tests.fuzz.world import World, populated
 from tests.support.files import factors, matrix, write_base, write_patch
 from tests.support.hostile import MODULE, PATIENCE, Refusal
 
@@ -46,3 +48,11 @@ def refusal(tmp_path: Path) -> Refusal:
         return refused.value
 
     return ask
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A registry to attack: what an attack does to it is of no concern to the next."""
+    with populated(tmp_path_factory.mktemp("attacked")) as made:
+        yield made
+        made.quiet()

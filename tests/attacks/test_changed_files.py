@@ -114,6 +114,40 @@ def test_cut_short_while_it_is_read(expected: bool, base: Path, patch: Path) -> 
         assert refused.value.code == "checkpoint.changed"
 
 
+def a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def a_link_to_a_device(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("expected", [True, False])
+@pytest.mark.parametrize("change", [a_pipe, a_link_to_a_device])
+@pytest.mark.timeout(20)
+def test_a_pipe_or_device_in_place_of_a_file(change: Callable[[Path], None], expected: bool, base: Path, patch: Path) -> None:
+    """Opening a pipe waits until somebody writes: the read, and all others of that release, would wait for ever."""
+    with DirectorySource(base, stats(base) if expected else None) as source:
+        merger = merger_over(source, base, patch)
+        change(base / WEIGHTS)
+        with pytest.raises(CoreError) as refused:
+            read(merger, WEIGHTS)
+        assert refused.value.code == "checkpoint.changed"
+
+
+@pytest.mark.timeout(20)
+def test_pipes_and_devices_are_not_files_of_a_model(base: Path, patch: Path, tmp_path: Path) -> None:
+    """What is no regular file is passed over when a directory is listed, and never opened."""
+    os.mkfifo(base / "pipe.json")
+    os.mkfifo(base / "tokenizer_config.json")
+    (base / "zero.json").symlink_to("/dev/zero")
+    with open_directory(base) as opened:
+        assert sorted(opened.files) == ["config.json", WEIGHTS]
+        assert sorted(read_checkpoint(opened.source, opened.files).files) == ["config.json", WEIGHTS]
+
+
 def test_a_folder_in_place_of_a_file(base: Path, patch: Path) -> None:
     with DirectorySource(base) as source:
         merger = merger_over(source, base, patch)

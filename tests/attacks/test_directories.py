@@ -48,6 +48,11 @@ def config_text(text: str) -> Spoil:
     return lambda path: (path / "config.json").write_text(text)
 
 
+def recoded(name: str, encoding: str) -> Spoil:
+    """The same text in another encoding: Python's reader of bytes takes it, those who load the model do not."""
+    return lambda path: (path / name).write_text((path / name).read_text(), encoding)
+
+
 def extra(name: str, content: str) -> Spoil:
     return lambda path: (path / name).write_text(content)
 
@@ -120,6 +125,9 @@ ATTACKS: list[tuple[str, Spoil]] = [
     ("checkpoint.invalid_json", config_text('{"model_type": "llama", "x": NaN}')),
     ("checkpoint.invalid_json", config_text('{"model_type": "llama", "x": 1e999}')),
     ("checkpoint.invalid_json", config_text('{"x":' * 100_000)),
+    ("checkpoint.invalid_json", recoded("config.json", "utf-16")),
+    ("checkpoint.invalid_json", recoded("config.json", "utf-8-sig")),
+    ("checkpoint.invalid_json", recoded(INDEX, "utf-32")),
     ("checkpoint.invalid_json", extra("tokenizer_config.json", "not JSON")),
     ("checkpoint.index_mismatch", shard("something.else.weight")),
     ("checkpoint.index_mismatch", shard(OTHER, "not.in.the.index")),

@@ -141,6 +141,14 @@ def test_a_deep_configuration(base: Path, patch: Path, refusal: Refusal) -> None
     assert refusal(base, patch).code == "adapter.invalid_config"
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "utf-8-sig"])
+def test_a_configuration_in_another_encoding(encoding: str, base: Path, patch: Path, refusal: Refusal) -> None:
+    """PEFT cannot read it: it would be published, ported here, and fail on every engine."""
+    config = patch / "adapter_config.json"
+    config.write_text(config.read_text(), encoding)
+    assert refusal(base, patch).code == "adapter.invalid_config"
+
+
 def test_one_key_twice(base: Path, patch: Path, tmp_path: Path) -> None:
     """JSON allows it and PEFT takes the last; so do we."""
     text = json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 0, "target_modules": ["q_proj"]})

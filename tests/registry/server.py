@@ -8,13 +8,15 @@ from contextlib import contextmanager
 import httpx
 import uvicorn
 
+from app.cli.serve import server_config
 from tests.registry.service import Service
 
 
 @contextmanager
 def serving(service: Service) -> Iterator[str]:
     """Serves a registry that is started; gives its URL."""
-    config = uvicorn.Config(service.app, log_level="error", http="httptools", lifespan="off", timeout_graceful_shutdown=1)
+    config = server_config(service.app, service.settings, log_level="error", lifespan="off")
+    config.timeout_graceful_shutdown = 1
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from app.api.schemas.base import Bytes, In, Name, Out, Reason, Sha256, Text, Time
+from app.api.schemas.base import Bytes, FilePath, In, Name, Out, Reason, Sha256, Text, Time
 from app.api.schemas.purges import ErasureOut
 from app.db.patches import Patch, PatchLine, PatchVersion
 from app.domain.names import UNKNOWN
@@ -52,7 +52,7 @@ class PatchOut(Out):
 class FileIn(In):
     """A file that will be uploaded."""
 
-    path: Annotated[str, Field(min_length=1, max_length=1024, examples=["adapter_model.safetensors"])]
+    path: Annotated[FilePath, Field(examples=["adapter_model.safetensors"])]
     size: Annotated[int, Field(ge=0, lt=2**63, examples=[2048])]
     sha256: Annotated[
         str, Field(min_length=64, max_length=64, examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"])
@@ -63,7 +63,7 @@ class VersionIn(In):
     """A version to upload: announce every file, then send those that `uploads` lists, then publish."""
 
     trained_on: Annotated[Name, Field(description='A ready release of the family, or "unknown".', examples=["v1"])]
-    files: Annotated[list[FileIn], Field(min_length=1, max_length=10_000)]
+    files: Annotated[list[FileIn], Field(min_length=1, max_length=10_000, fail_fast=True)]
 
 
 class UploadOut(Out):
@@ -87,7 +87,7 @@ class UploadOut(Out):
 class DirectIn(In):
     """A file that is to be sent straight to the store."""
 
-    path: Annotated[str, Field(min_length=1, max_length=1024, examples=["adapter_model.safetensors"])]
+    path: Annotated[FilePath, Field(examples=["adapter_model.safetensors"])]
 
 
 class PartOut(Out):
