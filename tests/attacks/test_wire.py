@@ -5,6 +5,7 @@ import re
 import socket
 from collections.abc import Callable, Iterator
 from select import select
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -130,6 +131,10 @@ def test_heads_that_never_end_are_given_up(address: tuple[str, int], monkeypatch
         with socket.create_connection(address, timeout=20) as client:
             client.sendall(begin)
             assert client.recv(100) == b""
+
+
+def _impatient(self: BoundedProtocol, begin: Callable[..., None], *args: Any, **options: Any) -> None:
+    begin(self, *args, **options | {"head_seconds": 0.2})
 
 
 def test_trailers_are_not_headers(speak: Speak, world: World) -> None:
