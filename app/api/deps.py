@@ -156,7 +156,7 @@ def decode_cursor(cursor: str, pattern: re.Pattern[str]) -> str:
 
 
 async def get_if_match(
-    if_match: Annotated[str | None, Header(max_length=200, description="ETag that was read before.")] = None,
+    if_match: Annotated[str | None, Header(max_length=65_536, description="ETag that was read before.")] = None,
 ) -> int | None:
     """The row version that the caller read, from If-Match."""
     if if_match in (None, "*"):

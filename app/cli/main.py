@@ -1,7 +1,9 @@
 """The entry point `portllm`: assembles the verbs."""
 
+import importlib.metadata
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -29,6 +31,23 @@ cli = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="PortLLM Registry: carries LoRA patches to new releases of their base model.",
 )  # fmt: skip
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(importlib.metadata.version("portllm-registry") + "\n")
+        raise typer.Exit
+
+
+@cli.callback()
+def _everywhere(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options before any verb."""
+
+
 cli.command()(command.quickstart)
 cli.command()(serve.serve)
 cli.command()(worker.worker)

@@ -11,7 +11,10 @@ from app.domain.issuers import Issuer
 class ExchangeIn(In):
     """An identity token to exchange."""
 
-    token: Annotated[str, Field(min_length=1, description="A signed JSON Web Token of an issuer.", examples=["eyJhbGciOi..."])]
+    token: Annotated[
+        str,
+        Field(min_length=1, max_length=65_536, description="A signed JSON Web Token of an issuer.", examples=["eyJhbGciOi..."]),
+    ]
     lifetime: Annotated[
         int | None, Field(ge=60, description="Seconds that the token given out is valid; an hour by default.", examples=[3600])
     ] = None
