@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.runtime import Runtime
-from app.services import sweep
+from app.services import garbage, sweep
 from app.services.house import sweep_all
 from app.settings import Settings
 from tests.faults import tally
@@ -43,8 +43,8 @@ class World:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in self.known.items():
                 patch.setenv(name, value)
-            for name in ("DRAFT_AGE", "BLOB_GRACE"):
-                patch.setattr(sweep, name, -getattr(sweep, name))
+            for module, name in ((sweep, "DRAFT_AGE"), (garbage, "BLOB_GRACE")):
+                patch.setattr(module, name, -getattr(module, name))
             runtime = Runtime(Settings(data=self.service.data))
             runtime.look()
             try:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from tests.fuzz.budget import SECONDS
 from tests.live.service import Service
 from tests.registry.uploading import announce
 from tests.support.files import factors, raw_file, write_patch
@@ -80,6 +81,7 @@ def bombard(service: Service, good: dict[str, bytes], turn: int) -> None:
     assert exchange((parts.hostname, parts.port), endless, gone=True)[:12] in (b"HTTP/1.1 431", b"")
 
 
+@pytest.mark.skipif(not SECONDS, reason="takes a minute: `make fuzz` runs it")
 @pytest.mark.timeout(600)
 def test_bombs(service: Service, tmp_path: Path) -> None:
     """The peak is bounded, and is the same when everything comes a second time."""

@@ -295,3 +295,17 @@ def test_local_layout(tmp_path: Path) -> None:
     assert again.size(digest) == 3
     assert [d for d, _ in again.digests()] == [digest]
     assert again.append("up", "0", 2, b"f") == 3
+
+
+def test_erased_for_good(blobs: BlobStore) -> None:
+    """Bytes and what was staged leave no trace; young ones stay where only old ones are meant; again it does no harm."""
+    digest = put(blobs, b"abc")
+    blobs.append("left", "0", 0, b"staged")
+    assert [(e.digest, e.size) for e in blobs.entries()] == [(digest, 3)]
+    assert not blobs.erase(digest, older_than=3600)
+    assert blobs.traces(digest) == 1
+    assert blobs.erase(digest)
+    blobs.erase_upload("left")
+    assert (blobs.traces(digest), blobs.size(digest), blobs.received("left", "0")) == (0, None, 0)
+    assert not blobs.erase(digest)
+    blobs.erase_upload("left")
