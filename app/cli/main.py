@@ -39,12 +39,11 @@ def _tell_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+Version = Annotated[bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")]
+
+
 @cli.callback()
-def _everywhere(
-    _: Annotated[
-        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
+def _everywhere(_: Version = False) -> None:
     """Options before any verb."""
 
 

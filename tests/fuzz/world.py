@@ -55,7 +55,7 @@ class World:
     def secrets(self) -> list[str]:
         """What no answer and no line of the log may hold."""
         tokens = [caller.token for caller in self.callers.values() if caller.token]
-        key = self.service.runtime.tools.secret_key.decode("latin-1")
+        key = self.service.runtime.tools.secret_keys[0].decode("latin-1")
         return [*tokens, key, str(self.service.data), self.service.settings.database_url, "Traceback (most recent call last)"]
 
     @property
