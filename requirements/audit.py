@@ -23,7 +23,7 @@ AUDIT_SECONDS = 180
 # As distributions write them: SPDX identifiers, trove classifiers, free text. MPL binds its own files; nobody changes them here.
 ALLOWED = {
     *("0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0"),
-    *("CNRI-Python", "ISC", "MIT", "MPL-2.0", "PSF-2.0", "Zlib"),
+    *("CNRI-Python", "ISC", "MIT", "MIT-0", "MPL-2.0", "PSF-2.0", "Zlib"),
     *("Apache Software License", "BSD License", "ISC License (ISCL)", "MIT License", "Python Software Foundation License"),
     *("Mozilla Public License 2.0 (MPL 2.0)", "Apache 2.0 License"),
 }
