@@ -51,8 +51,14 @@ def refusal(tmp_path: Path) -> Refusal:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A registry to attack: what an attack does to it is of no concern to the next."""
     with populated(tmp_path_factory.mktemp("attacked")) as made:
         yield made
-        made.quiet()
+
+
+@pytest.fixture
+def world(attacked: World) -> Iterator[World]:
+    """The registry, whose log is looked at after each attack."""
+    with attacked.listened_to():
+        yield attacked

@@ -21,9 +21,9 @@ Speak = Callable[[bytes], bytes]
 
 
 @pytest.fixture(scope="module")
-def address(world: World) -> Iterator[tuple[str, int]]:
+def address(attacked: World) -> Iterator[tuple[str, int]]:
     """The service behind the server that it ships with."""
-    with serving(world.service) as url:
+    with serving(attacked.service) as url:
         parts = urlsplit(url)
         assert parts.hostname
         assert parts.port

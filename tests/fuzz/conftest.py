@@ -16,14 +16,26 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """For properties that make things of their own: what it came with stays."""
+def ordered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with populated(tmp_path_factory.mktemp("fuzz")) as made:
         yield made
 
 
+@pytest.fixture
+def world(ordered: World) -> Iterator[World]:
+    """For properties that make things of their own: what it came with stays."""
+    with ordered.listened_to():
+        yield ordered
+
+
 @pytest.fixture(scope="session")
-def wild(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """For properties that may do anything with what there is: nothing is sure to be there."""
+def roamed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with populated(tmp_path_factory.mktemp("wild")) as made:
         yield made
+
+
+@pytest.fixture
+def wild(roamed: World) -> Iterator[World]:
+    """For properties that may do anything with what there is: nothing is sure to be there."""
+    with roamed.listened_to():
+        yield roamed

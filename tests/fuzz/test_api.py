@@ -38,12 +38,12 @@ def octets(_: Any, value: Any) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def schema(wild: World) -> Iterator[Any]:
+def schema(roamed: World) -> Iterator[Any]:
     """The document, and the application without its beginning and end: it runs, and each request would end it."""
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":
-            await wild.service.app(scope, receive, send)
+            await roamed.service.app(scope, receive, send)
             return
         for _ in range(2):
             await send({"type": (await receive())["type"] + ".complete"})

@@ -92,6 +92,17 @@ class World:
         lines, self.log.kept = self.log.kept, []
         self.keeps_secrets("\n".join(lines))
 
+    @contextmanager
+    def listened_to(self) -> Iterator["World"]:
+        """Keeps what is logged within the block, not what other tests log, and looks at it at the end."""
+        logger = logging.getLogger()
+        logger.addHandler(self.log)
+        try:
+            yield self
+        finally:
+            logger.removeHandler(self.log)
+        self.quiet()
+
     def draft(self, patch: str, files: dict[str, bytes], **wrong: Any) -> httpx.Response:
         """Announces files; `wrong` replaces what is said of each."""
         listed = [announce(path, content) | wrong for path, content in files.items()]
@@ -131,9 +142,4 @@ def populated(root: Path) -> Iterator[World]:
             "upload": [draft["id"]], "port": [port["id"]], "reader": ["acme", "*"], "token": [spare["id"]],
             "job": [release["job"]], "path": [WEIGHTS, CONFIG, "model.safetensors", "config.json"],
         }  # fmt: skip
-        logger = logging.getLogger()
-        logger.addHandler(world.log)
-        try:
-            yield world
-        finally:
-            logger.removeHandler(world.log)
+        yield world
