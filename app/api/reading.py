@@ -27,7 +27,8 @@ from app.services.uow import UnitOfWork
 
 AHEAD = 6
 Text = Annotated[str | None, Header(max_length=1000)]
-BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+# Of the type that its name says, such as application/json.
+BINARY = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
 Body = Generator[memoryview, None, None]
 
 

@@ -33,8 +33,9 @@ def held_port(world: World) -> tuple[str, str, dict[str, str]]:
 
 
 def doomed_version(world: World) -> tuple[str, str, dict[str, str]]:
-    patch = world.patch()
-    world.acme.publish(patch, world.models.patch)
+    """Of an owner of its own: the same bytes are never taken again for it."""
+    patch = world.admin.patch(unique("doomed"), "tone")
+    world.admin.publish(patch, world.models.patch)
     return f"/patches/{patch}/versions/1", "purge", {"reason": "x"}
 
 
