@@ -95,7 +95,8 @@ def test_what_is_right_is_answered(connect: Callable[[], socket.socket]) -> None
         client.sendall((GET + b"\r\n") * 2)
         received = b""
         while received.count(b"'127.0.0.1')") < 2:
-            assert (more := client.recv(65_536))
+            more = client.recv(65_536)
+            assert more, received
             received += more
         assert received.count(b"200 OK") == 2
 
