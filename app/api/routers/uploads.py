@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -14,7 +14,7 @@ from app.api.schemas.patches import DirectIn, DirectOut, PartOut, VersionOut
 from app.api.visits import at_once
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
-from app.services import versions
+from app.services import purges, versions
 from app.services.backend import Backend
 from app.services.uow import settle
 
@@ -86,9 +86,13 @@ def publish(upload: str, backend: BackendDep, principal: PrincipalDep) -> Versio
     Two transactions: verifying reads every byte, and nobody should wait for that to write. A client that lost patience
     and asks again meanwhile waits for the first, and gets its answer.
     """
-    with backend.turn(f"upload:{upload}"):
+
+    def verify() -> dict[str, Any]:
         with backend.read() as uow:
-            facts = versions.verify(uow, principal, upload)
+            return versions.verify(uow, principal, upload)
+
+    with backend.turn(f"upload:{upload}"):
+        facts = purges.again(verify)
         return settle(backend.write, lambda uow: VersionOut.of(versions.publish(uow, principal, upload, facts)))
 
 
