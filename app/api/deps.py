@@ -61,9 +61,18 @@ def refusals_counted(request: Request, backend: Backend) -> Iterator[None]:
     try:
         yield
     except DomainError as refusal:
-        if refusal.kind == "unauthenticated":
-            backend.rates.failure(origin_of(request)[0])
+        count_refusal(request, backend, refusal)
         raise
+
+
+def count_refusal(request: Request, backend: Backend, refusal: DomainError) -> None:
+    """Counts a refusal for the client's address where it is one of a token; asks the database, so not on the event loop.
+
+    Raises:
+        DomainError: rate.limited, where there were too many.
+    """
+    if refusal.kind == "unauthenticated":
+        backend.rates.failure(origin_of(request)[0])
 
 
 def charge(request: Request, backend: Backend, principal: Principal) -> None:

@@ -257,6 +257,16 @@ def test_guessing_is_slowed_and_nobody_else(service: Service) -> None:
     assert acme.get("/whoami").status_code == 200
 
 
+def test_guessing_identity_tokens_is_slowed_too(fresh: Callable[..., Service]) -> None:
+    """The route that asks for no token of ours counts those that it refuses."""
+    rule = {"claims": {"sub": "x"}, "owner": "acme", "role": "reader"}
+    trusted = {"issuer": "https://issuer.example", "audience": "portllm", "rules": [rule]}
+    nobody = Caller(fresh(rate_limit_failures="2/hour", oidc=[trusted]).client, None)
+    for _ in range(2):
+        assert nobody.post("/tokens/exchange", {"token": "garbage"}).status_code == 401
+    refused(nobody.post("/tokens/exchange", {"token": "garbage"}), 429, "rate.limited")
+
+
 def test_every_request_is_charged_once(fresh: Callable[..., Service], models: Models) -> None:
     """Also those that look their token up in several transactions, or whose answer was checked before."""
     service = fresh(rate_limit="1000000/hour")  # of which a replica takes more at once than is asked for here

@@ -3,7 +3,7 @@
 from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from app.api.deps import BackendDep, origin_of
+from app.api.deps import BackendDep, count_refusal, origin_of
 from app.api.routing import api_router
 from app.api.schemas.oidc import ExchangeIn, IssuerOut, OidcOut
 from app.api.schemas.system import NewTokenOut, TokenOut
@@ -28,8 +28,7 @@ async def exchange_token(body: ExchangeIn, request: Request, response: Response,
     try:
         who = await backend.identities.verified(body.token)
     except DomainError as refusal:
-        if refusal.kind == "unauthenticated":  # guessing is slowed here as with every other token
-            await run_in_threadpool(backend.rates.failure, origin_of(request)[0])
+        await run_in_threadpool(count_refusal, request, backend, refusal)
         raise
     made = await run_in_threadpool(_exchange, backend, who, body.lifetime, *origin_of(request))
     request.state.owner = made.owner  # for the line in the log
