@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -27,8 +27,10 @@ from app.services.uow import UnitOfWork
 
 AHEAD = 6
 Text = Annotated[str | None, Header(max_length=1000)]
-# Of the type that its name says, such as application/json.
-BINARY = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+# Of the type that its name says, such as application/json; no schema, for the bytes are what somebody put there.
+BINARY: dict[str, dict[str, Any]] = {"*/*": {}}
+# What strangers published is never a page of ours: a browser neither guesses its type nor runs it in this origin.
+FOREIGN = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox; default-src 'none'"}
 Body = Generator[memoryview, None, None]
 
 
@@ -109,7 +111,7 @@ class MergedResponse(StreamingResponse):
 
 
 def _headers(file: MergedFile) -> dict[str, str]:
-    headers = {"ETag": f'"{file.etag}"', "X-Content-Type-Options": "nosniff", "Cache-Control": "private, no-transform"}
+    headers = {"ETag": f'"{file.etag}"', "Cache-Control": "private, no-transform"} | FOREIGN
     if file.sha256:
         headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(file.sha256)).decode()}:"
     return headers

@@ -35,6 +35,7 @@ def test_every_file_is_what_the_offline_merge_writes(world: World, tmp_path: Pat
         assert read.headers["ETag"] == f'"{file["etag"]}"'
         assert read.headers["Accept-Ranges"] == "bytes"
         assert read.headers["X-Content-Type-Options"] == "nosniff"
+        assert read.headers["Content-Security-Policy"].startswith("sandbox")  # an HTML page of a stranger runs nothing here
         assert "no-transform" in read.headers["Cache-Control"]
     # In float32 the configuration and the index have to change as well; a shard that the patch does not touch is carried.
     changed = {path for path, content in expected.items() if content != (world.models.v2 / path).read_bytes()}

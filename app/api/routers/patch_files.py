@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse, StreamingResponse
 
 from app.api.conditional import Span, is_match, span
 from app.api.deps import BackendDep, PrincipalDep
-from app.api.reading import BINARY, Conditions, MergedResponse
+from app.api.reading import BINARY, FOREIGN, Conditions, MergedResponse
 from app.api.routers.patches import Number
 from app.api.routing import api_router
 from app.core.source import Source, read_range
@@ -57,7 +57,7 @@ def _answer(
     uow: UnitOfWork, version: PatchVersion, path: str, request: Request, conditions: Conditions, redirect: bool
 ) -> Response:  # fmt: skip
     digest, size = versions.file_of(version, path)
-    headers = {"ETag": f'"{digest}"', "X-Content-Type-Options": "nosniff", "Cache-Control": "private, immutable"}
+    headers = {"ETag": f'"{digest}"', "Cache-Control": "private, immutable"} | FOREIGN
     if is_match(conditions.if_none_match, digest):
         return Response(status_code=304, headers=headers)
     blobs = uow.tools.blobs
