@@ -95,7 +95,7 @@ def test_a_read_waits_for_a_place(place: tuple[Service, Hub]) -> None:
 def test_a_place_that_never_comes(place: tuple[Service, Hub], monkeypatch: pytest.MonkeyPatch) -> None:
     service, hub = place
     shard = shard_of(hub)
-    monkeypatch.setattr("app.hub.routers.files.PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("app.hub.waiting.PATIENCE_SECONDS", 0.3)
     with service.runtime.merged_read("acme"):
         got = hub.file("acme/tone.merged", "main", shard)
     assert (got.status_code, got.json()["code"]) == (503, "server.busy")
