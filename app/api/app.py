@@ -15,6 +15,7 @@ from app.api.routers import (
     patches,
     ports,
     public,
+    serving,
     system,
     uploads,
 )
@@ -28,7 +29,21 @@ __all__ = ["PREFIX", "mount"]
 
 def mount(app: FastAPI) -> None:
     """Adds its routes to an application."""
-    for part in (families, patches, patch_files, uploads, ports, files, materialisations, jobs, oidc, system, audit, owners):
+    for part in (
+        families,
+        patches,
+        patch_files,
+        uploads,
+        ports,
+        serving,
+        files,
+        materialisations,
+        jobs,
+        oidc,
+        system,
+        audit,
+        owners,
+    ):
         require_guard(part.router.routes, RULES, PREFIX)
         require_rules(part.router.routes, RULES, PREFIX)
         app.router.routes.extend(part.router.routes)
