@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tests.registry.conftest import World
 from tests.registry.server import serving
 from tests.registry.service import unique
 from tests.support import vllm_interface
-from tests.support.models import load_tensors
+from tests.support.models import Shelf, load_tensors
 from tests.support.vllm_interface import Engine
 
 BASE = "base/llama@v2"
@@ -144,7 +144,7 @@ def test_what_vllm_cannot_serve_is_not_handed_out(
 
 
 def test_a_rank_that_vllm_cannot_have_is_said_by_its_code(
-    start: Start, world: World, shelf: Any, caplog: pytest.LogCaptureFixture
+    start: Start, world: World, shelf: Shelf, caplog: pytest.LogCaptureFixture
 ) -> None:
     """serving.json decides, before a byte is fetched."""
     name = world.patch()
@@ -232,7 +232,8 @@ class Impostor:
                 self.send_response(status)
                 self.send_header("Location", "http://127.0.0.1:9/elsewhere")
                 self.end_headers()
-                self.wfile.write(body)
+                with suppress(ConnectionError):
+                    self.wfile.write(body)
 
             def log_message(self, *_: object) -> None: ...
 
@@ -399,14 +400,14 @@ def test_a_token_of_the_hub_is_not_shown_to_a_registry(start: Start, url: str) -
     }))  # fmt: skip
 
 
-def test_a_version_that_is_newer_is_seen_by_who_asks_anew(start: Start, world: World, another: Callable[[], Path]) -> None:
+def test_a_version_that_is_newer_is_seen_by_who_asks_anew(start: Start, world: World, shelf: Shelf) -> None:
     """OWNER/PATCH is the newest with a port when it is first asked for; OWNER/PATCH@N never moves."""
     name = world.acme.patch("acme", unique("patch"))
-    world.acme.publish(name, another())
+    world.acme.publish(name, world.models.patch)
     world.acme.port(name, "v2")
     running = start()
     assert ask(running, name) == 200
-    world.acme.publish(name, another())
+    world.acme.publish(name, shelf.patch(world.models.v1, seed=6))
     world.acme.port(name, "v2")
     assert (ask(running, name), ask(running, f"{name}@1")) == (200, 200)
     assert running.loaded[name].lora_path == running.loaded[f"{name}@1"].lora_path
