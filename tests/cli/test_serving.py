@@ -54,4 +54,4 @@ def test_what_no_engine_can_serve_ends_with_1(service: Service, ported: dict[str
 
 def test_a_name_needs_a_release(service: Service, ported: dict[str, str]) -> None:
     done = invoke("serving", "serve/tone", "--json", **service.variables())
-    assert (done.exit_code, json.loads(done.stdout or done.stderr)["code"]) == (2, "client.release")
+    assert (done.exit_code, json.loads(done.stdout)["error"]["code"]) == (2, "client.release")
