@@ -19,6 +19,8 @@ from app.cli.quickstart.task import answer, prompt
 from app.core.local import merge
 
 SMALL = Scale.small()
+# A minute of two quiet cores; the machine may be busy with the rest of the suite.
+pytestmark = pytest.mark.timeout(900)
 COMMAND = [sys.executable, "-m", "app.cli.main", "quickstart", "--small", "--dir"]
 
 
