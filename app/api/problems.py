@@ -127,7 +127,9 @@ def _http(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == 405:
         refused = DomainError("request.method", method=request.method, path=request.url.path[:200])
         return problem(refused, 405, dict(error.headers or {}))
-    return problem(DomainError("request.invalid", reason=str(error.detail)[:300]), error.status_code)
+    # FastAPI says 400 of a body that is no text, or nested too deep, and 422 of one that is no JSON: one code is one status.
+    status = STATUS["invalid"] if error.status_code == 400 else error.status_code
+    return problem(DomainError("request.invalid", reason=str(error.detail)[:300]), status)
 
 
 def _os(request: Request, error: Exception) -> JSONResponse:

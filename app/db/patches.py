@@ -180,6 +180,12 @@ def versions_page(session: Session, patch_id: str, after: str | None, limit: int
     return session.scalars(query.order_by(PatchVersion.number.desc()).limit(limit + 1).options(*_VERSION)).all()
 
 
+def draft_files(session: Session, patch_id: str, limit: int) -> Sequence[list[dict[str, Any]]]:
+    """The files of a patch's last open drafts."""
+    query = select(PatchVersion.files).where(PatchVersion.patch_id == patch_id, PatchVersion.state == "draft")
+    return session.scalars(query.order_by(PatchVersion.id.desc()).limit(limit)).all()
+
+
 def drafts_before(session: Session, moment: dt.datetime) -> Sequence[PatchVersion]:
     """Locked; those that somebody is just publishing are left out."""
     query = select(PatchVersion).where(PatchVersion.state == "draft", PatchVersion.created_at < moment)

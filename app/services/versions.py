@@ -19,7 +19,7 @@ from app.domain.ids import new_id
 from app.domain.names import UNKNOWN
 from app.domain.principal import Principal
 from app.domain.states import move
-from app.services import patches, releases
+from app.services import kept, patches, releases
 from app.services.quotas import open_account, require_room
 from app.services.uow import UnitOfWork
 
@@ -57,18 +57,20 @@ def draft(
     patch = patches.get(uow, principal, owner, name)
     principal.require_publish(owner)
     release = None if trained_on == UNKNOWN else releases.get_ready(uow, principal, patch.family.name, trained_on)
-    kept, dropped = _choose(announced, uow.tools.limits.patch_bytes, uow.tools.limits.patch_files)
-    files = [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in kept]
-    digest = digest_of([[f.path, f.sha256] for f in kept])
+    chosen, dropped = _choose(announced, uow.tools.limits.patch_bytes, uow.tools.limits.patch_files)
+    files: list[dict[str, Any]] = [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in chosen]
+    digest = digest_of([[f.path, f.sha256] for f in chosen])
     _require_not_purged(uow, owner, digest)
     account = open_account(uow, owner, "bytes", "versions", "drafts")
     existing = rows.version_by_digest(uow.session, patch.id, digest)
     if existing:
         _check_same(patch, existing, release.id if release else None, trained_on)
         return existing, False
-    total = sum(f.size for f in kept)
+    total = sum(f.size for f in chosen)
     account.charge(drafts=1, versions=1, bytes=total)
     uow.names_bytes()  # from the draft on, so that what is uploaded again is not swept as nobody's before it is published
+    before = kept.sent_before(uow, patch.id)
+    files = kept.mark(files, [f.path for f in chosen if f.sha256 in before])
     version = PatchVersion(
         id=new_id("ver"), created_at=clock(uow.session), patch_id=patch.id, owner=owner, number=None, state="draft",
         digest=digest, published_digest=None, files=files, dropped=dropped, total_bytes=total,
@@ -97,8 +99,15 @@ def staged_name(version: PatchVersion, path: str) -> tuple[str, int]:
 
 
 def received(uow: UnitOfWork, version: PatchVersion) -> dict[str, int]:
-    """How many bytes of each file have arrived, here or straight in the store."""
-    return {file["path"]: _arrived(uow, version, str(i), file["path"]) for i, file in enumerate(version.files)}
+    """How many bytes of each file have arrived, here or straight in the store, or need not be sent again."""
+    return {file["path"]: kept.arrived(uow, version, index) for index, file in enumerate(version.files)}
+
+
+def place(uow: UnitOfWork, principal: Principal, upload: str, path: str) -> tuple[str, str, int, int]:
+    """Where the service puts the bytes of a file: upload, name of the staged file, its size, and how many bytes are there."""
+    version = open_upload(uow, principal, upload)
+    name, size = staged_name(version, path)
+    return version.id, name, size, kept.arrived_here(uow, version, int(name))
 
 
 @dataclass(frozen=True)
@@ -125,6 +134,8 @@ def direct_parts(uow: UnitOfWork, principal: Principal, upload: str, path: str) 
     direct = uow.tools.blobs.direct
     if direct is None:
         raise DomainError("upload.not_direct")
+    if kept.is_kept(uow, version.files[int(name)]):
+        return part_bytes(size), []
     uow.lock(version)
     multiparts = dict(version.multiparts or {})
     there = direct.arrived(version.id, name, multiparts[path]) if path in multiparts else None
@@ -137,10 +148,13 @@ def direct_parts(uow: UnitOfWork, principal: Principal, upload: str, path: str) 
     return step, [Part(*part, direct.part_url(version.id, name, multiparts[path], part[0])) for part in missing]
 
 
-def verify(uow: UnitOfWork, principal: Principal, upload: str) -> dict[str, Any]:
+def verify(uow: UnitOfWork, principal: Principal, upload: str, verified: list[str] | None = None) -> dict[str, Any]:
     """Verifies what arrived for a draft and keeps the bytes; stores no row, so nothing becomes visible.
 
     Apart from `publish` because it reads every byte, which no transaction that writes should wait for.
+
+    Args:
+        verified: is told which files are verified and in the store by now (paths); after a refusal, for `keep`.
 
     Returns:
         The facts that `publish` wants.
@@ -157,18 +171,29 @@ def verify(uow: UnitOfWork, principal: Principal, upload: str) -> dict[str, Any]
     if existing and existing.facts:
         return existing.facts
     require_room(uow, version.owner, versions=1)  # before bytes are moved: what was sent stays, for when there is room
-    blobs = uow.tools.blobs
-    for index, file in enumerate(version.files):
-        arrived = _arrived(uow, version, str(index), file["path"])
-        if arrived != file["size"]:
+    blobs, verified = uow.tools.blobs, [] if verified is None else verified
+    missing = [(i, f) for i, f in enumerate(kept.mark(version.files, verified)) if not kept.is_kept(uow, f)]
+    for index, file in missing:
+        if (arrived := kept.arrived(uow, version, index)) != file["size"]:
             raise DomainError("upload.incomplete", path=file["path"], received=arrived, size=file["size"])
-    # Small files first: where one is damaged, those before it must be sent again too.
-    for index, file in sorted(enumerate(version.files), key=lambda numbered: numbered[1]["size"]):
+    for index, file in missing:
         multipart = (version.multiparts or {}).get(file["path"])
         if multipart and blobs.direct and blobs.received(version.id, str(index)) != file["size"]:
             blobs.direct.complete(version.id, str(index), multipart)
         blobs.promote(version.id, str(index), file["sha256"], file["path"])
+        verified.append(file["path"])
     return _facts(uow, version)
+
+
+def keep(uow: UnitOfWork, principal: Principal, upload: str, verified: Sequence[str]) -> None:
+    """Notes what was verified of a draft that is refused, so that only the rest is sent again.
+
+    Raises:
+        DomainError: upload.unknown.
+    """
+    version = open_upload(uow, principal, upload)
+    uow.lock(version)
+    version.files = kept.mark(version.files, verified)
 
 
 def publish(uow: UnitOfWork, principal: Principal, upload: str, facts: dict[str, Any]) -> PatchVersion:
@@ -190,7 +215,7 @@ def publish(uow: UnitOfWork, principal: Principal, upload: str, facts: dict[str,
         version.state = move("version", version.state, "discarded")
         return existing
     account.charge(versions=1)
-    version.facts = facts
+    version.facts, version.files = facts, kept.unmarked(version)
     version.number = rows.next_number(uow.session, patch.id)
     version.state = move("version", version.state, "published")
     version.published_digest = version.digest
@@ -241,14 +266,6 @@ def yank(
     version.row_version += 1
     uow.event("version.yanked", principal, owner, f"{owner}/{name}@{number}", reason=reason)
     return version
-
-
-def _arrived(uow: UnitOfWork, version: PatchVersion, name: str, path: str) -> int:
-    blobs, multipart = uow.tools.blobs, (version.multiparts or {}).get(path)
-    here = blobs.received(version.id, name)
-    if here or not multipart or blobs.direct is None:
-        return here
-    return sum((blobs.direct.arrived(version.id, name, multipart) or {}).values())
 
 
 def _settled(uow: UnitOfWork, principal: Principal, upload: str) -> PatchVersion | None:

@@ -9,6 +9,7 @@ from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.families import FamilyIn, FamilyOut, GrantsOut, ReleaseIn, ReleaseOut
 from app.api.visits import at_once
+from app.domain.states import ReleaseState
 from app.services import families, releases
 from app.services.uow import UnitOfWork
 
@@ -80,7 +81,11 @@ def register_release(family: str, body: ReleaseIn, once: OnceDep, principal: Pri
 @router.get("/families/{family}/releases")
 @at_once
 def list_releases(
-    family: str, uow: ReadUnit, page: PageDep, principal: PrincipalDep, state: Annotated[str | None, Query(max_length=20)] = None
+    family: str,
+    uow: ReadUnit,
+    page: PageDep,
+    principal: PrincipalDep,
+    state: Annotated[ReleaseState | None, Query(description="Only releases in this state.")] = None,
 ) -> Listing[ReleaseOut]:
     """List a family's releases, newest first."""
     rows, cursor = page.cut(releases.list_page(uow, principal, family, state, page.after, page.limit))
