@@ -18,6 +18,7 @@ from app.api.routers import (
     public,
     system,
     uploads,
+    upstreams,
 )
 from app.api.routing import PREFIX, PROBLEMS
 from app.api.rules import require_rules
@@ -25,10 +26,14 @@ from app.api.visits import require_guard
 
 __all__ = ["PREFIX", "mount"]
 
+NOUNS = (
+    families, patches, patch_files, uploads, ports, files, materialisations, jobs, oidc, system, audit, owners, upstreams,
+)  # fmt: skip
+
 
 def mount(app: FastAPI, max_body_bytes: int, metrics_token: str = "") -> None:
     """Adds routes, error handlers and bounds to an application."""
-    for part in (families, patches, patch_files, uploads, ports, files, materialisations, jobs, oidc, system, audit, owners):
+    for part in NOUNS:
         require_guard(part.router.routes, PREFIX)
         require_rules(part.router.routes, PREFIX)
         app.router.routes.extend(part.router.routes)

@@ -91,6 +91,11 @@ RULES: dict[str, Rule] = {
     "DELETE /tokens/{token}": Rule("operate", "holder"),
     "POST /tokens/{token}/rotate": Rule("operate", "holder"),
     "GET /audit": Rule("operate", "anybody"),
+    # -- hubs that are pulled from
+    "GET /upstreams": ADMIN,
+    "GET /upstreams/{upstream}": ADMIN,
+    "PUT /upstreams/{upstream}": ADMIN,
+    "DELETE /upstreams/{upstream}": ADMIN,
     # -- quotas
     "GET /owners/{owner}/usage": READ,
     "PUT /owners/{owner}/quota": Rule("admin", "owner"),

@@ -23,6 +23,7 @@ from app.cli import (
     quotas,
     serve,
     tokens,
+    upstreams,
     worker,
 )
 from app.cli.quickstart import command
@@ -61,6 +62,7 @@ cli.add_typer(nouns.patch, name="patch")
 tokens.token.command("exchange")(login.exchange)
 cli.add_typer(tokens.token, name="token")
 cli.add_typer(quotas.quota, name="quota")
+cli.add_typer(upstreams.upstream, name="upstream")
 cli.command()(login.login)
 cli.command()(login.logout)
 cli.command()(purge.purge)

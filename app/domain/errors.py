@@ -77,6 +77,18 @@ CATALOGUE: dict[str, Entry] = {
     "outgoing.unreachable": Entry("busy", "Address unreachable", "{address} does not answer as it should: {reason}.", "Check the address, and retry after a few seconds."),
     "outgoing.timeout": Entry("busy", "Address too slow", "{address} did not answer within {seconds} seconds.", "Retry after a few seconds."),
     "outgoing.too_large": Entry("busy", "Answer too large", "The answer of {address} has more than {limit} bytes.", "Check the address."),
+    # -- hubs that are pulled from, and secrets at rest
+    "upstream.unknown": Entry("not_found", "Unknown upstream", "There is no upstream {upstream!r}.", "List them with 'portllm upstream ls'; an admin adds one with 'portllm upstream add'."),
+    "upstream.reference": Entry("invalid", "Not a repository", "{reference!r} names no repository: {reason}.", "Write UPSTREAM:org/name@revision, for example hf:org/name@main."),
+    "upstream.endpoint": Entry("invalid", "Not an endpoint", "{endpoint!r} cannot be an upstream: {reason}.", "Give the address that clients would have in HF_ENDPOINT, for example https://huggingface.co."),
+    "upstream.closed": Entry("forbidden", "Upstream for admins", "Only admins may pull from {upstream!r}.", "Ask an admin to pull it, or to let publishers do so: 'portllm upstream add {upstream} --publishers'."),
+    "upstream.missing": Entry("not_found", "Not in the upstream", "{upstream} shows no {what} {name!r}.", "Check name and revision; what is private or gated needs an upstream with a token that may read it."),
+    "upstream.denied": Entry("forbidden", "Upstream refuses", "{upstream} refuses to hand out {name}: {reason}.", "Let the upstream's token be given access there, or set another: 'portllm upstream add {upstream} --token-stdin'."),
+    "upstream.unavailable": Entry("busy", "Upstream unavailable", "{upstream} does not give {what} now: {reason}.", "Retry later; what arrived is kept for a day, and the same job goes on with it."),
+    "upstream.answer": Entry("conflict", "Not a hub's answer", "The answer of {upstream} for {what} is not a hub's: {reason}.", "Check the upstream's endpoint: 'portllm upstream show {upstream}'."),
+    "upstream.changed": Entry("conflict", "File is not what was listed", "{path} is not what {upstream} listed: {reason}.", "Nothing was taken over. Retry once; if it stays, the file is damaged there: tell who runs the upstream."),
+    "secret.key": Entry("conflict", "Key is gone", "{what} was encrypted under the key {key}, which this process does not have.", "Put that key into PORTLLM_SECRET_KEYS_ACCEPTED and run 'portllm db reencrypt'; if it is lost, set the secret again."),
+    "secret.damaged": Entry("conflict", "Secret damaged", "{what} cannot be decrypted: it is not what was written for this row.", "Set the secret again, and find out who changed the database."),
     # -- families and releases
     "family.unknown": Entry("not_found", "Unknown family", "There is no family {family!r} that this token may see.", "List them with 'portllm ls families'; an admin grants one with 'portllm family grant'."),
     "family.grant": Entry("not_found", "No such grant", "Family {family!r} is not granted to {owner!r}.", "List its grants with 'portllm family grants'."),
