@@ -9,12 +9,14 @@ from alembic import context
 from sqlalchemy import Connection, text
 
 from app.db import (  # noqa: F401  they map the tables
+    base_names,
     events,
     families,
     idempotency,
     materialisations,
     patches,
     ports,
+    pushes,
     releases,
     tokens,
     workers,

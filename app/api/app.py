@@ -6,6 +6,7 @@ from app.api import documentation, problems, telemetry
 from app.api.middleware import RequestBounds
 from app.api.routers import (
     audit,
+    base_names,
     families,
     files,
     jobs,
@@ -28,7 +29,22 @@ __all__ = ["PREFIX", "mount"]
 
 def mount(app: FastAPI, max_body_bytes: int, metrics_token: str = "") -> None:
     """Adds routes, error handlers and bounds to an application."""
-    for part in (families, patches, patch_files, uploads, ports, files, materialisations, jobs, oidc, system, audit, owners):
+    nouns = (
+        families,
+        base_names,
+        patches,
+        patch_files,
+        uploads,
+        ports,
+        files,
+        materialisations,
+        jobs,
+        oidc,
+        system,
+        audit,
+        owners,
+    )
+    for part in nouns:
         require_guard(part.router.routes, PREFIX)
         require_rules(part.router.routes, PREFIX)
         app.router.routes.extend(part.router.routes)

@@ -80,6 +80,8 @@ CATALOGUE: dict[str, Entry] = {
     # -- families and releases
     "family.unknown": Entry("not_found", "Unknown family", "There is no family {family!r} that this token may see.", "List them with 'portllm ls families'; an admin grants one with 'portllm family grant'."),
     "family.grant": Entry("not_found", "No such grant", "Family {family!r} is not granted to {owner!r}.", "List its grants with 'portllm family grants'."),
+    "base_name.taken": Entry("conflict", "Name taken", "{name!r} means {meant} already.", "Forget it first: 'portllm family alias rm {family} {name}'."),
+    "base_name.unknown": Entry("not_found", "Unknown alias", "Family {family!r} has no alias {alias!r}.", "List them with 'portllm family alias ls'."),
     "family.taken": Entry("conflict", "Name taken", "There is already a family {family!r}.", "Use it, or choose another name."),
     "release.unknown": Entry("not_found", "Unknown release", "Family {family!r} has no release {release!r}.", "List them with 'portllm ls releases'; register it with 'portllm release add'."),
     "release.taken": Entry("conflict", "Name taken", "{family}/{release} is there already: {source}, {how}, parent {parent}.", "Releases never change; register it in the same words, or choose another release name."),
