@@ -19,7 +19,7 @@ class Push(Identified, Versioned, Base):
         repository: owner/name of a patch, or base/family.
         revision: `main` of a patch; of a base, the release that it will be.
         patch_id: None while nothing has said of what family the patch is.
-        files: [{path, size, sha256, object}]; `object` is the id of a `PushedObject`, None for bytes of the owner's that are kept.
+        files: [{path, size, sha256, object}]; `object` is a `PushedObject`'s id, None for bytes of the owner's that are kept.
         dropped: names of files that do not belong to a patch.
         parent: number of the version that it continues; None for none.
         waits: the problem that keeps it from being a version, as plain values; None while files are missing.
