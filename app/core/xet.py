@@ -1,8 +1,8 @@
 """Xet blocks ("xorbs") and shards, as huggingface_hub uploads files with them: read piece by piece, refused where they lie.
 
-A file is cut into chunks, chunks are packed and put one after another into blocks, and a shard says of which chunks of which blocks
-each file consists, and what its sha256 is. Formats: https://huggingface.co/docs/xet (1.1), draft-denis-xet. All numbers are
-little-endian. What a block is called (a Merkle hash over its chunks) is believed nowhere: names mean something within one session
+A file is cut into chunks, chunks are packed and put one after another into blocks, and a shard says of which chunks of which
+blocks each file consists, and what its sha256 is. Formats: https://huggingface.co/docs/xet (1.1), draft-denis-xet. All numbers
+are little-endian. What a block is called (a Merkle hash over its chunks) is believed nowhere: names mean something within one session
 of one client only, and every file is believed when its sha256 was computed here.
 """
 
@@ -283,7 +283,7 @@ def _unpack_lz4(packed: memoryview, size: int) -> bytes | None:
 
 
 def _ungroup(grouped: bytes) -> bytes:
-    """Puts bytes back that were grouped by their place in words of four: first all first ones, then all second ones, and so on."""
+    """Puts bytes back that were grouped by their place in words of four: first all first ones, then all second ones."""
     plain, at = bytearray(len(grouped)), 0
     for place in range(4):
         count = (len(grouped) - place + 3) // 4

@@ -1,12 +1,12 @@
 """/families/{family}/aliases: what others call a base."""
 
-from app.api.deps import OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit
 from app.api.routing import api_router
 from app.api.schemas.base import Listing
 from app.api.schemas.base_names import BaseNameIn, BaseNameOut
-from app.api.visits import at_once
 from app.services import base_names
 from app.services.uow import UnitOfWork
+from app.wire.deps import OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit
+from app.wire.visits import at_once
 
 router = api_router(tags=["families and releases"])
 
