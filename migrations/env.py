@@ -9,6 +9,7 @@ from alembic import context
 from sqlalchemy import Connection, text
 
 from app.db import (  # noqa: F401  they map the tables
+    base_names,
     events,
     families,
     idempotency,
@@ -17,6 +18,7 @@ from app.db import (  # noqa: F401  they map the tables
     patches,
     ports,
     pulls,
+    pushes,
     releases,
     tokens,
     upstreams,

@@ -8,8 +8,8 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from app.api.problems import MEDIA_TYPE
 from app.api.schemas.base import ProblemOut
+from app.wire.problems import MEDIA_TYPE
 
 PREFIX = "/api/v1"
 PROBLEM: dict[str, Any] = {"model": ProblemOut, "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemOut"}}}}

@@ -10,6 +10,7 @@ import typer
 from app.cli import (
     activity,
     audit,
+    base_names,
     db,
     families,
     fsck,
@@ -56,6 +57,7 @@ cli.command()(fsck.fsck)
 cli.command()(garbage.gc)
 cli.command()(offline.merge)
 cli.command()(offline.inspect)
+families.family.add_typer(base_names.alias, name="alias")
 cli.add_typer(families.family, name="family")
 cli.add_typer(nouns.release, name="release")
 cli.add_typer(nouns.patch, name="patch")

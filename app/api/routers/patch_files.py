@@ -8,15 +8,15 @@ from typing import Annotated
 from fastapi import Depends, Query, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 
-from app.api.conditional import Span, is_match, span
-from app.api.deps import BackendDep, PrincipalDep
-from app.api.reading import BINARY, FOREIGN, Conditions, MergedResponse
 from app.api.routers.patches import Number
 from app.api.routing import api_router
 from app.core.source import Source, read_range
 from app.db.patches import PatchVersion
 from app.services import purges, versions
 from app.services.uow import UnitOfWork
+from app.wire.conditional import Span, is_match, span
+from app.wire.deps import BackendDep, PrincipalDep
+from app.wire.reading import BINARY, FOREIGN, Conditions, MergedResponse
 
 router = api_router(tags=["patches"])
 

@@ -2,11 +2,11 @@
 
 from fastapi import Response
 
-from app.api.deps import PrincipalDep, ReadUnit, WriteUnit
 from app.api.routing import api_router
 from app.api.schemas.upstreams import UpstreamIn, UpstreamOut, UpstreamsOut
-from app.api.visits import at_once
 from app.services import upstreams
+from app.wire.deps import PrincipalDep, ReadUnit, WriteUnit
+from app.wire.visits import at_once
 
 router = api_router(tags=["upstreams and imports"])
 
