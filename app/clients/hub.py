@@ -6,10 +6,10 @@ believed but what a file should be, and that is held against its bytes by whoeve
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote, urljoin, urlsplit
 
 import httpx
@@ -43,8 +43,8 @@ class HubClient:
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
-        hosts = {"private_hosts": frozenset(hub.private_hosts), "http_hosts": frozenset(hub.http_hosts)}
-        self._asking, self._fetching = replace(ASKING, **hosts), replace(FETCHING, **hosts)
+        private, plain = frozenset(hub.private_hosts), frozenset(hub.http_hosts)
+        self._asking, self._fetching = (replace(r, private_hosts=private, http_hosts=plain) for r in (ASKING, FETCHING))
         self._headers = {"Authorization": f"Bearer {hub.token}"} if hub.token else {}
 
     def commit(self, repository: str, revision: str) -> str:
@@ -111,8 +111,8 @@ class HubClient:
         """What the hub itself says of the file, before it redirects anywhere."""
         said = headers.get("X-Repo-Commit", commit)
         etag = (headers.get("X-Linked-Etag") or headers.get("ETag") or "").removeprefix("W/").strip('"')
-        expected = file.sha256 if _SHA256.fullmatch(etag) else file.git_sha1 if "X-Linked-Etag" in headers else None
-        if said != commit or (expected and _is_digest(etag) and etag != expected):
+        expected = file.sha256 if _SHA256.fullmatch(etag) else file.git_sha1 if _SHA1.fullmatch(etag) else None
+        if said != commit or (expected and etag != expected):
             raise self.changed(file.path, "it has another revision or digest now")
 
     def _begins(self, file: HubFile, offset: int, headers: httpx.Headers) -> int:
@@ -178,7 +178,7 @@ class HubClient:
         except (ValueError, RecursionError):
             raise self._strange(about, "it is no JSON") from None
 
-    def _refuse(self, status: int, headers: httpx.Headers, about: str, what: str) -> None:
+    def _refuse(self, status: int, headers: httpx.Headers, about: str, what: str) -> NoReturn:
         """Raises what an error of the hub means; it tells by X-Error-Code, and answers 401 for what is not there."""
         code = headers.get("X-Error-Code", "")
         if code == "GatedRepo" or (status == 403 and not code):
@@ -204,9 +204,6 @@ class HubClient:
         return f"{self.hub.endpoint}/api/models/{repository}"
 
 
-Open = Callable[[Hub], HubClient]
-
-
 def _cut(pieces: Iterator[bytes], skip: int, length: int) -> Iterator[bytes]:
     """`length` bytes after `skip`."""
     for piece in pieces:
@@ -217,10 +214,6 @@ def _cut(pieces: Iterator[bytes], skip: int, length: int) -> Iterator[bytes]:
             yield part
         if not length:
             return
-
-
-def _is_digest(text: str) -> bool:
-    return bool(_SHA256.fullmatch(text) or _SHA1.fullmatch(text))
 
 
 def _is_path(path: object) -> bool:
