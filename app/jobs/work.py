@@ -48,8 +48,8 @@ def ingest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """Digests a release and, if asked, copies it.
 
     Args:
-        order: "source", a directory or an S3 prefix; "roots", below which links may lead; "sink", where the manifest and copies
-            go; "copy".
+        order: "source", a directory, an S3 prefix, or a repository of an upstream, which is pulled first; "roots", below which
+            links may lead; "sink", where the manifest and copies go; "copy"; "copied", whether the bytes are then the store's.
         reporter: makes reports of progress.
 
     Returns:
@@ -57,19 +57,17 @@ def ingest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
     Raises:
         CoreError: it is not a release that can be used.
+        DomainError: of an upstream, see `app.jobs.pull.pull_release`.
     """
     where = order["source"]
-    files, stats = _list_s3(where) if where["kind"] == "s3" else _list_directory(where, order["roots"])
+    place, files, stats = _listed(where, order["roots"], reporter)
     sink = Sink(order["sink"])
-    with closing(open_place(_with_stats(where, stats))) as source:
+    with closing(open_place(place)) as source:
         checkpoint = read_checkpoint(source, files)
         report = reporter(work_bytes(checkpoint), "Reading", len(checkpoint.tensors))
         copy = (lambda path, size: sink.open(f"files/{path}", size)) if order["copy"] else None
         manifest = build_manifest(source, checkpoint, report, copy, lambda: report(0, 1))
-    if where["kind"] != "s3":  # there, every read was of just the object that was listed
-        for path in checkpoint.files:
-            if list(stat_of(Path(where["directory"], path))) != stats[path]:
-                raise CheckpointError("checkpoint.changed", path=path, reason="it changed while it was read")
+    _check_unchanged(where, checkpoint, manifest, stats)
     text = json.dumps(manifest.to_dict(), sort_keys=True, separators=(",", ":")).encode()
     sink.put(MANIFEST_FILE, text)
     digest = hashlib.sha256(text).hexdigest()
@@ -77,7 +75,7 @@ def ingest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     sink.keep({MANIFEST_FILE: digest, **({f"files/{p}": d for p, d in manifest.file_digests.items()} if order["copy"] else {})})
     return {
         "run": order["run"],
-        "copied": order["copy"],
+        "copied": order["copied"],
         "manifest_sha256": digest,
         "stats": {path: stats[path] for path in checkpoint.files},
         "summary": _summary(checkpoint),
@@ -154,6 +152,33 @@ def _tensor_ends(file: PlannedFile) -> list[int]:
     """Where the tensors that the patch touches end in a file, in bytes."""
     placed = zip(file.starts, file.segments, strict=True)
     return [start + segment.length for start, segment in placed if isinstance(segment, Compute) and segment.delta]
+
+
+def _listed(
+    where: dict[str, Any], roots: list[str], reporter: Reporter
+) -> tuple[dict[str, Any], dict[str, int], dict[str, list[Any]]]:
+    """Where a release can be read, the sizes of its files, and what tells that each is still the one that was listed."""
+    if where["kind"] == "upstream":
+        from app.jobs import pull  # noqa: PLC0415  what speaks HTTP; most jobs do not
+
+        place, sizes, digests = pull.pull_release(where, reporter)
+        return place, sizes, {path: [sizes[path], digest] for path, digest in digests.items()}
+    files, stats = _list_s3(where) if where["kind"] == "s3" else _list_directory(where, roots)
+    return _with_stats(where, stats), files, stats
+
+
+def _check_unchanged(where: dict[str, Any], checkpoint: Checkpoint, manifest: Manifest, stats: dict[str, list[Any]]) -> None:
+    """Raises `CheckpointError` (checkpoint.changed) where a file is not any more what it was when it was listed.
+
+    In S3 every read was of just the object that was listed.
+    """
+    for path in checkpoint.files:
+        if where["kind"] == "directory":
+            same = list(stat_of(Path(where["directory"], path))) == stats[path]
+        else:
+            same = where["kind"] == "s3" or stats[path][1] == manifest.file_digests[path]
+        if not same:
+            raise CheckpointError("checkpoint.changed", path=path, reason="it changed while it was read")
 
 
 def _list_directory(where: dict[str, Any], roots: list[str]) -> tuple[dict[str, int], dict[str, list[Any]]]:

@@ -1,11 +1,11 @@
-"""Releases: registered from a directory, digested by a job, never changed."""
+"""Releases: registered from where they lie, digested by a job, never changed."""
 
 import secrets
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from app.core.manifest import Manifest
+from app.db import pulls
 from app.db import releases as rows
 from app.db.base import now
 from app.db.families import Family
@@ -14,20 +14,30 @@ from app.db.releases import Release
 from app.domain.errors import DomainError
 from app.domain.ids import new_id
 from app.domain.names import check_revision
-from app.domain.places import S3, Place
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.states import move
-from app.services import families
-from app.services.uow import Tools, UnitOfWork
+from app.services import families, sources
+from app.services.sources import Listed
+from app.services.uow import UnitOfWork
 
 INGEST = "ingest"
 MANIFEST_FILE = "manifest.json"
 
 
 def register(
-    uow: UnitOfWork, principal: Principal, family_name: str, name: str, directory: str, parent: str | None, copied: bool
-) -> tuple[Release, bool]:
+    uow: UnitOfWork, principal: Principal, family_name: str, name: str, directory: str, parent: str | None, copied: bool,
+    listed: Listed | None = None,
+) -> tuple[Release, bool]:  # fmt: skip
     """Registers a release and starts its ingestion; the same directory again returns what is there.
+
+    Args:
+        uow: the transaction.
+        principal: an admin.
+        family_name, name: of the release.
+        directory: or a place in S3.
+        parent: the release that it continues.
+        copied: whether its bytes are copied; those of an upstream always are.
+        listed: what an upstream listed, where `directory` names something there (`sources.look_up`).
 
     Returns:
         The release, and whether it is new. A rejected one is ingested again.
@@ -35,7 +45,8 @@ def register(
     principal.require_admin()
     family = families.get(uow, principal, family_name)
     check_revision(name, "a release")
-    source = address_of(allowed_source(directory, uow.tools))
+    source = listed.address if listed else sources.address_of(sources.allowed_source(directory, uow.tools))
+    copied = copied or listed is not None
     parent_row = _parent(uow, family, parent)
     release = rows.by_name(uow.session, family.id, name)
     if release:
@@ -53,6 +64,9 @@ def register(
     else:  # it never was what its name says: whoever named the wrong directory corrects it
         release.source, release.copied, release.parent_id = source, copied, parent_row.id if parent_row else None
         _next_attempt(release)
+    release.origin = listed.origin if listed else None
+    if listed:
+        sources.keep_listing(uow, release, listed)
     uow.tools.jobs.enqueue(uow.session, job_of(release), INGEST, release.id)
     uow.family_event("release.registered", principal, family_name, name, source=source)
     uow.session.flush()
@@ -63,14 +77,14 @@ def ingest_again(uow: UnitOfWork, principal: Principal, release_id: str) -> str:
     """Starts the next attempt at a rejected release; the job.
 
     Raises:
-        DomainError: release.root, release.directory, place.not_allowed, or state.move when it is not rejected any more.
+        DomainError: what `sources.require_allowed` raises, or state.move when it is not rejected any more.
     """
     principal.require_admin()
     release = rows.locked(uow.session, release_id)
     if release is None:
         raise DomainError("state.move", noun="release", state="gone", target="ingesting")
     _next_attempt(release)
-    allowed_source(release.source, uow.tools)
+    sources.require_allowed(uow, release.source)
     uow.tools.jobs.enqueue(uow.session, job_of(release), INGEST, release.id)
     uow.family_event("release.registered", principal, release.family.name, release.name, source=release.source)
     return job_of(release)
@@ -137,11 +151,11 @@ def ingest_order(uow: UnitOfWork, release_id: str) -> dict[str, Any] | None:
     run = f"{release.id}-{secrets.token_hex(4)}"
     return {
         "run": run,
-        # Asked again at the time of reading: a link may have been moved since the release was registered.
-        "source": allowed_source(release.source, uow.tools),
+        "source": sources.order_of(uow, release),
         "roots": [str(r) for r in uow.tools.allowed_roots],
         "sink": uow.tools.blobs.sink(run),
-        "copy": release.copied,
+        "copy": release.copied and release.origin is None,  # what was pulled lies in the store already
+        "copied": release.copied,
     }
 
 
@@ -180,6 +194,10 @@ def record_ingested(uow: UnitOfWork, release_id: str, job: str, held: Claim, res
     blobs, run = uow.tools.blobs, str(result["run"])
     release.manifest = result["manifest_sha256"]
     uow.after_commit(lambda: blobs.discard(run))
+    if release.origin:
+        staging = sources.staging_of(release)
+        pulls.forget(uow.session, release.id)
+        uow.after_commit(lambda: blobs.discard(staging))
     release.stats = None if release.copied else result["stats"]
     release.total_bytes = manifest.total_bytes
     release.summary = result["summary"]
@@ -234,48 +252,6 @@ def give_up(uow: UnitOfWork, release_id: str, job: str, problem: dict[str, Any])
     release = rows.get(uow.session, release_id)
     if release is not None and job_of(release) == job:
         record_rejected(uow, release_id, problem)
-
-
-def allowed_source(source: str, tools: Tools) -> dict[str, Any]:
-    """Where a release may be read from, as the order of its job names it.
-
-    Raises:
-        DomainError: release.root, release.directory, place.invalid, place.not_allowed.
-    """
-    if not source.startswith(S3):
-        return {"kind": "directory", "directory": str(allowed_directory(source, tools.allowed_roots))}
-    place = Place.parse(source)
-    place.require_below(tools.allowed_s3)
-    return {"kind": "s3", "bucket": place.bucket, "prefix": place.prefix}
-
-
-def address_of(source: dict[str, Any]) -> str:
-    """The address of a source, always written the same way."""
-    return str(source["directory"] if source["kind"] == "directory" else Place(source["bucket"], source["prefix"]))
-
-
-def allowed_directory(directory: str, roots: Sequence[Path]) -> Path:
-    """The real place of a directory, if it may be read.
-
-    Links are resolved before the allow-list is asked, and one answer is given for what is forbidden and what is not
-    there outside the roots: nobody learns about the rest of the disk.
-
-    Raises:
-        DomainError: release.root, release.directory.
-    """
-    try:
-        real = Path(directory).resolve(strict=False)
-    except (OSError, ValueError, RuntimeError):
-        raise DomainError("release.root", path=directory[:200]) from None
-    if not any(real.is_relative_to(root.resolve()) for root in roots):
-        raise DomainError("release.root", path=directory[:200])
-    try:
-        there = real.is_dir()
-    except OSError:  # a name longer than any can be
-        there = False
-    if not there:
-        raise DomainError("release.directory", path=directory[:200])
-    return real
 
 
 def _check_same(release: Release, source: str, copied: bool, parent: Release | None) -> None:

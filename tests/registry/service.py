@@ -178,7 +178,7 @@ class Service:
         try:
             # Through JSON, as it goes to a child process.
             result = work_of(json.loads(json.dumps(order)), _silent)
-        except CoreError as error:
+        except (CoreError, DomainError) as error:
             with self.runtime.write() as uow:
                 KINDS[kind].clear(uow, order)
                 KINDS[kind].reject(uow, subject, error.to_problem())
