@@ -127,7 +127,12 @@ def bytes_of(session: Session, owner: str) -> int:
     return int(session.scalar(select(func.sum(PushedObject.charged)).where(PushedObject.owner == owner)) or 0)
 
 
-def count(session: Session, owner: str, announced: bool = False) -> int:
-    """How many repositories of an owner have something uncommitted; `announced`: only those that are no patch yet."""
-    query = select(func.count()).select_from(Push).where(Push.owner == owner)
-    return session.scalar(query.where(Push.patch_id.is_(None)) if announced else query) or 0
+def count(session: Session, owner: str) -> int:
+    """How many repositories of an owner are announced, or have something that is no version yet."""
+    return session.scalar(select(func.count()).select_from(Push).where(Push.owner == owner)) or 0
+
+
+def announced(session: Session, owner: str) -> int:
+    """How many of them are no patch yet."""
+    query = select(func.count()).select_from(Push).where(Push.owner == owner, Push.patch_id.is_(None))
+    return session.scalar(query) or 0

@@ -10,7 +10,7 @@ from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.patches import AliasIn, AliasOut, PatchChange, PatchIn, PatchOut, VersionIn, VersionOut
 from app.api.schemas.purges import ErasureOut
 from app.domain.errors import DomainError
-from app.services import erasure, patches, purges, versions
+from app.services import erasure, patches, purges, uploads, versions
 from app.services.uow import UnitOfWork, settle
 from app.wire.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
 from app.wire.visits import AccessDep, at_once
@@ -86,12 +86,12 @@ def draft_version(owner: str, patch: str, body: VersionIn, once: OnceDep, princi
     """Announce the files of a version. Bytes that are published already return their version (200), nothing is to be sent."""
 
     def make(uow: UnitOfWork) -> tuple[int, VersionOut, str]:
-        announced = [versions.AnnouncedFile(f.path, f.size, f.sha256) for f in body.files]
-        row, is_new = versions.draft(uow, principal, owner, patch, body.trained_on, announced)
+        announced = [uploads.AnnouncedFile(f.path, f.size, f.sha256) for f in body.files]
+        row, is_new = uploads.draft(uow, principal, owner, patch, body.trained_on, announced)
         if is_new:
             return (
                 201,
-                VersionOut.of(row, versions.received(uow, row), uow.tools.blobs.direct is not None),
+                VersionOut.of(row, uploads.received(uow, row), uow.tools.blobs.direct is not None),
                 f"/api/v1/uploads/{row.id}",
             )
         return 200, VersionOut.of(row), f"/api/v1/patches/{owner}/{patch}/versions/{row.number}"
