@@ -88,6 +88,15 @@ def file_object(session: Session, repository: str, digest: str) -> PushedObject 
     return session.scalars(query.order_by(PushedObject.id.desc()).limit(1)).first()
 
 
+def unsent(session: Session, repository: str, digest: str, size: int) -> PushedObject | None:
+    """A file that was announced for a repository and did not arrive yet."""
+    query = select(PushedObject).where(
+        PushedObject.repository == repository, PushedObject.digest == digest, PushedObject.kind == FILE,
+        PushedObject.size == size, PushedObject.staged.is_(None),
+    )  # fmt: skip
+    return session.scalars(query.limit(1)).first()
+
+
 def blocks(session: Session, repository: str, client: str, names: Sequence[str]) -> dict[str, PushedObject]:
     """Blocks of a client's session, by name."""
     query = select(PushedObject).where(

@@ -20,10 +20,10 @@ from app.domain.names import UNKNOWN
 from app.domain.principal import Principal
 from app.domain.states import move
 from app.services import patches, releases
+from app.services.objects import PUSHED
 from app.services.quotas import open_account, require_room
 from app.services.uow import UnitOfWork
 
-PUSHED = "0"  # the name of the one file that an upload of a push holds
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
