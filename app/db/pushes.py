@@ -1,7 +1,7 @@
 """What arrives by the Hub protocol before it is a version: repositories with uncommitted files, and the objects sent for them."""
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index, String, UniqueConstraint, delete, func, or_, select
@@ -130,6 +130,11 @@ def old_objects(session: Session, before: dt.datetime, spent_before: dt.datetime
 
 def old_pushes(session: Session, before: dt.datetime) -> Sequence[Push]:
     return session.scalars(select(Push).where(Push.touched_at < before).with_for_update(skip_locked=True)).all()
+
+
+def digests(session: Session) -> Iterator[str]:
+    """sha256 of all files that were pushed and are no version yet: where they were verified, the store may have them already."""
+    yield from session.scalars(select(PushedObject.digest).where(PushedObject.kind == FILE, PushedObject.staged.is_not(None)))
 
 
 def bytes_of(session: Session, owner: str) -> int:
