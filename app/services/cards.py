@@ -49,8 +49,8 @@ def merged_card(port: Port, base: Front, patch: Front, has_readme: bool) -> Card
     )
     text = "\n\n".join([
         f"# {patch_name} on {family} {release.name}",
-        f"Version {version.number} of the LoRA patch `{patch_name}`, added to release `{release.name}` of `{family}`: `W' + s*B*A`, "
-        f"without training and without data ({PAPER}).{replaced}",
+        f"Version {version.number} of the LoRA patch `{patch_name}`, added to release `{release.name}` of `{family}`: "
+        f"`W' + s*B*A`, without training and without data ({PAPER}).{replaced}",
         f'```python\nAutoModelForCausalLM.from_pretrained("{patch_name}.merged", revision="{revision}")\n```',
         "## Lineage\n\n" + _table(("", ""), _lineage(port)),
         "## Recipe\n\n" + _table(("", ""), _recipe(port)),

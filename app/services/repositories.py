@@ -3,6 +3,7 @@
 Nothing is made here: a repository is a family, a patch, or a patch's ready ports, seen as clients of the Hub see models.
 """
 
+import datetime as dt
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,6 +66,16 @@ def root_of(uow: UnitOfWork, principal: Principal, repository: Repository) -> Fa
     if repository.kind == "base":
         return families.get(uow, principal, repository.name)
     return patches.get(uow, principal, repository.owner, repository.name)
+
+
+def family_and_birth(thing: Thing) -> tuple[str, dt.datetime]:
+    """The family's name, and when the family or the patch was created."""
+    if isinstance(thing, Base):
+        return thing.release.family.name, thing.release.family.created_at
+    patch = (
+        thing.patch if isinstance(thing, Nothing) else (thing.version if isinstance(thing, Adapter) else thing.port.version).patch
+    )
+    return patch.family.name, patch.created_at
 
 
 def find(uow: UnitOfWork, principal: Principal, repository: Repository, text: str) -> Thing:

@@ -29,6 +29,7 @@ from app.services.repositories import Adapter, Base, Kind, Merged, Nothing, Thin
 from app.services.uow import UnitOfWork
 
 SHA256_DIGITS = 64
+NOTHING = commits.NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Drawn:
 def written(uow: UnitOfWork, thing: Thing) -> Snapshot | None:
     """The snapshot of a thing; None where none was written down yet."""
     if isinstance(thing, Nothing):
-        return Snapshot(thing, commits.NOTHING, {}, {}, thing.patch.created_at)
+        return Snapshot(thing, NOTHING, {}, {}, thing.patch.created_at)
     kind, subject = subject_of(thing)
     row = commits.of(uow.session, kind, subject)
     return _read(thing, row) if row else None
