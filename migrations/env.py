@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 
 from app.db import (  # noqa: F401  they map the tables
     base_names,
+    commits,
     events,
     families,
     idempotency,

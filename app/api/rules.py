@@ -32,6 +32,7 @@ RULES: dict[str, Rule] = {
     "GET /patches/{owner}/{patch}": READ,
     "PATCH /patches/{owner}/{patch}": PUBLISH,
     "PUT /patches/{owner}/{patch}/aliases/{alias}": PUBLISH,
+    "POST /patches/{owner}/{patch}/publish": PUBLISH,
     "GET /patches/{owner}/{patch}/versions": READ,
     "POST /patches/{owner}/{patch}/versions": PUBLISH,
     "GET /patches/{owner}/{patch}/versions/{number}": READ,

@@ -68,6 +68,9 @@ class LocalBlobs:
                     written += os.pwrite(descriptor, memoryview(data)[written:], offset + written)
         return offset + len(data)
 
+    def staged(self, upload: str, name: str) -> Source:
+        return DirectorySource(self._root, None, {"": self._staged(upload, name).resolve()})
+
     def promote(self, upload: str, name: str, digest: str, path: str) -> None:
         staged = self._staged(upload, name)
         if not staged.exists():

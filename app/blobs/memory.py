@@ -43,6 +43,10 @@ class MemoryBlobs:
             self._touched[upload] = time.time()
             return len(held)
 
+    def staged(self, upload: str, name: str) -> Source:
+        with self._lock:
+            return MemorySource({"": bytes(self._staged.get(upload, {}).get(name, b""))})
+
     def promote(self, upload: str, name: str, digest: str, path: str) -> None:
         with self._lock:
             data = bytes(self._staged.get(upload, {}).pop(name, b""))

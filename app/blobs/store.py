@@ -66,6 +66,9 @@ class BlobStore(Protocol):
             DomainError: server.storage_full; upload.offset.
         """
 
+    def staged(self, upload: str, name: str) -> Source:
+        """A source over a staged file as it is now, which has one path, ""; empty where nothing arrived."""
+
     def promote(self, upload: str, name: str, digest: str, path: str) -> None:
         """Verifies a staged file, makes it durable and visible under its digest, and forgets the staged one.
 

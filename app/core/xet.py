@@ -2,8 +2,8 @@
 
 A file is cut into chunks, chunks are packed and put one after another into blocks, and a shard says of which chunks of which
 blocks each file consists, and what its sha256 is. Formats: https://huggingface.co/docs/xet (1.1), draft-denis-xet. All numbers
-are little-endian. What a block is called (a Merkle hash over its chunks) is believed nowhere: names mean something within one session
-of one client only, and every file is believed when its sha256 was computed here.
+are little-endian. What a block is called (a Merkle hash over its chunks) is believed nowhere: names mean something within one
+session of one client only, and every file is believed when its sha256 was computed here.
 """
 
 import struct

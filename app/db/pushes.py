@@ -1,7 +1,7 @@
 """What arrives by the Hub protocol before it is a version: repositories with uncommitted files, and the objects sent for them."""
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index, String, UniqueConstraint, delete, func, or_, select
@@ -88,6 +88,15 @@ def file_object(session: Session, repository: str, digest: str) -> PushedObject 
     return session.scalars(query.order_by(PushedObject.id.desc()).limit(1)).first()
 
 
+def unsent(session: Session, repository: str, digest: str, size: int) -> PushedObject | None:
+    """A file that was announced for a repository and did not arrive yet."""
+    query = select(PushedObject).where(
+        PushedObject.repository == repository, PushedObject.digest == digest, PushedObject.kind == FILE,
+        PushedObject.size == size, PushedObject.staged.is_(None),
+    )  # fmt: skip
+    return session.scalars(query.limit(1)).first()
+
+
 def blocks(session: Session, repository: str, client: str, names: Sequence[str]) -> dict[str, PushedObject]:
     """Blocks of a client's session, by name."""
     query = select(PushedObject).where(
@@ -123,11 +132,21 @@ def old_pushes(session: Session, before: dt.datetime) -> Sequence[Push]:
     return session.scalars(select(Push).where(Push.touched_at < before).with_for_update(skip_locked=True)).all()
 
 
+def digests(session: Session) -> Iterator[str]:
+    """sha256 of all files that were pushed and are no version yet: where they were verified, the store may have them already."""
+    yield from session.scalars(select(PushedObject.digest).where(PushedObject.kind == FILE, PushedObject.staged.is_not(None)))
+
+
 def bytes_of(session: Session, owner: str) -> int:
     return int(session.scalar(select(func.sum(PushedObject.charged)).where(PushedObject.owner == owner)) or 0)
 
 
-def count(session: Session, owner: str, announced: bool = False) -> int:
-    """How many repositories of an owner have something uncommitted; `announced`: only those that are no patch yet."""
-    query = select(func.count()).select_from(Push).where(Push.owner == owner)
-    return session.scalar(query.where(Push.patch_id.is_(None)) if announced else query) or 0
+def count(session: Session, owner: str) -> int:
+    """How many repositories of an owner are announced, or have something that is no version yet."""
+    return session.scalar(select(func.count()).select_from(Push).where(Push.owner == owner)) or 0
+
+
+def announced(session: Session, owner: str) -> int:
+    """How many of them are no patch yet."""
+    query = select(func.count()).select_from(Push).where(Push.owner == owner, Push.patch_id.is_(None))
+    return session.scalar(query) or 0

@@ -1,6 +1,6 @@
 """Repositories and revisions: the names under which the Hub protocol knows what the registry has.
 
-    base/{family}             main, RELEASE                          a release
+    base/{family}             main, RELEASE (and N@RELEASE)          a release
     {owner}/{patch}           main, ALIAS, N, N@RELEASE              a version of a patch; rewritten for a release
     {owner}/{patch}.merged    main, RELEASE, RELEASE@N               a merged model
 
@@ -85,6 +85,9 @@ def unknown_revision(repository: Repository, text: str) -> DomainError:
 
 def _parse(kind: Kind, text: str) -> Revision | None:
     first, mark, second = text.partition("@")
+    if kind == "base" and mark and _NUMBER.fullmatch(first) and _is_name(second):
+        # transformers asks a base for the revision that it was asked for of an adapter.
+        return Revision(text, release=second)
     if kind == "patch" and _NUMBER.fullmatch(first) and (not mark or _is_name(second)):
         return Revision(text, version=int(first), release=second or None)
     if mark and kind == "merged" and _is_name(first) and _NUMBER.fullmatch(second):

@@ -56,8 +56,10 @@ def in_hub_words(request: Request, refusal: Response) -> Response:
     headers[MESSAGE] = _in_a_header(message)
     if code:
         headers[CODE] = code
-    headers |= getattr(request.state, "hub_headers", {})  # what the route had found out before it refused
-    return Response(json.dumps({**body, "error": message}), refusal.status_code, headers)
+    headers |= getattr(request.state, "said", {})  # what the route had found out before it refused
+    # What is not there is 404 here, also where another surface calls it a conflict (a release that is not ready yet).
+    status = 404 if code and refusal.status_code == 409 else refusal.status_code
+    return Response(json.dumps({**body, "status": status, "error": message}), status, headers)
 
 
 def _in_a_header(text: str) -> str:

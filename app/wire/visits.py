@@ -47,6 +47,10 @@ class Access:
             charge(self._request, self.backend, principal)
             yield uow, principal
 
+    def say(self, **headers: str) -> None:
+        """Headers that a refusal carries too, where its surface says so."""
+        self._request.state.said = getattr(self._request.state, "said", {}) | headers
+
     def require(self) -> None:
         """Raises `DomainError` (token.missing) unless the token is valid: for answers that come before the endpoint's."""
         with self.read():
