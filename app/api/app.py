@@ -8,6 +8,7 @@ from app.api.routers import (
     base_names,
     families,
     files,
+    imports,
     jobs,
     materialisations,
     oidc,
@@ -29,7 +30,7 @@ __all__ = ["PREFIX", "mount"]
 
 NOUNS = (
     families, base_names, patches, patch_files, uploads, ports, files, materialisations, jobs, oidc, system, audit, owners,
-    upstreams,
+    upstreams, imports,
 )  # fmt: skip
 
 

@@ -75,6 +75,9 @@ RULES: dict[str, Rule] = {
     "GET /upstreams/{upstream}": ADMIN,
     "PUT /upstreams/{upstream}": ADMIN,
     "DELETE /upstreams/{upstream}": ADMIN,
+    "POST /imports": Rule("publish", "anybody"),
+    "GET /imports": OWN,
+    "GET /imports/{ident}": READ,
     # -- quotas
     "GET /owners/{owner}/usage": READ,
     "PUT /owners/{owner}/quota": Rule("admin", "owner"),

@@ -15,6 +15,7 @@ from app.cli import (
     families,
     fsck,
     garbage,
+    imports,
     login,
     materialise,
     nouns,
@@ -60,6 +61,7 @@ cli.command()(offline.inspect)
 families.family.add_typer(base_names.alias, name="alias")
 cli.add_typer(families.family, name="family")
 cli.add_typer(nouns.release, name="release")
+nouns.patch.command("import")(imports.patch_import)
 cli.add_typer(nouns.patch, name="patch")
 tokens.token.command("exchange")(login.exchange)
 cli.add_typer(tokens.token, name="token")

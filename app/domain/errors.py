@@ -87,6 +87,12 @@ CATALOGUE: dict[str, Entry] = {
     "upstream.unavailable": Entry("busy", "Upstream unavailable", "{upstream} does not give {what} now: {reason}.", "Retry later; what arrived is kept for a day, and the same job goes on with it."),
     "upstream.answer": Entry("conflict", "Not a hub's answer", "The answer of {upstream} for {what} is not a hub's: {reason}.", "Check the upstream's endpoint: 'portllm upstream show {upstream}'."),
     "upstream.changed": Entry("conflict", "File is not what was listed", "{path} is not what {upstream} listed: {reason}.", "Nothing was taken over. Retry once; if it stays, the file is damaged there: tell who runs the upstream."),
+    "import.unknown": Entry("not_found", "Unknown import", "There is no import {ident!r}.", "List them with GET /api/v1/imports."),
+    "import.base": Entry("conflict", "Unknown base", "{repository} was trained on {base!r}, which no family here is known by.", "Let an admin say which family that is: 'portllm family alias add FAMILY {base}', then 'portllm jobs retry'."),
+    "import.release": Entry("conflict", "Release not told", "{repository} was trained on {base!r}, of family {family!r}; nothing tells which release.", "Import it with --trained-on RELEASE or --trained-on unknown, or let an admin name the release: 'portllm family alias add'."),
+    "import.taken": Entry("conflict", "Name taken", "{patch} is there already, and did not come from {repository}.", "Import it under another name: --as NAME; under the same one if it is meant to be its next version."),
+    "import.name": Entry("invalid", "One name for several", "A name was chosen for {count} repositories.", "Name one repository with --as NAME, or leave the name out."),
+    "import.too_many": Entry("too_large", "Too many at once", "That would be {count} imports; {limit} can be asked for at once.", "List some of them in a file, and import file by file."),
     "secret.key": Entry("conflict", "Key is gone", "{what} was encrypted under the key {key}, which this process does not have.", "Put that key into PORTLLM_SECRET_KEYS_ACCEPTED and run 'portllm db reencrypt'; if it is lost, set the secret again."),
     "secret.damaged": Entry("conflict", "Secret damaged", "{what} cannot be decrypted: it is not what was written for this row.", "Set the secret again, and find out who changed the database."),
     # -- families and releases

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.db.jobs import Claim
-from app.services import digests, materialisations, releases
+from app.services import digests, imports, materialisations, releases
 from app.services.uow import UnitOfWork
 
 CPU = "cpu"
@@ -48,4 +48,6 @@ KINDS = {
     materialisations.MATERIALISE: Kind(
         materialisations.order, materialisations.record, materialisations.record_failed, materialisations.clear
     ),
+    # Hundreds may be asked for at once: nothing waits behind them.
+    imports.IMPORT: Kind(imports.order, imports.record, imports.record_refused, priority=30),
 }

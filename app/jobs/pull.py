@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from app.blobs.memory import MemorySource
 from app.blobs.opening import open_store
@@ -31,6 +31,7 @@ PARALLEL = 4
 ATTEMPTS, FIRST_PAUSE, LONGEST_PAUSE = 8, 0.5, 30.0
 WRONG_BYTES_ATTEMPTS = 2
 
+Value = TypeVar("Value")
 Reporter = Callable[[int, str], Progress]
 
 
@@ -208,6 +209,16 @@ class Puller:
     def _tell(self, more: int) -> None:
         with self._lock:
             self.report(more)
+
+
+def patiently(ask: Callable[[], Value]) -> Value:
+    """An answer of a hub, asked for again where it may come later."""
+    patience = _Patience(threading.Event())
+    while True:
+        try:
+            return ask()
+        except DomainError as error:
+            patience.wait(error)
 
 
 class _StoppedError(Exception):

@@ -120,6 +120,13 @@ def materialise(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         return write_to_s3(merger, to, origins, report, windows)
 
 
+def bring(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """Brings a patch from another hub, see `app.jobs.bring.bring`."""
+    from app.jobs import bring as bringing  # noqa: PLC0415  what speaks HTTP; most jobs do not
+
+    return bringing.bring(order, reporter)
+
+
 @contextmanager
 def _open_merger(order: dict[str, Any], base: Source) -> Iterator[Merger]:
     """Merges what an order says, out of a base that is closed at the end."""
