@@ -15,6 +15,7 @@ from app.domain.errors import DomainError
 from app.jobs import pull, work
 from app.services import garbage
 from tests.registry.conftest import Models
+from tests.registry.pulling import known
 from tests.registry.service import Service, refused, unique
 from tests.support.hub import SIGNATURE, FakeHub, Fault, running_hub
 
@@ -36,12 +37,6 @@ def hub(service: Service, models: Models, monkeypatch: pytest.MonkeyPatch) -> It
         hub.add("org/llama", models.v1)
         known(service, hub)
         yield hub
-
-
-def known(service: Service, hub: FakeHub, **more: Any) -> None:
-    """Makes a hub known as `own`."""
-    body = {"endpoint": hub.url, "private_hosts": ["127.0.0.1"], "http_hosts": ["127.0.0.1"], **more}
-    assert service.admin("PUT", "/upstreams/own", json=body).status_code in (200, 201)
 
 
 def register(service: Service, source: str = "own:org/llama", name: str = "") -> Any:
