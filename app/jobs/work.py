@@ -48,8 +48,8 @@ def ingest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """Digests a release and, if asked, copies it.
 
     Args:
-        order: "source", a directory or an S3 prefix; "roots", below which links may lead; "sink", where the manifest and copies
-            go; "copy".
+        order: "source", a directory, an S3 prefix, or files that are in the store already; "roots", below which links may lead;
+            "sink", where the manifest and copies go; "copy", and whether the release is "copied" then, or was before.
         reporter: makes reports of progress.
 
     Returns:
@@ -59,14 +59,14 @@ def ingest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         CoreError: it is not a release that can be used.
     """
     where = order["source"]
-    files, stats = _list_s3(where) if where["kind"] == "s3" else _list_directory(where, order["roots"])
+    files, stats = _list(where, order["roots"])
     sink = Sink(order["sink"])
     with closing(open_place(_with_stats(where, stats))) as source:
         checkpoint = read_checkpoint(source, files)
         report = reporter(work_bytes(checkpoint), "Reading", len(checkpoint.tensors))
         copy = (lambda path, size: sink.open(f"files/{path}", size)) if order["copy"] else None
         manifest = build_manifest(source, checkpoint, report, copy, lambda: report(0, 1))
-    if where["kind"] != "s3":  # there, every read was of just the object that was listed
+    if where["kind"] == "directory":  # elsewhere, every read was of just the object that was listed
         for path in checkpoint.files:
             if list(stat_of(Path(where["directory"], path))) != stats[path]:
                 raise CheckpointError("checkpoint.changed", path=path, reason="it changed while it was read")
@@ -77,9 +77,10 @@ def ingest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     sink.keep({MANIFEST_FILE: digest, **({f"files/{p}": d for p, d in manifest.file_digests.items()} if order["copy"] else {})})
     return {
         "run": order["run"],
-        "copied": order["copy"],
+        "copied": order["copied"],
+        "stored": where["kind"] == "stored",
         "manifest_sha256": digest,
-        "stats": {path: stats[path] for path in checkpoint.files},
+        "stats": {path: stats.get(path) for path in checkpoint.files},
         "summary": _summary(checkpoint),
     }
 
@@ -156,6 +157,13 @@ def _tensor_ends(file: PlannedFile) -> list[int]:
     return [start + segment.length for start, segment in placed if isinstance(segment, Compute) and segment.delta]
 
 
+def _list(where: dict[str, Any], roots: list[str]) -> tuple[dict[str, int], dict[str, list[Any]]]:
+    """Sizes of a release's files, and what tells that they are still the same."""
+    if where["kind"] == "stored":  # bytes in the store are named by their digest
+        return dict(where["sizes"]), {}
+    return _list_s3(where) if where["kind"] == "s3" else _list_directory(where, roots)
+
+
 def _list_directory(where: dict[str, Any], roots: list[str]) -> tuple[dict[str, int], dict[str, list[Any]]]:
     """Sizes and identities of a directory's files; a link may lead to another allowed place (as in a hub cache), nowhere else."""
     root = Path(where["directory"])
@@ -175,6 +183,8 @@ def _list_s3(where: dict[str, Any]) -> tuple[dict[str, int], dict[str, list[Any]
 
 def _with_stats(where: dict[str, Any], stats: dict[str, list[Any]]) -> dict[str, Any]:
     """The place of a release's files, each as it was when it was listed."""
+    if where["kind"] == "stored":
+        return dict(where["place"])
     if where["kind"] == "directory":
         return {**where, "stats": stats}
     start = f"{where['prefix']}/" if where["prefix"] else ""

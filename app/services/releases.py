@@ -10,6 +10,7 @@ from app.db import releases as rows
 from app.db.base import now
 from app.db.families import Family
 from app.db.jobs import Claim, claim, still_ours
+from app.db.pushes import Push
 from app.db.releases import Release
 from app.domain.errors import DomainError
 from app.domain.ids import new_id
@@ -17,10 +18,11 @@ from app.domain.names import check_revision
 from app.domain.places import S3, Place
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.states import move
-from app.services import families
+from app.services import families, objects
 from app.services.uow import Tools, UnitOfWork
 
 INGEST = "ingest"
+PUSHED_SOURCE = "push:"
 MANIFEST_FILE = "manifest.json"
 
 
@@ -59,6 +61,36 @@ def register(
     return _reread(uow, release), is_new
 
 
+def register_pushed(uow: UnitOfWork, principal: Principal, family_name: str, name: str, push: str) -> Release:
+    """Registers a release of which all files are in the store, and starts its ingestion from there.
+
+    Args:
+        uow: the transaction.
+        principal: an admin.
+        family_name: its family.
+        name: which is new, or of a rejected one.
+        push: id of the push that names the files.
+    """
+    principal.require_admin()
+    family = families.get(uow, principal, family_name)
+    release = rows.by_name(uow.session, family.id, name)
+    source = f"{PUSHED_SOURCE}{push}"
+    if release is None:
+        release = Release(
+            id=new_id("rel"), created_at=now(), family_id=family.id, name=name, owner=INSTALLATION, source=source,
+            copied=True, parent_id=None, state="ingesting",
+        )  # fmt: skip
+        uow.add(release)
+    else:
+        uow.lock(release)
+        release.source, release.copied = source, True
+        _next_attempt(release)
+    uow.tools.jobs.enqueue(uow.session, job_of(release), INGEST, release.id)
+    uow.family_event("release.registered", principal, family_name, name, source=source)
+    uow.session.flush()
+    return _reread(uow, release)
+
+
 def ingest_again(uow: UnitOfWork, principal: Principal, release_id: str) -> str:
     """Starts the next attempt at a rejected release; the job.
 
@@ -70,7 +102,7 @@ def ingest_again(uow: UnitOfWork, principal: Principal, release_id: str) -> str:
     if release is None:
         raise DomainError("state.move", noun="release", state="gone", target="ingesting")
     _next_attempt(release)
-    allowed_source(release.source, uow.tools)
+    _source(uow, release)
     uow.tools.jobs.enqueue(uow.session, job_of(release), INGEST, release.id)
     uow.family_event("release.registered", principal, release.family.name, release.name, source=release.source)
     return job_of(release)
@@ -138,11 +170,23 @@ def ingest_order(uow: UnitOfWork, release_id: str) -> dict[str, Any] | None:
     return {
         "run": run,
         # Asked again at the time of reading: a link may have been moved since the release was registered.
-        "source": allowed_source(release.source, uow.tools),
+        "source": _source(uow, release),
         "roots": [str(r) for r in uow.tools.allowed_roots],
         "sink": uow.tools.blobs.sink(run),
-        "copy": release.copied,
+        "copy": release.copied and not release.source.startswith(PUSHED_SOURCE),
+        "copied": release.copied,
     }
+
+
+def _source(uow: UnitOfWork, release: Release) -> dict[str, Any]:
+    """Where a release is read from; of a pushed one, the place of its files in the store."""
+    if not release.source.startswith(PUSHED_SOURCE):
+        return allowed_source(release.source, uow.tools)
+    push = uow.session.get(Push, release.source.removeprefix(PUSHED_SOURCE))
+    if push is None:
+        raise DomainError("push.lost", path=release.name)
+    place = uow.tools.blobs.place({file["path"]: file["sha256"] for file in push.files})
+    return {"kind": "stored", "place": place, "sizes": {file["path"]: file["size"] for file in push.files}}
 
 
 def keep_ingested(uow: UnitOfWork, result: dict[str, Any]) -> Manifest:
@@ -157,7 +201,7 @@ def keep_ingested(uow: UnitOfWork, result: dict[str, Any]) -> Manifest:
     blobs, run, digest = uow.tools.blobs, str(result["run"]), str(result["manifest_sha256"])
     blobs.adopt(run, {MANIFEST_FILE: digest})
     manifest = uow.tools.library.read_manifest(digest)
-    if result["copied"]:
+    if result["copied"] and not result["stored"]:
         blobs.adopt(run, {f"files/{path}": sha256 for path, sha256 in manifest.file_digests.items()})
     return manifest
 
@@ -180,6 +224,8 @@ def record_ingested(uow: UnitOfWork, release_id: str, job: str, held: Claim, res
     blobs, run = uow.tools.blobs, str(result["run"])
     release.manifest = result["manifest_sha256"]
     uow.after_commit(lambda: blobs.discard(run))
+    if release.source.startswith(PUSHED_SOURCE):
+        _end_push(uow, release)
     release.stats = None if release.copied else result["stats"]
     release.total_bytes = manifest.total_bytes
     release.summary = result["summary"]
@@ -189,6 +235,14 @@ def record_ingested(uow: UnitOfWork, release_id: str, job: str, held: Claim, res
     worker = Principal(INSTALLATION, frozenset({"admin"}), job)
     facts = {"manifest": release.manifest, "bytes": release.total_bytes}
     uow.family_event("release.ready", worker, release.family.name, release.name, **facts)
+
+
+def _end_push(uow: UnitOfWork, release: Release) -> None:
+    """What was pushed is the release's from now on."""
+    push = uow.session.get(Push, release.source.removeprefix(PUSHED_SOURCE))
+    if push:
+        objects.forget(uow, [file["object"] for file in push.files])
+        uow.session.delete(push)
 
 
 def record_rejected(uow: UnitOfWork, release_id: str, problem: dict[str, Any]) -> None:
