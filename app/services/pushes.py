@@ -30,6 +30,7 @@ from app.services.uow import UnitOfWork
 
 # Up to here a file comes within the commit itself, where it is not weights.
 REGULAR_BYTES = 2**20
+MAX_DROPPED = 1000
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,8 @@ def record(
     if total > uow.tools.limits.patch_bytes:
         raise DomainError("request.too_large", what="the patch", size=total, limit=uow.tools.limits.patch_bytes)
     if files == before and files == published:
+        if push and not push.files:
+            end(uow, push, keep_announced=True)
         return None, dropped
     if push is None:
         open_account(uow, repository.owner, "drafts").charge(drafts=1)
@@ -167,10 +170,24 @@ def record(
     if files.get(CONFIG_FILE) != before.get(CONFIG_FILE):
         read_config(uow, files)
     push.files, push.parent, push.waits = [files[path] for path in sorted(files)], number, None
-    push.dropped = sorted({*push.dropped, *dropped})[:1000]
+    push.dropped = _joined(push.dropped, dropped)
     push.touched_at = clock(uow.session)
     push.row_version += 1
     return push, dropped
+
+
+def note_dropped(uow: UnitOfWork, principal: Principal, repository: Repository, dropped: Sequence[str]) -> None:
+    """Remembers names of files that a client was told not to send, for the version that it is about to push."""
+    require_known(uow, principal, repository)
+    push = find(uow, repository)
+    if push is None:
+        open_account(uow, repository.owner, "drafts").charge(drafts=1)
+        push = _begin(uow, repository, patch_of(uow, repository))
+    push.dropped = _joined(push.dropped, dropped)
+
+
+def _joined(before: Sequence[str], more: Sequence[str]) -> list[str]:
+    return sorted({*before, *(path[:200] for path in more)})[:MAX_DROPPED]
 
 
 def read_config(uow: UnitOfWork, files: Files) -> AdapterConfig | None:

@@ -4,6 +4,7 @@ import base64
 import binascii
 import hashlib
 import json
+from functools import partial
 from typing import Any
 
 from fastapi import Request
@@ -45,6 +46,9 @@ async def preupload(
     found = await run_in_threadpool(purges.again, look)
     shown = [{"path": o.path, "uploadMode": o.mode, "shouldIgnore": o.ignored, "oid": o.oid} for o in found]
     dropped = [offer.path for offer in found if offer.ignored]
+    if dropped and repository.kind == "patch":
+        note = partial(pushes.note_dropped, principal=principal, repository=repository, dropped=dropped)
+        await run_in_threadpool(settle, backend.write, note)
     return JSONResponse({"files": shown}, headers=left_out(repository.full_name, dropped))
 
 
