@@ -13,8 +13,9 @@ from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository
 from app.services import base_pushes, pushes
-from app.services.objects import require_push
+from app.services.objects import owner_of, require_push
 from app.services.pushes import REGULAR_BYTES, Files
+from app.services.quotas import require_room
 from app.services.uow import UnitOfWork
 
 Mode = Literal["lfs", "regular"]
@@ -42,15 +43,21 @@ def offer(
     """How files are to be sent that a client wants to push, by path and size in bytes.
 
     Raises:
-        DomainError: hub.repository, push.revision, push.base_revision, push.released, request.too_large, token.scope.
+        DomainError: hub.repository, push.revision, push.base_revision, push.released, request.too_large, quota.exceeded,
+            token.scope.
         AdapterError: adapter.pickle.
     """
     require_target(uow, principal, repository, revision)
-    files = held(uow, repository, revision)
-    pushes.require_no_pickle(repository, announced, files)
-    wanted = sum(size for path, size in announced.items() if belongs(repository, path))
-    if repository.kind == "patch" and wanted > uow.tools.limits.patch_bytes:
-        raise DomainError("request.too_large", what="the patch", size=wanted, limit=uow.tools.limits.patch_bytes)
+    pushes.require_no_pickle(repository, announced, held(uow, repository, revision))
+    # Of the newest version, not of a draft: a client that found all of it unchanged would make no commit, and end nothing.
+    files = pushes.published(uow, repository)[1] if repository.kind == "patch" else {}
+    wanted = {path: size for path, size in announced.items() if belongs(repository, path)}
+    if repository.kind == "patch" and sum(wanted.values()) > uow.tools.limits.patch_bytes:
+        limit = uow.tools.limits.patch_bytes
+        raise DomainError("request.too_large", what="the patch", size=sum(wanted.values()), limit=limit)
+    # Said here, because clients show nothing of what is answered to the bytes themselves.
+    more = sum(size for path, size in wanted.items() if path not in files or files[path]["size"] != size)
+    require_room(uow, owner_of(repository), bytes=more)
     return [_offer(uow, repository, files.get(path), path, size) for path, size in announced.items()]
 
 

@@ -203,6 +203,7 @@ def _publish(
     uow: UnitOfWork, principal: Principal, repository: Repository, upload: str, facts: dict[str, object]
 ) -> PatchVersion:  # fmt: skip
     version = uploads.publish(uow, principal, upload, facts)
+    uow.session.flush()
     newest = patch_rows.newest_version(uow.session, version.patch_id)
     if newest is not None and newest.number != version.number:
         raise DomainError("push.older", repository=repository.full_name, version=version.number)
