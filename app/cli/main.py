@@ -20,6 +20,7 @@ from app.cli import (
     materialise,
     nouns,
     offline,
+    patches,
     ports,
     purge,
     quotas,
@@ -62,6 +63,9 @@ families.family.add_typer(base_names.alias, name="alias")
 cli.add_typer(families.family, name="family")
 cli.add_typer(nouns.release, name="release")
 nouns.patch.command("import")(imports.patch_import)
+nouns.patch.command("create")(patches.patch_create)
+nouns.patch.command("set")(patches.patch_set)
+nouns.patch.command("publish")(patches.patch_publish)
 cli.add_typer(nouns.patch, name="patch")
 tokens.token.command("exchange")(login.exchange)
 cli.add_typer(tokens.token, name="token")

@@ -130,6 +130,11 @@ def manifest_digests(session: Session) -> set[str]:
     return set(session.scalars(select(Release.manifest).where(Release.manifest.is_not(None)))) - {None}  # type: ignore[return-value]
 
 
+def is_ingesting(session: Session, source: str) -> bool:
+    """Whether a release is read just now that was registered from a source."""
+    return bool(session.scalar(select(Release.id).where(Release.source == source, Release.state == "ingesting").limit(1)))
+
+
 def is_copying(session: Session) -> bool:
     """Whether a release is read just now whose bytes are copied into the blob store."""
     return bool(session.scalar(select(Release.id).where(Release.copied, Release.state == "ingesting").limit(1)))

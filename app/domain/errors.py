@@ -133,6 +133,7 @@ CATALOGUE: dict[str, Entry] = {
     "upload.too_long": Entry("too_large", "More bytes than announced", "{path}: {size} bytes were announced; more arrived.", "Announce the right size."),
     "upload.incomplete": Entry("conflict", "Upload incomplete", "{path}: {received} of {size} bytes have arrived.", "Send the rest from Upload-Offset on, then publish."),
     "upload.digest": Entry("invalid", "Digest mismatch", "{path}: the bytes that arrived have sha256 {actual}, not {expected}.", "The upload was damaged or is of another file; send it again."),
+    "upload.broken": Entry("invalid", "Upload broke off", "The client went away before all bytes had come.", "Send them again."),
     "upload.signature": Entry("unauthenticated", "Upload not signed for", "The address or token was not signed by this registry for this upload.", "Push again: the client asks for a fresh one."),
     "upload.expired": Entry("unauthenticated", "Upload token expired", "The address or token was valid for a time that is over.", "Push again: the client asks for a fresh one."),
     # -- pushes by the Hub protocol
@@ -144,6 +145,7 @@ CATALOGUE: dict[str, Entry] = {
     "push.tag_exists": Entry("conflict", "Tag exists", "{repository} has a tag {tag!r} already.", "Choose another name, or move it: 'portllm patch alias'."),
     "push.tags": Entry("invalid", "No tags here", "Only patches have tags; {repository} is none.", "Releases have names already."),
     "push.lines": Entry("invalid", "Invalid commit", "Line {line} of the commit cannot be used: {reason}.", "Send newline-delimited JSON as huggingface_hub does: a header, then file, lfsFile, deletedFile and deletedFolder."),
+    "push.released": Entry("conflict", "Release exists", "{repository} has a release {release!r} already; releases never change.", "Push under another name: --revision RELEASE."),
     "push.stale": Entry("precondition", "Changed meanwhile", "{repository} is at commit {head}, not at {parent}.", "Read it again and repeat the push on what it is now."),
     "push.not_sent": Entry("invalid", "Bytes not sent", "{path}: the bytes with sha256 {digest} were not sent to {repository} by you.", "Send them first; naming a digest gives nothing."),
     "push.older": Entry("conflict", "Published before", "These files are version {version} of {repository} already, and a newer one was published since.", "Name that version: create_tag, or 'portllm patch alias'; or yank the newer ones."),

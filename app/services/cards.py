@@ -44,9 +44,7 @@ def merged_card(port: Port, base: Front, patch: Front, has_readme: bool) -> Card
         "pipeline_tag": "text-generation", "tags": ["lora", "merge", "portllm"], **_licence(base, patch),
     }  # fmt: skip
     revision = f"{release.name}@{version.number}"
-    replaced = (
-        f" It stands in place of the release's README.md, which is in `base/{family}` at `{release.name}`." if has_readme else ""
-    )
+    replaced = f" It replaces the release's own README.md, which is in `base/{family}` at `{release.name}`." if has_readme else ""
     text = "\n\n".join([
         f"# {patch_name} on {family} {release.name}",
         f"Version {version.number} of the LoRA patch `{patch_name}`, added to release `{release.name}` of `{family}`: "

@@ -9,6 +9,8 @@ import yaml
 MAX_BYTES = 64 * 2**10
 MAX_YAML = 16 * 2**10
 MAX_ITEMS, MAX_LENGTH = 50, 200
+# The parser's time grows with the square of how deep these are: 9,000 took it over a minute.
+BRACKETS, MAX_BRACKETS = "[{", 100
 # What is understood; everything else stays in the file.
 KEYS = ("base_model", "language", "library_name", "license", "license_link", "license_name", "pipeline_tag", "tags")
 
@@ -16,16 +18,22 @@ _FENCED = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | 
 _EMPTY = frozenset({"", "~", "null", "Null", "NULL"})
 
 
+def is_readable(content: bytes) -> bool:
+    """Whether a README.md has no front matter, or one that is understood."""
+    text = content[:MAX_BYTES].decode("utf-8", "replace")
+    return not text.lstrip("\ufeff").startswith("---") or bool(read_front_matter(content))
+
+
 def read_front_matter(content: bytes) -> dict[str, str | list[str]]:
     """The understood keys of a README.md, of its first `MAX_BYTES`; empty where there is nothing that can be read."""
     found = _FENCED.match(content[:MAX_BYTES].decode("utf-8", "replace"))
-    if found is None or len(found[1]) > MAX_YAML:
+    if found is None or len(found[1]) > MAX_YAML or sum(map(found[1].count, BRACKETS)) > MAX_BRACKETS:
         return {}
     try:
         # References are not read: with a few lines of them, a page can stand for gigabytes.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(found[1], yaml.BaseLoader)):
             return {}
-        loaded = yaml.load(found[1], yaml.BaseLoader)  # noqa: S506  text, lists and mappings; it constructs nothing else
+        loaded = yaml.safe_load(found[1])
     except (yaml.YAMLError, ValueError, RecursionError):
         return {}
     if not isinstance(loaded, Mapping):

@@ -170,6 +170,23 @@ def set_alias(
     return alias
 
 
+def remove_alias(uow: UnitOfWork, principal: Principal, owner: str, name: str, alias_name: str) -> None:
+    """Takes an alias away; the version that it pointed at stays.
+
+    Raises:
+        DomainError: patch.unknown, alias.unknown, token.scope.
+    """
+    patch = get(uow, principal, owner, name)
+    principal.require_publish(owner)
+    uow.lock(patch)
+    alias = rows.alias(uow.session, patch.id, alias_name)
+    if alias is None:
+        raise DomainError("alias.unknown", patch=patch.full_name, alias=alias_name[:100])
+    uow.session.delete(alias)
+    uow.session.flush()
+    uow.event("alias.removed", principal, owner, f"{patch.full_name}@{alias_name}", version=alias.version.number)
+
+
 def aliases(uow: UnitOfWork, patch: Patch) -> dict[str, int | None]:
     """Version numbers by alias."""
     return rows.aliases(uow.session, patch.id)

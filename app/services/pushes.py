@@ -30,6 +30,7 @@ from app.services.uow import UnitOfWork
 
 # Up to here a file comes within the commit itself, where it is not weights.
 REGULAR_BYTES = 2**20
+MAX_DROPPED = 1000
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,10 @@ def find(uow: UnitOfWork, repository: Repository) -> Push | None:
 
 def files_of(uow: UnitOfWork, repository: Repository) -> Files:
     """What the repository holds for whoever pushes to it, by path: the draft, or else the newest version."""
-    push, published = find(uow, repository), _published(uow, repository)
+    push, newest = find(uow, repository), published(uow, repository)
     if push is None or not push.files:
-        return published[1]
-    return _rebased(push, *published)
+        return newest[1]
+    return _rebased(push, *newest)
 
 
 def commit_of(files: Files) -> str:
@@ -147,19 +148,21 @@ def record(
         AdapterError: adapter.pickle, and whatever is wrong with the configuration.
     """
     require_known(uow, principal, repository)
-    push, (number, published) = find(uow, repository), _published(uow, repository)
-    files = _rebased(push, number, published) if push and push.files else dict(published)
+    push, (number, newest) = find(uow, repository), published(uow, repository)
+    files = _rebased(push, number, newest) if push and push.files else dict(newest)
     if parent is not None and parent != commit_of(files):
         if parent != main:
             raise DomainError("push.stale", repository=repository.full_name, head=main, parent=parent)
-        files = dict(published)  # what was begun by somebody who gave up is not what the client has read
+        files = dict(newest)  # what was begun by somebody who gave up is not what the client has read
     before = dict(files)
     require_no_pickle(repository, [change.path for change in changes if isinstance(change, Added)], files)
     dropped = _apply(uow, repository, files, changes)
     total = sum(file["size"] for file in files.values())
     if total > uow.tools.limits.patch_bytes:
         raise DomainError("request.too_large", what="the patch", size=total, limit=uow.tools.limits.patch_bytes)
-    if files == before and files == published:
+    if files == before and files == newest:
+        if push and not push.files:
+            end(uow, push, keep_announced=True)
         return None, dropped
     if push is None:
         open_account(uow, repository.owner, "drafts").charge(drafts=1)
@@ -167,10 +170,24 @@ def record(
     if files.get(CONFIG_FILE) != before.get(CONFIG_FILE):
         read_config(uow, files)
     push.files, push.parent, push.waits = [files[path] for path in sorted(files)], number, None
-    push.dropped = sorted({*push.dropped, *dropped})[:1000]
+    push.dropped = _joined(push.dropped, dropped)
     push.touched_at = clock(uow.session)
     push.row_version += 1
     return push, dropped
+
+
+def note_dropped(uow: UnitOfWork, principal: Principal, repository: Repository, dropped: Sequence[str]) -> None:
+    """Remembers names of files that a client was told not to send, for the version that it is about to push."""
+    require_known(uow, principal, repository)
+    push = find(uow, repository)
+    if push is None:
+        open_account(uow, repository.owner, "drafts").charge(drafts=1)
+        push = _begin(uow, repository, patch_of(uow, repository))
+    push.dropped = _joined(push.dropped, dropped)
+
+
+def _joined(before: Sequence[str], more: Sequence[str]) -> list[str]:
+    return sorted({*before, *(path[:200] for path in more)})[:MAX_DROPPED]
 
 
 def read_config(uow: UnitOfWork, files: Files) -> AdapterConfig | None:
@@ -216,7 +233,7 @@ def _begin(uow: UnitOfWork, repository: Repository, patch: Patch | None) -> Push
     return push
 
 
-def _published(uow: UnitOfWork, repository: Repository) -> tuple[int | None, Files]:
+def published(uow: UnitOfWork, repository: Repository) -> tuple[int | None, Files]:
     """Number and files of the newest version."""
     patch = patch_of(uow, repository)
     version = patch_rows.newest_version(uow.session, patch.id) if patch else None

@@ -1,15 +1,11 @@
 """Releases: registered from where they lie, digested by a job, never changed."""
 
-import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from app.core.manifest import Manifest
-from app.db import pulls
 from app.db import releases as rows
 from app.db.base import now
 from app.db.families import Family
-from app.db.jobs import Claim, claim, still_ours
 from app.db.releases import Release
 from app.domain.errors import DomainError
 from app.domain.ids import new_id
@@ -17,11 +13,10 @@ from app.domain.names import check_revision
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.states import move
 from app.services import families, sources
-from app.services.sources import Listed
+from app.services.sources import PUSHED, Listed
 from app.services.uow import UnitOfWork
 
 INGEST = "ingest"
-MANIFEST_FILE = "manifest.json"
 
 
 def register(
@@ -73,18 +68,48 @@ def register(
     return _reread(uow, release), is_new
 
 
+def register_pushed(uow: UnitOfWork, principal: Principal, family_name: str, name: str, push: str) -> Release:
+    """Registers a release of which all files are in the store, and starts its ingestion from there.
+
+    Args:
+        uow: the transaction.
+        principal: an admin.
+        family_name: its family.
+        name: which is new, or of a rejected one.
+        push: id of the push that names the files.
+    """
+    principal.require_admin()
+    family = families.get(uow, principal, family_name)
+    release = rows.by_name(uow.session, family.id, name)
+    source = f"{PUSHED}{push}"
+    if release is None:
+        release = Release(
+            id=new_id("rel"), created_at=now(), family_id=family.id, name=name, owner=INSTALLATION, source=source,
+            copied=True, parent_id=None, state="ingesting",
+        )  # fmt: skip
+        uow.add(release)
+    else:
+        uow.lock(release)
+        release.source, release.copied = source, True
+        _next_attempt(release)
+    uow.tools.jobs.enqueue(uow.session, job_of(release), INGEST, release.id)
+    uow.family_event("release.registered", principal, family_name, name, source=source)
+    uow.session.flush()
+    return _reread(uow, release)
+
+
 def ingest_again(uow: UnitOfWork, principal: Principal, release_id: str) -> str:
     """Starts the next attempt at a rejected release; the job.
 
     Raises:
-        DomainError: what `sources.require_allowed` raises, or state.move when it is not rejected any more.
+        DomainError: what `sources.order_of` raises, or state.move when it is not rejected any more.
     """
     principal.require_admin()
     release = rows.locked(uow.session, release_id)
     if release is None:
         raise DomainError("state.move", noun="release", state="gone", target="ingesting")
     _next_attempt(release)
-    sources.require_allowed(uow, release.source)
+    sources.order_of(uow, release)
     uow.tools.jobs.enqueue(uow.session, job_of(release), INGEST, release.id)
     uow.family_event("release.registered", principal, release.family.name, release.name, source=release.source)
     return job_of(release)
@@ -137,94 +162,22 @@ def yank(uow: UnitOfWork, principal: Principal, family_name: str, name: str, rea
     uow.expect(release, expected, f"{family_name}/{name}")
     release.state = move("release", release.state, "yanked")
     release.yank_reason = reason
-    _touch(release)
+    touch(release)
     uow.family_event("release.yanked", principal, family_name, name, reason=reason)
     return release
 
 
-def ingest_order(uow: UnitOfWork, release_id: str) -> dict[str, Any] | None:
-    """What the ingestion's child process has to do; None when there is nothing to do any more."""
-    release = rows.get(uow.session, release_id)
-    if release is None or release.state != "ingesting":
-        return None
-    # A name of its own for every run: one that was lost to another worker may still be writing.
-    run = f"{release.id}-{secrets.token_hex(4)}"
-    return {
-        "run": run,
-        "source": sources.order_of(uow, release),
-        "roots": [str(r) for r in uow.tools.allowed_roots],
-        "sink": uow.tools.blobs.sink(run),
-        "copy": release.copied and release.origin is None,  # what was pulled lies in the store already
-        "copied": release.copied,
-    }
-
-
-def keep_ingested(uow: UnitOfWork, result: dict[str, Any]) -> Manifest:
-    """Takes what a job found into the store, where nothing names it yet; again, it looks whether it is there.
-
-    Apart from `record_ingested` because it can take long where the store is far away, and no row must be locked meanwhile.
-
-    Raises:
-        DomainError: blob.missing, when it wrote no such file.
-    """
-    uow.names_bytes()
-    blobs, run, digest = uow.tools.blobs, str(result["run"]), str(result["manifest_sha256"])
-    blobs.adopt(run, {MANIFEST_FILE: digest})
-    manifest = uow.tools.library.read_manifest(digest)
-    if result["copied"]:
-        blobs.adopt(run, {f"files/{path}": sha256 for path, sha256 in manifest.file_digests.items()})
-    return manifest
-
-
-def record_ingested(uow: UnitOfWork, release_id: str, job: str, held: Claim, result: dict[str, Any]) -> None:
-    """Makes a release ready with what its job found; fails when the job was lost meanwhile.
-
-    Raises:
-        DomainError: job.lost.
-    """
-    if claim(uow.session, job, held.executor) != held:
-        raise DomainError("job.lost", job=job)
-    # Before any row is locked: others should not wait for a store. What was kept before is only looked for.
-    manifest = keep_ingested(uow, result)
-    if not still_ours(uow.session, job, held):
-        raise DomainError("job.lost", job=job)
-    release = _ingesting(uow, release_id)
-    if release is None:
-        return
-    blobs, run = uow.tools.blobs, str(result["run"])
-    release.manifest = result["manifest_sha256"]
-    uow.after_commit(lambda: blobs.discard(run))
-    if release.origin:
-        staging = sources.staging_of(release)
-        pulls.forget(uow.session, release.id)
-        uow.after_commit(lambda: blobs.discard(staging))
-    release.stats = None if release.copied else result["stats"]
-    release.total_bytes = manifest.total_bytes
-    release.summary = result["summary"]
-    release.state = move("release", release.state, "ready")
-    release.ready_at = now()
-    _touch(release)
-    worker = Principal(INSTALLATION, frozenset({"admin"}), job)
-    facts = {"manifest": release.manifest, "bytes": release.total_bytes}
-    uow.family_event("release.ready", worker, release.family.name, release.name, **facts)
-
-
 def record_rejected(uow: UnitOfWork, release_id: str, problem: dict[str, Any]) -> None:
     """Marks a release as rejected, with the reason in the language of all errors."""
-    release = _ingesting(uow, release_id)
+    release = still_ingesting(uow, release_id)
     if release is None:
         return
     release.state = move("release", release.state, "rejected")
     release.problem = problem
-    _touch(release)
+    touch(release)
     worker = Principal(INSTALLATION, frozenset({"admin"}), job_of(release))
     said = {"code": problem["code"], "detail": problem["detail"]}
     uow.family_event("release.rejected", worker, release.family.name, release.name, **said)
-
-
-def clear_ingestion(uow: UnitOfWork, order: dict[str, Any]) -> None:
-    """Drops what a run staged that ended without a result."""
-    uow.tools.blobs.discard(order["run"])
 
 
 def reconcile(uow: UnitOfWork) -> int:
@@ -268,7 +221,7 @@ def _next_attempt(release: Release) -> None:
     release.state = move("release", release.state, "ingesting")
     release.attempt += 1
     release.problem = None
-    _touch(release)
+    touch(release)
 
 
 def _parent(uow: UnitOfWork, family: Family, parent: str | None) -> Release | None:
@@ -280,7 +233,7 @@ def _parent(uow: UnitOfWork, family: Family, parent: str | None) -> Release | No
     return row
 
 
-def _ingesting(uow: UnitOfWork, release_id: str) -> Release | None:
+def still_ingesting(uow: UnitOfWork, release_id: str) -> Release | None:
     """A release whose ingestion still waits for its end, locked."""
     release = rows.get(uow.session, release_id)
     if release is None:
@@ -296,5 +249,6 @@ def _reread(uow: UnitOfWork, release: Release) -> Release:
     return found
 
 
-def _touch(release: Release) -> None:
+def touch(release: Release) -> None:
+    """Every change is told by the row's version."""
     release.row_version += 1

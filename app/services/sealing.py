@@ -11,7 +11,6 @@ from typing import Protocol
 from app.core.errors import CoreError
 from app.db import patches as patch_rows
 from app.db import pushes as rows
-from app.db.commits import NOTHING
 from app.db.patches import PatchVersion
 from app.db.pushes import Push
 from app.domain.errors import DomainError
@@ -107,8 +106,6 @@ def publish(opened: Opened, principal: Principal, repository: Repository, said: 
 def main_commit(opened: Opened, principal: Principal, repository: Repository) -> str:
     """The commit id of the newest version, as it is read; of nothing where there is none yet."""
     with opened.read() as uow:
-        if pushes.patch_of(uow, repository) is None:
-            return NOTHING
         thing = repositories.find(uow, principal, repository, MAIN)
         if found := snapshots.written(uow, thing):
             return found.commit
@@ -206,6 +203,7 @@ def _publish(
     uow: UnitOfWork, principal: Principal, repository: Repository, upload: str, facts: dict[str, object]
 ) -> PatchVersion:  # fmt: skip
     version = uploads.publish(uow, principal, upload, facts)
+    uow.session.flush()
     newest = patch_rows.newest_version(uow.session, version.patch_id)
     if newest is not None and newest.number != version.number:
         raise DomainError("push.older", repository=repository.full_name, version=version.number)

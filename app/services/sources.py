@@ -8,6 +8,7 @@ from typing import Any
 
 from app.clients.hub import HubClient
 from app.db import pulls
+from app.db.pushes import Push
 from app.db.releases import Release
 from app.domain.errors import DomainError
 from app.domain.places import S3, Place
@@ -15,6 +16,8 @@ from app.domain.principal import Principal
 from app.domain.upstreams import HubFile, Reference, is_reference
 from app.services import upstreams
 from app.services.uow import Tools, UnitOfWork
+
+PUSHED = "push:"  # what the source of a release begins with whose files were pushed, before the push's id
 
 Begin = Callable[[], AbstractContextManager[UnitOfWork]]
 
@@ -70,16 +73,6 @@ def keep_listing(uow: UnitOfWork, release: Release, listed: Listed) -> None:
         row.files = [file.to_list() for file in listed.files]
 
 
-def require_allowed(uow: UnitOfWork, source: str) -> None:
-    """Raises `DomainError` unless a release may still be read from its source: release.root, release.directory,
-    place.not_allowed, upstream.unknown, secret.*.
-    """
-    if is_reference(source):
-        upstreams.hub(uow, Reference.parse(source).upstream)
-    else:
-        allowed_source(source, uow.tools)
-
-
 def order_of(uow: UnitOfWork, release: Release) -> dict[str, Any]:
     """Where a release is read, as the order of its job names it: asked again at the time of reading.
 
@@ -87,9 +80,11 @@ def order_of(uow: UnitOfWork, release: Release) -> dict[str, Any]:
     upstream holds its token: it goes to the job's process, and is kept nowhere.
 
     Raises:
-        DomainError: as `require_allowed`.
+        DomainError: release.root, release.directory, place.not_allowed; upstream.unknown, secret.*; push.lost, blob.missing.
     """
-    if not is_reference(release.source):
+    if release.source.startswith(PUSHED):
+        return _pushed(uow, release)
+    if release.origin is None:
         return allowed_source(release.source, uow.tools)
     reference, row = Reference.parse(release.source), pulls.of_release(uow.session, release.id)
     hub = upstreams.hub(uow, reference.upstream)
@@ -97,6 +92,19 @@ def order_of(uow: UnitOfWork, release: Release) -> dict[str, Any]:
         "kind": "upstream", "hub": hub.to_dict(), "repository": reference.repository, "commit": reference.revision,
         "files": row.files if row else [], "store": uow.tools.blobs.where(), "upload": staging_of(release),
     }  # fmt: skip
+
+
+def lies_here(release: Release) -> bool:
+    """Whether its files come into the store before they are read as a release: they were pushed, or are pulled."""
+    return release.origin is not None or release.source.startswith(PUSHED)
+
+
+def _pushed(uow: UnitOfWork, release: Release) -> dict[str, Any]:
+    push = uow.session.get(Push, release.source.removeprefix(PUSHED))
+    if push is None:
+        raise DomainError("push.lost", path=release.name)
+    place = uow.tools.blobs.place({file["path"]: file["sha256"] for file in push.files})
+    return {"kind": "stored", "place": place, "sizes": {file["path"]: file["size"] for file in push.files}}
 
 
 def staging_of(release: Release) -> str:

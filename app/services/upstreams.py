@@ -8,11 +8,13 @@ from app.db.base import now
 from app.db.upstreams import Upstream
 from app.domain.errors import DomainError
 from app.domain.ids import new_id
-from app.domain.names import check_name
+from app.domain.names import MAX_NAME, check_name
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.upstreams import HUB, HUB_ENDPOINT, Hub, check_endpoint
 from app.services import secrets
 from app.services.uow import UnitOfWork
+
+RESERVED = frozenset({"push", "s3", "file"})  # what sources of releases begin with that are no upstream's
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ def put(
     """
     principal.require_admin()
     check_name(name, "an upstream")
+    if name in RESERVED:
+        raise DomainError("request.name", name=name, what="an upstream", reason="it is reserved", limit=MAX_NAME)
     address = check_endpoint(endpoint, http_hosts)
     row = rows.by_name(uow.session, name)
     is_new = row is None

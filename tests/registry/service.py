@@ -237,15 +237,8 @@ def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
     assert response.headers.get_list("x-request-id")[0]
     problem = dict(response.json())
     assert problem["code"] == code, problem
-    assert set(problem) - {"error"} == {
-        "type",
-        "title",
-        "status",
-        "detail",
-        "code",
-        "remedy",
-        "data",
-    }  # the Hub's clients print `error`
+    said = set(problem) - {"error"}  # which the clients of the Hub print
+    assert said == {"type", "title", "status", "detail", "code", "remedy", "data"}
     assert problem["type"] == f"/problems/{code}"
     assert problem["status"] == status
     assert all(problem[key].strip() for key in ("title", "detail", "remedy"))

@@ -85,6 +85,7 @@ def test_bodies_that_are_refused(world: World) -> None:
         answer = world.admin("PUT", "/upstreams/other", json={"endpoint": "https://hub.example", **more})
         refused(answer, 422, "request.invalid")
         assert TOKEN not in answer.text
+    refused(world.admin("PUT", "/upstreams/push", json={"endpoint": "https://hub.example"}), 422, "request.name")
     refused(world.admin("PUT", "/upstreams/No", json={"endpoint": "https://hub.example"}), 422, "request.name")
 
 

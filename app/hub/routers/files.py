@@ -1,25 +1,22 @@
 """resolve: the files themselves, from the bytes that were published, or computed while they are read."""
 
-import asyncio
 import re
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Annotated
 
 from fastapi import Depends, Request, Response
-from fastapi.concurrency import run_in_threadpool
 
 from app.core.source import Source
 from app.db.releases import Release
-from app.domain.errors import DomainError
 from app.hub.opening import COMMIT, Opened, opened
 from app.hub.routing import hub_router
 from app.hub.texts import text_source
+from app.hub.waiting import Waiting
 from app.services import purges, workers
-from app.services.repositories import Adapter, Base, Merged
-from app.services.snapshots import Entry
+from app.services.repositories import Adapter, Base, Nothing
+from app.services.snapshots import SHA256_DIGITS, Entry
 from app.wire.reading import Body, Conditions, Wanted, answer
 from app.wire.stored import stored
 from app.wire.visits import Access, AccessDep
@@ -29,9 +26,6 @@ router = hub_router()
 PINNED = "private, immutable, max-age=31536000, no-transform"
 MOVABLE = "private, no-cache, no-transform"
 WEIGHTS = ".safetensors"
-# Clients take 503 to a GET for the end. They wait ten seconds for a first byte: so long they wait here for a place.
-PATIENCE_SECONDS, PAUSE_SECONDS = 8.0, 0.25
-
 _COMMIT_ID = re.compile(r"[0-9a-f]{40}")
 
 
@@ -47,19 +41,8 @@ async def read_file(
         with opened(access, owner, name, revision) as found:
             return _answer(access, found, found.entry(path), request, conditions)
 
-    return await _patiently(partial(purges.again, read))
-
-
-async def _patiently(read: Callable[[], Response]) -> Response:
-    """Tries again for a while when all places for reads are taken; nobody's thread waits meanwhile."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            return await run_in_threadpool(read)
-        except DomainError as error:
-            if error.code != "server.busy" or time.monotonic() > deadline:
-                raise
-        await asyncio.sleep(PAUSE_SECONDS)
+    waiting: Waiting = request.app.state.waiting
+    return await waiting.read(access.backend, partial(purges.again, read))
 
 
 def _answer(access: Access, found: Opened, entry: Entry, request: Request, conditions: Conditions) -> Response:
@@ -75,20 +58,29 @@ def _answer(access: Access, found: Opened, entry: Entry, request: Request, condi
 def _made(access: Access, found: Opened, entry: Entry, request: Request, conditions: Conditions) -> Response:
     """The answer from where the file's bytes are: a text, the release, the version, or a merge."""
     thing, library = found.snapshot.thing, found.uow.tools.library
+    assert not isinstance(thing, Nothing)  # noqa: S101  it has no files
     plain = partial(stored, request, conditions, entry.path, entry.etag, entry.size, {})
     if entry.text is not None:
         return plain(partial(text_source, entry.text))
-    if isinstance(thing, Base):
-        return _checked(request, partial(library.require_readable, thing.release), plain, _release(found, thing.release))
     if isinstance(thing, Adapter):
         opens = partial(library.open_file, thing.version, entry.path, entry.etag)
         return _checked(request, partial(library.require_readable, None, thing.version), plain, opens)
-    assert isinstance(thing, Merged)  # noqa: S101  what has nothing has no files
+    if isinstance(thing, Base) or _is_carried(entry):
+        release = thing.release if isinstance(thing, Base) else thing.port.release
+        return _checked(request, partial(library.require_readable, release), plain, _release(found, release))
     port = thing.port
     if request.method == "HEAD":
         library.require_readable(port.release, port.version)
     elsewhere = partial(_on_a_worker, access, found, conditions)
     return answer(access.backend, found.uow, port, entry.path, request, conditions, elsewhere)
+
+
+def _is_carried(entry: Entry) -> bool:
+    """Whether a file of a merged model is the release's own, byte for byte: then no place is taken for it, and nothing computed.
+
+    The ETag says so: it is a digest. The canonical recipe carries nothing from the patch.
+    """
+    return len(entry.etag) == SHA256_DIGITS
 
 
 def _checked(
