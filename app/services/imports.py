@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from app.clients.hub import HubClient
 from app.db import imports as rows
 from app.db import patches as patch_rows
 from app.db.base import clock, now
@@ -53,6 +52,8 @@ def look_up(read: Begin, principal: Principal, wish: Wish) -> list[Reference]:
     Raises:
         DomainError: token.scope, upstream.*, import.name, import.too_many, secret.*, outgoing.*.
     """
+    from app.clients.hub import HubClient  # noqa: PLC0415  httpx, which a registry without upstreams never needs
+
     principal.require_publish(wish.owner or principal.owner)
     found = dict[Reference, None]()
     for reference in [Reference.parse(source) for source in wish.sources]:

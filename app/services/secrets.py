@@ -4,6 +4,8 @@ AES-256-GCM (NIST SP 800-38D) under a key that HKDF (RFC 5869) derives for this 
 must not change beside it are authenticated with it: text that is moved to another row or another address cannot be decrypted.
 
     s1.{name of the key, 16 hex}.{base64url of nonce (12 bytes), ciphertext and tag}
+
+The library is imported where it is used: a registry that keeps no secret need not pay for it at every start.
 """
 
 import base64
@@ -11,11 +13,6 @@ import binascii
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from app.db import upstreams
 from app.db.upstreams import Upstream
@@ -55,6 +52,8 @@ def place_of(row: Upstream) -> Place:
 
 def seal(keys: Sequence[bytes], place: Place, secret: str) -> str:
     """Encrypts a secret under the first key."""
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
+
     nonce = os.urandom(NONCE_BYTES)
     sealed = nonce + AESGCM(_derived(keys[0], SEALING)).encrypt(nonce, secret.encode(), place.bound)
     return f"{FORMAT}.{name_of(keys[0])}.{base64.urlsafe_b64encode(sealed).decode()}"
@@ -66,6 +65,9 @@ def unseal(keys: Sequence[bytes], place: Place, sealed: str) -> str:
     Raises:
         DomainError: secret.key, when none of the keys is the one; secret.damaged.
     """
+    from cryptography.exceptions import InvalidTag  # noqa: PLC0415
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
+
     form, _, rest = sealed.partition(".")
     name, _, text = rest.partition(".")
     key = next((key for key in keys if name_of(key) == name), None)
@@ -120,4 +122,7 @@ def reencrypt(uow: UnitOfWork) -> Rotation:
 
 
 def _derived(key: bytes, purpose: bytes) -> bytes:
+    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415
+
     return HKDF(SHA256(), 32, None, purpose).derive(key)

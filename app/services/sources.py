@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.clients.hub import HubClient
 from app.db import pulls
 from app.db.pushes import Push
 from app.db.releases import Release
@@ -55,6 +54,8 @@ def look_up(read: Begin, principal: Principal, source: str) -> Listed | None:
     """
     if not is_reference(source):
         return None
+    from app.clients.hub import HubClient  # noqa: PLC0415  httpx, which a registry without upstreams never needs
+
     principal.require_admin()
     reference = Reference.parse(source)
     reference.require_repository()

@@ -15,7 +15,7 @@ from app.blobs.s3_target import S3Target
 from app.domain.errors import DomainError
 from app.jobs import work
 from app.runtime import Runtime, upgrade
-from app.services import garbage, materialisations
+from app.services import garbage, ingestion, materialisations
 from app.services.fsck.check import check
 from app.services.fsck.troubles import Found
 from app.services.house import House, sweep_all
