@@ -23,6 +23,7 @@ from app.domain.upstreams import Hub, HubFile, is_commit
 LISTING_BYTES = 16 * 2**20
 MAX_FILES, MAX_REPOSITORIES, MAX_PAGES = 10_000, 1000, 200
 MAX_PATH = 1024
+MERGED = ".merged"
 # Documents are waited for by people or by a job; a window of a file by a job alone.
 ASKING = Reach(redirects=3, max_bytes=LISTING_BYTES, connect_seconds=5.0, read_seconds=20.0, total_seconds=60.0)
 FETCHING = Reach(redirects=5, connect_seconds=10.0, read_seconds=30.0, total_seconds=600.0)
@@ -85,7 +86,8 @@ class HubClient:
             if not isinstance(name, str) or not name.lower().startswith(f"{organisation.lower()}/"):
                 raise self._strange(organisation, "it lists what is not there")
             paths = {s.get("rfilename") for s in siblings if isinstance(s, dict)} if isinstance(siblings, list) else None
-            if not paths or "adapter_config.json" in paths:
+            # Registries like this one list merged models beside patches, and no files.
+            if "adapter_config.json" in paths if paths else not name.endswith(MERGED):
                 found.append(name)
         return found
 

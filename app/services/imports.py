@@ -12,7 +12,7 @@ from app.db.imports import Import
 from app.db.jobs import Claim, still_ours
 from app.domain.errors import DomainError
 from app.domain.ids import new_id
-from app.domain.names import check_patch, patch_name_of
+from app.domain.names import MAX_REPOSITORY, check_owner, check_patch, patch_name_of
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.states import move
 from app.domain.upstreams import Reference
@@ -76,25 +76,29 @@ def request(uow: UnitOfWork, principal: Principal, wish: Wish, found: Sequence[R
     """Starts the import of repositories; the batch that they are listed by, and one row for each.
 
     Raises:
-        DomainError: token.scope, request.name.
+        DomainError: token.scope; request.name, where one is asked for: of several, those that cannot be a patch are refused.
     """
     owner = wish.owner or principal.owner
     principal.require_publish(owner)
+    check_owner(owner)
     batch, made = new_id("bat"), list[Import]()
-    for reference in found:
+    for ident, reference in zip(sorted(new_id("imp") for _ in found), found, strict=True):  # listed in the order of the wish
         name = wish.name or patch_name_of(reference.repository)
-        check_patch(owner, name)
+        problem = _misnamed(owner, name)
+        if problem and len(found) == 1:
+            raise problem
         made.append(
             Import(
-                id=new_id("imp"), created_at=now(), batch=batch, owner=owner, name=name, named=wish.name is not None,
+                id=ident, created_at=now(), batch=batch, owner=owner, name=name[:MAX_REPOSITORY], named=wish.name is not None,
                 upstream=reference.upstream, repository=reference.repository, revision=reference.revision, commit=None,
-                trained_on=wish.trained_on, asked_by=_written(principal), state="queued", attempt=1, version_id=None, facts=None,
-                problem=None, finished_at=None, version=None,
+                trained_on=wish.trained_on, asked_by=_written(principal), state="refused" if problem else "queued", attempt=1,
+                version_id=None, facts=None, problem=problem.to_problem() if problem else None, version=None,
+                finished_at=clock(uow.session) if problem else None,
             )
         )  # fmt: skip
     uow.session.add_all(made)
     uow.session.flush()
-    for row in made:
+    for row in (row for row in made if row.state == "queued"):
         uow.tools.jobs.enqueue(uow.session, job_of(row), IMPORT, row.id)
     uow.event("import.requested", principal, owner, batch, sources=list(wish.sources)[:20], count=len(made))
     return batch, made
@@ -242,6 +246,14 @@ def _publish(uow: UnitOfWork, row: Import, result: dict[str, Any]) -> str:
     }  # fmt: skip
     uow.session.flush()
     return "imported" if is_new else "present"
+
+
+def _misnamed(owner: str, name: str) -> DomainError | None:
+    try:
+        check_patch(owner, name)
+    except DomainError as error:
+        return error
+    return None
 
 
 def _require_own(uow: UnitOfWork, row: Import) -> None:

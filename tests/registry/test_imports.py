@@ -292,4 +292,6 @@ def test_names(repository: str, name: str) -> None:
 
 def test_names_that_cannot_be(service: Service, hub: FakeHub, acme: Caller) -> None:
     refused(acme.post("/imports", {"sources": [f"own:org/{'x' * 80}"]}), 422, "request.name")
+    rows = imported(service, acme, "own:org/Tone--2", f"own:org/{'x' * 80}", "own:org/x.git")
+    assert [outcome(row) for row in rows] == [("imported", None), ("refused", "request.name"), ("refused", "request.name")]
     refused(acme.get("/imports/nope"), 404, "import.unknown")
