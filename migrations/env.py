@@ -14,12 +14,15 @@ from app.db import (  # noqa: F401  they map the tables
     events,
     families,
     idempotency,
+    imports,
     materialisations,
     patches,
     ports,
+    pulls,
     pushes,
     releases,
     tokens,
+    upstreams,
     workers,
 )
 from app.db.base import Base

@@ -8,6 +8,7 @@ from app.api.routers import (
     base_names,
     families,
     files,
+    imports,
     jobs,
     materialisations,
     oidc,
@@ -18,6 +19,7 @@ from app.api.routers import (
     public,
     system,
     uploads,
+    upstreams,
 )
 from app.api.routing import PREFIX, PROBLEMS
 from app.api.rules import RULES
@@ -26,11 +28,15 @@ from app.wire.visits import require_guard
 
 __all__ = ["PREFIX", "mount"]
 
+NOUNS = (
+    families, base_names, patches, patch_files, uploads, ports, files, materialisations, jobs, oidc, system, audit, owners,
+    upstreams, imports,
+)  # fmt: skip
+
 
 def mount(app: FastAPI) -> None:
     """Adds its routes to an application."""
-    shared = (families, base_names, patches, patch_files, uploads, ports, files, materialisations)
-    for part in (*shared, jobs, oidc, system, audit, owners):
+    for part in NOUNS:
         require_guard(part.router.routes, RULES, PREFIX)
         require_rules(part.router.routes, RULES, PREFIX)
         app.router.routes.extend(part.router.routes)

@@ -70,6 +70,14 @@ RULES: dict[str, Rule] = {
     "DELETE /tokens/{token}": Rule("operate", "holder"),
     "POST /tokens/{token}/rotate": Rule("operate", "holder"),
     "GET /audit": Rule("operate", "anybody"),
+    # -- hubs that are pulled from
+    "GET /upstreams": ADMIN,
+    "GET /upstreams/{upstream}": ADMIN,
+    "PUT /upstreams/{upstream}": ADMIN,
+    "DELETE /upstreams/{upstream}": ADMIN,
+    "POST /imports": Rule("publish", "anybody"),
+    "GET /imports": OWN,
+    "GET /imports/{ident}": READ,
     # -- quotas
     "GET /owners/{owner}/usage": READ,
     "PUT /owners/{owner}/quota": Rule("admin", "owner"),

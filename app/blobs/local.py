@@ -106,6 +106,9 @@ class LocalBlobs:
     def place(self, files: Mapping[str, str]) -> dict[str, Any]:
         return {"kind": "files", "locations": {path: str(location) for path, location in self._locations(files).items()}}
 
+    def where(self) -> dict[str, Any]:
+        return {"kind": "directory", "root": str(self._root.resolve())}
+
     def sink(self, upload: str) -> dict[str, Any]:
         directory = self._root / "staging" / upload
         directory.mkdir(parents=True, exist_ok=True)

@@ -114,6 +114,10 @@ class MemoryBlobs:
     def traces(self, digest: str) -> int:
         return int(digest in self._blobs)
 
+    def where(self) -> dict[str, Any]:
+        """Raises NotImplementedError: no other process reaches this one's memory."""
+        raise NotImplementedError
+
     def sink(self, upload: str) -> dict[str, Any]:
         with self._lock:
             self._touched.setdefault(upload, time.time())

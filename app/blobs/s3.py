@@ -106,6 +106,9 @@ class S3Blobs:
         objects = {path: list(self._object(digest)) for path, digest in files.items()}
         return {"kind": "s3", "bucket": self._bucket, "objects": objects}
 
+    def where(self) -> dict[str, Any]:
+        return {"kind": "s3", "place": str(Place(self._bucket, self._prefix.rstrip("/")))}
+
     def sink(self, upload: str) -> dict[str, Any]:
         prefix = self._key(layout.staged(upload, "")).rstrip("/")
         return {"kind": "s3", "bucket": self._bucket, "prefix": prefix, "store": self._prefix}

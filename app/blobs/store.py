@@ -124,5 +124,8 @@ class BlobStore(Protocol):
     def traces(self, digest: str) -> int:
         """How many copies of bytes there are, those that a store keeps hidden too; asked of the store itself."""
 
+    def where(self) -> dict[str, Any]:
+        """The store itself, for a job's process: `app.blobs.opening.open_store` opens it."""
+
     def sink(self, upload: str) -> dict[str, Any]:
         """Where a job's process writes its files: `app.blobs.places.Sink` opens it; `discard` removes what is there."""

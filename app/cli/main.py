@@ -15,6 +15,7 @@ from app.cli import (
     families,
     fsck,
     garbage,
+    imports,
     login,
     materialise,
     nouns,
@@ -25,6 +26,7 @@ from app.cli import (
     quotas,
     serve,
     tokens,
+    upstreams,
     worker,
 )
 from app.cli.quickstart import command
@@ -60,6 +62,7 @@ cli.command()(offline.inspect)
 families.family.add_typer(base_names.alias, name="alias")
 cli.add_typer(families.family, name="family")
 cli.add_typer(nouns.release, name="release")
+nouns.patch.command("import")(imports.patch_import)
 nouns.patch.command("create")(patches.patch_create)
 nouns.patch.command("set")(patches.patch_set)
 nouns.patch.command("publish")(patches.patch_publish)
@@ -67,6 +70,7 @@ cli.add_typer(nouns.patch, name="patch")
 tokens.token.command("exchange")(login.exchange)
 cli.add_typer(tokens.token, name="token")
 cli.add_typer(quotas.quota, name="quota")
+cli.add_typer(upstreams.upstream, name="upstream")
 cli.command()(login.login)
 cli.command()(login.logout)
 cli.command()(purge.purge)

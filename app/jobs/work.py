@@ -48,8 +48,9 @@ def ingest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """Digests a release and, if asked, copies it.
 
     Args:
-        order: "source", a directory, an S3 prefix, or files that are in the store already; "roots", below which links may lead;
-            "sink", where the manifest and copies go; "copy", and whether the release is "copied" then, or was before.
+        order: "source", a directory, an S3 prefix, files that are in the store already, or a repository of another hub, which is
+            pulled first; "roots", below which links may lead; "sink", where the manifest and copies go; "copy", and whether the
+            release is "copied" then, or was before.
         reporter: makes reports of progress.
 
     Returns:
@@ -57,8 +58,10 @@ def ingest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
     Raises:
         CoreError: it is not a release that can be used.
+        DomainError: of an upstream, see `app.jobs.pull.pull_release`.
     """
     where = order["source"]
+    where, expected = _brought(order["source"], reporter)
     files, stats = _list(where, order["roots"])
     sink = Sink(order["sink"])
     with closing(open_place(_with_stats(where, stats))) as source:
@@ -66,10 +69,7 @@ def ingest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         report = reporter(work_bytes(checkpoint), "Reading", len(checkpoint.tensors))
         copy = (lambda path, size: sink.open(f"files/{path}", size)) if order["copy"] else None
         manifest = build_manifest(source, checkpoint, report, copy, lambda: report(0, 1))
-    if where["kind"] == "directory":  # elsewhere, every read was of just the object that was listed
-        for path in checkpoint.files:
-            if list(stat_of(Path(where["directory"], path))) != stats[path]:
-                raise CheckpointError("checkpoint.changed", path=path, reason="it changed while it was read")
+    _check_unchanged(where, checkpoint, manifest, stats, expected)
     text = json.dumps(manifest.to_dict(), sort_keys=True, separators=(",", ":")).encode()
     sink.put(MANIFEST_FILE, text)
     digest = hashlib.sha256(text).hexdigest()
@@ -78,7 +78,7 @@ def ingest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     return {
         "run": order["run"],
         "copied": order["copied"],
-        "stored": where["kind"] == "stored",
+        "stored": order["source"]["kind"] == "stored",
         "manifest_sha256": digest,
         "stats": {path: stats.get(path) for path in checkpoint.files},
         "summary": _summary(checkpoint),
@@ -123,6 +123,13 @@ def materialise(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         return write_to_s3(merger, to, origins, report, windows)
 
 
+def bring(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """Brings a patch from another hub, see `app.jobs.bring.bring`."""
+    from app.jobs import bring as bringing  # noqa: PLC0415  what speaks HTTP; most jobs do not
+
+    return bringing.bring(order, reporter)
+
+
 @contextmanager
 def _open_merger(order: dict[str, Any], base: Source) -> Iterator[Merger]:
     """Merges what an order says, out of a base that is closed at the end."""
@@ -155,6 +162,29 @@ def _tensor_ends(file: PlannedFile) -> list[int]:
     """Where the tensors that the patch touches end in a file, in bytes."""
     placed = zip(file.starts, file.segments, strict=True)
     return [start + segment.length for start, segment in placed if isinstance(segment, Compute) and segment.delta]
+
+
+def _brought(where: dict[str, Any], reporter: Reporter) -> tuple[dict[str, Any], dict[str, str]]:
+    """A source that can be read here: what lies in another hub is brought into the store; sha256 of its files by path."""
+    if where["kind"] != "upstream":
+        return where, {}
+    from app.jobs import pull  # noqa: PLC0415  what speaks HTTP; most jobs do not
+
+    pulled = pull.pull_release(where, reporter)
+    return {"kind": "stored", "place": pulled.place, "sizes": pulled.files}, pulled.digests
+
+
+def _check_unchanged(
+    where: dict[str, Any], checkpoint: Checkpoint, manifest: Manifest, stats: dict[str, list[Any]], expected: dict[str, str]
+) -> None:
+    """Raises `CheckpointError` (checkpoint.changed) where a file is not any more what it was when it was listed.
+
+    In S3 every read was of just the object that was listed.
+    """
+    for path in checkpoint.files:
+        is_same = where["kind"] != "directory" or list(stat_of(Path(where["directory"], path))) == stats[path]
+        if not is_same or expected.get(path, manifest.file_digests[path]) != manifest.file_digests[path]:
+            raise CheckpointError("checkpoint.changed", path=path, reason="it changed while it was read")
 
 
 def _list(where: dict[str, Any], roots: list[str]) -> tuple[dict[str, int], dict[str, list[Any]]]:

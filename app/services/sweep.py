@@ -13,7 +13,7 @@ from app.domain.repositories import MAIN
 from app.domain.states import move
 from app.services import objects
 from app.services.pushes import end
-from app.services.releases import PUSHED_SOURCE
+from app.services.sources import PUSHED
 from app.services.uow import UnitOfWork
 
 DRAFT_AGE = dt.timedelta(days=1)
@@ -41,7 +41,7 @@ def pushed(uow: UnitOfWork) -> int:
     present = clock(uow.session)
     found = pushes.old_pushes(uow.session, present - DRAFT_AGE)
     for push in found:
-        if releases.is_ingesting(uow.session, f"{PUSHED_SOURCE}{push.id}"):
+        if releases.is_ingesting(uow.session, f"{PUSHED}{push.id}"):
             continue
         if push.files or push.patch_id or push.revision != MAIN:  # one that is announced only costs nothing, and stays
             end(uow, push, keep_announced=True)

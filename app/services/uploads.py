@@ -183,7 +183,7 @@ def verify(uow: UnitOfWork, principal: Principal, upload: str) -> dict[str, Any]
             blobs.direct.complete(upload_id, name, multipart)
         if not _is_kept(uow, file, blobs.received(upload_id, name)):
             blobs.promote(upload_id, name, file["sha256"], file["path"])
-    return _facts(uow, version)
+    return facts_of(uow, version)
 
 
 def publish(uow: UnitOfWork, principal: Principal, upload: str, facts: dict[str, Any]) -> PatchVersion:
@@ -277,13 +277,20 @@ def _check_same(patch: Patch, existing: PatchVersion, trained_on_id: str | None,
         raise DomainError("version.trained_on", version=existing.number, release=release, asked=trained_on)
 
 
-def _facts(uow: UnitOfWork, version: PatchVersion) -> dict[str, Any]:
-    """Checks the whole patch, against the release that it says it was trained on, and sums it up."""
+def facts_of(uow: UnitOfWork, version: PatchVersion, read_values: bool = True) -> dict[str, Any]:
+    """Checks the whole patch, against the release that it says it was trained on, and sums it up.
+
+    Args:
+        uow: the transaction.
+        version: a draft whose bytes are in the store.
+        read_values: False where a job has read all values already, and found them finite.
+    """
     with uow.tools.library.open_patch(version) as opened:
         if version.trained_on:
             base = uow.tools.library.manifest(version.trained_on).checkpoint
             resolve(opened.patch.config, opened.patch.factors, base)
-        check_finite(opened.patch, opened.source, uow.tools.arithmetic())
+        if read_values:
+            check_finite(opened.patch, opened.source, uow.tools.arithmetic())
         config, factors = opened.patch.config, opened.patch.factors
         return {
             "rank": config.rank,
