@@ -150,7 +150,7 @@ for folder in ({str(folder)!r}, {str(dora)!r}, {str(pickled)!r}):
 """).told
     assert wrong["status"] == unsupported["status"] == pickle["status"] == 422
     assert wrong["code"].startswith(("adapter.", "port."))
-    assert "The patch" in wrong["message"]
+    assert "has lora_A but no lora_B" in wrong["message"]
     assert unsupported["code"] == "adapter.dora"
     assert "train with use_dora=False" in unsupported["message"]
     assert pickle["code"] == "adapter.pickle"
