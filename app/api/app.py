@@ -2,12 +2,13 @@
 
 from fastapi import FastAPI
 
-from app.api import documentation, problems, telemetry
-from app.api.middleware import RequestBounds
+from app.api import documentation
 from app.api.routers import (
     audit,
+    base_names,
     families,
     files,
+    imports,
     jobs,
     materialisations,
     oidc,
@@ -18,22 +19,26 @@ from app.api.routers import (
     public,
     system,
     uploads,
+    upstreams,
 )
 from app.api.routing import PREFIX, PROBLEMS
-from app.api.rules import require_rules
-from app.api.visits import require_guard
+from app.api.rules import RULES
+from app.wire.rules import require_rules
+from app.wire.visits import require_guard
 
 __all__ = ["PREFIX", "mount"]
 
+NOUNS = (
+    families, base_names, patches, patch_files, uploads, ports, files, materialisations, jobs, oidc, system, audit, owners,
+    upstreams, imports,
+)  # fmt: skip
 
-def mount(app: FastAPI, max_body_bytes: int, metrics_token: str = "") -> None:
-    """Adds routes, error handlers and bounds to an application."""
-    for part in (families, patches, patch_files, uploads, ports, files, materialisations, jobs, oidc, system, audit, owners):
-        require_guard(part.router.routes, PREFIX)
-        require_rules(part.router.routes, PREFIX)
+
+def mount(app: FastAPI) -> None:
+    """Adds its routes to an application."""
+    for part in NOUNS:
+        require_guard(part.router.routes, RULES, PREFIX)
+        require_rules(part.router.routes, RULES, PREFIX)
         app.router.routes.extend(part.router.routes)
     app.include_router(public.router, responses=PROBLEMS)
-    problems.install(app)
-    app.add_middleware(RequestBounds, max_body_bytes=max_body_bytes)
-    telemetry.install(app, metrics_token)
     documentation.install(app, PREFIX)

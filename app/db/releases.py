@@ -22,6 +22,7 @@ class Release(Identified, Versioned, Base):
         manifest: sha256 of its manifest, a blob; its natural key.
         summary: total bytes, tensors, parameters, model type and what was left out; for lists.
         problem: why it was rejected.
+        origin: {upstream, endpoint, repository, revision, commit} where it was pulled from another hub.
     """
 
     __tablename__ = "releases"
@@ -40,6 +41,7 @@ class Release(Identified, Versioned, Base):
     total_bytes: Mapped[int | None] = mapped_column(BigInteger)
     summary: Mapped[dict[str, Any] | None]
     problem: Mapped[dict[str, Any] | None]
+    origin: Mapped[dict[str, Any] | None]
     yank_reason: Mapped[str | None] = mapped_column(String(2000))
     ready_at: Mapped[dt.datetime | None]
 
@@ -82,6 +84,15 @@ def by_name(session: Session, family_id: str, name: str) -> Release | None:
     return session.scalar(_BY_NAME, {"family": family_id, "name": name})
 
 
+_READY = select(Release).where(Release.family_id == bindparam("family"), Release.state == "ready").options(*_WITH_NAMES)
+_READY = _READY.order_by(Release.ready_at.desc(), Release.id.desc()).limit(bindparam("limit"))
+
+
+def ready(session: Session, family_id: str, limit: int) -> Sequence[Release]:
+    """Ready releases of a family, newest first."""
+    return session.scalars(_READY, {"family": family_id, "limit": limit}).all()
+
+
 def list_page(
     session: Session, family_id: str | None, state: str | None, after: str | None, limit: int, reader: str | None = None
 ) -> Sequence[Release]:
@@ -117,6 +128,11 @@ def counts(session: Session) -> dict[str, int]:
 def manifest_digests(session: Session) -> set[str]:
     """Digests of all manifests that a release names."""
     return set(session.scalars(select(Release.manifest).where(Release.manifest.is_not(None)))) - {None}  # type: ignore[return-value]
+
+
+def is_ingesting(session: Session, source: str) -> bool:
+    """Whether a release is read just now that was registered from a source."""
+    return bool(session.scalar(select(Release.id).where(Release.source == source, Release.state == "ingesting").limit(1)))
 
 
 def is_copying(session: Session) -> bool:

@@ -49,9 +49,10 @@ class Caller:
         self.client, self.token = client, token
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
-    def __call__(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def __call__(self, method: str, path: str, whole: bool = False, **options: Any) -> httpx.Response:
+        """`whole`: the path is one of any surface, not below the API's prefix."""
         headers = {**self._headers, **options.pop("headers", {})}
-        return self.client.request(method, path if path.startswith(API) else API + path, headers=headers, **options)
+        return self.client.request(method, path if whole or path.startswith(API) else API + path, headers=headers, **options)
 
     def get(self, path: str, headers: dict[str, str] | None = None, **query: Any) -> httpx.Response:
         return self("GET", path, params=query, headers=headers or {})
@@ -173,18 +174,28 @@ class Service:
         if order is None:
             return
         self.job_row(job)
-        work_of = do or {"ingest": work.ingest, "digest": work.digest}[kind]
+        work_of = do or {"ingest": work.ingest, "digest": work.digest, "import": work.bring}[kind]
         try:
             # Through JSON, as it goes to a child process.
             result = work_of(json.loads(json.dumps(order)), _silent)
-        except CoreError as error:
+        except (CoreError, DomainError) as error:
             with self.runtime.write() as uow:
                 KINDS[kind].clear(uow, order)
                 KINDS[kind].reject(uow, subject, error.to_problem())
         else:
-            with self.runtime.write() as uow:
-                KINDS[kind].record(uow, subject, job, Claim(EXECUTOR, 0), json.loads(json.dumps(result)))
+            self._record(job, kind, subject, json.loads(json.dumps(result)))
         self.job_row(job, status="SUCCESS")
+
+    def _record(self, job: str, kind: str, subject: str, result: dict[str, Any]) -> None:
+        """A result that cannot be recorded is refused."""
+        try:
+            with self.runtime.write() as uow:
+                KINDS[kind].record(uow, subject, job, Claim(EXECUTOR, 0), result)
+        except (CoreError, DomainError) as error:
+            if kind != "import":
+                raise
+            with self.runtime.write() as uow:
+                KINDS[kind].reject(uow, subject, error.to_problem())
 
     def job_row(self, job: str, status: str = "PENDING", executor: str = EXECUTOR) -> None:
         """Says in the engine's own table that a job is running here, or ended."""
@@ -226,7 +237,8 @@ def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
     assert response.headers.get_list("x-request-id")[0]
     problem = dict(response.json())
     assert problem["code"] == code, problem
-    assert set(problem) == {"type", "title", "status", "detail", "code", "remedy", "data"}
+    said = set(problem) - {"error"}  # which the clients of the Hub print
+    assert said == {"type", "title", "status", "detail", "code", "remedy", "data"}
     assert problem["type"] == f"/problems/{code}"
     assert problem["status"] == status
     assert all(problem[key].strip() for key in ("title", "detail", "remedy"))

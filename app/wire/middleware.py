@@ -10,15 +10,16 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.deps import bearer, get_principal
-from app.api.problems import MEDIA_TYPE, body_of, status_of
 from app.domain.context import REQUEST_ID
 from app.domain.errors import DomainError
+from app.wire.deps import bearer, get_principal
+from app.wire.problems import MEDIA_TYPE, body_of, status_of
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 API = "/api/v1/"
-UPLOADS = f"{API}uploads/"
+# Bodies that are taken while they arrive, with bounds of their own, after it is known who sends them.
+_STREAMED = re.compile(rf"PATCH {API}uploads/|PUT /api/objects/|POST /cas/|POST /api/models/[^/]+/[^/]+/commit/")
 STRANGERS_BYTES = 64 * 2**10  # of a body that are read before its sender is known
 
 
@@ -50,7 +51,7 @@ class RequestBounds:
         if _CONTROL.search(scope["path"]) or b"%00" in scope["query_string"]:
             await _refuse(send_with_id, DomainError("request.invalid", reason="The address holds a control character."), 422)
             return
-        if scope["path"].startswith(UPLOADS) and scope["method"] == "PATCH":
+        if _STREAMED.match(f"{scope['method']} {scope['path']}"):
             await self._app(scope, receive, send_with_id)
             return
         try:
@@ -79,7 +80,7 @@ class RequestBounds:
             DomainError: request.too_large; token.missing or token.expired, where a large one comes from a stranger.
         """
         body = bytearray()
-        is_known = not scope["path"].startswith(API)
+        is_known = False
         more = scope["method"] not in ("GET", "HEAD")
         while more:
             message = await receive()
