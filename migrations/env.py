@@ -12,6 +12,7 @@ from app.db import (  # noqa: F401  they map the tables
     events,
     families,
     idempotency,
+    identities,
     materialisations,
     patches,
     ports,

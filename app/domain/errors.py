@@ -63,6 +63,7 @@ CATALOGUE: dict[str, Entry] = {
     "token.scopes": Entry("invalid", "Unknown scope", "{scope!r} is not a scope.", "Scopes are read, publish, operate and admin."),
     "token.role": Entry("invalid", "Unknown role", "{role!r} is not a role.", "Roles are reader, publisher, operator and admin."),
     "token.expired": Entry("unauthenticated", "Token expired", "The token expired at {at}.", "Rotate tokens before they expire: 'portllm token rotate'; an operator or admin makes a new one with 'portllm token create'."),
+    "token.outlives": Entry("forbidden", "Would outlive its maker", "Your token was exchanged for an identity token and ends at {at}; what it makes cannot be valid for longer.", "Ask for a shorter time, or use a token that was made by an admin."),
     "token.over": Entry("conflict", "Token not valid any more", "The token {token!r} was revoked or has expired.", "Make a new one with 'portllm token create'."),
     # -- identity tokens (OpenID Connect)
     "oidc.off": Entry("not_found", "No issuer trusted", "This registry trusts no issuer of identity tokens.", "Ask an admin for a token; the operator names issuers in PORTLLM_OIDC."),
@@ -71,7 +72,8 @@ CATALOGUE: dict[str, Entry] = {
     "oidc.no_rule": Entry("forbidden", "Nobody's rule", "No rule of this registry admits {subject!r} of {issuer}.", "Ask the operator for a rule that the claims of the identity token fulfil."),
     "oidc.unavailable": Entry("busy", "Issuer unavailable", "The issuer {issuer} cannot be asked for its keys: {reason}.", "Retry after a few seconds; if it stays, tell the operator."),
     "oidc.lifetime": Entry("invalid", "Lifetime too long", "{seconds} seconds were asked for; such a token is valid for {limit} at most.", "Ask for less, and exchange again when it has expired."),
-    "oidc.rotate": Entry("conflict", "Cannot be rotated", "The token {token!r} was exchanged for an identity token.", "Exchange a fresh identity token: 'portllm login' or 'portllm token exchange'."),
+    "oidc.used": Entry("unauthenticated", "Identity token used already", "The identity token was exchanged before, at {at}.", "Get a fresh one from its issuer. Where a job has one for all its steps, exchange it once and keep the token, or ask the operator for \"single_use\": false."),
+    "oidc.rotate": Entry("conflict", "Cannot be rotated", "The token {token!r} was exchanged for an identity token, or made by such a one.", "Exchange a fresh identity token: 'portllm login' or 'portllm token exchange'."),
     # -- requests of ours to addresses that somebody named
     "outgoing.refused": Entry("forbidden", "Address not asked", "{address} is not asked: {reason}.", "Name an address in the public Internet that begins with https://, or ask the operator to allow this one."),
     "outgoing.unreachable": Entry("busy", "Address unreachable", "{address} does not answer as it should: {reason}.", "Check the address, and retry after a few seconds."),
