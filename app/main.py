@@ -51,7 +51,10 @@ def create_app(settings: Settings, replica: bool = False) -> FastAPI:
         finally:
             await run_in_threadpool(runtime.stop)
 
-    app = FastAPI(title="PortLLM Registry", version="1", description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False)
+    app = FastAPI(
+        title="PortLLM Registry", version="1", description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False,
+        docs_url=None, redoc_url=None,  # ours are in app.api.pages
+    )  # fmt: skip
     app.state.backend = runtime
     mount(app, settings.max_body_bytes, settings.metrics_token.get_secret_value())
     return app

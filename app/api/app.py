@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI
 
-from app.api import documentation, problems, telemetry
+from app.api import documentation, pages, problems, telemetry
 from app.api.middleware import RequestBounds
 from app.api.routers import (
     audit,
@@ -37,3 +37,4 @@ def mount(app: FastAPI, max_body_bytes: int, metrics_token: str = "") -> None:
     app.add_middleware(RequestBounds, max_body_bytes=max_body_bytes)
     telemetry.install(app, metrics_token)
     documentation.install(app, PREFIX)
+    pages.install(app)

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from app.api.pages import INERT, NO_SNIFF
 from app.core.errors import CATALOGUE as CORE
 from app.core.errors import CoreError
 from app.core.findings import MEANINGS
@@ -139,5 +140,6 @@ def _os(request: Request, error: Exception) -> JSONResponse:
 def _unexpected(request: Request, error: Exception) -> JSONResponse:
     request_id = getattr(request.state, "request_id", "unknown")
     log.error("request %s failed", request_id, exc_info=error)
-    # This answer is sent from outside the middleware that gives all others their id.
-    return problem(DomainError("server.error", request_id=request_id), 500, {"X-Request-Id": request_id})
+    # This answer is sent from outside the middleware that gives all others their id, and what browsers are told.
+    told = {"X-Request-Id": request_id} | {name.decode(): value.decode() for name, value in (NO_SNIFF, INERT)}
+    return problem(DomainError("server.error", request_id=request_id), 500, told)

@@ -103,7 +103,7 @@ def test_uploads_and_downloads_are_binary(schema: dict[str, Any]) -> None:
     assert send["requestBody"]["content"]["application/offset+octet-stream"]["schema"]["format"] == "binary"
     read = schema["paths"]["/api/v1/ports/{port}/files/{path}"]["get"]
     for status in ("200", "206"):
-        assert read["responses"][status]["content"]["*/*"]["schema"]["format"] == "binary"
+        assert read["responses"][status]["content"] == {"*/*": {}}  # of the type that its name says
     assert "304" in read["responses"]
 
 
@@ -161,7 +161,14 @@ def test_headers_and_statuses_are_those_that_are_sent(world: World, schema: dict
         ("PATCH /uploads/{upload}/files/{path}", world.acme("PATCH", file, headers={"Upload-Offset": "0"})),
         ("GET /families/{family}", world.admin.get("/families/none")),
     ]  # fmt: skip
-    usual = {"content-length", "content-type", "cache-control", "x-content-type-options", "repr-digest"}
+    usual = {
+        "content-length",
+        "content-type",
+        "cache-control",
+        "x-content-type-options",
+        "content-security-policy",
+        "repr-digest",
+    }
     for name, answer in asked:
         method, path = name.split(" ")
         responses = schema["paths"]["/api/v1" + path][method.lower()]["responses"]
