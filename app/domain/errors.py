@@ -115,6 +115,7 @@ CATALOGUE: dict[str, Entry] = {
     # -- object store
     "storage.unavailable": Entry("busy", "Object store unavailable", "The object store does not answer as it should: {reason}.", "Retry after a few seconds; if it stays, tell the operator."),
     "storage.refused": Entry("busy", "Object store refuses", "The object store refused the service: {reason}.", "The operator should check bucket, credentials and permissions of the object store."),
+    "storage.hidden": Entry("busy", "Old versions not shown", "The bucket {bucket!r} may keep old versions of what was deleted, and does not show them ({reason}).", "The operator should allow s3:ListBucketVersions and s3:GetBucketVersioning, or set PORTLLM_S3_KEEPS_NO_VERSIONS=true for a store that has none."),
     # -- places in S3, materialisations
     "place.invalid": Entry("invalid", "Invalid place", "{place!r} is not an address in S3.", "Use s3://bucket/prefix with letters, digits and . _ = @ + - in its names."),
     "place.not_allowed": Entry("forbidden", "Place not allowed", "{place} does not lie below a place that this service may use.", "Ask the operator to add it to PORTLLM_ALLOW_S3."),
