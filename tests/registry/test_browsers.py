@@ -1,6 +1,6 @@
 """What a browser would do with answers: found by walking the mounted routes, also those that are in no document."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from typing import Any
 
@@ -23,13 +23,10 @@ KINDS = {
 
 
 @pytest.fixture
-def full(fresh: Callable[..., Service], models: Models) -> tuple[Service, str]:
+def full(begun: Service, models: Models) -> tuple[Service, str]:
     """A registry of its own, because everything is done to it, and a port there."""
-    service = fresh()
-    service.admin.family("llama")
-    service.release("llama", "v1", models.v1)
-    service.admin.publish(service.admin.patch("acme", "tone"), models.patch)
-    return service, service.admin.port("acme/tone", "v1")["id"]
+    begun.admin.publish(begun.admin.patch("acme", "tone"), models.patch)
+    return begun, begun.admin.port("acme/tone", "v1")["id"]
 
 
 def answers(service: Service, port: str) -> Iterator[tuple[str, str, httpx.Response]]:
