@@ -1,14 +1,16 @@
-"""A worker: runs the jobs of one class, and reads merged models on its device for clients that the service sends."""
+"""A worker: runs the jobs of one class, and reads merged models on its device for clients that the service sends.
+
+Only one that listens needs the web framework, and imports it.
+"""
+
+from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
-from fastapi.concurrency import run_in_threadpool
-
-from app.api import worker
 from app.core import arithmetic
 from app.datadir import SECRET_KEY_FILE
 from app.domain.errors import DomainError
@@ -18,6 +20,9 @@ from app.jobs.presence import Presence
 from app.runtime import Runtime, introduce
 from app.services.workers import Card
 from app.settings import Settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 MAX_CLASS = 40
 
@@ -102,6 +107,11 @@ class WorkerRuntime(Runtime):
 
 def create_worker_app(settings: Settings, role: Role) -> FastAPI:
     """Builds a worker's own application; nothing is opened before it starts."""
+    from fastapi import FastAPI  # noqa: PLC0415
+    from fastapi.concurrency import run_in_threadpool  # noqa: PLC0415
+
+    from app.api import worker  # noqa: PLC0415
+
     runtime = WorkerRuntime(settings, role)
 
     @asynccontextmanager

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from app.api.problems import MEDIA_TYPE
+from app.api.schemas.base import ProblemOut
 
 ETAG = {"ETag": "What changes ask for in If-Match, and reads in If-None-Match."}
 CREATED = {
@@ -58,6 +59,7 @@ def install(app: FastAPI, prefix: str) -> None:
 
 def complete(document: dict[str, Any], prefix: str) -> None:
     """Adds to a document in place what types do not say."""
+    document["components"]["schemas"]["ProblemOut"] = ProblemOut.model_json_schema(mode="serialization")
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             _complete(f"{method.upper()} {path.removeprefix(prefix)}", operation)

@@ -9,10 +9,11 @@ from typing import Any
 from fastapi import APIRouter
 
 from app.api.problems import MEDIA_TYPE
-from app.api.schemas.base import ProblemOut
 
 PREFIX = "/api/v1"
-PROBLEM: dict[str, Any] = {"model": ProblemOut, "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemOut"}}}}
+# By name, not as a `model`: FastAPI would make a validator of it twice for every route, which nothing calls.
+# `app.api.documentation` adds what the name stands for.
+PROBLEM: dict[str, Any] = {"content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemOut"}}}}
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     "4XX": {**PROBLEM, "description": "Refused; see code and remedy."},
     "5XX": {**PROBLEM, "description": "Not possible now: busy, storage full, or an error of ours; see code and remedy."},

@@ -9,8 +9,6 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from botocore.exceptions import ClientError
-
 from app.core.errors import CheckpointError, OutputError
 
 FINGERPRINT = "portllm-fingerprint"
@@ -68,6 +66,8 @@ class S3Target:
         Raises:
             CheckpointError: checkpoint.changed, when the object is not the one that was registered any more.
         """
+        from botocore.exceptions import ClientError  # noqa: PLC0415
+
         try:
             copied = self._client.upload_part_copy(
                 Bucket=self._bucket, Key=self._key(path), UploadId=upload, PartNumber=number,

@@ -1,5 +1,6 @@
 """`portllm serve`: the service, in one process, or on PostgreSQL in several."""
 
+import gc
 import signal
 import socket
 import sys
@@ -14,6 +15,7 @@ import typer
 from app.cli import logs
 from app.cli.configured import read_settings
 from app.cli.output import EXIT_USAGE, fail
+from app.core.collector import collector_off
 
 DRAIN_SECONDS = 10
 BACKLOG = 2048
@@ -31,11 +33,8 @@ def serve(
     ] = 1,
 ) -> None:
     """Start the registry. The first start shows the admin token once and writes it to DATA/admin-token."""
-    import uvicorn  # noqa: PLC0415  only this verb needs the service
-
-    from app.main import create_app  # noqa: PLC0415
-
-    settings = read_settings(data)
+    with collector_off():
+        settings = read_settings(data)
     settings.allow_roots = [*settings.allow_roots, *(root.resolve() for root in allow_root or [])]
     for root in settings.allow_roots:
         if not root.is_dir():
@@ -44,7 +43,18 @@ def serve(
     if processes > 1:
         _serve_in_processes(settings, host, port, processes)
         return
-    application = create_app(settings)
+    _serve_here(settings, host, port)
+
+
+def _serve_here(settings: Any, host: str, port: int) -> None:
+    """This process does everything."""
+    with collector_off():
+        import uvicorn  # noqa: PLC0415  only this verb needs the service
+
+        from app.main import create_app  # noqa: PLC0415
+
+        application = create_app(settings)
+    gc.freeze()  # all of it stays
     runtime = application.state.backend
     listener = listen_on(host, port)
     server = uvicorn.Server(server_config(application, settings))

@@ -1,5 +1,6 @@
 """`portllm worker`: runs jobs, on as many machines as there are."""
 
+import gc
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ import typer
 from app.cli import logs
 from app.cli.configured import read_settings
 from app.cli.output import EXIT_USAGE, fail
+from app.core.collector import collector_off
 
 LABEL = "NAME=TEXT"
 
@@ -35,9 +37,11 @@ def worker(
     ] = None,
 ) -> None:
     """Run jobs of one class until SIGTERM, which hands running ones back. Needs PORTLLM_DATABASE_URL (PostgreSQL)."""
-    from app.worker import Role  # noqa: PLC0415  only this verb needs it
+    with collector_off():
+        from app.worker import Role  # noqa: PLC0415  only this verb needs it
 
-    settings = read_settings(data)
+        settings = read_settings(data)
+    gc.freeze()  # all of it stays
     logs.configure(settings.log_format, settings.log_level, logs.secrets_of(settings))
     settings.allow_roots = [*settings.allow_roots, *(root.resolve() for root in allow_root or [])]
     if class_name.startswith("gpu") and (concurrency or 1) != 1:

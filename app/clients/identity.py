@@ -2,18 +2,20 @@
 
 PyJWT verifies; here is said what is demanded. Sources: OpenID Connect Discovery 1.0, OpenID Connect Core 3.1.3.7, RFC 7515,
 RFC 7517, RFC 8725 (best practices).
+
+PyJWT with its cryptography, and the HTTP client, are imported with the first token: most installations trust no issuer.
 """
+
+from __future__ import annotations
 
 import datetime as dt
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, NamedTuple
 
-import jwt
-
-from app.clients import guarded
 from app.clients.addresses import Reach
 from app.domain.errors import DomainError
 from app.domain.issuers import Identity, Issuer
@@ -32,15 +34,6 @@ KINDS = ("RSA", "EC", "OKP")
 REQUIRED = ["iss", "sub", "aud", "exp", "iat"]
 # What PyJWT may raise beside its own errors, for claims and keys of strange types and sizes.
 STRANGE = (ValueError, TypeError, KeyError, ArithmeticError, RecursionError)
-
-_OWN_ERRORS: dict[type[Exception], str] = {
-    jwt.ExpiredSignatureError: "it has expired",
-    jwt.ImmatureSignatureError: "it is not valid yet",
-    jwt.InvalidAudienceError: "it was made for another audience",
-    jwt.InvalidIssuerError: "it names another issuer",
-    jwt.InvalidAlgorithmError: "it is signed by an algorithm that its issuer is not trusted with",
-    jwt.InvalidSignatureError: "its signature is not its issuer's",
-}  # fmt: skip
 
 
 class Unverified(NamedTuple):
@@ -81,6 +74,8 @@ def read(token: str) -> Unverified:
     Raises:
         DomainError: oidc.token, for one that cannot be valid whoever signed it.
     """
+    import jwt  # noqa: PLC0415
+
     if len(token) > MAX_CHARACTERS:
         raise refused(f"it is longer than {MAX_CHARACTERS} characters")
     try:
@@ -106,8 +101,10 @@ def verify(token: str, said: Unverified, issuer: Issuer, key: Mapping[str, Any])
     Raises:
         DomainError: oidc.token.
     """
+    import jwt  # noqa: PLC0415
+
     if said.algorithm not in issuer.algorithms or key.get("alg", said.algorithm) != said.algorithm:
-        raise refused(_OWN_ERRORS[jwt.InvalidAlgorithmError])
+        raise refused(_own_errors()[jwt.InvalidAlgorithmError])
     try:
         # The key is read as one of the token's algorithm: a key of another kind is then none.
         public = jwt.PyJWK.from_dict(dict(key), algorithm=said.algorithm)
@@ -160,6 +157,8 @@ def _signs(key: Any) -> bool:
 
 def _document(issuer: Issuer, url: str, reach: Reach) -> dict[str, Any]:
     """A JSON object of an issuer's."""
+    from app.clients import guarded  # noqa: PLC0415
+
     try:
         answer = guarded.request("GET", url, reach, {"Accept": "application/json"})
     except DomainError as error:
@@ -182,5 +181,20 @@ def _mark(token: str, issuer: Issuer, jti: Any) -> str:
 
 
 def _words(error: Exception) -> str:
-    known = (words for kind, words in _OWN_ERRORS.items() if isinstance(error, kind))
+    known = (words for kind, words in _own_errors().items() if isinstance(error, kind))
     return next(known, "it cannot be verified with the key that it names")
+
+
+@cache
+def _own_errors() -> dict[type[Exception], str]:
+    """PyJWT's errors, in words."""
+    import jwt  # noqa: PLC0415
+
+    return {
+        jwt.ExpiredSignatureError: "it has expired",
+        jwt.ImmatureSignatureError: "it is not valid yet",
+        jwt.InvalidAudienceError: "it was made for another audience",
+        jwt.InvalidIssuerError: "it names another issuer",
+        jwt.InvalidAlgorithmError: "it is signed by an algorithm that its issuer is not trusted with",
+        jwt.InvalidSignatureError: "its signature is not its issuer's",
+    }

@@ -1,10 +1,11 @@
 """What the merge asks of a tensor library, and the one place that fetches it."""
 
-import gc
 import importlib
 import os
 from functools import cache
 from typing import Any, NamedTuple, Protocol, cast
+
+from app.core.collector import collector_off
 
 Buffer = bytearray | memoryview
 
@@ -86,11 +87,5 @@ def _module() -> Any:
 
     The import contracts know this line.
     """
-    # The import makes some 200,000 objects that stay: the collector would look at them again and again, and free none.
-    collects = gc.isenabled()
-    gc.disable()
-    try:
+    with collector_off():
         return importlib.import_module("app.core.tensor.arithmetic")
-    finally:
-        if collects:
-            gc.enable()

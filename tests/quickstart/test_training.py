@@ -1,4 +1,4 @@
-"""Releases and patches, trained at the small scale: what the quickstart's table relies on."""
+"""Releases and patches, trained for two steps: what is so however long they are trained. What they learn: test_story."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from app.cli.quickstart.corpus import MIXTURES, Corpus, Example, gather, sample_examples
-from app.cli.quickstart.evaluate import accuracy, compare, drift, heldout_loss
-from app.cli.quickstart.models import LINEAR_MODULES, continue_pretraining, load_model, train_base, train_patch
+from app.cli.quickstart.evaluate import accuracy
+from app.cli.quickstart.models import LINEAR_MODULES, continue_pretraining, train_base, train_patch
 from app.cli.quickstart.scale import Scale
-from app.cli.quickstart.task import IGNORED, answer, encode, prompt
+from app.cli.quickstart.task import IGNORED, encode, prompt
 from app.cli.quickstart.tokenizer import token_streams, train_tokenizer
 
 SMALL = Scale.small()
@@ -29,11 +28,10 @@ TINY = dataclasses.replace(SMALL, base_steps=2, continue_steps=2, patch_steps=2)
 
 @dataclass(frozen=True)
 class Story:
-    """What the small quickstart trains, made once for all tests here."""
+    """What the quickstart trains, in hardly any steps; made once for all tests here."""
 
     corpus: Corpus
     streams: Mapping[str, torch.Tensor]
-    examples: list[Example]
     v1: Path
     v2: Path
     patch: Path
@@ -57,49 +55,17 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 
     patcher = pytest.MonkeyPatch()
     patcher.setattr(socket, "getaddrinfo", watched)
-    train_base(work / "v1", tokenizer, streams, MIXTURES["v1"], SMALL, progress=lambda *report: reports.append(report))
-    continue_pretraining(work / "v1", work / "v2", streams, MIXTURES["v2"], SMALL)
-    train_patch(work / "v1", work / "patch", corpus.train, corpus.kinds, SMALL, base_name="base/snippets")
+    train_base(work / "v1", tokenizer, streams, MIXTURES["v1"], TINY, progress=lambda *report: reports.append(report))
+    continue_pretraining(work / "v1", work / "v2", streams, MIXTURES["v2"], TINY)
+    train_patch(work / "v1", work / "patch", corpus.train, corpus.kinds, TINY, base_name="base/snippets")
     examples = sample_examples(corpus.heldout, corpus.kinds, SMALL.heldout_examples, SMALL.snippet_chars, SMALL.seed)
     accuracy(work / "v1", examples[:1], adapter_dir=work / "patch")
     patcher.undo()
-    return Story(corpus, streams, examples, work / "v1", work / "v2", work / "patch", reports, looked_up)
+    return Story(corpus, streams, work / "v1", work / "v2", work / "patch", reports, looked_up)
 
 
 def digests(directory: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()}
-
-
-def test_the_patch_does_what_the_base_cannot(story: Story) -> None:
-    chance = 1 / len(story.corpus.kinds)
-    assert accuracy(story.v1, story.examples) <= 0.02
-    assert accuracy(story.v1, story.examples, adapter_dir=story.patch) > 1.5 * chance
-
-
-def test_the_patch_works_on_a_later_release_that_cannot_do_it_alone(story: Story) -> None:
-    chance = 1 / len(story.corpus.kinds)
-    assert accuracy(story.v2, story.examples) <= 0.02
-    assert accuracy(story.v2, story.examples, adapter_dir=story.patch) > 1.5 * chance
-
-
-def test_a_merged_model_scores_as_the_patched_one(story: Story, tmp_path: Path) -> None:
-    model = PeftModel.from_pretrained(load_model(story.v1), story.patch)
-    model.merge_and_unload().save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(story.v1).save_pretrained(tmp_path)
-    patched = accuracy(story.v1, story.examples, adapter_dir=story.patch)
-    assert accuracy(tmp_path, story.examples) == pytest.approx(patched, abs=0.02)
-
-
-def test_accuracy_is_what_generation_gives(story: Story) -> None:
-    """One pass over all answer tokens must agree with token by token generation."""
-    tokenizer = AutoTokenizer.from_pretrained(story.v1)
-    model = PeftModel.from_pretrained(load_model(story.v1), story.patch).eval()
-    right = 0
-    for example in story.examples[:40]:
-        asked = tokenizer(prompt(example.text), return_tensors="pt")
-        made = model.generate(**asked, max_new_tokens=8, do_sample=False)[0, asked["input_ids"].shape[1] :]
-        right += tokenizer.decode(made) == answer(example.label) + tokenizer.eos_token
-    assert accuracy(story.v1, story.examples[:40], adapter_dir=story.patch) == pytest.approx(right / 40, abs=0.026)
 
 
 def test_the_patch_covers_all_linear_layers_and_nothing_else(story: Story) -> None:
@@ -124,22 +90,8 @@ def test_releases_are_bfloat16_and_keep_names_and_tokenizer(story: Story) -> Non
         assert (before[name] == after[name]) == (name != "model.safetensors"), name
 
 
-def test_releases_drift_as_a_vendor_lets_them(story: Story) -> None:
-    found = compare(story.v1, story.v2)
-    assert 0.005 < found.drift < 0.3
-    assert 0.9 < found.cos_min < found.cos_max < 1
-    assert drift(story.v1, story.v2) == found.drift
-    assert drift(story.v1, story.v1) == 0
-
-
-def test_continued_pretraining_learns_its_mixture(story: Story) -> None:
-    docs = [document for document in story.corpus.heldout if document.kind == "docs"]
-    before = heldout_loss(story.v1, docs, window=SMALL.window)
-    assert heldout_loss(story.v2, docs, window=SMALL.window) < before < 6.6  # ln(768): what knowing nothing costs
-
-
 def test_progress_counts_every_step(story: Story) -> None:
-    assert [report[:2] for report in story.reports] == [(n + 1, SMALL.base_steps) for n in range(SMALL.base_steps)]
+    assert [report[:2] for report in story.reports] == [(n + 1, TINY.base_steps) for n in range(TINY.base_steps)]
     assert story.reports[-1][2].startswith("loss ")
 
 

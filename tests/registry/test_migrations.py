@@ -15,7 +15,7 @@ from sqlalchemy import NullPool, create_engine, inspect, text
 import migrations
 from app.db.base import Base
 from app.db.locks import MIGRATIONS, key_of
-from app.db.schema import alembic_config, upgrade
+from app.db.schema import alembic_config, head, known, upgrade
 from app.domain.errors import DomainError
 from tests.live.service import environment, until
 from tests.support.postgres import Postgres
@@ -88,6 +88,21 @@ def test_one_chain() -> None:
     """One head and one base: there is no second history."""
     script = ScriptDirectory.from_config(alembic_config(""))
     assert len(script.get_heads()) == len(script.get_bases()) == 1
+
+
+def test_files_are_numbered_by_their_revisions() -> None:
+    """What a start reads off their names, without Alembic, is what Alembic says."""
+    script = ScriptDirectory.from_config(alembic_config(""))
+    assert head() == script.get_current_head()
+    assert known() == {found.revision for found in script.walk_revisions()}
+
+
+def test_a_database_that_is_up_to_date_costs_no_alembic(tmp_path: Path) -> None:
+    """The second start only looks."""
+    code = "import sys; from app.db.schema import upgrade; upgrade(sys.argv[1]); print('alembic' in sys.modules)"
+    starting = [sys.executable, "-c", code, f"sqlite:///{tmp_path / 'a.db'}"]
+    said = [subprocess.run(starting, capture_output=True, text=True, check=True).stdout.strip() for _ in range(2)]
+    assert said == ["True", "False"]
 
 
 def test_a_path_with_a_percent_sign(tmp_path: Path) -> None:
