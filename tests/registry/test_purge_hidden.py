@@ -8,6 +8,7 @@ import pytest
 
 from app.blobs.s3_client import shared_client
 from app.blobs.s3_versions import KEEPS_NONE, held
+from app.domain.errors import DomainError
 from tests.registry.conftest import Models
 from tests.registry.purging import WHY, Place, opened
 from tests.registry.service import Service
@@ -121,8 +122,8 @@ def test_what_others_have_too_needs_no_proof(place: Place, proxy: FaultyS3, tmp_
     assert {blob["kept_for"] for blob in report["blobs"]} == {f"{second}@1"}
 
 
-def test_a_bucket_that_never_kept_any(place: Place, proxy: FaultyS3, s3: S3Server) -> None:
-    """Says so: what it lists is all there is."""
+def test_a_bucket_that_never_kept_any(proxy: FaultyS3, s3: S3Server) -> None:
+    """Says so: what it lists is all there is. One that says that it keeps them, or nothing, is no proof."""
     bucket, client = s3.bucket(), s3.client()
     client.put_object(Bucket=bucket, Key="a/b", Body=b"x")
     with pytest.MonkeyPatch.context() as patched:
@@ -130,4 +131,10 @@ def test_a_bucket_that_never_kept_any(place: Place, proxy: FaultyS3, s3: S3Serve
             patched.setenv(name, value)
         hides(proxy, "501")
         found = list(held(shared_client(), bucket, "a/", is_proof=True))
-    assert [(one.key, one.version, one.marker) for one in found] == [("a/b", None, False)]
+        assert [(one.key, one.version, one.marker) for one in found] == [("a/b", None, False)]
+        hides(proxy, "403", also_says_nothing=True)
+        assert list(held(shared_client(), bucket, "a/")) == found
+        with pytest.raises(DomainError) as refused:
+            list(held(shared_client(), bucket, "a/", is_proof=True))
+    assert refused.value.code == "storage.hidden"
+    assert refused.value.data == {"bucket": bucket, "reason": "ListObjectVersions: 403; GetBucketVersioning: 403"}
