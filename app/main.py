@@ -6,10 +6,12 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 
-from app.api.app import mount
+from app.api import app as api
 from app.core import arithmetic
+from app.hub import app as hub
 from app.runtime import Runtime
 from app.settings import Settings
+from app.wire.app import surround
 
 DESCRIPTION = """\
 Keeps LoRA patches and carries them to new releases of their base model, without training and without data.
@@ -56,5 +58,7 @@ def create_app(settings: Settings, replica: bool = False) -> FastAPI:
         docs_url=None, redoc_url=None,  # ours are in app.api.pages
     )  # fmt: skip
     app.state.backend = runtime
-    mount(app, settings.max_body_bytes, settings.metrics_token.get_secret_value())
+    api.mount(app)
+    hub.mount(app)
+    surround(app, settings.max_body_bytes, settings.metrics_token.get_secret_value())
     return app

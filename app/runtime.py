@@ -222,6 +222,10 @@ class Runtime:
         with self._places.take(owner):
             yield
 
+    def has_room(self, owner: str) -> bool:
+        """Whether a place was free just now."""
+        return self._places.has_room(owner)
+
     @contextmanager
     def read(self) -> Iterator[UnitOfWork]:
         """A unit of work that only reads."""

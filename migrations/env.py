@@ -9,6 +9,7 @@ from alembic import context
 from sqlalchemy import Connection, text
 
 from app.db import (  # noqa: F401  they map the tables
+    commits,
     events,
     families,
     idempotency,

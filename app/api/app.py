@@ -2,8 +2,7 @@
 
 from fastapi import FastAPI
 
-from app.api import documentation, pages, problems, telemetry
-from app.api.middleware import RequestBounds
+from app.api import documentation, pages
 from app.api.routers import (
     audit,
     families,
@@ -20,21 +19,19 @@ from app.api.routers import (
     uploads,
 )
 from app.api.routing import PREFIX, PROBLEMS
-from app.api.rules import require_rules
-from app.api.visits import require_guard
+from app.api.rules import RULES
+from app.wire.rules import require_rules
+from app.wire.visits import require_guard
 
 __all__ = ["PREFIX", "mount"]
 
 
-def mount(app: FastAPI, max_body_bytes: int, metrics_token: str = "") -> None:
-    """Adds routes, error handlers and bounds to an application."""
+def mount(app: FastAPI) -> None:
+    """Adds its routes to an application."""
     for part in (families, patches, patch_files, uploads, ports, files, materialisations, jobs, oidc, system, audit, owners):
-        require_guard(part.router.routes, PREFIX)
-        require_rules(part.router.routes, PREFIX)
+        require_guard(part.router.routes, RULES, PREFIX)
+        require_rules(part.router.routes, RULES, PREFIX)
         app.router.routes.extend(part.router.routes)
     app.include_router(public.router, responses=PROBLEMS)
-    problems.install(app)
-    app.add_middleware(RequestBounds, max_body_bytes=max_body_bytes)
-    telemetry.install(app, metrics_token)
     documentation.install(app, PREFIX)
     pages.install(app)

@@ -1,4 +1,4 @@
-"""The pages for people, /docs and /redoc: the only HTML that the service makes, and what a browser may do with answers.
+"""The pages for people, /docs and /redoc: the only HTML that the API makes.
 
 Both load their scripts from a public network, as FastAPI's pages do; a browser lets them talk to this registry and to nobody
 else, so that a token which somebody types into the page stays here.
@@ -8,9 +8,6 @@ from fastapi import FastAPI
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 
-# Of every answer that is no page of ours: whatever it holds, it is not guessed at, runs nothing and is shown in no frame.
-NO_SNIFF = (b"x-content-type-options", b"nosniff")
-INERT = (b"content-security-policy", b"sandbox; default-src 'none'; frame-ancestors 'none'")
 CDN = "https://cdn.jsdelivr.net"
 PAGE = {
     "Content-Security-Policy": (

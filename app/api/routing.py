@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from app.api.problems import MEDIA_TYPE
+from app.wire.problems import MEDIA_TYPE
 
 PREFIX = "/api/v1"
 # By name, not as a `model`: FastAPI would make a validator of it twice for every route, which nothing calls.

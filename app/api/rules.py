@@ -4,32 +4,7 @@ The services ask the principal again for the very thing that is read or changed;
 and the tests hold both to it.
 """
 
-from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
-
-Scope = Literal["none", "read", "publish", "operate", "admin"]
-Whose = Literal["anybody", "installation", "owner", "family", "holder"]
-
-
-class Rule(NamedTuple):
-    """What a route needs.
-
-    Attributes:
-        scope: the least that a token needs; every token may read. `none`: no token is asked for, which is said here or nowhere.
-        whose: what the route is about. `owner`: something of an owner, which for all others is not there (404).
-            `installation`: what belongs to nobody in particular. `family`: the same, for those who may see the family.
-            `anybody`: answers about the caller's own. `holder`: a token, which its holder may always end or replace.
-    """
-
-    scope: Scope
-    whose: Whose
-
-
-READ = Rule("read", "owner")
-PUBLISH = Rule("publish", "owner")
-OPEN = Rule("none", "anybody")
-OWN = Rule("read", "anybody")
-ADMIN = Rule("admin", "installation")
+from app.wire.rules import ADMIN, OPEN, OWN, PUBLISH, READ, Rule
 
 RULES: dict[str, Rule] = {
     "GET /whoami": OWN,
@@ -98,21 +73,3 @@ RULES: dict[str, Rule] = {
     "GET /oidc": OPEN,
     "POST /tokens/exchange": OPEN,
 }
-
-
-def require_rules(routes: Iterable[Any], prefix: str) -> None:
-    """Refuses to build an application with a route that has no rule: whoever adds one must say who may call it.
-
-    Raises:
-        RuntimeError: names the route.
-    """
-    for route in routes:
-        for method in route.methods:
-            if f"{method} {route.path.removeprefix(prefix)}" not in RULES:
-                raise RuntimeError(f"{method} {route.path} has no rule in app/api/rules.py")
-
-
-def is_open(route: Any, prefix: str) -> bool:
-    """Whether a route is one that asks for no token, by all its methods."""
-    rules = [RULES.get(f"{method} {route.path.removeprefix(prefix)}") for method in route.methods]
-    return all(rule is not None and rule.scope == "none" for rule in rules)

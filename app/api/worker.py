@@ -4,11 +4,7 @@ from typing import Annotated, Protocol, cast
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 
-from app.api import problems, telemetry
-from app.api.deps import BackendDep
-from app.api.middleware import RequestBounds
 from app.api.readiness import readiness
-from app.api.reading import Conditions, answer
 from app.api.schemas.jobs import AboutOut
 from app.api.schemas.system import HealthOut, ReadyOut
 from app.domain.principal import INSTALLATION, Principal
@@ -16,6 +12,9 @@ from app.domain.signing import check_read
 from app.services import ports, purges, workers
 from app.services.backend import Backend
 from app.services.workers import Card
+from app.wire.app import surround
+from app.wire.deps import BackendDep
+from app.wire.reading import Conditions, answer
 
 router = APIRouter()
 
@@ -82,6 +81,4 @@ def read_file(
 def mount(app: FastAPI, max_body_bytes: int, metrics_token: str = "") -> None:
     """Adds routes, error handlers and bounds to a worker's application."""
     app.include_router(router)
-    problems.install(app)
-    app.add_middleware(RequestBounds, max_body_bytes=max_body_bytes)
-    telemetry.install(app, metrics_token)
+    surround(app, max_body_bytes, metrics_token)

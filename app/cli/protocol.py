@@ -11,8 +11,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.api.problems import MEDIA_TYPE, OWN_STATUS, body_of
 from app.domain.errors import DomainError
+from app.wire.problems import MEDIA_TYPE, OWN_STATUS, body_of
 
 MAX_HEAD_BYTES = 64 * 2**10
 MAX_HEADERS = 100

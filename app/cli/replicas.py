@@ -15,11 +15,11 @@ from typing import Any
 
 from uvicorn.supervisors import Multiprocess
 
-from app.api.telemetry import PROCESSES
 from app.cli import logs
 from app.cli.serve import server_config
 from app.main import create_app
 from app.settings import Settings
+from app.wire.telemetry import PROCESSES
 
 START_SECONDS = 60
 # A process that reads large patches may be slow to answer its supervisor; one that hangs is silent for good.

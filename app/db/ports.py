@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ForeignKey, Index, Select, String, UniqueConstraint, bindparam, func, select
+from sqlalchemy import ForeignKey, Index, Select, String, UniqueConstraint, and_, bindparam, func, select
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column, relationship
 
 from app.db.base import Base, Identified, Versioned, page
@@ -154,3 +154,74 @@ def count(session: Session) -> int:
 def counts(session: Session) -> dict[str, int]:
     """How many are in each state; read from the index over states."""
     return dict(session.execute(select(Port.state, func.count()).group_by(Port.state)).tuples().all())
+
+
+# -- what repositories of the Hub protocol show: ready ports of the canonical recipe, plain addition in the release's own dtypes.
+
+CANONICAL = and_(
+    Port.state == "ready", Port.recipe["strategy"].as_string() == "add", Port.recipe["dtype"].as_string().is_(None),
+    Port.recipe["tokenizer"].as_string() == "release",
+)  # fmt: skip
+_SELECTABLE = (PatchVersion.state == "published", Release.state == "ready")
+# A forced port beside one that was not is the same bytes; the latter has less to explain.
+_BETWEEN = (
+    select(Port)
+    .where(CANONICAL, Port.version_id == bindparam("version"), Port.release_id == bindparam("release"))
+    .options(*_WITH_NAMES)
+    .order_by(Port.forced, Port.id)
+    .limit(1)
+)
+_NEWEST = (
+    select(Port)
+    .join(PatchVersion, Port.version_id == PatchVersion.id)
+    .join(Release, Port.release_id == Release.id)
+    .where(CANONICAL, *_SELECTABLE, PatchVersion.patch_id == bindparam("patch"))
+    .options(*_WITH_NAMES)
+    .order_by(Port.ready_at.desc(), Port.forced, Port.id.desc())
+    .limit(1)
+)
+
+
+def between(session: Session, version_id: str, release_id: str) -> Port | None:
+    """The ready port of a version to a release."""
+    return session.scalar(_BETWEEN, {"version": version_id, "release": release_id})
+
+
+def newest(session: Session, patch_id: str) -> Port | None:
+    """The port of a patch that became ready last, of what was not yanked."""
+    return session.scalar(_NEWEST, {"patch": patch_id})
+
+
+class Carried(NamedTuple):
+    """A ready port by its names."""
+
+    id: str
+    version_id: str
+    number: int | None
+    release: str
+
+
+def carried(session: Session, patch_id: str, limit: int) -> list[Carried]:
+    """Ready ports of a patch that can be selected, by version and release, newest versions first."""
+    query = (
+        select(Port.id, Port.version_id, PatchVersion.number, Release.name)
+        .join(PatchVersion, Port.version_id == PatchVersion.id)
+        .join(Release, Port.release_id == Release.id)
+        .where(CANONICAL, *_SELECTABLE, PatchVersion.patch_id == patch_id)
+        .order_by(PatchVersion.number.desc(), Port.release_id.desc(), Port.forced, Port.id)
+    )
+    found = dict[tuple[str, str], Carried]()
+    for row in session.execute(query.limit(limit)):
+        found.setdefault((row.version_id, row.name), Carried(*row))
+    return list(found.values())
+
+
+def with_ports(session: Session, patch_ids: Sequence[str]) -> set[str]:
+    """Which of some patches have a ready port that can be selected."""
+    query = (
+        select(PatchVersion.patch_id)
+        .join(Port, Port.version_id == PatchVersion.id)
+        .join(Release, Port.release_id == Release.id)
+        .where(CANONICAL, *_SELECTABLE, PatchVersion.patch_id.in_(patch_ids))
+    )
+    return set(session.scalars(query.distinct()))

@@ -82,6 +82,15 @@ def by_name(session: Session, family_id: str, name: str) -> Release | None:
     return session.scalar(_BY_NAME, {"family": family_id, "name": name})
 
 
+_READY = select(Release).where(Release.family_id == bindparam("family"), Release.state == "ready").options(*_WITH_NAMES)
+_READY = _READY.order_by(Release.ready_at.desc(), Release.id.desc()).limit(bindparam("limit"))
+
+
+def ready(session: Session, family_id: str, limit: int) -> Sequence[Release]:
+    """Ready releases of a family, newest first."""
+    return session.scalars(_READY, {"family": family_id, "limit": limit}).all()
+
+
 def list_page(
     session: Session, family_id: str | None, state: str | None, after: str | None, limit: int, reader: str | None = None
 ) -> Sequence[Release]:

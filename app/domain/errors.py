@@ -104,6 +104,10 @@ CATALOGUE: dict[str, Entry] = {
     "version.files": Entry("invalid", "Invalid file list", "{reason}", "List every file once with its size and sha256."),
     "version.file": Entry("not_found", "No such file", "{patch} version {version} has no file {path!r}.", "See its files with 'portllm show'."),
     "alias.unknown": Entry("not_found", "Unknown alias", "{patch} has no alias {alias!r}.", "See its aliases with 'portllm show'."),
+    # -- the Hub protocol
+    "hub.repository": Entry("not_found", "No such repository", "There is no repository {repository!r} here that this token may see.", "Repositories are base/FAMILY, OWNER/PATCH and OWNER/PATCH.merged."),
+    "hub.revision": Entry("not_found", "No such revision", "{repository} has no revision {revision!r}.", "Revisions are: of base/FAMILY main and releases; of OWNER/PATCH main, aliases, N and N@RELEASE; of OWNER/PATCH.merged main, RELEASE and RELEASE@N."),
+    "hub.entry": Entry("not_found", "No such entry", "{repository} has no file or directory {path!r} at {revision!r}.", "List its files: GET /api/models/REPOSITORY/tree/REVISION?recursive=true."),
     # -- uploads
     "upload.unknown": Entry("not_found", "Unknown upload", "There is no open upload {upload!r}.", "Start a new one; open uploads are kept for a day."),
     "upload.file": Entry("not_found", "File not announced", "The upload does not expect a file {path!r}.", "Announce every file when the version is created."),

@@ -69,3 +69,6 @@ class Backend(Protocol):
         Raises:
             DomainError: server.busy, when all are taken, or all that one owner may have.
         """
+
+    def has_room(self, owner: str) -> bool:
+        """Whether a place was free just now."""

@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from app.blobs.places import is_far, open_place
@@ -23,6 +24,7 @@ from app.db.patches import PatchVersion
 from app.db.releases import Release
 from app.domain.places import S3, Place
 from app.services.openings import Openings
+from app.services.probes import Probes
 
 MANIFEST = "manifest"
 MANIFESTS = 32
@@ -49,6 +51,28 @@ class Library:
         self._manifests: Recent[str, Manifest] = Recent(MANIFESTS)
         self._plans: Recent[tuple[str, str], tuple[MergePlan, int]] = Recent(PLANS)
         self._opened = Openings()
+        self._probes = Probes()
+
+    def require_readable(self, release: Release | None, version: PatchVersion | None = None) -> None:
+        """Reads a byte of a release, and of a version's weights, unless it was just done; waits for seconds at most.
+
+        Raises:
+            DomainError: storage.unavailable, among others, where GET would fail or stand still now.
+            CoreError: the bytes are not what they were any more.
+        """
+        if release is not None:
+            self._probes.require(release.id, partial(self._touch_release, release))
+        if version is not None:
+            self._probes.require(version.id, partial(self._touch_version, version))
+
+    def _touch_release(self, release: Release) -> None:
+        shard = next(iter(self.manifest(release).checkpoint.shards))
+        with self.open_release(release) as source:
+            read_range(source, shard, 0, 1)
+
+    def _touch_version(self, version: PatchVersion) -> None:
+        with self.open_file(version, WEIGHTS_FILE, digests_of(version)[WEIGHTS_FILE]) as source:
+            read_range(source, WEIGHTS_FILE, 0, 1)
 
     def held(self) -> set[str]:
         """Ids of the versions that something is open or remembered of."""
@@ -70,9 +94,11 @@ class Library:
         return self._manifests.get(digest, lambda: self._read_manifest(digest))
 
     @contextmanager
-    def open_release(self, release: Release) -> Iterator[Source]:
-        """A source for a ready release: its own directory, checked file by file, or the copies."""
+    def open_release(self, release: Release, in_order: bool = False) -> Iterator[Source]:
+        """A source for a ready release: its directory, checked file by file, or the copies; `in_order` as in `open_merger`."""
         source = self._release_source(release)
+        if in_order and is_far(source):
+            source = ReadAhead(source)
         try:
             yield source
         finally:

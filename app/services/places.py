@@ -39,3 +39,8 @@ class Places:
             with self._lock:
                 self._taken[owner] -= 1
                 self._taken += Counter()  # leaves out whoever has none
+
+    def has_room(self, owner: str) -> bool:
+        """Whether there was a place for an owner's stream just now; somebody else may take it before this one does."""
+        with self._lock:
+            return self._taken.total() < self._total and self._taken[owner] < self._each

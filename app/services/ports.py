@@ -12,6 +12,7 @@ from app.core.manifest import Manifest
 from app.core.recipe import Recipe, fingerprint
 from app.core.signals import Lineage, assess_effect, judge_lineage, measure_lineage
 from app.core.stream import Merger
+from app.db import commits
 from app.db import materialisations as materialisation_rows
 from app.db import ports as rows
 from app.db import releases as release_rows
@@ -140,6 +141,7 @@ def create(uow: UnitOfWork, principal: Principal, verdict: Verdict, force: str |
     uow.add(port)
     if existing:  # the same recipe, so the same bytes: what was written of them is this port's now
         materialisation_rows.move(uow.session, existing.id, port.id)
+        commits.forget(uow.session, [existing.id])
         uow.session.delete(existing)
         uow.session.flush()
     uow.event(

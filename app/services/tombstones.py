@@ -6,7 +6,7 @@ names of files that were left out, names that the configuration holds, and the s
 Events are a trail that nothing can change; they hold names of patches, figures and codes.
 """
 
-from app.db import idempotency, ports
+from app.db import commits, idempotency, ports
 from app.db.patches import PURGED, PatchVersion
 from app.db.ports import Port
 from app.domain.states import move
@@ -32,7 +32,11 @@ def bury_port(port: Port) -> None:
 
 
 def forget_answers(uow: UnitOfWork, version: PatchVersion) -> None:
-    """Forgets what was answered about a version and its ports under an Idempotency-Key: it quotes what is dropped here."""
-    held = [f"/api/v1/ports/{port.id}" for port in ports.of_version(uow.session, version.id)]
+    """Forgets what was answered about a version and its ports under an Idempotency-Key or over the Hub protocol: it quotes what
+    is dropped here.
+    """
+    of_version = [port.id for port in ports.of_version(uow.session, version.id)]
+    commits.forget(uow.session, [version.id, *of_version])
+    held = [f"/api/v1/ports/{ident}" for ident in of_version]
     held += [f"/api/v1/uploads/{version.id}", f"/api/v1/patches/{version.patch.full_name}/versions/{version.number}"]
     idempotency.forget_about(uow.session, held)

@@ -21,11 +21,11 @@ import httpx
 from sqlalchemy import NullPool, create_engine, text
 from transformers.utils.logging import disable_progress_bar
 
-from app.api.deps import encode_cursor
 from app.cli.client import Client
 from app.cli.ingest import add_release, wait_release
 from app.cli.upload import push_patch
 from app.runtime import upgrade
+from app.wire.deps import encode_cursor
 from tests.benchmarks import mlflow_peer
 from tests.benchmarks.api_rows import ALIAS, Filled, fill
 from tests.benchmarks.harness import Options, print_machine, print_table, verdict

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from app.api.middleware import UPLOADS
+from app.wire.middleware import UPLOADS
 from tests.registry.conftest import World
 from tests.registry.service import API, refused
 from tests.registry.uploading import announce

@@ -8,12 +8,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import event
 
-from app.api.telemetry import Telemetry
 from app.blobs.s3_client import translated
 from app.domain.errors import DomainError
 from app.jobs.queue import DbosQueue
 from app.services import metrics
 from app.services.threads import Remembered
+from app.wire.telemetry import Telemetry
 from tests.registry.conftest import Models
 from tests.registry.service import Service, refused
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from app.api import problems
 from app.api.schemas.base import Out
+from app.wire import problems
 from tests.registry.conftest import World
 from tests.registry.test_access import DOORS, example
 

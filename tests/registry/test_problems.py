@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from app.api.problems import STATUS, codes
 from app.core.errors import CATALOGUE as CORE
 from app.core.errors import CoreError
 from app.core.findings import MEANINGS
 from app.domain.errors import CATALOGUE, DomainError
+from app.wire.problems import STATUS, codes
 from tests.registry.conftest import World
 from tests.registry.service import Service, refused, unique
 

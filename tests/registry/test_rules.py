@@ -9,8 +9,10 @@ import pytest
 from fastapi import FastAPI
 
 from app.api.app import mount
-from app.api.rules import RULES, Rule
+from app.api.rules import RULES
 from app.domain.principal import ROLES
+from app.hub.rules import RULES as HUB
+from app.wire.rules import Rule
 from tests.registry.conftest import Models
 from tests.registry.service import API, Caller, Service
 from tests.registry.test_access import body_for, filled, routes
@@ -37,7 +39,7 @@ class Place:
             if body and name in body:
                 body[name] = value
         json = {} if body is None else {"json": body}
-        return caller(method, filled(path, **self.holes), headers={"Upload-Offset": "0"}, **json)
+        return caller(method, filled(path, **self.holes), whole=True, headers={"Upload-Offset": "0"}, **json)
 
 
 @pytest.fixture(scope="module")
@@ -67,23 +69,24 @@ def place(registries: Callable[..., Service], models: Models) -> Iterator[Place]
 
 
 def ruled(place: Place) -> list[tuple[str, str, Rule]]:
-    """(method, path, rule) of every route below the prefix that asks for a token."""
-    found = [(method, path) for method, path in routes(place.service.app) if path.startswith(API)]
-    rules = [(method, path, RULES[f"{method} {path.removeprefix(API)}"]) for method, path in found]
-    return [(method, path, rule) for method, path, rule in rules if rule.scope != "none"]
+    """(method, path, rule) of every route of a surface that asks for a token."""
+    every = {f"{name.replace(' ', ' ' + API, 1)}": rule for name, rule in RULES.items()} | HUB
+    found = [(method, path, every.get(f"{method} {path}")) for method, path in routes(place.service.app)]
+    return [(method, path, rule) for method, path, rule in found if rule and rule.scope != "none"]
 
 
 def test_every_route_has_a_rule(place: Place) -> None:
     """And every rule a route."""
-    found = {f"{m} {p.removeprefix(API)}" for m, p in routes(place.service.app) if p.startswith(API)}
-    assert found == set(RULES)
+    every = set(routes(place.service.app))
+    assert {f"{m} {p.removeprefix(API)}" for m, p in every if p.startswith(API)} == set(RULES)
+    assert set(HUB) <= {f"{m} {p}" for m, p in every}
 
 
 def test_a_route_without_a_rule_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever adds a route and forgets the rule finds out before anybody can call it."""
     monkeypatch.delitem(RULES, "GET /families")
     with pytest.raises(RuntimeError, match="GET /api/v1/families has no rule"):
-        mount(FastAPI(), 1)
+        mount(FastAPI())
 
 
 def test_what_is_open(place: Place) -> None:
@@ -103,10 +106,10 @@ def test_an_open_route_needs_a_rule_that_says_so(monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as patched:
         patched.setitem(RULES, "POST /tokens/exchange", RULES["GET /whoami"])
         with pytest.raises(RuntimeError, match="/api/v1/tokens/exchange asks for no token"):
-            mount(FastAPI(), 1)
+            mount(FastAPI())
     monkeypatch.setitem(RULES, "GET /audit", RULES["GET /oidc"])
     with pytest.raises(RuntimeError, match="/api/v1/audit asks for a token, and its rule says that it is open"):
-        mount(FastAPI(), 1)
+        mount(FastAPI())
 
 
 def test_expired(place: Place) -> None:

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 from fastapi import Query
 from fastapi.responses import StreamingResponse
 
-from app.api.deps import BackendDep, PrincipalDep
 from app.api.routing import api_router
 from app.api.schemas.system import AuditOut
 from app.db.events import Event
 from app.domain.principal import Principal
 from app.services import events
 from app.services.backend import Backend
+from app.wire.deps import BackendDep, PrincipalDep
 
 router = api_router(tags=["events"])
 

@@ -4,13 +4,13 @@ from typing import Annotated
 
 from fastapi import Query, Response
 
-from app.api.deps import IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
 from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.families import FamilyIn, FamilyOut, GrantsOut, ReleaseIn, ReleaseOut
-from app.api.visits import at_once
 from app.services import families, releases
 from app.services.uow import UnitOfWork
+from app.wire.deps import IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.wire.visits import at_once
 
 router = api_router(tags=["families and releases"])
 

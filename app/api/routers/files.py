@@ -6,15 +6,15 @@ from typing import Annotated
 from fastapi import Depends, Query, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 
-from app.api.deps import BackendDep, PrincipalDep
-from app.api.reading import BINARY, Body, Conditions, Wanted, answer
 from app.api.routing import api_router
 from app.api.schemas.ports import MergedFileOut, MergedFilesOut
-from app.api.visits import AccessDep, at_once
 from app.db.ports import Port
 from app.services import merged, ports, purges, workers
 from app.services.merged import MergedFile
 from app.services.uow import UnitOfWork
+from app.wire.deps import BackendDep, PrincipalDep
+from app.wire.reading import BINARY, Body, Conditions, Wanted, answer
+from app.wire.visits import AccessDep, at_once
 
 router = api_router(tags=["merged models"])
 

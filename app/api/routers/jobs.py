@@ -4,12 +4,12 @@ from typing import Annotated, Literal
 
 from fastapi import Query, Response
 
-from app.api.deps import BackendDep, JobPageDep, PrincipalDep, ReadUnit, WriteUnit
 from app.api.routing import api_router
 from app.api.schemas.base import Listing
 from app.api.schemas.jobs import JobOut, WorkerOut, WorkersOut
-from app.api.visits import at_once
 from app.services import jobs, workers
+from app.wire.deps import BackendDep, JobPageDep, PrincipalDep, ReadUnit, WriteUnit
+from app.wire.visits import at_once
 
 router = api_router(tags=["jobs"])
 

@@ -2,13 +2,13 @@
 
 from fastapi import Response
 
-from app.api.deps import OnceDep, PageDep, PrincipalDep, ReadUnit, row_etag
 from app.api.routing import api_router
 from app.api.schemas.base import Listing
 from app.api.schemas.materialisations import MaterialisationOut, MaterialiseIn
-from app.api.visits import at_once
 from app.services import materialisations
 from app.services.uow import UnitOfWork
+from app.wire.deps import OnceDep, PageDep, PrincipalDep, ReadUnit, row_etag
+from app.wire.visits import at_once
 
 router = api_router(tags=["materialisations"])
 

@@ -3,7 +3,6 @@
 from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from app.api.deps import BackendDep, count_refusal, origin_of
 from app.api.routing import api_router
 from app.api.schemas.oidc import ExchangeIn, IssuerOut, OidcOut
 from app.api.schemas.system import NewTokenOut, TokenOut
@@ -12,6 +11,7 @@ from app.domain.issuers import Identity
 from app.services import identities
 from app.services.backend import Backend
 from app.services.uow import UnitOfWork, settle
+from app.wire.deps import BackendDep, count_refusal, origin_of
 
 router = api_router(["tokens"])
 

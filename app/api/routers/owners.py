@@ -2,11 +2,11 @@
 
 from fastapi import Response
 
-from app.api.deps import IfMatch, PrincipalDep, ReadUnit, WriteUnit, row_etag
 from app.api.routing import api_router
 from app.api.schemas.quotas import QuotaIn, UsageOut
-from app.api.visits import at_once
 from app.services import quotas
+from app.wire.deps import IfMatch, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.wire.visits import at_once
 
 router = api_router(tags=["owners"])
 

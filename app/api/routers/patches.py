@@ -5,15 +5,15 @@ from typing import Annotated
 
 from fastapi import Path, Query, Response
 
-from app.api.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
 from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.patches import AliasIn, AliasOut, PatchChange, PatchIn, PatchOut, VersionIn, VersionOut
 from app.api.schemas.purges import ErasureOut
-from app.api.visits import AccessDep, at_once
 from app.domain.errors import DomainError
 from app.services import erasure, patches, purges, versions
 from app.services.uow import UnitOfWork, settle
+from app.wire.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.wire.visits import AccessDep, at_once
 
 router = api_router(tags=["patches"])
 

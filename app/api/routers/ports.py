@@ -4,14 +4,14 @@ from typing import Annotated
 
 from fastapi import Query, Response
 
-from app.api.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
 from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.ports import DigestOut, PortIn, PortOut, VerdictOut
-from app.api.visits import AccessDep, at_once
 from app.services import digests, ports, purges
 from app.services.ports import Verdict
 from app.services.uow import UnitOfWork, settle
+from app.wire.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.wire.visits import AccessDep, at_once
 
 router = api_router(tags=["ports"])
 

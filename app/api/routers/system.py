@@ -10,14 +10,14 @@ from fastapi import Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from app.api.deps import BackendDep, PageDep, PrincipalDep, ReadUnit, WriteUnit
 from app.api.routing import api_router
 from app.api.schemas.base import Listing
 from app.api.schemas.system import EventOut, EventsOut, NewTokenOut, RotateIn, TokenIn, TokenOut, WhoAmIOut
-from app.api.visits import at_once
 from app.domain.principal import Principal, role_of
 from app.services import events, tokens
 from app.services.backend import Backend
+from app.wire.deps import BackendDep, PageDep, PrincipalDep, ReadUnit, WriteUnit
+from app.wire.visits import at_once
 
 router = api_router()
 

@@ -8,15 +8,15 @@ from fastapi import Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from app.api.deps import BackendDep, PrincipalDep, ReadUnit, WriteUnit
 from app.api.routing import api_router
 from app.api.schemas.patches import DirectIn, DirectOut, PartOut, VersionOut
-from app.api.visits import at_once
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.services import purges, versions
 from app.services.backend import Backend
 from app.services.uow import settle
+from app.wire.deps import BackendDep, PrincipalDep, ReadUnit, WriteUnit
+from app.wire.visits import at_once
 
 router = api_router(tags=["uploads"])
 

@@ -9,12 +9,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from app.api.pages import INERT, NO_SNIFF
 from app.core.errors import CATALOGUE as CORE
 from app.core.errors import CoreError
 from app.core.findings import MEANINGS
 from app.domain.errors import CATALOGUE as DOMAIN
 from app.domain.errors import DomainError, Kind
+from app.wire.browsers import INERT, NO_SNIFF
 
 STATUS: dict[Kind, int] = {
     "invalid": 422, "unauthenticated": 401, "forbidden": 403, "not_found": 404, "conflict": 409, "gone": 410,
@@ -28,6 +28,7 @@ OWN_STATUS = {"request.head": 431, "request.method": 405, "server.error": 500}
 COUNTED = frozenset({"rate.limited", "quota.exceeded"})
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = "2"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 log = logging.getLogger("portllm.api")
 
@@ -40,6 +41,14 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(OSError, _os)
     app.add_exception_handler(Exception, _unexpected)
+
+
+def answered(request: Request, error: Exception) -> JSONResponse | None:
+    """The answer for an error of ours, for surfaces that add words of their own; None for one that nobody expected."""
+    for kind, handler in ((DomainError, _domain), (CoreError, _core), (RequestValidationError, _validation)):
+        if isinstance(error, kind):
+            return handler(request, error)
+    return _os(request, error) if isinstance(error, OSError) and error.errno in FULL else None
 
 
 def problem(error: DomainError | CoreError, status: int, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -112,7 +121,7 @@ def _core(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
 
 def _validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    if access := getattr(request.state, "access", None):  # its token was not looked at yet (app.api.visits)
+    if access := getattr(request.state, "access", None):  # its token was not looked at yet (app.wire.visits)
         try:
             access.require()
         except DomainError as refusal:
@@ -132,7 +141,7 @@ def _http(request: Request, error: Exception) -> JSONResponse:
 
 
 def _os(request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in FULL:
         return problem(DomainError("server.storage_full"), 507)
     return _unexpected(request, error)
 

@@ -22,9 +22,9 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.collectors import State
 from app.domain.errors import DomainError
 from app.services.backend import Backend
+from app.wire.collectors import State
 
 UNMATCHED = "(none)"
 API = "/api/v1"

@@ -16,14 +16,14 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from app.api.conditional import Span, is_match, span
-from app.api.telemetry import Telemetry, get_telemetry
 from app.db.ports import Port
 from app.domain.errors import DomainError
 from app.services import merged, ports
 from app.services.backend import Backend
 from app.services.merged import MergedFile
 from app.services.uow import UnitOfWork
+from app.wire.conditional import Span, is_match, span
+from app.wire.telemetry import Telemetry, get_telemetry
 
 AHEAD = 6
 Text = Annotated[str | None, Header(max_length=1000)]

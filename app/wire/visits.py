@@ -16,13 +16,13 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials
 from pydantic import BaseModel, TypeAdapter
 
-from app.api.deps import PrincipalDep, ReadUnit, bearer, charge, get_principal, origin_of, refusals_counted
-from app.api.rules import is_open
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.services import tokens
 from app.services.backend import Backend
 from app.services.uow import UnitOfWork
+from app.wire.deps import PrincipalDep, ReadUnit, bearer, charge, get_principal, origin_of, refusals_counted
+from app.wire.rules import Rules, is_open
 
 JSON = "application/json"
 
@@ -46,6 +46,10 @@ class Access:
                 principal = tokens.authenticate(uow, self._secret, *origin_of(self._request))
             charge(self._request, self.backend, principal)
             yield uow, principal
+
+    def say(self, **headers: str) -> None:
+        """Headers that a refusal carries too, where its surface says so."""
+        self._request.state.said = getattr(self._request.state, "said", {}) | headers
 
     def require(self) -> None:
         """Raises `DomainError` (token.missing) unless the token is valid: for answers that come before the endpoint's."""
@@ -109,7 +113,7 @@ def at_once(endpoint: Callable[..., BaseModel]) -> Callable[..., Any]:
     return visited
 
 
-def require_guard(routes: list[Any], prefix: str = "") -> None:
+def require_guard(routes: list[Any], rules: Rules, prefix: str = "") -> None:
     """Refuses to build an application with a route that asks nobody who they are, unless its rule says that it is open.
 
     Raises:
@@ -117,9 +121,9 @@ def require_guard(routes: list[Any], prefix: str = "") -> None:
     """
     for route in routes:
         asks = bool(_calls(route.dependant) & {get_principal, get_access})
-        if not asks and not is_open(route, prefix):
+        if not asks and not is_open(route, rules, prefix):
             raise RuntimeError(f"{route.path} asks for no token")
-        if asks and is_open(route, prefix):
+        if asks and is_open(route, rules, prefix):
             raise RuntimeError(f"{route.path} asks for a token, and its rule says that it is open")
 
 

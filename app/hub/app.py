@@ -1,0 +1,22 @@
+"""The Hub protocol, put together."""
+
+from fastapi import FastAPI
+
+from app.hub.routers import accounts, files, models, trees
+from app.hub.rules import RULES
+from app.hub.waiting import Waiting
+from app.wire.rules import require_rules
+from app.wire.visits import require_guard
+
+__all__ = ["RULES", "mount"]
+
+PARTS = (accounts, files, trees, models)
+
+
+def mount(app: FastAPI) -> None:
+    """Adds its routes to an application, after all others: theirs begin with a name that somebody chose."""
+    app.state.waiting = Waiting()
+    for part in PARTS:
+        require_guard(part.router.routes, RULES)
+        require_rules(part.router.routes, RULES)
+        app.router.routes.extend(part.router.routes)

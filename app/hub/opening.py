@@ -1,0 +1,59 @@
+"""Opens a repository at a revision for one request, and writes its commit down where nobody asked for it before."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from app.domain.errors import DomainError
+from app.domain.repositories import Repository, parse_repository
+from app.services import repositories, snapshots
+from app.services.snapshots import Entry, Snapshot
+from app.services.uow import UnitOfWork, settle
+from app.wire.visits import Access
+
+ATTEMPTS = 3
+COMMIT = "X-Repo-Commit"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A repository at a revision, within a transaction that reads."""
+
+    uow: UnitOfWork
+    repository: Repository
+    revision: str
+    snapshot: Snapshot
+
+    def entry(self, path: str) -> Entry:
+        """Raises `DomainError` (hub.entry) for a path that is no file."""
+        found = self.snapshot.files.get(path)
+        if found is None:
+            raise self.no_entry(path)
+        return found
+
+    def no_entry(self, path: str) -> DomainError:
+        return DomainError("hub.entry", repository=self.repository.full_name, path=path[:200], revision=self.revision[:100])
+
+
+@contextmanager
+def opened(access: Access, owner: str, name: str, revision: str) -> Iterator[Opened]:
+    """A repository at a revision, for whoever asks.
+
+    From then on refusals name the commit too (X-Repo-Commit): clients remember that a file is not in it.
+
+    Raises:
+        DomainError: what `repositories.find` says; hub.repository; database.collision, where names move without end.
+    """
+    for _ in range(ATTEMPTS):
+        with access.read() as (uow, principal):
+            repository = parse_repository(owner, name)
+            thing = repositories.find(uow, principal, repository, revision)
+            snapshot = snapshots.written(uow, thing)
+            if snapshot is not None:
+                access.say(**{COMMIT: snapshot.commit})
+                yield Opened(uow, repository, revision, snapshot)
+                return
+            drawn = snapshots.draw(uow, thing)
+        settle(access.backend.write, partial(snapshots.keep, drawn=drawn))
+    raise DomainError("database.collision")

@@ -1,0 +1,160 @@
+"""Repositories: what they are, what they can be asked for, what there is of them."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import Query, Request
+from fastapi.responses import JSONResponse
+
+from app.domain.errors import DomainError
+from app.domain.repositories import MAIN, parse_repository, unknown_repository
+from app.hub import shapes
+from app.hub.opening import Opened, opened
+from app.hub.paging import PageDep
+from app.hub.routing import hub_router
+from app.services import catalogue, history, purges, repositories, snapshots
+from app.services.catalogue import Wanted
+from app.services.history import Subject
+from app.services.uow import settle
+from app.wire.visits import Access, AccessDep
+
+router = hub_router()
+
+Expand = Annotated[list[str] | None, Query(max_length=40)]
+Filters = Annotated[list[str] | None, Query(alias="filter", max_length=20)]
+Text = Annotated[str | None, Query(max_length=200)]
+EVERY = frozenset({"base", "patch", "merged"})
+# What clients may filter by that tells kinds apart.
+KINDS = {
+    "transformers": frozenset({"base", "merged"}), "peft": frozenset({"patch"}), "lora": frozenset({"patch", "merged"}),
+    "merge": frozenset({"merged"}), "portllm": frozenset({"patch", "merged"}), "safetensors": EVERY, shapes.TASK: EVERY,
+}  # fmt: skip
+
+
+@router.get("/api/models")
+def list_models(
+    request: Request, access: AccessDep, page: PageDep, author: Text = None, search: Text = None, filters: Filters = None
+) -> JSONResponse:
+    """The repositories that the token may read."""
+    wanted = _wanted(author, search, filters or [])
+    with access.read() as (uow, principal):
+        found, after = catalogue.list_page(uow, principal, wanted, page.after, page.limit)
+    shown = [shapes.model(one.repository, one.line.family, one.line.created_at) for one in found]
+    return JSONResponse(shown, headers=page.link(request, after))
+
+
+@router.get("/api/models/{owner}/{name}")
+def get_model(owner: str, name: str, access: AccessDep, blobs: bool = False, expand: Expand = None) -> JSONResponse:
+    """A repository at `main`."""
+    return _info(access, owner, name, MAIN, blobs, expand)
+
+
+@router.get("/api/models/{owner}/{name}/revision/{revision}")
+def get_revision(
+    owner: str, name: str, revision: str, access: AccessDep, blobs: bool = False, expand: Expand = None
+) -> JSONResponse:  # fmt: skip
+    """A repository at a revision: what every load asks first."""
+    return _info(access, owner, name, revision, blobs, expand)
+
+
+@router.get("/api/models/{owner}/{name}/auth-check")
+@router.get("/api/models/{owner}/{name}/auth-check/read")
+def check_access(owner: str, name: str, access: AccessDep) -> JSONResponse:
+    """Whether the token may read a repository."""
+    with access.read() as (uow, principal):
+        repositories.root_of(uow, principal, parse_repository(owner, name))
+    return JSONResponse({"ok": True})
+
+
+@router.get("/api/models/{owner}/{name}/refs")
+def list_refs(owner: str, name: str, access: AccessDep, include_prs: bool = False) -> JSONResponse:
+    """Branches move, tags do not."""
+    with access.read() as (uow, principal):
+        found = history.references(uow, principal, parse_repository(owner, name))
+    named = _names(access, [reference.subject for reference in found if reference.subject])
+    shown = [(one, shapes.reference(one, commit)) for one in found if (commit := _name(named, one.subject))]
+    answer: dict[str, list[Any]] = {
+        "branches": [shape for one, shape in shown if one.moves], "tags": [shape for one, shape in shown if not one.moves],
+        "converts": [],
+    }  # fmt: skip
+    return JSONResponse(answer | ({"pullRequests": []} if include_prs else {}))
+
+
+@router.get("/api/models/{owner}/{name}/commits/{revision}")
+def list_commits(request: Request, owner: str, name: str, revision: str, access: AccessDep, page: PageDep) -> JSONResponse:
+    """A revision and what it continues, newest first."""
+    with opened(access, owner, name, revision) as found:
+        moments = history.history(found.uow, found.snapshot.thing)
+    start = page.offset
+    chosen = moments[start : start + page.limit]
+    named = _names(access, [one.subject for one in chosen if one.subject])
+    shown = [shapes.commit(commit, one, owner) for one in chosen if (commit := _name(named, one.subject))]
+    more = start + page.limit < len(moments)
+    return JSONResponse(shown, headers=page.link(request, str(start + page.limit) if more else None))
+
+
+@router.get("/api/models/{name}")
+@router.get("/api/datasets/{rest:path}")
+@router.get("/api/spaces/{rest:path}")
+@router.head("/{name}/resolve/{revision}/{path:path}")
+@router.get("/{name}/resolve/{revision}/{path:path}")
+@router.head("/{other}/{owner}/{name}/resolve/{revision}/{path:path}")
+@router.get("/{other}/{owner}/{name}/resolve/{revision}/{path:path}")
+def not_here(request: Request, access: AccessDep) -> JSONResponse:
+    """Names of one part, datasets and spaces: what clients ask the Hub for, and is not here."""
+    access.require()
+    raise unknown_repository(request.url.path.strip("/").removeprefix("api/").removeprefix("models/").partition("/resolve/")[0])
+
+
+def _info(access: Access, owner: str, name: str, revision: str, blobs: bool, expand: Sequence[str] | None) -> JSONResponse:
+    def read() -> JSONResponse:
+        with opened(access, owner, name, revision) as found:
+            return JSONResponse(_shape(found, blobs, expand))
+
+    return purges.again(read)
+
+
+def _shape(found: Opened, blobs: bool, expand: Sequence[str] | None) -> dict[str, Any]:
+    """Everything, or what is asked for."""
+    family, created_at = repositories.family_and_birth(found.snapshot.thing)
+    shape = shapes.model_info(found.repository, family, created_at, found.snapshot, blobs)
+    if not expand:
+        return shape
+    kept = {"_id", "id", *expand}
+    return {key: value for key, value in shape.items() if key in kept}
+
+
+def _names(access: Access, subjects: Sequence[Subject]) -> dict[Subject, str]:
+    """The commit ids of subjects; those that nobody asked for before are written down, some for each request.
+
+    What cannot be read any more, such as a release whose directory was changed, has none.
+
+    Raises:
+        DomainError: server.busy, when there are more of them.
+    """
+    with access.read() as (uow, _):
+        drawn, left = history.draw_missing(uow, subjects)
+    for one in drawn:
+        settle(access.backend.write, partial(snapshots.keep, drawn=one))
+    if left:
+        raise DomainError("server.busy", limit=history.FIRST_LOOKS, what="first looks at revisions")
+    with access.read() as (uow, _):
+        return history.names(uow, subjects)
+
+
+def _name(named: Mapping[Subject, str], subject: Subject | None) -> str | None:
+    return named.get(subject) if subject else snapshots.NOTHING
+
+
+def _wanted(author: str | None, search: str | None, filters: Sequence[str]) -> Wanted:
+    """What a list is asked for. A filter that nothing here has leaves nothing, as on the Hub."""
+    kinds, base = EVERY, None
+    for text in filters:
+        if text.startswith(catalogue.MADE_OF):
+            relation, _, rest = text.removeprefix(catalogue.MADE_OF).rpartition(":")
+            base = rest
+            kinds &= {kind for kind, own in shapes.RELATIONS.items() if own and relation in ("", own)}
+        else:
+            kinds &= KINDS.get(text.removeprefix("library:"), frozenset())
+    return Wanted(author, search.lower() if search else None, base, kinds)

@@ -1,0 +1,199 @@
+"""Snapshots: the files of a repository at a revision, and the commit id that they give it.
+
+Made the first time that somebody asks, of facts that do not change any more, and then written down: a later version of this
+code that would write another card leaves the commits alone that clients have pinned.
+"""
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app.core.adapter import CONFIG_FILE, MAX_CONFIG_BYTES
+from app.core.patch import CARD_FILE
+from app.core.source import read_range
+from app.db import commits
+from app.db.base import now
+from app.db.commits import Commit
+from app.db.patches import PatchVersion
+from app.db.ports import Port
+from app.db.releases import Release
+from app.domain.ids import new_id
+from app.services import merged, patches
+from app.services.cards import merged_card, patch_card
+from app.services.front_matter import MAX_BYTES, read_front_matter
+from app.services.library import digests_of
+from app.services.repositories import Adapter, Base, Kind, Merged, Nothing, Thing
+from app.services.uow import UnitOfWork
+
+SHA256_DIGITS = 64
+NOTHING = commits.NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file: size in bytes; `sha256` where it is known; `text` where it was generated."""
+
+    path: str
+    size: int
+    etag: str
+    sha256: str | None
+    text: bytes | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a repository holds at a revision: `commit` names it, `files` are by path, `front` is the card's front matter."""
+
+    thing: Thing
+    commit: str
+    files: Mapping[str, Entry]
+    front: Mapping[str, Any]
+    at: dt.datetime
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A snapshot that is to be written down."""
+
+    kind: Kind
+    subject: str
+    root: str
+    version: PatchVersion | None
+    files: list[list[Any]]
+    texts: dict[str, str]
+    card: dict[str, Any]
+
+
+def written(uow: UnitOfWork, thing: Thing) -> Snapshot | None:
+    """The snapshot of a thing; None where none was written down yet."""
+    if isinstance(thing, Nothing):
+        return Snapshot(thing, NOTHING, {}, {}, thing.patch.created_at)
+    kind, subject = subject_of(thing)
+    row = commits.of(uow.session, kind, subject)
+    return _read(thing, row) if row else None
+
+
+def draw(uow: UnitOfWork, thing: Thing) -> Drawn:
+    """Finds out what is to be written down; reads a few small files, where they are not known yet.
+
+    Raises:
+        DomainError, CoreError: storage does not answer, or what it has is not what was published.
+    """
+    if isinstance(thing, Base):
+        return _of_base(uow, thing.release)
+    if isinstance(thing, Adapter):
+        return _of_adapter(uow, thing.version, thing.port)
+    assert isinstance(thing, Merged)  # noqa: S101  a repository with nothing in it needs nothing written down
+    return _of_merged(uow, thing.port)
+
+
+def keep(uow: UnitOfWork, drawn: Drawn) -> None:
+    """Writes a snapshot down; where there is one, that stays.
+
+    Raises:
+        DomainError: version.purged.
+    """
+    if drawn.version is not None:
+        version = patches.find_version(uow, drawn.version.patch, str(drawn.version.number))
+        uow.lock(version, shared=True)  # a purge that comes after finds what is written here
+        patches.require_kept(version)
+    if commits.of(uow.session, drawn.kind, drawn.subject):
+        return
+    name = commits.name_of([(path, etag) for path, _, etag in drawn.files])
+    uow.add(
+        Commit(
+            id=new_id("cmt"), created_at=now(), name=name, kind=drawn.kind, subject=drawn.subject, root=drawn.root,
+            files=drawn.files, texts=drawn.texts, card=drawn.card,
+        )
+    )  # fmt: skip
+
+
+def subject_of(thing: Base | Adapter | Merged) -> tuple[Kind, str]:
+    """What the commit of a thing is a commit of."""
+    if isinstance(thing, Base):
+        return "base", thing.release.id
+    if isinstance(thing, Merged):
+        return "merged", thing.port.id
+    return ("adapter", thing.port.id) if thing.port else ("patch", thing.version.id)
+
+
+def moment_of(thing: Thing) -> dt.datetime:
+    """Since when a thing is as it is."""
+    if isinstance(thing, Nothing):
+        return thing.patch.created_at
+    if isinstance(thing, Base):
+        return thing.release.ready_at or thing.release.created_at
+    port = thing.port
+    if port is not None:
+        return port.ready_at or port.created_at
+    assert isinstance(thing, Adapter)  # noqa: S101  all others have a port
+    return thing.version.published_at or thing.version.created_at
+
+
+def _read(thing: Base | Adapter | Merged, row: Commit) -> Snapshot:
+    digests = (thing.port.digests or {}) if isinstance(thing, Merged) else {}
+    entries = {}
+    for path, size, etag in row.files:
+        text = row.texts.get(path)
+        sha256 = etag if len(etag) == SHA256_DIGITS else digests.get(path)
+        entries[path] = Entry(path, size, etag, sha256, None if text is None else text.encode())
+    return Snapshot(thing, row.name, entries, row.card, moment_of(thing))
+
+
+def _of_base(uow: UnitOfWork, release: Release) -> Drawn:
+    manifest = uow.tools.library.manifest(release)
+    files = [[path, size, manifest.file_digests[path]] for path, size in manifest.checkpoint.files.items()]
+    return Drawn("base", release.id, release.family_id, None, sorted(files), {}, dict(_base_front(uow, release)))
+
+
+def _of_adapter(uow: UnitOfWork, version: PatchVersion, port: Port | None) -> Drawn:
+    texts, front = dict[str, str](), _patch_front(uow, version)
+    if port is not None:
+        texts[CONFIG_FILE] = _rewritten(uow, version, port.release)
+    if CARD_FILE not in digests_of(version):
+        card = patch_card(version, port.release.name if port else None)
+        texts[CARD_FILE], front = card.text, card.front
+    files = [[file["path"], file["size"], file["sha256"]] for file in version.files]
+    kind: Kind = "adapter" if port else "patch"
+    return Drawn(kind, port.id if port else version.id, version.patch_id, version, _over(files, texts), texts, dict(front))
+
+
+def _of_merged(uow: UnitOfWork, port: Port) -> Drawn:
+    files = [[file.path, file.size, file.etag] for file in merged.files(uow, port)]
+    has_readme = any(path == CARD_FILE for path, _, _ in files)
+    card = merged_card(port, _base_front(uow, port.release), _patch_front(uow, port.version), has_readme)
+    texts = {CARD_FILE: card.text}
+    return Drawn("merged", port.id, port.version.patch_id, port.version, _over(files, texts), texts, dict(card.front))
+
+
+def _over(files: list[list[Any]], texts: Mapping[str, str]) -> list[list[Any]]:
+    """Files by path, with what was generated in place of what has its name."""
+    generated = [[path, len(content := text.encode()), hashlib.sha256(content).hexdigest()] for path, text in texts.items()]
+    return sorted([file for file in files if file[0] not in texts] + generated)
+
+
+def _rewritten(uow: UnitOfWork, version: PatchVersion, release: Release) -> str:
+    """adapter_config.json as it would be, had the patch been trained on this release: engines load the base that it names."""
+    digest = digests_of(version)[CONFIG_FILE]
+    with uow.tools.library.open_file(version, CONFIG_FILE, digest) as source:
+        config = json.loads(read_range(source, CONFIG_FILE, 0, min(source.size(CONFIG_FILE), MAX_CONFIG_BYTES)).decode())
+    config |= {"base_model_name_or_path": f"base/{release.family.name}", "revision": release.name}
+    return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+
+
+def _base_front(uow: UnitOfWork, release: Release) -> Mapping[str, str | list[str]]:
+    if CARD_FILE not in uow.tools.library.manifest(release).file_digests:
+        return {}
+    with uow.tools.library.open_release(release) as source:
+        return read_front_matter(bytes(read_range(source, CARD_FILE, 0, min(source.size(CARD_FILE), MAX_BYTES))))
+
+
+def _patch_front(uow: UnitOfWork, version: PatchVersion) -> Mapping[str, str | list[str]]:
+    digest = digests_of(version).get(CARD_FILE)
+    if digest is None:
+        return {}
+    with uow.tools.library.open_file(version, CARD_FILE, digest) as source:
+        return read_front_matter(bytes(read_range(source, CARD_FILE, 0, min(source.size(CARD_FILE), MAX_BYTES))))

@@ -1,0 +1,48 @@
+"""What a route needs of who calls it; each surface has its table, and a route that is in none is not mounted."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+Scope = Literal["none", "read", "publish", "operate", "admin"]
+Whose = Literal["anybody", "installation", "owner", "family", "holder"]
+
+
+class Rule(NamedTuple):
+    """What a route needs.
+
+    Attributes:
+        scope: the least that a token needs; every token may read. `none`: no token is asked for, which is said here or nowhere.
+        whose: what the route is about. `owner`: something of an owner, which for all others is not there (404).
+            `installation`: what belongs to nobody in particular. `family`: the same, for those who may see the family.
+            `anybody`: answers about the caller's own. `holder`: a token, which its holder may always end or replace.
+    """
+
+    scope: Scope
+    whose: Whose
+
+
+READ = Rule("read", "owner")
+PUBLISH = Rule("publish", "owner")
+OPEN = Rule("none", "anybody")
+OWN = Rule("read", "anybody")
+ADMIN = Rule("admin", "installation")
+
+Rules = Mapping[str, Rule]  # by method and path, without the prefix
+
+
+def require_rules(routes: Iterable[Any], rules: Rules, prefix: str = "") -> None:
+    """Refuses to build an application with a route that has no rule: whoever adds one must say who may call it.
+
+    Raises:
+        RuntimeError: names the route.
+    """
+    for route in routes:
+        for method in route.methods:
+            if f"{method} {route.path.removeprefix(prefix)}" not in rules:
+                raise RuntimeError(f"{method} {route.path} has no rule in the rules.py of its surface")
+
+
+def is_open(route: Any, rules: Rules, prefix: str = "") -> bool:
+    """Whether a route is one that asks for no token, by all its methods."""
+    found = [rules.get(f"{method} {route.path.removeprefix(prefix)}") for method in route.methods]
+    return all(rule is not None and rule.scope == "none" for rule in found)

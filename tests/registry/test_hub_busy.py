@@ -1,0 +1,102 @@
+"""The Hub protocol where storage or places are lacking: what clients can wait for, and nothing that looks like an end."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app.services import probes
+from tests.registry.conftest import Models
+from tests.registry.hub import Hub
+from tests.registry.service import Service
+
+
+@pytest.fixture
+def place(fresh: Callable[..., Service], models: Models) -> tuple[Service, Hub]:
+    """llama with v1 that lies where it was registered from, acme/tone ported to it; one place for reads."""
+    service = fresh(merged_reads=1)
+    service.admin.family("llama")
+    v1 = service.place / "v1"
+    v1.mkdir()
+    for path in models.v1.iterdir():
+        (v1 / path.name).write_bytes(path.read_bytes())
+    service.release("llama", "v1", v1)
+    acme = service.caller("acme")
+    acme.publish(acme.patch("acme", "tone"), models.patch)
+    acme.port("acme/tone", "v1")
+    return service, Hub(acme)
+
+
+def shard_of(hub: Hub) -> str:
+    return next(e["path"] for e in hub.tree("acme/tone.merged") if e["path"].endswith(".safetensors"))
+
+
+def test_storage_that_hangs(place: tuple[Service, Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+    """HEAD answers 503 with Retry-After in time for its client; the metadata does not ask the storage, and goes on."""
+    service, hub = place
+    sha, shard, let_go = hub.sha("acme/tone.merged"), shard_of(hub), threading.Event()
+    library = service.runtime.tools.library
+    looks = []
+    monkeypatch.setattr(library, "_touch_release", lambda _: (looks.append(1), let_go.wait(20)))
+    monkeypatch.setattr(probes, "LIMIT_SECONDS", 0.3)
+    began = time.monotonic()
+    for repository, path in (("acme/tone.merged", shard), ("acme/tone.merged", "config.json"), ("base/llama", "config.json")):
+        head = hub.head(f"/{repository}/resolve/main/{path}")
+        assert (head.status_code, head.headers["Retry-After"]) == (503, "2")
+        assert "gave no byte" in head.headers["X-Error-Message"]
+    assert time.monotonic() - began < 5
+    assert len(looks) == 1  # one look hangs, nobody begins another
+    assert hub.sha("acme/tone.merged") == sha
+    assert hub.file("acme/tone.merged", "main", "README.md").status_code == 200
+    let_go.set()
+    time.sleep(0.1)
+    assert hub.head(f"/acme/tone.merged/resolve/{sha}/{shard}").status_code == 200
+
+
+def test_storage_that_is_gone(place: tuple[Service, Hub], tmp_path: Path) -> None:
+    """What cannot be served is said at HEAD, not after a client has begun."""
+    service, hub = place
+    shard = shard_of(hub)
+    assert hub.head(f"/acme/tone.merged/resolve/main/{shard}").status_code == 200
+    (service.place / "v1").rename(tmp_path / "away")
+    time.sleep(probes.FRESH_SECONDS + 0.1)
+    head = hub.head(f"/acme/tone.merged/resolve/main/{shard}")
+    assert head.status_code in (404, 409, 503)
+    assert head.headers["X-Error-Message"]
+    assert hub.info("acme/tone.merged")["sha"]
+    (tmp_path / "away").rename(service.place / "v1")
+    assert hub.head(f"/acme/tone.merged/resolve/main/{shard}").status_code == 200
+
+
+def test_a_read_waits_for_a_place(place: tuple[Service, Hub]) -> None:
+    """A GET that meets no free place waits a while for one; 503 would be the end for its client."""
+    service, hub = place
+    shard = shard_of(hub)
+    taken, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with service.runtime.merged_read("acme"):
+            taken.set()
+            done.wait(20)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    taken.wait(5)
+    threading.Timer(1.0, done.set).start()
+    began = time.monotonic()
+    got = hub.file("acme/tone.merged", "main", shard)
+    assert (got.status_code, got.headers["Content-Length"]) == (200, str(len(got.content)))
+    assert time.monotonic() - began > 0.9
+    holder.join()
+
+
+def test_a_place_that_never_comes(place: tuple[Service, Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+    service, hub = place
+    shard = shard_of(hub)
+    monkeypatch.setattr("app.hub.waiting.PATIENCE_SECONDS", 0.3)
+    with service.runtime.merged_read("acme"):
+        got = hub.file("acme/tone.merged", "main", shard)
+    assert (got.status_code, got.json()["code"]) == (503, "server.busy")
+    assert got.headers["Retry-After"] == "2"
