@@ -228,7 +228,7 @@ def _digests(row: PatchVersion) -> list[str]:
 def _namers(uow: UnitOfWork, row: PatchVersion) -> dict[str, str]:
     """For whom bytes of a version are kept, by digest: its owner's versions by name, no names of others'."""
     ours, wanted = dict[str, dict[str, None]](), set(_digests(row))
-    for namer in patches.namers(uow.session):
+    for namer in patches.namers(uow.session, sorted(wanted)):
         said = "a version of another owner"
         if namer.owner == row.owner:
             said = f"{namer.owner}/{namer.name}@{namer.number}" if namer.number else f"an upload to {namer.owner}/{namer.name}"
