@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI
 
-from app.api import documentation
+from app.api import documentation, pages
 from app.api.routers import (
     audit,
     base_names,
@@ -42,3 +42,4 @@ def mount(app: FastAPI) -> None:
         app.router.routes.extend(part.router.routes)
     app.include_router(public.router, responses=PROBLEMS)
     documentation.install(app, PREFIX)
+    pages.install(app)

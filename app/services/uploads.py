@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.blobs.s3_direct import part_bytes
+from app.core.adapter import Selector
 from app.core.deltas import resolve
 from app.core.patch import check_finite, choose_files
 from app.core.recipe import digest_of
@@ -289,6 +290,8 @@ def facts_of(uow: UnitOfWork, version: PatchVersion, read_values: bool = True) -
         if version.trained_on:
             base = uow.tools.library.manifest(version.trained_on).checkpoint
             resolve(opened.patch.config, opened.patch.factors, base)
+        else:
+            Selector(opened.patch.config)  # patterns that nothing can be matched with are of no use on any release
         if read_values:
             check_finite(opened.patch, opened.source, uow.tools.arithmetic())
         config, factors = opened.patch.config, opened.patch.factors

@@ -12,7 +12,7 @@ from app.wire.visits import require_guard
 from tests.registry.conftest import World
 from tests.registry.service import Caller, refused
 
-OPEN = ("/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/redoc", "/problems", "/problems/{code}")
+OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json", "/redoc", "/problems", "/problems/{code}")
 # How to come by a token.
 DOORS = ("/api/v1/oidc", "/api/v1/tokens/exchange")
 # Answers this machine, and whoever has the token for it.
