@@ -17,6 +17,7 @@ from app.api.routers import (
     patches,
     ports,
     public,
+    serving,
     system,
     uploads,
     upstreams,
@@ -29,7 +30,7 @@ from app.wire.visits import require_guard
 __all__ = ["PREFIX", "mount"]
 
 NOUNS = (
-    families, base_names, patches, patch_files, uploads, ports, files, materialisations, jobs, oidc, system, audit, owners,
+    families, base_names, patches, patch_files, uploads, ports, serving, files, materialisations, jobs, oidc, system, audit, owners,
     upstreams, imports,
 )  # fmt: skip
 
