@@ -30,8 +30,8 @@ from app.wire.visits import require_guard
 __all__ = ["PREFIX", "mount"]
 
 NOUNS = (
-    families, base_names, patches, patch_files, uploads, imports, ports, serving, files, materialisations, jobs, oidc, system, audit,
-    owners, upstreams,
+    families, base_names, patches, patch_files, uploads, imports, ports, serving, files, materialisations, jobs, oidc,
+    system, audit, owners, upstreams,
 )  # fmt: skip
 
 
