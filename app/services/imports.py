@@ -12,7 +12,7 @@ from app.db.imports import Import
 from app.db.jobs import Claim, still_ours
 from app.domain.errors import DomainError
 from app.domain.ids import new_id
-from app.domain.names import MAX_REPOSITORY, check_owner, check_patch, patch_name_of
+from app.domain.names import MAX_REPOSITORY, UNKNOWN, check_owner, check_patch, check_revision, patch_name_of
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.states import move
 from app.domain.upstreams import Reference
@@ -50,11 +50,13 @@ def look_up(read: Begin, principal: Principal, wish: Wish) -> list[Reference]:
         read: opens a unit of work that reads; none is open while an upstream is waited for.
 
     Raises:
-        DomainError: token.scope, upstream.*, import.name, import.too_many, secret.*, outgoing.*.
+        DomainError: token.scope, request.name, upstream.*, import.name, import.too_many, secret.*, outgoing.*.
     """
     from app.clients.hub import HubClient  # noqa: PLC0415  httpx, which a registry without upstreams never needs
 
     principal.require_publish(wish.owner or principal.owner)
+    if wish.trained_on not in (None, UNKNOWN):
+        check_revision(str(wish.trained_on), "a release")
     found = dict[Reference, None]()
     for reference in [Reference.parse(source) for source in wish.sources]:
         with read() as uow:

@@ -235,6 +235,7 @@ def test_limits(service: Service, hub: FakeHub, acme: Caller, monkeypatch: pytes
     refused(acme.post("/imports", {"sources": []}), 422, "request.invalid")
     refused(acme.post("/imports", {"sources": ["own:org/a"] * 101}), 422, "request.invalid")
     refused(acme.post("/imports", {"sources": ["own:org/a"], "name": "No"}), 422, "request.name")
+    refused(acme.post("/imports", {"sources": ["own:org/a"], "trained_on": "No"}), 422, "request.name")
     adapter(hub, "org/second", models.patch)
     monkeypatch.setattr(imports, "MAX_AT_ONCE", 1)
     refused(acme.post("/imports", {"sources": ["own:org/*"]}), 413, "import.too_many")
