@@ -17,6 +17,7 @@ from app.domain.principal import INSTALLATION, Principal
 from app.domain.states import move
 from app.domain.upstreams import Reference
 from app.services import base_names, patches, uploads, upstreams
+from app.services.quotas import room
 from app.services.releases import crashed
 from app.services.uow import UnitOfWork
 from app.services.uploads import AnnouncedFile
@@ -153,11 +154,12 @@ def order(uow: UnitOfWork, ident: str) -> dict[str, Any] | None:
     known = {
         found.commit for found in rows.settled(uow.session, row.owner, row.upstream, row.repository) if _is_there(found, row)
     }
-    limits = uow.tools.limits
+    limits, bytes_room = uow.tools.limits, room(uow, row.owner, "bytes")
     return {
         "hub": upstreams.hub(uow, row.upstream).to_dict(), "repository": row.repository, "revision": row.revision,
         "known": sorted(commit for commit in known if commit), "store": uow.tools.blobs.where(), "upload": _staging(row),
         "max_bytes": limits.patch_bytes, "max_files": limits.patch_files,
+        "quota": {"owner": row.owner, "used": bytes_room[0], "limit": bytes_room[1]} if bytes_room else None,
     }  # fmt: skip
 
 
