@@ -6,6 +6,7 @@ believed but what a file should be, and that is held against its bytes by whoeve
 
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,6 +29,7 @@ MERGED = ".merged"
 ASKING = Reach(redirects=3, max_bytes=LISTING_BYTES, connect_seconds=5.0, read_seconds=20.0, total_seconds=60.0)
 FETCHING = Reach(redirects=5, connect_seconds=10.0, read_seconds=30.0, total_seconds=600.0)
 LONGEST_PAUSE = 120.0
+LISTING_SECONDS = 120.0  # all pages of a list together
 CAN_PASS = (408, 425, 429, 500, 502, 503, 504)
 
 _NEXT = re.compile(r'<([^<>]{1,4096})>\s*;\s*rel="?next"?')
@@ -147,8 +149,10 @@ class HubClient:
 
     def _pages(self, url: str, about: str, what: str, limit: int) -> Iterator[dict[str, Any]]:
         """Every entry of a list, page by page, of this hub alone."""
-        count, following = 0, url
+        count, following, deadline = 0, url, time.monotonic() + LISTING_SECONDS
         for _ in range(MAX_PAGES):
+            if time.monotonic() > deadline:
+                raise self._busy(what, f"its list takes longer than {LISTING_SECONDS:.0f} seconds")
             answer = self._ask(following, about, what)
             entries = self._parsed(answer, about)
             if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

@@ -12,11 +12,12 @@ from app.db.imports import Import
 from app.db.jobs import Claim, still_ours
 from app.domain.errors import DomainError
 from app.domain.ids import new_id
-from app.domain.names import MAX_REPOSITORY, check_owner, check_patch, patch_name_of
+from app.domain.names import MAX_REPOSITORY, UNKNOWN, check_owner, check_patch, check_revision, patch_name_of
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.states import move
 from app.domain.upstreams import Reference
 from app.services import base_names, patches, uploads, upstreams
+from app.services.quotas import room
 from app.services.releases import crashed
 from app.services.uow import UnitOfWork
 from app.services.uploads import AnnouncedFile
@@ -50,11 +51,13 @@ def look_up(read: Begin, principal: Principal, wish: Wish) -> list[Reference]:
         read: opens a unit of work that reads; none is open while an upstream is waited for.
 
     Raises:
-        DomainError: token.scope, upstream.*, import.name, import.too_many, secret.*, outgoing.*.
+        DomainError: token.scope, request.name, upstream.*, import.name, import.too_many, secret.*, outgoing.*.
     """
     from app.clients.hub import HubClient  # noqa: PLC0415  httpx, which a registry without upstreams never needs
 
     principal.require_publish(wish.owner or principal.owner)
+    if wish.trained_on not in (None, UNKNOWN):
+        check_revision(str(wish.trained_on), "a release")
     found = dict[Reference, None]()
     for reference in [Reference.parse(source) for source in wish.sources]:
         with read() as uow:
@@ -151,11 +154,12 @@ def order(uow: UnitOfWork, ident: str) -> dict[str, Any] | None:
     known = {
         found.commit for found in rows.settled(uow.session, row.owner, row.upstream, row.repository) if _is_there(found, row)
     }
-    limits = uow.tools.limits
+    limits, bytes_room = uow.tools.limits, room(uow, row.owner, "bytes")
     return {
         "hub": upstreams.hub(uow, row.upstream).to_dict(), "repository": row.repository, "revision": row.revision,
         "known": sorted(commit for commit in known if commit), "store": uow.tools.blobs.where(), "upload": _staging(row),
         "max_bytes": limits.patch_bytes, "max_files": limits.patch_files,
+        "quota": {"owner": row.owner, "used": bytes_room[0], "limit": bytes_room[1]} if bytes_room else None,
     }  # fmt: skip
 
 
