@@ -19,7 +19,8 @@ DIGESTS = st.sampled_from(["ab" * 32, "0" * 64, "x" * 64, "", "AB" * 32])
 SIZES = st.sampled_from([0, 3, -1, 2**31, 2**62, 2**70, 1.5, True, None, "3"])
 PATHS = st.one_of(
     st.sampled_from(["README.md", "adapter_config.json", "adapter_model.safetensors", "optimizer.pt", "a/b", "..", "/x", ""]),
-    st.sampled_from(["tone", "acme", "base", "llama", *NAMES]), st.text(max_size=30), st.just("x" * 5000), st.just("\ud800"), st.none(),
+    st.sampled_from(["tone", "acme", "base", "llama", *NAMES]), st.text(max_size=30),
+    st.just("x" * 5000), st.just("\ud800"), st.none(),
 )  # fmt: skip
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), PATHS, DIGESTS),
