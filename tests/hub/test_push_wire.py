@@ -472,3 +472,25 @@ def test_shards_wait_their_turn(pusher: Pusher, monkeypatch: pytest.MonkeyPatch)
     answer = pusher.session().shard()
     refused(answer, 503, "push.busy")
     assert answer.headers["Retry-After"]
+
+
+def test_a_client_that_goes_away() -> None:
+    """What it began to send ends with a refusal that nobody hears, and not as if it were all."""
+    import asyncio
+
+    from starlette.requests import Request
+
+    from app.domain.errors import DomainError
+    from app.wire.bodies import pieces
+
+    messages = iter([{"type": "http.request", "body": b"abc", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def read() -> list[bytes]:
+        return [piece async for piece in pieces(Request({"type": "http"}, receive), 2)]
+
+    with pytest.raises(DomainError) as caught:
+        asyncio.run(read())
+    assert caught.value.code == "upload.broken"
