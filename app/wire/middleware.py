@@ -12,10 +12,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.domain.context import REQUEST_ID
 from app.domain.errors import DomainError
-from app.wire.bodies import limit_of, require_simple
 from app.wire.browsers import INERT, NO_SNIFF
 from app.wire.deps import bearer, get_principal
 from app.wire.problems import MEDIA_TYPE, body_of, status_of
+from app.wire.sizes import limit_of, require_simple
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
