@@ -45,9 +45,11 @@ class Settings(BaseSettings):
         s3_public_endpoint: where clients reach S3, if not at the address that this service uses.
         allow_roots: directories that releases may be registered from.
         allow_s3: s3://bucket/prefix places that releases may be registered from and models materialised to.
-        secret_key: signs the addresses of workers; made in the data directory where not given, which replicas do not share.
-        secret_keys_accepted: what it signed with before or will sign with next is believed too. To replace the key: first let all
-            processes accept the new one, then let them sign with it and accept the old one, then forget the old one.
+        secret_key: signs the addresses of workers and encrypts secrets that are kept (tokens for upstreams): 32 random bytes or
+            more, as text. Made in the data directory where not given, which replicas do not share.
+        secret_keys_accepted: what it signed with before or will sign with next is believed too, and what is encrypted under them
+            is read. To replace the key: first let all processes accept the new one, then let them sign with it and accept the
+            old one, then run `portllm db reencrypt` and forget the old one.
         metrics_token: what clients from elsewhere send for /metrics; without it, it answers this machine alone.
         jobs: whether this process runs jobs; by default only on SQLite, where no worker can.
         job_concurrency: how many jobs run at once.

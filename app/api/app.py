@@ -5,8 +5,10 @@ from fastapi import FastAPI
 from app.api import documentation, pages
 from app.api.routers import (
     audit,
+    base_names,
     families,
     files,
+    imports,
     jobs,
     materialisations,
     oidc,
@@ -17,6 +19,7 @@ from app.api.routers import (
     public,
     system,
     uploads,
+    upstreams,
 )
 from app.api.routing import PREFIX, PROBLEMS
 from app.api.rules import RULES
@@ -25,10 +28,15 @@ from app.wire.visits import require_guard
 
 __all__ = ["PREFIX", "mount"]
 
+NOUNS = (
+    families, base_names, patches, patch_files, uploads, ports, files, materialisations, jobs, oidc, system, audit, owners,
+    upstreams, imports,
+)  # fmt: skip
+
 
 def mount(app: FastAPI) -> None:
     """Adds its routes to an application."""
-    for part in (families, patches, patch_files, uploads, ports, files, materialisations, jobs, oidc, system, audit, owners):
+    for part in NOUNS:
         require_guard(part.router.routes, RULES, PREFIX)
         require_rules(part.router.routes, RULES, PREFIX)
         app.router.routes.extend(part.router.routes)

@@ -14,7 +14,11 @@ from app.db.releases import Release
 
 
 class Patch(Identified, Versioned, Base):
-    """What a team owns: owner/name, of one family."""
+    """What a team owns: owner/name, of one family.
+
+    Attributes:
+        trained_on: the release that a push was trained on which does not tell; None: such a push waits for somebody to say.
+    """
 
     __tablename__ = "patches"
     __table_args__ = (UniqueConstraint("owner", "name"), Index("ix_patches_owner_id", "owner", "id"))
@@ -23,6 +27,7 @@ class Patch(Identified, Versioned, Base):
     name: Mapped[str] = mapped_column(String(89))
     family_id: Mapped[str] = mapped_column(ForeignKey("families.id"), index=True)
     description: Mapped[str] = mapped_column(String(2000), default="")
+    trained_on: Mapped[str | None] = mapped_column(String(64))
 
     family: Mapped[Family] = relationship(lazy="raise")
 

@@ -32,6 +32,14 @@ MOVES: dict[str, dict[str, frozenset[str]]] = {
         "done": frozenset({"purged"}),
         "purged": frozenset(),
     },
+    "import": {
+        "queued": frozenset({"running", "refused", "cancelled"}),
+        "running": frozenset({"imported", "present", "refused", "cancelled"}),
+        "refused": frozenset({"queued"}),
+        "cancelled": frozenset({"queued"}),
+        "imported": frozenset(),
+        "present": frozenset(),
+    },
 }
 
 

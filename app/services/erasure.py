@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from app.blobs import s3_erase
 from app.blobs.s3_erase import Other
-from app.db import materialisations, patches, releases
+from app.db import materialisations, patches, pushes, releases
 from app.db.base import clock
 from app.db.locks import BYTES, try_turn
 from app.db.materialisations import Materialisation
@@ -95,12 +95,23 @@ def verify(opened: Looked, ident: str) -> Report:
 def _staged(opened: Opened, ident: str) -> str | None:
     """Drops what was sent for this version, and for drafts of the same bytes, which can never be published; why it could not."""
     try:
+        for upload in _forget_pushed(opened, ident):
+            opened.tools.blobs.erase_upload(upload)
         for upload in [ident, *_bury_drafts(opened, ident)]:
             with opened.turn(f"upload:{upload}"):  # what is being verified would be put into the store after we looked
                 opened.tools.blobs.erase_upload(upload)
     except DomainError as error:
         return error.detail
     return None
+
+
+def _forget_pushed(opened: Opened, ident: str) -> list[str]:
+    """Forgets what the same owner has pushed of the same bytes, and blocks that may hold any; the uploads that hold them."""
+    with opened.write() as uow:
+        row = _row(uow, ident)
+        found = pushes.of_digests(uow.session, row.owner, _digests(row))
+        pushes.remove(uow.session, [one.id for one in found])
+        return [upload for one in found for upload in {one.staged, one.id if one.multipart else None} if upload]
 
 
 def _bury_drafts(opened: Opened, ident: str) -> list[str]:

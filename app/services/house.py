@@ -64,7 +64,7 @@ def sweep_all(read: Begin, write: Begin) -> dict[str, int]:
     Only what changes rows is done in transactions that write: on SQLite everybody else waits for those.
     """
     with write() as uow:
-        drafts = sweep.drafts(uow)
+        drafts, pushed = sweep.drafts(uow), sweep.pushed(uow)
         rates.forget(uow)
         identities.forget(uow)
     with read() as uow:
@@ -73,7 +73,7 @@ def sweep_all(read: Begin, write: Begin) -> dict[str, int]:
     with found:
         parts = sum(_drop_parts(write, ident) for ident in unwritten)
         blobs = garbage.remove_all(write, found).count
-    return {"drafts": drafts, "staged": staged, "parts": parts, "blobs": blobs}
+    return {"drafts": drafts, "pushes": pushed, "staged": staged, "parts": parts, "blobs": blobs}
 
 
 def _drop_parts(write: Begin, ident: str) -> int:

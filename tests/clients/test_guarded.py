@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.clients import guarded
+from app.clients import connections, guarded
 from app.clients.addresses import Reach, is_global
 from app.clients.guarded import Answer
 from app.domain.errors import DomainError
@@ -226,9 +226,9 @@ def trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """An authority of the test's that is trusted, with a server's context for name.example."""
     made = authority(tmp_path, "name.example")
     monkeypatch.setenv("SSL_CERT_FILE", str(made.ca))
-    guarded._tls.cache_clear()
+    connections._tls.cache_clear()
     yield made.server
-    guarded._tls.cache_clear()
+    connections._tls.cache_clear()
 
 
 def test_tls_is_verified_against_the_name(trusted: Any, names: dict[str, Iterator[list[str]]]) -> None:
@@ -238,12 +238,12 @@ def test_tls_is_verified_against_the_name(trusted: Any, names: dict[str, Iterato
     with site(http(b"safe"), trusted) as served:
         assert ask(f"https://name.example:{served.port}/", reach).body == b"safe"
         assert "certificate" in refusal(f"https://other.example:{served.port}/", reach, "outgoing.unreachable").detail
-        guarded._tls.cache_clear()
+        connections._tls.cache_clear()
         with pytest.MonkeyPatch.context() as patch:
             patch.delenv("SSL_CERT_FILE")
             assert "certificate" in refusal(f"https://name.example:{served.port}/", reach, "outgoing.unreachable").detail
     assert len(served.requests) == 1
-    guarded._tls.cache_clear()
+    connections._tls.cache_clear()
 
 
 def test_never_from_https_to_http(trusted: Any, names: dict[str, Iterator[list[str]]]) -> None:

@@ -160,10 +160,14 @@ def run(
     )
 
 
-def invoke(*arguments: str | Path, **variables: str) -> Result:
-    """Runs `portllm` inside this process, which costs no start; exceptions that no verb explained come through."""
+def invoke(*arguments: str | Path, given: str = "", **variables: str) -> Result:
+    """Runs `portllm` inside this process, which costs no start; exceptions that no verb explained come through.
+
+    Args:
+        given: what it reads from standard input.
+    """
     hidden: dict[str, str | None] = {name: None for name in os.environ if name.startswith("PORTLLM_")}
-    return CliRunner().invoke(cli, [*map(str, arguments)], env=hidden | variables, catch_exceptions=False)
+    return CliRunner().invoke(cli, [*map(str, arguments)], env=hidden | variables, input=given, catch_exceptions=False)
 
 
 def _processes(word: bytes) -> list[int]:

@@ -16,7 +16,7 @@ from app.blobs.s3_target import S3Target
 from app.domain.errors import DomainError
 from app.jobs import work
 from app.runtime import Runtime, upgrade
-from app.services import garbage, materialisations, releases
+from app.services import garbage, ingestion, materialisations
 from app.services.fsck.check import check
 from app.services.fsck.troubles import Found
 from app.services.house import House, sweep_all
@@ -114,7 +114,7 @@ def test_an_ingestion_whose_bytes_were_swept_is_not_ready(service: Service, mode
     def swept(order: dict[str, Any], reporter: Any) -> dict[str, Any]:
         result = work.ingest(order, reporter)
         with service.runtime.read() as uow:
-            releases.keep_ingested(uow, result)
+            ingestion.keep(uow, result)
         assert removed(service, found(service))
         return result
 

@@ -75,7 +75,7 @@ def test_examples_of_requests_are_accepted(world: World, schema: dict[str, Any])
         checked += 1
         method, path = name.split(" ")
         names = {"owner": "acme", "patch": "nope", "family": "nope", "release": "nope", "port": "prt_nope", "upload": "ver_nope"}
-        names["token"] = "tok_nope"
+        names |= {"token": "tok_nope", "upstream": "nope"}
         url = path.format(alias="a", number=1, **names)
         body = example(world.service.app, content["application/json"]["schema"])
         answer = world.admin(method, url.removeprefix("/api/v1"), json=body)

@@ -30,7 +30,7 @@ def swept(service: Service) -> dict[str, int]:
 
 def counts(**found: int) -> dict[str, int]:
     """What a sweep says it removed; nothing of what is not named here."""
-    return {"drafts": 0, "staged": 0, "parts": 0, "blobs": 0} | found
+    return {"drafts": 0, "pushes": 0, "staged": 0, "parts": 0, "blobs": 0} | found
 
 
 def age(service: Service, seconds: float) -> None:

@@ -13,13 +13,13 @@ from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
-from app.db import materialisations, patches, ports, releases
+from app.db import materialisations, patches, ports, pulls, releases
 from app.services.erasure import Looked
 from app.services.fsck import places, rows, stored
 from app.services.fsck.places import Targets
 from app.services.fsck.stored import UnreadableError
 from app.services.fsck.troubles import Found, Trouble
-from app.services.scratch import Scratch
+from app.services.scratch import Named, Scratch
 
 PAGE = 200
 
@@ -98,6 +98,8 @@ def check(opened: Looked, quick: bool, tell: Tell) -> Iterator[Found]:
         yield from _walk(opened, PORTS, lambda row: rows.port(tools, row), tell)
         yield from _walk(opened, MATERIALISATIONS, materialisation, tell)
         yield from _bytes(opened, scratch, quick, tell)
+        with opened.read() as uow:  # what has arrived of them is named by nothing else yet, and may be hours old
+            scratch.add(Named(digest, None, "a release that is being pulled") for digest in pulls.digests(uow.session))
         tell("store", 0, None)
         yield from stored.unnamed(tools, scratch, buried, began)
         yield from _staged(opened)
