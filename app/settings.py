@@ -70,7 +70,7 @@ class Settings(BaseSettings):
         warm: whether a service loads torch at its start, so that the first read of a merged model need not wait two seconds for
             it; without, it is loaded when it is needed, and a service whose reads go to workers needs 170 MB less.
         max_patch_bytes: largest patch, all its files together.
-        max_body_bytes: largest JSON body.
+        max_body_bytes: largest JSON body, the list of the files of a version; of all others below /api/v1 64 KiB at most.
         oidc: issuers of identity tokens (OpenID Connect) that are trusted, and rules that say whom of theirs to let in as what:
             [{"issuer": "https://issuer.example", "audience": "portllm", "client_id": "portllm-cli",
               "rules": [{"claims": {"groups": "ml-team"}, "owner": "acme", "role": "publisher"}]}], see `app.domain.issuers`.

@@ -28,7 +28,7 @@ def limit_of(path: str, prefix: str, largest: int) -> int:
     return min(SMALL, largest) if path.startswith(prefix) and not LISTING.fullmatch(path) else largest
 
 
-def require_simple(body: bytes) -> None:
+def require_simple(body: bytes | bytearray) -> None:
     """Raises `DomainError` (request.too_complex) where there is more in a body than in any that means something."""
     if len(body) > MAX_PARTS and (parts := sum(map(body.count, BEGINNINGS))) > MAX_PARTS:
         raise DomainError("request.too_complex", parts=parts, limit=MAX_PARTS)
