@@ -9,15 +9,21 @@ from alembic import context
 from sqlalchemy import Connection, text
 
 from app.db import (  # noqa: F401  they map the tables
+    base_names,
     commits,
     events,
     families,
     idempotency,
+    identities,
+    imports,
     materialisations,
     patches,
     ports,
+    pulls,
+    pushes,
     releases,
     tokens,
+    upstreams,
     workers,
 )
 from app.db.base import Base

@@ -2,11 +2,13 @@
 
 from fastapi import FastAPI
 
-from app.api import documentation
+from app.api import documentation, pages
 from app.api.routers import (
     audit,
+    base_names,
     families,
     files,
+    imports,
     jobs,
     materialisations,
     oidc,
@@ -15,8 +17,10 @@ from app.api.routers import (
     patches,
     ports,
     public,
+    serving,
     system,
     uploads,
+    upstreams,
 )
 from app.api.routing import PREFIX, PROBLEMS
 from app.api.rules import RULES
@@ -25,12 +29,18 @@ from app.wire.visits import require_guard
 
 __all__ = ["PREFIX", "mount"]
 
+NOUNS = (
+    families, base_names, patches, patch_files, uploads, imports, ports, serving, files, materialisations, jobs, oidc,
+    system, audit, owners, upstreams,
+)  # fmt: skip
+
 
 def mount(app: FastAPI) -> None:
     """Adds its routes to an application."""
-    for part in (families, patches, patch_files, uploads, ports, files, materialisations, jobs, oidc, system, audit, owners):
+    for part in NOUNS:
         require_guard(part.router.routes, RULES, PREFIX)
         require_rules(part.router.routes, RULES, PREFIX)
         app.router.routes.extend(part.router.routes)
     app.include_router(public.router, responses=PROBLEMS)
     documentation.install(app, PREFIX)
+    pages.install(app)

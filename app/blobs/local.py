@@ -68,6 +68,9 @@ class LocalBlobs:
                     written += os.pwrite(descriptor, memoryview(data)[written:], offset + written)
         return offset + len(data)
 
+    def staged(self, upload: str, name: str) -> Source:
+        return DirectorySource(self._root, None, {"": self._staged(upload, name).resolve()})
+
     def promote(self, upload: str, name: str, digest: str, path: str) -> None:
         staged = self._staged(upload, name)
         if not staged.exists():
@@ -102,6 +105,9 @@ class LocalBlobs:
 
     def place(self, files: Mapping[str, str]) -> dict[str, Any]:
         return {"kind": "files", "locations": {path: str(location) for path, location in self._locations(files).items()}}
+
+    def where(self) -> dict[str, Any]:
+        return {"kind": "directory", "root": str(self._root.resolve())}
 
     def sink(self, upload: str) -> dict[str, Any]:
         directory = self._root / "staging" / upload

@@ -43,6 +43,10 @@ class MemoryBlobs:
             self._touched[upload] = time.time()
             return len(held)
 
+    def staged(self, upload: str, name: str) -> Source:
+        with self._lock:
+            return MemorySource({"": bytes(self._staged.get(upload, {}).get(name, b""))})
+
     def promote(self, upload: str, name: str, digest: str, path: str) -> None:
         with self._lock:
             data = bytes(self._staged.get(upload, {}).pop(name, b""))
@@ -109,6 +113,10 @@ class MemoryBlobs:
 
     def traces(self, digest: str) -> int:
         return int(digest in self._blobs)
+
+    def where(self) -> dict[str, Any]:
+        """Raises NotImplementedError: no other process reaches this one's memory."""
+        raise NotImplementedError
 
     def sink(self, upload: str) -> dict[str, Any]:
         with self._lock:

@@ -14,7 +14,7 @@ from app.blobs.recent import Recent
 from app.blobs.s3_client import clock_of, impatient_client, is_missing, make_client, shared_client, status_of, translated
 from app.blobs.s3_copy import copy_object
 from app.blobs.s3_direct import S3Direct
-from app.blobs.s3_source import Object, S3Source
+from app.blobs.s3_source import Object, S3Pieces, S3Source
 from app.blobs.store import Entry
 from app.core.source import Source
 from app.domain.errors import DomainError
@@ -65,6 +65,9 @@ class S3Blobs:
             raise DomainError("upload.offset", path=name, received=self.received(upload, name), offset=offset)
         return offset + len(data)
 
+    def staged(self, upload: str, name: str) -> Source:
+        return S3Pieces(self._client, self._bucket, self._staged(upload, name))
+
     def promote(self, upload: str, name: str, digest: str, path: str) -> None:
         staged = self._staged(upload, name)
         if len(staged) == 1:
@@ -102,6 +105,9 @@ class S3Blobs:
     def place(self, files: Mapping[str, str]) -> dict[str, Any]:
         objects = {path: list(self._object(digest)) for path, digest in files.items()}
         return {"kind": "s3", "bucket": self._bucket, "objects": objects}
+
+    def where(self) -> dict[str, Any]:
+        return {"kind": "s3", "place": str(Place(self._bucket, self._prefix.rstrip("/")))}
 
     def sink(self, upload: str) -> dict[str, Any]:
         prefix = self._key(layout.staged(upload, "")).rstrip("/")
@@ -154,7 +160,8 @@ class S3Blobs:
 
     def traces(self, digest: str) -> int:
         key = self._blob(digest)
-        return sum(one.key == key and not one.marker for one in s3_versions.held(self._client, self._bucket, key))
+        found = s3_versions.held(self._client, self._bucket, key, is_proof=True)
+        return sum(one.key == key and not one.marker for one in found)
 
     # -- what lies where
 

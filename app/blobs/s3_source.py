@@ -1,7 +1,9 @@
 """Ranged reads of objects: a `Source` over S3."""
 
 import time
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from app.blobs.s3_client import is_missing, status_of, translated
@@ -76,6 +78,30 @@ class S3Source:
                 if may_fail and done == 0:
                     raise _as_botocore(error) from None
         return done
+
+
+class S3Pieces:
+    """`app.core.source.Source` over one staged file that lies in several objects, one after another; its path is ""."""
+
+    def __init__(self, client: Any, bucket: str, pieces: Sequence[Object]) -> None:
+        self._source = S3Source(client, bucket, {str(number): piece for number, piece in enumerate(pieces)})
+        self._ends = list(accumulate(piece.size for piece in pieces))
+
+    def size(self, path: str) -> int:  # noqa: ARG002  there is one
+        return self._ends[-1] if self._ends else 0
+
+    def read_into(self, path: str, offset: int, buffer: memoryview) -> None:
+        if offset + len(buffer) > self.size(path):
+            raise CheckpointError("checkpoint.changed", path=path, reason="it is shorter than was asked for")
+        number, done = bisect_right(self._ends, offset), 0
+        while done < len(buffer):
+            start = self._ends[number - 1] if number else 0
+            count = min(len(buffer) - done, self._ends[number] - offset - done)
+            self._source.read_into(str(number), offset + done - start, buffer[done : done + count])
+            done, number = done + count, number + 1
+
+    def close(self) -> None:
+        """The client's connections are shared."""
 
 
 def _as_botocore(error: Exception) -> Exception:

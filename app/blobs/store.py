@@ -66,6 +66,9 @@ class BlobStore(Protocol):
             DomainError: server.storage_full; upload.offset.
         """
 
+    def staged(self, upload: str, name: str) -> Source:
+        """A source over a staged file as it is now, which has one path, ""; empty where nothing arrived."""
+
     def promote(self, upload: str, name: str, digest: str, path: str) -> None:
         """Verifies a staged file, makes it durable and visible under its digest, and forgets the staged one.
 
@@ -120,6 +123,9 @@ class BlobStore(Protocol):
 
     def traces(self, digest: str) -> int:
         """How many copies of bytes there are, those that a store keeps hidden too; asked of the store itself."""
+
+    def where(self) -> dict[str, Any]:
+        """The store itself, for a job's process: `app.blobs.opening.open_store` opens it."""
 
     def sink(self, upload: str) -> dict[str, Any]:
         """Where a job's process writes its files: `app.blobs.places.Sink` opens it; `discard` removes what is there."""

@@ -1,5 +1,6 @@
-"""`portllm db`: the database's schema, and a backup of the embedded one."""
+"""`portllm db`: the database's schema, a backup of the embedded one, and the key that its secrets are under."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,6 +87,36 @@ def backup(
     else:
         kept = settings.blobs or settings.data / "blobs/sha256"
         typer.echo(f"{file} ({file.stat().st_size} bytes). Now copy {kept}.")
+
+
+@db.command()
+def reencrypt(data: Data = HERE, as_json: Json = False) -> None:
+    """Encrypt all stored secrets anew under PORTLLM_SECRET_KEY, also while the service runs; exit code 1 if one could not be.
+
+    The key that they are under must be in PORTLLM_SECRET_KEYS_ACCEPTED. After it, that key can be forgotten.
+    """
+    from app.runtime import Runtime  # noqa: PLC0415  the service's libraries
+    from app.services import secrets  # noqa: PLC0415
+
+    settings = read_settings(data, as_json)
+    require_database(settings, as_json)
+    with database_refusals(as_json):
+        runtime = Runtime(settings, merges=False)
+        runtime.look()
+        try:
+            with runtime.write() as uow:
+                done = secrets.reencrypt(uow)
+        finally:
+            runtime.stop()
+    lost = [{"code": error.code, "message": str(error)} for error in done.lost]
+    if as_json:
+        print_json({"reencrypted": done.renewed, "current": done.fresh, "lost": lost})
+    else:
+        typer.echo(f"{done.renewed} encrypted anew, {done.fresh} were under the present key already, {len(lost)} could not be.")
+    for error in lost:
+        sys.stderr.write(f"portllm: {error['message']} [{error['code']}]\n")
+    if lost:
+        raise SystemExit(1)
 
 
 def _revisions(data: Path, as_json: bool) -> tuple[str | None, str]:

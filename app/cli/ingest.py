@@ -9,6 +9,7 @@ from app.cli.names import release_path, segment
 from app.cli.output import progress_bar
 from app.domain.errors import DomainError
 from app.domain.names import check_name, check_revision
+from app.domain.upstreams import is_reference
 
 POLL_SECONDS = 0.3
 
@@ -16,7 +17,8 @@ POLL_SECONDS = 0.3
 def add_release(
     client: Client, family: str, name: str, source: str | Path, parent: str | None = None, copy: bool = False
 ) -> dict[str, Any]:
-    """Registers a directory, or an s3:// prefix, as a release of a family, which is created if it is new; returns the release.
+    """Registers a directory, an s3:// prefix or a repository of another hub as a release of a family, which is created if it is
+    new; returns the release.
 
     Nothing can remove a family, so a new one is made last, when all has been checked that can be checked without it.
 
@@ -24,7 +26,8 @@ def add_release(
         RefusedError: the registry's reasons.
         DomainError: request.name, release.parent; nothing was made.
     """
-    place = str(source) if str(source).startswith("s3://") else str(Path(source).absolute())
+    is_far = str(source).startswith("s3://") or is_reference(str(source))
+    place = str(source) if is_far else str(Path(source).absolute())
     path, body = f"/families/{segment(family)}/releases", {"name": name, "directory": place, "parent": parent, "copy": copy}
     try:
         return dict(client.post(path, body))

@@ -10,19 +10,24 @@ import typer
 from app.cli import (
     activity,
     audit,
+    base_names,
     db,
     families,
     fsck,
     garbage,
+    imports,
     login,
     materialise,
     nouns,
     offline,
+    patches,
     ports,
     purge,
     quotas,
     serve,
+    serving,
     tokens,
+    upstreams,
     worker,
 )
 from app.cli.quickstart import command
@@ -55,12 +60,18 @@ cli.command()(fsck.fsck)
 cli.command()(garbage.gc)
 cli.command()(offline.merge)
 cli.command()(offline.inspect)
+families.family.add_typer(base_names.alias, name="alias")
 cli.add_typer(families.family, name="family")
 cli.add_typer(nouns.release, name="release")
+nouns.patch.command("import")(imports.patch_import)
+nouns.patch.command("create")(patches.patch_create)
+nouns.patch.command("set")(patches.patch_set)
+nouns.patch.command("publish")(patches.patch_publish)
 cli.add_typer(nouns.patch, name="patch")
 tokens.token.command("exchange")(login.exchange)
 cli.add_typer(tokens.token, name="token")
 cli.add_typer(quotas.quota, name="quota")
+cli.add_typer(upstreams.upstream, name="upstream")
 cli.command()(login.login)
 cli.command()(login.logout)
 cli.command()(purge.purge)
@@ -68,6 +79,7 @@ cli.command()(ports.port)
 cli.command()(ports.approve)
 cli.command()(ports.retire)
 cli.command()(ports.pull)
+cli.command()(serving.serving)
 cli.command()(materialise.materialise)
 cli.add_typer(activity.jobs, name="jobs")
 cli.command()(activity.workers)

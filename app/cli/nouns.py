@@ -21,6 +21,7 @@ COLUMNS = {
     "patches": ("owner", "name", "family", "description"),
     "ports": ("id", "patch", "version", "release", "state", "created_at"),
 }
+FROM = "Model directory on the service's machine, s3://bucket/prefix, or hf:org/name@revision (UPSTREAM:... of another hub)."
 PatchName = Annotated[str, typer.Argument(metavar="OWNER/NAME")]
 
 
@@ -38,7 +39,7 @@ def split_name(name: str, as_json: bool = False) -> tuple[str, str]:
 def release_add(
     family: str,
     name: Annotated[str, typer.Argument(metavar="RELEASE")],
-    directory: Annotated[str, typer.Option("--from", help="Model directory on the service's machine, or s3://bucket/prefix.")],
+    directory: Annotated[str, typer.Option("--from", help=FROM)],
     parent: Annotated[str | None, typer.Option(help="The release that this one continues.")] = None,
     copy: Annotated[bool, typer.Option(help="Copy the bytes instead of reading them in place.")] = False,
     wait: Annotated[bool, typer.Option(help="Wait until it is ready.")] = False,

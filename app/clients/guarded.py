@@ -1,4 +1,4 @@
-"""The one way out to addresses that somebody named: issuers of identity tokens now, whatever else is named later.
+"""The one way out to addresses that somebody named: issuers of identity tokens, hubs that are pulled from.
 
 Whoever may name an address could else make this service ask what only it can reach. So the address that is *connected to* is
 judged, not the name, which may resolve otherwise a moment later; every redirect is judged again; nothing comes from the
@@ -8,24 +8,23 @@ environment's proxies; and an answer costs neither more time nor more memory tha
 from __future__ import annotations
 
 import ssl
-import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
 
 import httpcore
 import httpx
 
-from app.clients.addresses import Address, Reach, resolve, shown
+from app.clients.addresses import Reach, shown
+from app.clients.connections import Deadline, Transport
 from app.domain.errors import DomainError
 
 AGENT = "portllm-registry"
 REDIRECTS = (301, 302, 303, 307, 308)
 KEEP_METHOD = (307, 308)
-ADDRESSES = 4  # of one name that are tried
 # Of the headers of a request, those that are of use to another origin and no secret.
-HARMLESS = ("accept", "content-type", "user-agent")
+HARMLESS = ("accept", "content-type", "range", "user-agent")
 
 
 class Answer(NamedTuple):
@@ -34,6 +33,20 @@ class Answer(NamedTuple):
     status: int
     headers: httpx.Headers
     body: bytes
+
+
+class Streamed(NamedTuple):
+    """An answer whose body is not read yet.
+
+    Attributes:
+        first: the headers of the answer of the address that was asked; those of the last are `headers`.
+        pieces: the body as it comes, packed or not; raises as `request` does.
+    """
+
+    status: int
+    headers: httpx.Headers
+    first: httpx.Headers
+    pieces: Iterator[bytes]
 
 
 def request(
@@ -48,17 +61,52 @@ def request(
         DomainError: outgoing.refused; outgoing.unreachable, outgoing.timeout, outgoing.too_large. None of them shows
             headers, bodies, queries or passwords.
     """
-    deadline = _Deadline(reach.total_seconds)
+    with ExitStack() as opened:
+        found = _follow(opened, method, url, reach, headers, content)
+        with _errors(found.url, reach):
+            body = _body(found.url, found.response, reach.max_bytes)
+        return Answer(found.response.status_code, found.response.headers, body)
+
+
+@contextmanager
+def stream(url: str, reach: Reach, headers: Mapping[str, str] | None = None) -> Iterator[Streamed]:
+    """GETs something large: whoever takes the pieces of the body bounds them; all of them come within `total_seconds`.
+
+    Raises:
+        DomainError: as `request`; outgoing.too_large after `max_bytes`.
+    """
+    with ExitStack() as opened:
+        found = _follow(opened, "GET", url, reach, headers, None)
+        yield Streamed(found.response.status_code, found.response.headers, found.first, _pieces(found, reach))
+
+
+class _Found(NamedTuple):
+    """The answer at the end of all redirects; `first` are the headers of the first answer."""
+
+    url: httpx.URL
+    response: httpx.Response
+    first: httpx.Headers
+
+
+def _follow(
+    opened: ExitStack, method: str, url: str, reach: Reach, headers: Mapping[str, str] | None, content: bytes | None
+) -> _Found:
+    """Asks, and follows redirects as far as they may go; `opened` closes what the last answer needs."""
+    deadline = Deadline(reach.total_seconds)
     target, sent = _parsed(url), httpx.Headers(dict(headers or {}))
+    first: httpx.Headers | None = None
     for _ in range(reach.redirects + 1):
         reach.check_url(target)
-        answer = _ask(method, target, reach, deadline, sent, content)
-        if answer.status not in REDIRECTS or "Location" not in answer.headers:
-            return answer
-        following = _following(target, answer.headers["Location"])
+        with ExitStack() as hop:
+            response = _ask(hop, method, target, reach, deadline, sent, content)
+            first = response.headers if first is None else first
+            if response.status_code not in REDIRECTS or "Location" not in response.headers:
+                opened.push(hop.pop_all())
+                return _Found(target, response, first)
+        following = _following(target, response.headers["Location"])
         if _origin(following) != _origin(target):
             sent = httpx.Headers({name: value for name, value in sent.items() if name in HARMLESS})
-        if answer.status not in KEEP_METHOD and method != "HEAD":
+        if response.status_code not in KEEP_METHOD and method != "HEAD":
             method, content = "GET", None
         target = following
     reason = "it answers with one redirect after another" if reach.redirects else "it answers with a redirect"
@@ -87,21 +135,44 @@ def _origin(url: httpx.URL) -> tuple[str, bytes, int | None]:
     return url.scheme, url.raw_host, url.port
 
 
-def _ask(method: str, url: httpx.URL, reach: Reach, deadline: _Deadline, headers: httpx.Headers, content: bytes | None) -> Answer:
-    """One request and its answer, without redirects."""
+def _ask(
+    hop: ExitStack, method: str, url: httpx.URL, reach: Reach, deadline: Deadline, headers: httpx.Headers, content: bytes | None
+) -> httpx.Response:
+    """One request and the head of its answer, without redirects; `hop` closes the connection."""
     # Packed bodies are not asked for, and unpacked where they come nevertheless.
     sent = httpx.Headers({"User-Agent": AGENT, "Accept": "*/*"})
     sent.update(headers)
     sent.update({"Accept-Encoding": "identity", "Connection": "close"})
     timeout = httpx.Timeout(reach.read_seconds, connect=reach.connect_seconds)
-    client = httpx.Client(transport=_Transport(reach, deadline), trust_env=False, follow_redirects=False, timeout=timeout)
+    transport = Transport(reach, deadline)
+    client = hop.enter_context(httpx.Client(transport=transport, trust_env=False, follow_redirects=False, timeout=timeout))
+    with _errors(url, reach):
+        return hop.enter_context(client.stream(method, url, headers=sent, content=content))
+
+
+@contextmanager
+def _errors(url: httpx.URL, reach: Reach) -> Iterator[None]:
+    """What goes wrong on the wire, as refusals."""
     try:
-        with client, client.stream(method, url, headers=sent, content=content) as response:
-            return Answer(response.status_code, response.headers, _body(url, response, reach.max_bytes))
+        yield
     except (httpcore.TimeoutException, httpx.TimeoutException):
         raise DomainError("outgoing.timeout", address=shown(url), seconds=reach.total_seconds) from None
     except (httpcore.NetworkError, httpcore.ProtocolError, httpx.HTTPError, OSError) as error:
         raise DomainError("outgoing.unreachable", address=shown(url), reason=_reason(error)) from error
+
+
+def _pieces(found: _Found, reach: Reach) -> Iterator[bytes]:
+    """Errors of the wire are told apart from those of whoever takes the pieces: only the reading of each is looked at."""
+    raw, left = found.response.iter_raw(), reach.max_bytes
+    while True:
+        with _errors(found.url, reach):
+            piece = next(raw, None)
+        if piece is None:
+            return
+        left -= len(piece)
+        if left < 0:
+            raise DomainError("outgoing.too_large", address=shown(found.url), limit=reach.max_bytes)
+        yield piece
 
 
 def _reason(error: Exception) -> str:
@@ -138,120 +209,3 @@ def _body(url: httpx.URL, response: httpx.Response, limit: int) -> bytes:
     if unpacking and body and not unpacking.eof:
         raise DomainError("outgoing.unreachable", address=shown(url), reason="its answer cannot be unpacked")
     return bytes(body)
-
-
-class _Deadline:
-    """The end of a whole exchange; `within` shortens a limit so that it is kept."""
-
-    def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
-
-    def within(self, limit: float | None) -> float:
-        """Seconds that are left, at most `limit`.
-
-        Raises:
-            httpcore.ReadTimeout: none are.
-        """
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise httpcore.ReadTimeout
-        return left if limit is None else min(limit, left)
-
-
-class _Stream(httpcore.NetworkStream):
-    """A connection on which nothing outlasts the deadline: a server that sends a byte a second else never ends."""
-
-    def __init__(self, stream: httpcore.NetworkStream, deadline: _Deadline) -> None:
-        self._stream, self._deadline = stream, deadline
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._deadline.within(timeout))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, self._deadline.within(timeout))
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, self._deadline.within(timeout)), self._deadline)
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
-
-
-class _Network(httpcore.NetworkBackend):
-    """Resolves names itself and connects to an address that it has judged, so that no second answer counts."""
-
-    def __init__(self, reach: Reach, deadline: _Deadline) -> None:
-        self._reach, self._deadline, self._sockets = reach, deadline, httpcore.SyncBackend()
-
-    def connect_tcp(
-        self, host: str, port: int, timeout: float | None = None, local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.NetworkStream:  # fmt: skip
-        failed: Exception = httpcore.ConnectError()
-        for address in self._addresses(host, port, timeout)[:ADDRESSES]:
-            try:
-                left = self._deadline.within(timeout)
-                stream = self._sockets.connect_tcp(str(address), port, left, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failed = error
-                continue
-            return _Stream(stream, self._deadline)
-        raise failed
-
-    def _addresses(self, host: str, port: int, timeout: float | None) -> list[Address]:
-        """The addresses of a host that may be connected to."""
-        try:
-            found = resolve(host, port, self._deadline.within(timeout))
-        except OSError:
-            raise DomainError("outgoing.unreachable", address=host[:200], reason="its name is not known") from None
-        if found is None:
-            raise httpcore.ConnectTimeout
-        admitted = [address for address in found if self._reach.admits(host, address)]
-        if not admitted:
-            # Which address it is, is nobody's business who only named it.
-            raise DomainError("outgoing.refused", address=host[:200], reason="it does not lie in the public Internet")
-        return admitted
-
-
-class _Transport(httpx.BaseTransport):
-    """httpx on connections of `_Network`: one for one request, so that the deadline of a request is that of its connection."""
-
-    def __init__(self, reach: Reach, deadline: _Deadline) -> None:
-        network = _Network(reach, deadline)
-        self._pool = httpcore.ConnectionPool(_tls(), max_connections=1, network_backend=network)
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        url = request.url
-        target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
-        headers, stream, extensions = request.headers.raw, request.stream, request.extensions
-        answer = self._pool.handle_request(
-            httpcore.Request(request.method, target, headers=headers, content=stream, extensions=extensions)
-        )
-        return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer), extensions=answer.extensions)
-
-    def close(self) -> None:
-        self._pool.close()
-
-
-class _Body(httpx.SyncByteStream):
-    """The bytes of an answer."""
-
-    def __init__(self, answer: httpcore.Response) -> None:
-        self._answer = answer
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self._answer.iter_stream()
-
-    def close(self) -> None:
-        self._answer.close()
-
-
-@cache
-def _tls() -> ssl.SSLContext:
-    """Names are verified; authorities are those of certifi, or of SSL_CERT_FILE for an installation's own."""
-    return httpx.create_ssl_context()

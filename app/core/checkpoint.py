@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.core.errors import CheckpointError
 from app.core.header import Header, TensorInfo
@@ -86,18 +86,37 @@ def read_checkpoint(source: Source, files: Mapping[str, int]) -> Checkpoint:
     Raises:
         CheckpointError, HeaderError: the directory is not a base model that can be merged into.
     """
-    config = read_json(source, CONFIG_FILE, files)
-    check_architecture(config)
-    shard_names = _shard_names(source, files)
-    shards = {name: read_header(source, name) for name in shard_names}
+    chosen = choose_files(source, files)
+    config, carried = chosen.config, chosen.carried
+    shards = {name: read_header(source, name) for name in chosen.shards}
     _check_unique(shards)
     if INDEX_FILE in files:
         _check_index(read_json(source, INDEX_FILE, files)["weight_map"], shards)
-    carried = {p: n for p, n in files.items() if p in shards or PurePosixPath(p).suffix not in FOREIGN_WEIGHTS | CODE}
     for path in carried:
         if path.endswith("_config.json") and "/" not in path and read_json(source, path, files).get("auto_map"):
             raise CheckpointError("checkpoint.remote_code", path=path)
     return Checkpoint(config, shards, carried, tuple(sorted(set(files) - set(carried))))
+
+
+class Chosen(NamedTuple):
+    """What of a directory belongs to a release: its configuration, the names of its shards, and all its files with sizes."""
+
+    config: Mapping[str, Any]
+    shards: list[str]
+    carried: dict[str, int]
+
+
+def choose_files(source: Source, files: Mapping[str, int]) -> Chosen:
+    """Tells the files of a release from what lies beside them; reads its configuration and index, and nothing else.
+
+    Raises:
+        CheckpointError: the directory is not a base model that can be used, as far as these two tell.
+    """
+    config = read_json(source, CONFIG_FILE, files)
+    check_architecture(config)
+    shards = _shard_names(source, files)
+    carried = {p: n for p, n in files.items() if p in shards or PurePosixPath(p).suffix not in FOREIGN_WEIGHTS | CODE}
+    return Chosen(config, shards, carried)
 
 
 def read_json(source: Source, path: str, files: Mapping[str, int]) -> dict[str, Any]:

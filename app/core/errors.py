@@ -5,6 +5,7 @@
     ├── CheckpointError   a base model directory that cannot be used
     ├── AdapterError      a patch that cannot be added exactly
     ├── PortError         a patch and a base that do not fit each other
+    ├── XetError          blocks or a shard of an upload that cannot be used
     └── OutputError       the merged model cannot be written or read
 
 The catalogue below is the single list of codes; the documentation pages and the tests are made from it.
@@ -85,6 +86,10 @@ CATALOGUE: dict[str, Entry] = {
     "recipe.invalid": Entry("Invalid recipe", "The recipe is not usable: {reason}.", "See the documentation of ports for the accepted values."),
     "recipe.no_patch_tokenizer": Entry("Patch has no tokenizer", "The recipe asks for the tokenizer of the patch, but the patch brings none.", "Use tokenizer=release."),
     "recipe.partial_tokenizer": Entry("Incomplete tokenizer in the patch", "The recipe asks for the tokenizer of the patch, which brings {files} and not a whole one (vocabulary and tokenizer_config.json).", "Use tokenizer=release, or publish the patch with all that the tokenizer's save_pretrained writes, or with chat_template.jinja alone."),
+    # -- uploads by Xet
+    "xet.block": Entry("Invalid Xet block", "The block {block} cannot be used: {reason}.", "Update hf-xet and push again; with HF_HUB_DISABLE_XET=1 files are sent as they are."),
+    "xet.shard": Entry("Invalid Xet shard", "The shard cannot be used: {reason}.", "Update hf-xet and push again; with HF_HUB_DISABLE_XET=1 files are sent as they are."),
+    "xet.digest": Entry("Digest mismatch", "A file that the shard describes has sha256 {actual}, not {expected}.", "The upload was damaged; push again."),
     # -- output
     "output.exists": Entry("Output exists", "{path} exists and is not an empty directory.", "Choose another directory or remove it first."),
     "output.no_space": Entry("Disk full", "Writing {path} needs {needed} bytes; {free} are free.", "Free some space or choose another disk; nothing was left behind."),
@@ -134,6 +139,10 @@ class AdapterError(CoreError):
 
 class PortError(CoreError):
     """A patch and a base do not fit each other."""
+
+
+class XetError(CoreError):
+    """Blocks or a shard of an upload by Xet cannot be used."""
 
 
 class OutputError(CoreError):

@@ -3,6 +3,7 @@
 from sqlalchemy import BigInteger, Select, String, func, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from app.db import pushes
 from app.db.base import Base, Versioned, now
 from app.db.patches import PUBLISHED, Patch, PatchVersion
 from app.db.ports import Port
@@ -33,8 +34,9 @@ def find(session: Session, owner: str) -> OwnerQuota | None:
 
 
 def used(session: Session, owner: str, kind: Kind) -> int:
-    """How much an owner has of a kind, by an index over owners."""
-    return int(session.scalar(_count(owner, kind)) or 0)
+    """How much an owner has of a kind, by an index over owners; what is pushed and no version yet counts too."""
+    pushed = {"bytes": pushes.bytes_of, "drafts": pushes.count, "patches": pushes.announced}.get(kind)
+    return int(session.scalar(_count(owner, kind)) or 0) + (pushed(session, owner) if pushed else 0)
 
 
 def _count(owner: str, kind: Kind) -> Select[int]:

@@ -22,6 +22,7 @@ class Release(Identified, Versioned, Base):
         manifest: sha256 of its manifest, a blob; its natural key.
         summary: total bytes, tensors, parameters, model type and what was left out; for lists.
         problem: why it was rejected.
+        origin: {upstream, endpoint, repository, revision, commit} where it was pulled from another hub.
     """
 
     __tablename__ = "releases"
@@ -40,6 +41,7 @@ class Release(Identified, Versioned, Base):
     total_bytes: Mapped[int | None] = mapped_column(BigInteger)
     summary: Mapped[dict[str, Any] | None]
     problem: Mapped[dict[str, Any] | None]
+    origin: Mapped[dict[str, Any] | None]
     yank_reason: Mapped[str | None] = mapped_column(String(2000))
     ready_at: Mapped[dt.datetime | None]
 
@@ -126,6 +128,11 @@ def counts(session: Session) -> dict[str, int]:
 def manifest_digests(session: Session) -> set[str]:
     """Digests of all manifests that a release names."""
     return set(session.scalars(select(Release.manifest).where(Release.manifest.is_not(None)))) - {None}  # type: ignore[return-value]
+
+
+def is_ingesting(session: Session, source: str) -> bool:
+    """Whether a release is read just now that was registered from a source."""
+    return bool(session.scalar(select(Release.id).where(Release.source == source, Release.state == "ingesting").limit(1)))
 
 
 def is_copying(session: Session) -> bool:

@@ -11,6 +11,7 @@ RESERVED_OWNERS = frozenset({"base", "api", "v1", "ui", "cas", "docs", "registry
 UNKNOWN = "unknown"
 
 _PLAIN = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
+_MARKS = re.compile(r"\.{2,}|-{2,}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -48,6 +49,14 @@ def check_owner(name: str) -> str:
     if name in RESERVED_OWNERS:
         raise DomainError("request.name", name=name, what="an owner", reason="it is reserved", limit=MAX_NAME)
     return name
+
+
+def patch_name_of(repository: str) -> str:
+    """The name that a repository of another hub gets here: lower case, marks in a row made one, none at its ends.
+
+    Whether it can be one is asked by `check_patch`.
+    """
+    return _MARKS.sub(lambda found: found[0][0], repository.rpartition("/")[2].lower()).strip("._-")
 
 
 def check_patch(owner: str, name: str) -> str:

@@ -18,7 +18,7 @@ NOT_FOUND = {
     "hub.revision": REVISION, "release.unknown": REVISION, "release.not_ready": REVISION, "release.yanked": REVISION,
     "version.unknown": REVISION, "version.none": REVISION, "version.yanked": REVISION, "version.purged": REVISION,
     "alias.unknown": REVISION, "port.none": REVISION, "port.unknown": REVISION, "port.not_ready": REVISION,
-    "hub.entry": ENTRY, "version.file": ENTRY, "output.unknown_file": ENTRY,
+    "hub.entry": ENTRY, "upload.unknown": ENTRY, "version.file": ENTRY, "output.unknown_file": ENTRY,
 }  # fmt: skip
 # Clients take a 401 with these very words for a bad token, and any other for a repository that is not there.
 BAD_TOKEN = "Invalid credentials in Authorization header"  # noqa: S105
@@ -57,7 +57,7 @@ def in_hub_words(request: Request, refusal: Response) -> Response:
         has_token = "authorization" in request.headers
         code, message = (None, BAD_TOKEN) if has_token else (REPOSITORY, message)
     headers = {name: value for name, value in refusal.headers.items() if name != "content-length"}
-    headers[MESSAGE] = _in_a_header(message)
+    headers[MESSAGE] = in_a_header(message)
     if code:
         headers[CODE] = code
     headers |= getattr(request.state, "said", {})  # what the route had found out before it refused
@@ -68,7 +68,7 @@ def in_hub_words(request: Request, refusal: Response) -> Response:
     return Response(json.dumps({**body, "status": status, "error": message}), status, headers)
 
 
-def _in_a_header(text: str) -> str:
+def in_a_header(text: str) -> str:
     """A text as a header can carry it: one line of visible ASCII."""
     plain = "".join(char if " " <= char <= "~" else "?" for char in text)
     return plain[:MESSAGE_LENGTH]

@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI
 
-from app.hub.routers import accounts, files, models, trees
+from app.hub.routers import accounts, commits, files, lfs, models, repos, trees, xet
 from app.hub.rules import RULES
 from app.hub.waiting import Waiting
 from app.wire.rules import require_rules
@@ -10,7 +10,7 @@ from app.wire.visits import require_guard
 
 __all__ = ["RULES", "mount"]
 
-PARTS = (accounts, files, trees, models)
+PARTS = (accounts, repos, commits, lfs, xet, files, trees, models)
 
 
 def mount(app: FastAPI) -> None:

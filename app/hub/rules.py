@@ -1,6 +1,6 @@
 """Who may call what of the Hub protocol: every route at the root has a rule here, as those of the API have theirs."""
 
-from app.wire.rules import OWN, READ, Rule
+from app.wire.rules import OWN, PUBLISH, READ, SIGNED, Rule
 
 RULES: dict[str, Rule] = {
     "GET /api/whoami-v2": OWN,
@@ -18,6 +18,25 @@ RULES: dict[str, Rule] = {
     "POST /api/models/{owner}/{name}/paths-info/{revision}": READ,
     "GET /{owner}/{name}/resolve/{revision}/{path:path}": READ,
     "HEAD /{owner}/{name}/resolve/{revision}/{path:path}": READ,
+    # -- pushes; to a family's repository only an admin
+    "POST /api/repos/create": Rule("publish", "anybody"),
+    "DELETE /api/repos/delete": Rule("publish", "anybody"),
+    "POST /api/validate-yaml": OWN,
+    "POST /api/models/{owner}/{name}/tag/{revision:path}": PUBLISH,
+    "DELETE /api/models/{owner}/{name}/tag/{tag:path}": PUBLISH,
+    "POST /api/models/{owner}/{name}/branch/{branch:path}": PUBLISH,
+    "POST /api/models/{owner}/{name}/preupload/{revision:path}": PUBLISH,
+    "POST /api/models/{owner}/{name}/commit/{revision:path}": PUBLISH,
+    "POST /{owner}/{name}.git/info/lfs/objects/batch": PUBLISH,
+    "POST /api/objects/{owner}/{name}/verify": PUBLISH,
+    "GET /api/models/{owner}/{name}/xet-write-token/{revision:path}": PUBLISH,
+    # -- what is sent by leave that we signed, without a token of ours
+    "PUT /api/objects/{ident}": SIGNED,
+    "POST /api/objects/{ident}/complete": SIGNED,
+    "POST /cas/{session}/v1/xorbs/{prefix}/{block}": SIGNED,
+    "POST /cas/{session}/v1/shards": SIGNED,
+    "GET /cas/{session}/{rest:path}": SIGNED,
+    "POST /cas/{session}/{rest:path}": SIGNED,
     # -- what clients may ask for and is never here
     "GET /api/models/{name}": READ,
     "GET /api/datasets/{rest:path}": READ,

@@ -39,7 +39,7 @@ def model_info(repository: Repository, family: str, created_at: dt.datetime, sna
 def tags(kind: Kind, family: str, front: Mapping[str, Any]) -> list[str]:
     """The library, the format, what it is made of, and what its card says."""
     found = [LIBRARIES[kind], "safetensors", TASK]
-    if kind != "base":
+    if kind != "base" and family:  # a repository that is only announced has none yet
         found += ["lora", f"base_model:base/{family}", f"base_model:{RELATIONS[kind]}:base/{family}"]
     if isinstance(licence := front.get("license"), str):
         found.append(f"license:{licence}")

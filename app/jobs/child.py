@@ -26,7 +26,7 @@ from app.jobs import work
 PARENT_GONE = 3
 REPORT_SECONDS = 1.0
 KINDS: dict[str, Callable[..., dict[str, Any]]] = {
-    "ingest": work.ingest, "digest": work.digest, "materialise": work.materialise,
+    "ingest": work.ingest, "digest": work.digest, "materialise": work.materialise, "import": work.bring,
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from dbos import DBOS, DBOSConfig
 from sqlalchemy.exc import InterfaceError, OperationalError
 
+from app.core.errors import CoreError
 from app.db.jobs import Claim
 from app.domain.context import JOB_ID
 from app.domain.errors import DomainError
@@ -158,8 +159,11 @@ class Engine:
         if "error" in final:
             await asyncio.to_thread(self._clear, job, kind, held, order)
             return await self._refuse(job, kind, subject, held, final["error"])
-        await self._patiently(KINDS[kind].keep, final["result"], begin=self._read)
-        await self._patiently(_record, job, kind, subject, held, final["result"])
+        try:
+            await self._patiently(KINDS[kind].keep, final["result"], begin=self._read)
+            await self._patiently(_record, job, kind, subject, held, final["result"])
+        except CoreError as error:  # only when it was to be recorded did it show that it cannot be used
+            return await self._refuse(job, kind, subject, held, error.to_problem())
         log.info("done")
         return {"result": "recorded"}
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.db.jobs import Claim
-from app.services import digests, materialisations, releases
+from app.services import digests, imports, ingestion, materialisations, releases
 from app.services.uow import UnitOfWork
 
 CPU = "cpu"
@@ -36,11 +36,11 @@ class Kind:
 KINDS = {
     # A release holds up all that wait for it; digests only confirm what can be read already.
     releases.INGEST: Kind(
-        releases.ingest_order,
-        releases.record_ingested,
+        ingestion.order,
+        ingestion.record,
         releases.record_rejected,
-        releases.clear_ingestion,
-        releases.keep_ingested,
+        ingestion.clear,
+        ingestion.keep,
         own_place=True,
         priority=10,
     ),
@@ -48,4 +48,6 @@ KINDS = {
     materialisations.MATERIALISE: Kind(
         materialisations.order, materialisations.record, materialisations.record_failed, materialisations.clear
     ),
+    # Hundreds may be asked for at once: nothing waits behind them.
+    imports.IMPORT: Kind(imports.order, imports.record, imports.record_refused, priority=30),
 }

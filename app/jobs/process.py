@@ -16,7 +16,8 @@ GRACE_SECONDS = 5.0
 MAX_LINE = 8 * 2**20
 MAX_TEXT, LINES_BYTES = 2000, 2**16
 # What a child may know of the environment: where Python and its libraries are, how many threads, nothing else. What S3's
-# client needs is added where an order names S3.
+# client needs is added where an order names S3, and who is trusted with TLS where it names another hub.
+AUTHORITIES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "OMP_NUM_THREADS", "LD_LIBRARY_PATH")
 
 
@@ -53,7 +54,7 @@ async def run(order: dict[str, Any], on_progress: Callable[[dict[str, Any]], Awa
         ChildError: it crashed or was killed.
         BusyError: it may succeed later.
     """
-    names = PASSED_ON + (CHAIN if needs_s3(order) else ())
+    names = PASSED_ON + (CHAIN if needs_s3(order) else ()) + (AUTHORITIES if _needs_hub(order) else ())
     environment = {name: os.environ[name] for name in names if name in os.environ}
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
@@ -86,6 +87,10 @@ async def run(order: dict[str, Any], on_progress: Callable[[dict[str, Any]], Awa
     finally:
         await _end(process)
         relay.cancel()
+
+
+def _needs_hub(order: dict[str, Any]) -> bool:
+    return order["kind"] == "import" or order["order"].get("source", {}).get("kind") == "upstream"
 
 
 async def _relay(stream: asyncio.StreamReader) -> None:

@@ -48,8 +48,9 @@ def ingest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """Digests a release and, if asked, copies it.
 
     Args:
-        order: "source", a directory or an S3 prefix; "roots", below which links may lead; "sink", where the manifest and copies
-            go; "copy".
+        order: "source", a directory, an S3 prefix, files that are in the store already, or a repository of another hub, which is
+            pulled first; "roots", below which links may lead; "sink", where the manifest and copies go; "copy", and whether the
+            release is "copied" then, or was before.
         reporter: makes reports of progress.
 
     Returns:
@@ -57,19 +58,18 @@ def ingest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
     Raises:
         CoreError: it is not a release that can be used.
+        DomainError: of an upstream, see `app.jobs.pull.pull_release`.
     """
     where = order["source"]
-    files, stats = _list_s3(where) if where["kind"] == "s3" else _list_directory(where, order["roots"])
+    where, expected = _brought(order["source"], reporter)
+    files, stats = _list(where, order["roots"])
     sink = Sink(order["sink"])
     with closing(open_place(_with_stats(where, stats))) as source:
         checkpoint = read_checkpoint(source, files)
         report = reporter(work_bytes(checkpoint), "Reading", len(checkpoint.tensors))
         copy = (lambda path, size: sink.open(f"files/{path}", size)) if order["copy"] else None
         manifest = build_manifest(source, checkpoint, report, copy, lambda: report(0, 1))
-    if where["kind"] != "s3":  # there, every read was of just the object that was listed
-        for path in checkpoint.files:
-            if list(stat_of(Path(where["directory"], path))) != stats[path]:
-                raise CheckpointError("checkpoint.changed", path=path, reason="it changed while it was read")
+    _check_unchanged(where, checkpoint, manifest, stats, expected)
     text = json.dumps(manifest.to_dict(), sort_keys=True, separators=(",", ":")).encode()
     sink.put(MANIFEST_FILE, text)
     digest = hashlib.sha256(text).hexdigest()
@@ -77,9 +77,10 @@ def ingest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     sink.keep({MANIFEST_FILE: digest, **({f"files/{p}": d for p, d in manifest.file_digests.items()} if order["copy"] else {})})
     return {
         "run": order["run"],
-        "copied": order["copy"],
+        "copied": order["copied"],
+        "stored": order["source"]["kind"] == "stored",
         "manifest_sha256": digest,
-        "stats": {path: stats[path] for path in checkpoint.files},
+        "stats": {path: stats.get(path) for path in checkpoint.files},
         "summary": _summary(checkpoint),
     }
 
@@ -122,6 +123,13 @@ def materialise(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         return write_to_s3(merger, to, origins, report, windows)
 
 
+def bring(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """Brings a patch from another hub, see `app.jobs.bring.bring`."""
+    from app.jobs import bring as bringing  # noqa: PLC0415  what speaks HTTP; most jobs do not
+
+    return bringing.bring(order, reporter)
+
+
 @contextmanager
 def _open_merger(order: dict[str, Any], base: Source) -> Iterator[Merger]:
     """Merges what an order says, out of a base that is closed at the end."""
@@ -156,6 +164,36 @@ def _tensor_ends(file: PlannedFile) -> list[int]:
     return [start + segment.length for start, segment in placed if isinstance(segment, Compute) and segment.delta]
 
 
+def _brought(where: dict[str, Any], reporter: Reporter) -> tuple[dict[str, Any], dict[str, str]]:
+    """A source that can be read here: what lies in another hub is brought into the store; sha256 of its files by path."""
+    if where["kind"] != "upstream":
+        return where, {}
+    from app.jobs import pull  # noqa: PLC0415  what speaks HTTP; most jobs do not
+
+    pulled = pull.pull_release(where, reporter)
+    return {"kind": "stored", "place": pulled.place, "sizes": pulled.files}, pulled.digests
+
+
+def _check_unchanged(
+    where: dict[str, Any], checkpoint: Checkpoint, manifest: Manifest, stats: dict[str, list[Any]], expected: dict[str, str]
+) -> None:
+    """Raises `CheckpointError` (checkpoint.changed) where a file is not any more what it was when it was listed.
+
+    In S3 every read was of just the object that was listed.
+    """
+    for path in checkpoint.files:
+        is_same = where["kind"] != "directory" or list(stat_of(Path(where["directory"], path))) == stats[path]
+        if not is_same or expected.get(path, manifest.file_digests[path]) != manifest.file_digests[path]:
+            raise CheckpointError("checkpoint.changed", path=path, reason="it changed while it was read")
+
+
+def _list(where: dict[str, Any], roots: list[str]) -> tuple[dict[str, int], dict[str, list[Any]]]:
+    """Sizes of a release's files, and what tells that they are still the same."""
+    if where["kind"] == "stored":  # bytes in the store are named by their digest
+        return dict(where["sizes"]), {}
+    return _list_s3(where) if where["kind"] == "s3" else _list_directory(where, roots)
+
+
 def _list_directory(where: dict[str, Any], roots: list[str]) -> tuple[dict[str, int], dict[str, list[Any]]]:
     """Sizes and identities of a directory's files; a link may lead to another allowed place (as in a hub cache), nowhere else."""
     root = Path(where["directory"])
@@ -175,6 +213,8 @@ def _list_s3(where: dict[str, Any]) -> tuple[dict[str, int], dict[str, list[Any]
 
 def _with_stats(where: dict[str, Any], stats: dict[str, list[Any]]) -> dict[str, Any]:
     """The place of a release's files, each as it was when it was listed."""
+    if where["kind"] == "stored":
+        return dict(where["place"])
     if where["kind"] == "directory":
         return {**where, "stats": stats}
     start = f"{where['prefix']}/" if where["prefix"] else ""

@@ -18,6 +18,12 @@ _FENCED = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | 
 _EMPTY = frozenset({"", "~", "null", "Null", "NULL"})
 
 
+def is_readable(content: bytes) -> bool:
+    """Whether a README.md has no front matter, or one that is understood."""
+    text = content[:MAX_BYTES].decode("utf-8", "replace")
+    return not text.lstrip("\ufeff").startswith("---") or bool(read_front_matter(content))
+
+
 def read_front_matter(content: bytes) -> dict[str, str | list[str]]:
     """The understood keys of a README.md, of its first `MAX_BYTES`; empty where there is nothing that can be read."""
     found = _FENCED.match(content[:MAX_BYTES].decode("utf-8", "replace"))

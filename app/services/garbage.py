@@ -17,7 +17,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from app.db import patches, releases
+from app.db import patches, pulls, pushes, releases
 from app.db.base import clock
 from app.db.locks import BYTES, try_turn
 from app.services.scratch import Named, Scratch
@@ -163,7 +163,9 @@ def names(uow: UnitOfWork, since: Since | None = None) -> Iterator[str]:
     """Digests of all bytes that something names, or that something names since a look; they repeat."""
     known = since.manifests if since else frozenset()
     yield from patches.blob_digests(uow.session, since.moment if since else None)
+    yield from pushes.digests(uow.session)
     yield from releases.manifest_digests(uow.session) - known
+    yield from pulls.digests(uow.session)
     for release in releases.copied(uow.session):
         if release.manifest not in known:
             yield from uow.tools.library.manifest(release).file_digests.values()

@@ -16,7 +16,7 @@ from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository
 from app.services import families, snapshots
-from app.services.repositories import Adapter, Base, Kind, Merged, Nothing, Thing, root_of
+from app.services.repositories import Adapter, Base, Kind, Merged, Nothing, Thing, announced, root_of
 from app.services.snapshots import Drawn, moment_of, subject_of
 from app.services.uow import UnitOfWork
 
@@ -54,6 +54,8 @@ def references(uow: UnitOfWork, principal: Principal, repository: Repository) ->
     Raises:
         DomainError: family.unknown, patch.unknown.
     """
+    if announced(uow, principal, repository):
+        return []
     root = root_of(uow, principal, repository)
     if isinstance(root, Family):
         return list(_of_family(uow, root))

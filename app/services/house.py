@@ -6,7 +6,7 @@ import time
 from app.core.errors import CoreError
 from app.db import patches
 from app.domain.errors import DomainError
-from app.services import erasure, garbage, jobs, rates, sweep
+from app.services import erasure, garbage, identities, jobs, rates, sweep
 from app.services.erasure import Opened
 from app.services.garbage import Begin
 
@@ -64,15 +64,16 @@ def sweep_all(read: Begin, write: Begin) -> dict[str, int]:
     Only what changes rows is done in transactions that write: on SQLite everybody else waits for those.
     """
     with write() as uow:
-        drafts = sweep.drafts(uow)
+        drafts, pushed = sweep.drafts(uow), sweep.pushed(uow)
         rates.forget(uow)
+        identities.forget(uow)
     with read() as uow:
         staged, unwritten = sweep.staged(uow), sweep.unwritten(uow)
         found = garbage.look(uow)
     with found:
         parts = sum(_drop_parts(write, ident) for ident in unwritten)
         blobs = garbage.remove_all(write, found).count
-    return {"drafts": drafts, "staged": staged, "parts": parts, "blobs": blobs}
+    return {"drafts": drafts, "pushes": pushed, "staged": staged, "parts": parts, "blobs": blobs}
 
 
 def _drop_parts(write: Begin, ident: str) -> int:

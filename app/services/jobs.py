@@ -11,7 +11,7 @@ from app.db.base import now
 from app.db.jobs import Claim
 from app.domain.errors import DomainError
 from app.domain.principal import INSTALLATION, Principal
-from app.services import digests, materialisations, releases
+from app.services import digests, imports, materialisations, releases
 from app.services.uow import JobStatus, UnitOfWork
 
 FAILED = "job.failed"
@@ -20,16 +20,19 @@ AGAIN: dict[str, Callable[[UnitOfWork, Principal, str], str]] = {
     releases.INGEST: releases.ingest_again,
     digests.DIGEST: digests.compute_again,
     materialisations.MATERIALISE: materialisations.again,
+    imports.IMPORT: imports.again,
 }
 # What a cancelled job leaves to be said about its subject.
 CANCELLED: dict[str, Callable[[UnitOfWork, str, dict[str, Any]], None]] = {
     releases.INGEST: releases.record_rejected,
     materialisations.MATERIALISE: materialisations.record_failed,
+    imports.IMPORT: imports.record_refused,
 }
 # What a job that the engine gave up leaves to be said about its subject.
 GIVEN_UP: dict[str, Callable[[UnitOfWork, str, str, dict[str, Any]], None]] = {
     releases.INGEST: releases.give_up,
     materialisations.MATERIALISE: materialisations.give_up,
+    imports.IMPORT: imports.give_up,
 }
 GIVEN_UP_SINCE = dt.timedelta(days=1)
 
@@ -62,7 +65,7 @@ def reconcile(uow: UnitOfWork, told: set[str]) -> int:
         failed(uow, job, kind, subject, status.problem)
         uow.session.flush()  # whoever looks for what still waits, below, must not find it again
         count += 1
-    return count + releases.reconcile(uow) + materialisations.reconcile(uow)
+    return count + releases.reconcile(uow) + materialisations.reconcile(uow) + imports.reconcile(uow)
 
 
 def get(uow: UnitOfWork, principal: Principal, job: str) -> JobStatus:

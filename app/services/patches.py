@@ -7,37 +7,58 @@ from app.domain.errors import DomainError
 from app.domain.ids import new_id
 from app.domain.names import check_patch, check_revision
 from app.domain.principal import Principal
-from app.services import families
+from app.services import families, releases
 from app.services.quotas import open_account
 from app.services.uow import UnitOfWork
 
 
 def create(
-    uow: UnitOfWork, principal: Principal, owner: str, name: str, family_name: str, description: str = ""
+    uow: UnitOfWork,
+    principal: Principal,
+    owner: str,
+    name: str,
+    family_name: str,
+    description: str = "",
+    trained_on: str | None = None,
+    announced: bool = False,
 ) -> tuple[Patch, bool]:
     """Creates a patch; the same name in the same family again returns what is there.
+
+    Args:
+        uow: the transaction.
+        principal: who asks.
+        owner: of the patch.
+        name: of the patch.
+        family_name: what it is a patch of.
+        description: for people.
+        trained_on: the release that a push was trained on which does not tell.
+        announced: whether it counts for the owner already (`app.services.pushes`).
 
     Returns:
         The patch, and whether it is new.
 
     Raises:
-        DomainError: request.name, token.scope, family.unknown, patch.taken, patch.differs, quota.exceeded.
+        DomainError: request.name, token.scope, family.unknown, release.unknown, patch.taken, patch.differs, quota.exceeded.
     """
     full_name = check_patch(owner, name)
     principal.require_publish(owner)
     family = families.get(uow, principal, family_name)
+    if trained_on is not None:
+        releases.of_family(uow, family, trained_on)
     account = open_account(uow, owner, "patches")
     existing = rows.by_name(uow.session, owner, name)
     if existing and existing.family_id != family.id:
         raise DomainError("patch.taken", patch=full_name, family=existing.family.name)
     if existing:
-        if description and description != existing.description:
+        if (description and description != existing.description) or trained_on not in (None, existing.trained_on):
             raise DomainError("patch.differs", patch=full_name)
         return existing, False
-    account.charge(patches=1)
+    if not announced:
+        account.charge(patches=1)
     patch = Patch(
-        id=new_id("pat"), created_at=now(), owner=owner, name=name, family_id=family.id, description=description, family=family
-    )
+        id=new_id("pat"), created_at=now(), owner=owner, name=name, family_id=family.id, description=description,
+        trained_on=trained_on, family=family,
+    )  # fmt: skip
     uow.add(patch)
     uow.event("patch.created", principal, owner, full_name, family=family_name)
     return patch, True
@@ -62,13 +83,22 @@ def list_page(
     return rows.list_page(uow.session, owner, family.id if family else None, after, limit)
 
 
-def describe(uow: UnitOfWork, principal: Principal, owner: str, name: str, description: str, expected: int | None) -> Patch:
-    """Changes the description; `expected` is the row version that the caller read, if it cares."""
+def change(
+    uow: UnitOfWork, principal: Principal, owner: str, name: str, changes: dict[str, str | None], expected: int | None
+) -> Patch:
+    """Changes `description` or `trained_on`; `expected` is the row version that the caller read, if it cares.
+
+    Raises:
+        DomainError: patch.unknown, token.scope, release.unknown, request.changed.
+    """
     patch = get(uow, principal, owner, name)
     principal.require_publish(owner)
     uow.lock(patch)
     uow.expect(patch, expected, patch.full_name)
-    patch.description = description
+    if (release := changes.get("trained_on")) is not None:
+        releases.of_family(uow, patch.family, release)
+    for field, value in changes.items():
+        setattr(patch, field, value)
     patch.row_version += 1
     uow.event("patch.changed", principal, owner, patch.full_name)
     return patch
@@ -138,6 +168,23 @@ def set_alias(
         alias.row_version += 1
     uow.event("alias.moved", principal, owner, f"{patch.full_name}@{alias_name}", version=target.number)
     return alias
+
+
+def remove_alias(uow: UnitOfWork, principal: Principal, owner: str, name: str, alias_name: str) -> None:
+    """Takes an alias away; the version that it pointed at stays.
+
+    Raises:
+        DomainError: patch.unknown, alias.unknown, token.scope.
+    """
+    patch = get(uow, principal, owner, name)
+    principal.require_publish(owner)
+    uow.lock(patch)
+    alias = rows.alias(uow.session, patch.id, alias_name)
+    if alias is None:
+        raise DomainError("alias.unknown", patch=patch.full_name, alias=alias_name[:100])
+    uow.session.delete(alias)
+    uow.session.flush()
+    uow.event("alias.removed", principal, owner, f"{patch.full_name}@{alias_name}", version=alias.version.number)
 
 
 def aliases(uow: UnitOfWork, patch: Patch) -> dict[str, int | None]:

@@ -7,7 +7,7 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import Literal
 
-from app.db import commits, ports
+from app.db import commits, ports, pushes
 from app.db import patches as patch_rows
 from app.db import releases as release_rows
 from app.db.families import Family
@@ -16,7 +16,7 @@ from app.db.ports import Port
 from app.db.releases import Release
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
-from app.domain.repositories import Repository, Revision, parse_revision, unknown_revision
+from app.domain.repositories import MAIN, Repository, Revision, parse_revision, unknown_revision
 from app.services import families, patches, releases
 from app.services.uow import UnitOfWork
 
@@ -49,9 +49,13 @@ class Merged:
 
 @dataclass(frozen=True)
 class Nothing:
-    """A patch of which nothing is published yet: a repository that can be pushed to."""
+    """A patch of which nothing is published yet: a repository that can be pushed to.
 
-    patch: Patch
+    `patch` is None where it was announced only, and nothing says yet what it is a patch of.
+    """
+
+    patch: Patch | None
+    at: dt.datetime
 
 
 Thing = Base | Adapter | Merged | Nothing
@@ -72,10 +76,20 @@ def family_and_birth(thing: Thing) -> tuple[str, dt.datetime]:
     """The family's name, and when the family or the patch was created."""
     if isinstance(thing, Base):
         return thing.release.family.name, thing.release.family.created_at
-    patch = (
-        thing.patch if isinstance(thing, Nothing) else (thing.version if isinstance(thing, Adapter) else thing.port.version).patch
-    )
+    if isinstance(thing, Nothing):
+        return thing.patch.family.name if thing.patch else "", thing.at
+    patch = (thing.version if isinstance(thing, Adapter) else thing.port.version).patch
     return patch.family.name, patch.created_at
+
+
+def announced(uow: UnitOfWork, principal: Principal, repository: Repository) -> Nothing | None:
+    """A repository that is announced and no patch yet, if the principal may see it."""
+    if repository.kind != "patch" or not principal.can_read(repository.owner):
+        return None
+    if patch_rows.by_name(uow.session, repository.owner, repository.name):
+        return None
+    push = pushes.find(uow.session, repository.full_name, MAIN)
+    return Nothing(None, push.created_at) if push else None
 
 
 def find(uow: UnitOfWork, principal: Principal, repository: Repository, text: str) -> Thing:
@@ -85,6 +99,10 @@ def find(uow: UnitOfWork, principal: Principal, repository: Repository, text: st
         DomainError: family.unknown, patch.unknown for the repository; hub.revision, release.unknown, release.not_ready,
             alias.unknown, version.unknown, version.none, version.yanked, version.purged, port.none for the revision.
     """
+    if empty := announced(uow, principal, repository):
+        if text not in (MAIN, commits.NOTHING):
+            raise unknown_revision(repository, text)
+        return empty
     root, revision = root_of(uow, principal, repository), parse_revision(repository, text)
     if isinstance(root, Family):
         return _base(uow, root, repository, revision)
@@ -119,7 +137,7 @@ def _adapter(
         return Adapter(patches.resolve_version(uow, patch, revision.alias))
     if revision.version is None:
         newest = patch_rows.newest_version(uow.session, patch.id)
-        return Adapter(newest) if newest else Nothing(patch)
+        return Adapter(newest) if newest else Nothing(patch, patch.created_at)
     version = _version(uow, patch, revision.version)
     if revision.release is None:
         return Adapter(version)
@@ -136,7 +154,7 @@ def _committed_adapter(
         if commit.kind == "adapter" and (port := _still_ready(uow, principal, commit.subject)):
             return Adapter(port.version, port)
     if name == commits.NOTHING:
-        return Nothing(patch)
+        return Nothing(patch, patch.created_at)
     raise unknown_revision(repository, name)
 
 

@@ -70,7 +70,7 @@ class Drawn:
 def written(uow: UnitOfWork, thing: Thing) -> Snapshot | None:
     """The snapshot of a thing; None where none was written down yet."""
     if isinstance(thing, Nothing):
-        return Snapshot(thing, NOTHING, {}, {}, thing.patch.created_at)
+        return Snapshot(thing, NOTHING, {}, {}, thing.at)
     kind, subject = subject_of(thing)
     row = commits.of(uow.session, kind, subject)
     return _read(thing, row) if row else None
@@ -123,7 +123,7 @@ def subject_of(thing: Base | Adapter | Merged) -> tuple[Kind, str]:
 def moment_of(thing: Thing) -> dt.datetime:
     """Since when a thing is as it is."""
     if isinstance(thing, Nothing):
-        return thing.patch.created_at
+        return thing.at
     if isinstance(thing, Base):
         return thing.release.ready_at or thing.release.created_at
     port = thing.port

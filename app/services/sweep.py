@@ -5,15 +5,23 @@ import datetime as dt
 from app.blobs.s3_client import shared_client, translated
 from app.blobs.s3_target import S3Target
 from app.core.recipe import Recipe
-from app.db import idempotency, materialisations, patches
+from app.db import idempotency, materialisations, patches, pushes, releases
 from app.db.base import clock
 from app.db.patches import PURGED
 from app.domain.places import Place
+from app.domain.repositories import MAIN
 from app.domain.states import move
+from app.services import objects
+from app.services.pushes import end
+from app.services.sources import PUSHED
 from app.services.uow import UnitOfWork
 
 DRAFT_AGE = dt.timedelta(days=1)
 ANSWER_AGE = dt.timedelta(days=1)
+# What is sent is older than the push that names it, which may take long.
+OBJECT_AGE = dt.timedelta(days=2)
+# Blocks that files were put together from: another shard of the same session may still be made of them.
+SPENT_AGE = dt.timedelta(hours=1)
 # How long after its end a materialisation's place is looked at for parts: its process may outlive its worker for a moment.
 PARTS_AGE = dt.timedelta(days=2)
 
@@ -25,6 +33,20 @@ def drafts(uow: UnitOfWork) -> int:
     for version in found:
         version.state = move("version", version.state, "discarded")
     idempotency.forget_before(uow.session, present - ANSWER_AGE)
+    return len(found)
+
+
+def pushed(uow: UnitOfWork) -> int:
+    """Drops what was pushed by the Hub protocol and left alone for a day, and blocks whose files are there; how many pushes."""
+    present = clock(uow.session)
+    found = pushes.old_pushes(uow.session, present - DRAFT_AGE)
+    for push in found:
+        if releases.is_ingesting(uow.session, f"{PUSHED}{push.id}"):
+            continue
+        if push.files or push.patch_id or push.revision != MAIN:  # one that is announced only costs nothing, and stays
+            end(uow, push, keep_announced=True)
+    old = pushes.old_objects(uow.session, present - OBJECT_AGE, present - SPENT_AGE)
+    objects.forget(uow, [row.id for row in old])
     return len(found)
 
 

@@ -78,7 +78,7 @@ class Tools:
     """What use cases need beside the database; built once by the runtime.
 
     Attributes:
-        secret_keys: the first signs what we hand out; all are believed.
+        secret_keys: the first signs what we hand out and encrypts what we keep; all are believed, and decrypt.
     """
 
     blobs: BlobStore

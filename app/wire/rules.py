@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
-Scope = Literal["none", "read", "publish", "operate", "admin"]
+Scope = Literal["none", "signed", "read", "publish", "operate", "admin"]
 Whose = Literal["anybody", "installation", "owner", "family", "holder"]
 
 
@@ -12,6 +12,7 @@ class Rule(NamedTuple):
 
     Attributes:
         scope: the least that a token needs; every token may read. `none`: no token is asked for, which is said here or nowhere.
+            `signed`: leave that we signed, for just this, in place of a token.
         whose: what the route is about. `owner`: something of an owner, which for all others is not there (404).
             `installation`: what belongs to nobody in particular. `family`: the same, for those who may see the family.
             `anybody`: answers about the caller's own. `holder`: a token, which its holder may always end or replace.
@@ -24,6 +25,7 @@ class Rule(NamedTuple):
 READ = Rule("read", "owner")
 PUBLISH = Rule("publish", "owner")
 OPEN = Rule("none", "anybody")
+SIGNED = Rule("signed", "anybody")
 OWN = Rule("read", "anybody")
 ADMIN = Rule("admin", "installation")
 

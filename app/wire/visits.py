@@ -23,6 +23,7 @@ from app.services.backend import Backend
 from app.services.uow import UnitOfWork
 from app.wire.deps import PrincipalDep, ReadUnit, bearer, charge, get_principal, origin_of, refusals_counted
 from app.wire.rules import Rules, is_open
+from app.wire.signed import get_bearer, get_sender
 
 JSON = "application/json"
 
@@ -120,7 +121,7 @@ def require_guard(routes: list[Any], rules: Rules, prefix: str = "") -> None:
         RuntimeError: names the route.
     """
     for route in routes:
-        asks = bool(_calls(route.dependant) & {get_principal, get_access})
+        asks = bool(_calls(route.dependant) & {get_principal, get_access, get_sender, get_bearer})
         if not asks and not is_open(route, rules, prefix):
             raise RuntimeError(f"{route.path} asks for no token")
         if asks and is_open(route, rules, prefix):

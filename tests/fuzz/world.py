@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from app.cli.logs import TextLines
 from app.wire.problems import codes
@@ -76,7 +77,7 @@ class World:
             return None
         assert answer.headers["content-type"] == PROBLEM, (answer.request, answer.text[:500])
         problem = answer.json()
-        assert set(problem) - {"error"} == {"type", "title", "status", "detail", "code", "remedy", "data"}
+        assert set(problem) - {"error", "url", "name", "id"} == {"type", "title", "status", "detail", "code", "remedy", "data"}
         assert problem["code"] in KNOWN, problem
         assert problem["status"] == answer.status_code
         if answer.status_code >= 500:
@@ -143,3 +144,26 @@ def populated(root: Path) -> Iterator[World]:
             "job": [release["job"]], "path": [WEIGHTS, CONFIG, "model.safetensors", "config.json"],
         }  # fmt: skip
         yield world
+
+
+def registry(name: str) -> Any:
+    """A fixture: a populated registry for the whole session, in a directory of that name."""
+
+    @pytest.fixture(scope="session")
+    def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+        with populated(tmp_path_factory.mktemp(name)) as found:
+            yield found
+
+    return made
+
+
+def lent(fixture: str) -> Any:
+    """A fixture: the registry that another one made, whose log is looked at after each test."""
+
+    @pytest.fixture
+    def found(request: pytest.FixtureRequest) -> Iterator[World]:
+        made: World = request.getfixturevalue(fixture)
+        with made.listened_to() as world:
+            yield world
+
+    return found

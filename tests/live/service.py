@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ from typer.testing import CliRunner
 from app.cli.main import cli
 
 START_SECONDS = 90  # generous: the machine that runs the suite may be busy with other things
+# One for all clients: to load the world's authorities takes longer than all else that a short request does.
+TLS = ssl.create_default_context()
 Value = TypeVar("Value")
 
 
@@ -125,7 +128,7 @@ class Service:
     def client(self, **options: Any) -> httpx.Client:
         """An HTTP client with the admin token."""
         headers = {"Authorization": f"Bearer {self.token}"}
-        return httpx.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=60, **options)
+        return httpx.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=60, **{"verify": TLS, **options})
 
     def variables(self, url: str | None = None) -> dict[str, str]:
         """What `portllm` needs to find it."""
@@ -160,10 +163,14 @@ def run(
     )
 
 
-def invoke(*arguments: str | Path, **variables: str) -> Result:
-    """Runs `portllm` inside this process, which costs no start; exceptions that no verb explained come through."""
+def invoke(*arguments: str | Path, given: str = "", **variables: str) -> Result:
+    """Runs `portllm` inside this process, which costs no start; exceptions that no verb explained come through.
+
+    Args:
+        given: what it reads from standard input.
+    """
     hidden: dict[str, str | None] = {name: None for name in os.environ if name.startswith("PORTLLM_")}
-    return CliRunner().invoke(cli, [*map(str, arguments)], env=hidden | variables, catch_exceptions=False)
+    return CliRunner().invoke(cli, [*map(str, arguments)], env=hidden | variables, input=given, catch_exceptions=False)
 
 
 def _processes(word: bytes) -> list[int]:

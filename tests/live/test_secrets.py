@@ -10,9 +10,11 @@ from sqlalchemy import make_url
 
 from app.runtime import upgrade
 from tests.live.service import Service, invoke
+from tests.support.hub import SIGNATURE, FakeHub, running_hub
 from tests.support.postgres import own_server
 from tests.support.s3 import SECRET, S3Server
 
+UPSTREAM = "hf_the-token-of-the-upstream"
 PASSWORD, KEY, METRICS = "the-database-password", "the-secret-key-of-this", "the-metrics-token"
 
 
@@ -35,15 +37,33 @@ def talkative(s3: S3Server, models: Path, tmp_path_factory: pytest.TempPathFacto
             service.kill()
 
 
-def test_the_main_job_and_its_log(talkative: tuple[Service, str], models: Path, tmp_path: Path) -> None:
-    """Registered, sent straight to S3, ported, pulled, written out, and a refusal; then every line is looked at."""
+@pytest.fixture(scope="module")
+def hub(models: Path) -> Iterator[FakeHub]:
+    """A hub that wants a token, with a release and a patch."""
+    with running_hub() as hub:
+        hub.token = UPSTREAM
+        hub.add("org/llama", models / "v1")
+        hub.add("org/patch", models / "patch")
+        yield hub
+
+
+def test_the_main_job_and_its_log(talkative: tuple[Service, str], hub: FakeHub, models: Path, tmp_path: Path) -> None:
+    """Registered, sent straight to S3, ported, pulled, written out, from another hub too, and a refusal; then every line is
+    looked at.
+    """
     service, target = talkative
     known = service.variables()
+    hosts = ("--private-host", "127.0.0.1", "--http-host", "127.0.0.1", "--token-stdin")
+    added = invoke("upstream", "add", "own", "--endpoint", hub.url, *hosts, given=UPSTREAM, **known)
+    assert added.exit_code == 0, added.output
+    base = json.loads((models / "patch" / "adapter_config.json").read_text())["base_model_name_or_path"]
     for arguments in (
         ("release", "add", "llama", "v1", "--from", models / "v1", "--wait"),
         ("patch", "push", "acme/tone", models / "patch", "--family", "llama", "--trained-on", "v1"),
         ("port", "acme/tone", "--to", "v1"), ("pull", "acme/tone", tmp_path / "out", "--on", "v1"),
         ("patch", "pull", "acme/tone", tmp_path / "patch"), ("materialise", "acme/tone", "--on", "v1", "--to", target),
+        ("release", "add", "pulled", "v1", "--from", "own:org/llama", "--wait"), ("upstream", "ls"),
+        ("family", "alias", "add", "pulled", base), ("patch", "import", "own:org/patch", "--owner", "acme"),
         ("token", "create", "acme", "--scope", "read"),
     ):  # fmt: skip
         ended = invoke(*arguments, **known)
@@ -64,12 +84,12 @@ def test_the_main_job_and_its_log(talkative: tuple[Service, str], models: Path, 
     lines = [json.loads(line) for line in text.splitlines()]
     assert all({"time", "level", "name", "message", "request_id", "job_id"} <= line.keys() for line in lines)
     ids = {line["job_id"] for line in lines if line["job_id"]}
-    assert {ident.split(":")[1] for ident in ids} == {"ingest", "digest", "materialise"}
+    assert {ident.split(":")[1] for ident in ids} == {"ingest", "digest", "materialise", "import"}
     assert [line["request_id"] for line in lines if line["job_id"] == job][:1] == ["from-me"]
     assert [line for line in lines if line["level"] == "DEBUG"]
     signature = re.search(r"X-Amz-Signature=(\w+)", signed)
     assert signature
     assert made
-    for secret in (service.token, *made, PASSWORD, KEY, METRICS, SECRET, signature[1]):
+    for secret in (service.token, *made, PASSWORD, KEY, METRICS, SECRET, signature[1], UPSTREAM, SIGNATURE):
         assert secret not in text
     assert not re.search(r"(?i)signature=(?!\*\*\*)\w", text)

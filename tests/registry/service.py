@@ -174,18 +174,28 @@ class Service:
         if order is None:
             return
         self.job_row(job)
-        work_of = do or {"ingest": work.ingest, "digest": work.digest}[kind]
+        work_of = do or {"ingest": work.ingest, "digest": work.digest, "import": work.bring}[kind]
         try:
             # Through JSON, as it goes to a child process.
             result = work_of(json.loads(json.dumps(order)), _silent)
-        except CoreError as error:
+        except (CoreError, DomainError) as error:
             with self.runtime.write() as uow:
                 KINDS[kind].clear(uow, order)
                 KINDS[kind].reject(uow, subject, error.to_problem())
         else:
-            with self.runtime.write() as uow:
-                KINDS[kind].record(uow, subject, job, Claim(EXECUTOR, 0), json.loads(json.dumps(result)))
+            self._record(job, kind, subject, json.loads(json.dumps(result)))
         self.job_row(job, status="SUCCESS")
+
+    def _record(self, job: str, kind: str, subject: str, result: dict[str, Any]) -> None:
+        """A result that cannot be recorded is refused."""
+        try:
+            with self.runtime.write() as uow:
+                KINDS[kind].record(uow, subject, job, Claim(EXECUTOR, 0), result)
+        except (CoreError, DomainError) as error:
+            if kind != "import":
+                raise
+            with self.runtime.write() as uow:
+                KINDS[kind].reject(uow, subject, error.to_problem())
 
     def job_row(self, job: str, status: str = "PENDING", executor: str = EXECUTOR) -> None:
         """Says in the engine's own table that a job is running here, or ended."""

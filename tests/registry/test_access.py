@@ -12,14 +12,31 @@ from app.wire.visits import require_guard
 from tests.registry.conftest import World
 from tests.registry.service import Caller, refused
 
-OPEN = ("/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/redoc", "/problems", "/problems/{code}")
+OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json", "/redoc", "/problems", "/problems/{code}")
 # How to come by a token.
 DOORS = ("/api/v1/oidc", "/api/v1/tokens/exchange")
 # Answers this machine, and whoever has the token for it.
 LOCAL = ("/metrics",)
 NOT_THERE = ("patch.unknown", "port.unknown", "upload.unknown", "job.unknown", "owner.unknown", "hub.repository")
 # Asked by POST, and change nothing.
-QUESTIONS = ("/api/v1/ports/check", "/api/v1/ports/{port}/digest", "/api/models/{owner}/{name}/paths-info/{revision}")
+QUESTIONS = (
+    "/api/v1/ports/check", "/api/v1/ports/{port}/digest", "/api/models/{owner}/{name}/paths-info/{revision}",
+    "/api/validate-yaml",
+)  # fmt: skip
+# Opened by leave that we signed, and by no token: `tests/hub/test_push_wire.py`.
+SIGNED = {name.partition(" ")[2] for name, rule in HUB.items() if rule.scope == "signed"}
+# The protocol is the Hub's: bodies of its routes are in no documentation of ours.
+FILE = {"oid": "ab" * 32, "size": 3}
+HUB_BODIES: dict[str, Any] = {
+    "POST /api/repos/create": {"name": "tone", "organization": "acme"},
+    "DELETE /api/repos/delete": {"name": "tone", "organization": "acme"},
+    "POST /api/validate-yaml": {"content": "# A card", "repoType": "model"},
+    "POST /api/models/{owner}/{name}/tag/{revision:path}": {"tag": "walked"},
+    "POST /api/models/{owner}/{name}/preupload/{revision:path}": {"files": [{"path": "README.md", "size": 3, "sample": ""}]},
+    "POST /api/models/{owner}/{name}/commit/{revision:path}": {"key": "header", "value": {"summary": "nothing"}},
+    "POST /{owner}/{name}.git/info/lfs/objects/batch": {"operation": "upload", "objects": [FILE]},
+    "POST /api/objects/{owner}/{name}/verify": FILE,
+}
 HUB_PATHS = {name.partition(" ")[2] for name in HUB}
 
 
@@ -50,6 +67,8 @@ def filled(path: str, /, **values: str) -> str:
 
 def body_for(app: FastAPI, method: str, path: str) -> Any:
     """A body that is valid for a route, made of the examples in its documentation."""
+    if body := HUB_BODIES.get(f"{method} {path}"):
+        return dict(body)
     operation = app.openapi()["paths"].get(path.replace(":path}", "}"), {}).get(method.lower(), {})
     content = operation.get("requestBody", {}).get("content", {})
     if "application/json" not in content:
@@ -107,7 +126,7 @@ def test_no_token_no_answer(world: World, header: str | None) -> None:
         assert response.status_code == 401, (method, path, response.status_code)
         assert response.headers["WWW-Authenticate"] == "Bearer"
         if method != "HEAD":
-            refused(response, 401, "token.missing")
+            refused(response, 401, "upload.signature" if path in SIGNED else "token.missing")
     assert checked > 35
 
 
@@ -211,7 +230,7 @@ def test_scopes_of_a_reader(world: World) -> None:
     reader: Caller = world.reader
     before = world.admin.get("/events", limit=500).json()["cursor"]
     for method, path in routes(app):
-        if path in (*OPEN, *QUESTIONS) or method in ("GET", "HEAD"):
+        if path in (*OPEN, *QUESTIONS, *SIGNED) or method in ("GET", "HEAD"):
             continue
         body = body_for(app, method, path)
         if body and "family" in body:

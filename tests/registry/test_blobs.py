@@ -13,12 +13,17 @@ import pytest
 
 from app.blobs.local import LocalBlobs
 from app.blobs.memory import MemoryBlobs
+from app.blobs.opening import open_store
 from app.blobs.places import Sink, needs_s3, open_place
 from app.blobs.s3 import S3Blobs
 from app.blobs.store import BlobStore
+from app.clients.hub import HubClient
 from app.core.errors import CheckpointError
 from app.core.source import read_range
 from app.domain.errors import DomainError
+from app.domain.upstreams import Hub
+from app.jobs import pull
+from tests.support.hub import Fault, running_hub
 from tests.support.s3 import S3Server
 
 
@@ -63,6 +68,19 @@ def test_append_in_order(blobs: BlobStore) -> None:
         assert (data["received"], data["offset"]) == (5, offset)
     assert blobs.received("up", "0") == 5
     assert blobs.received("up", "1") == blobs.received("other", "0") == 0
+
+
+def test_staged_bytes_are_read_as_they_lie(blobs: BlobStore) -> None:
+    """In one piece or in several, from anywhere; not beyond their end; nothing where nothing arrived."""
+    content = bytes(range(256)) * 4
+    for start, stop in ((0, 300), (300, 301), (301, 1024)):
+        blobs.append("up", "0", start, content[start:stop])
+    with closing(blobs.staged("up", "0")) as source:
+        assert source.size("") == 1024
+        for offset, length in ((0, 1024), (0, 300), (299, 3), (300, 1), (1000, 24), (1024, 0), (5, 0)):
+            assert read_range(source, "", offset, length) == content[offset : offset + length]
+        with pytest.raises(CheckpointError):
+            read_range(source, "", 1000, 25)
 
 
 def test_nothing_is_visible_before_promotion(blobs: BlobStore) -> None:
@@ -309,3 +327,56 @@ def test_erased_for_good(blobs: BlobStore) -> None:
     assert (blobs.traces(digest), blobs.size(digest), blobs.received("left", "0")) == (0, None, 0)
     assert not blobs.erase(digest)
     blobs.erase_upload("left")
+
+
+def test_another_process_goes_on(blobs: BlobStore) -> None:
+    """A store is opened again out of plain values: what is staged there is there, and what is promoted there is here."""
+    if isinstance(blobs, MemoryBlobs):
+        with pytest.raises(NotImplementedError):
+            blobs.where()
+        return
+    blobs.append("up", "0", 0, b"abc")
+    where = json.loads(json.dumps(blobs.where()))
+    assert needs_s3(where) == isinstance(blobs, S3Blobs)
+    other = open_store(where)
+    assert other.received("up", "0") == 3
+    other.append("up", "0", 3, b"def")
+    other.promote("up", "0", digest_of(b"abcdef"), "file")
+    assert blobs.size(digest_of(b"abcdef")) == 6
+    assert blobs.received("up", "0") == 0
+
+
+def test_a_pull_into_every_store(blobs: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut after every few bytes, ended and begun again: every byte is fetched once, and the files are whole."""
+    if isinstance(blobs, MemoryBlobs):
+        return
+    monkeypatch.setattr(pull, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(type(blobs), "write_bytes", 1000)
+    content = {"a.model": bytes(range(256)) * 20, "same.model": bytes(range(256)) * 20, "small.json": b"{}", "empty.model": b""}
+    with running_hub() as hub:
+        repository = hub.add("org/x", **content)
+        client = HubClient(Hub("own", hub.url, None, ("127.0.0.1",), ("127.0.0.1",)))
+        files = client.files("org/x", repository.commit)
+        assert {f.path: f.size for f in files} == {path: len(data) for path, data in content.items()}
+        hub.faults = lambda server, _, start: None if server == "hub" else Fault(cut_after=1500) if start < 3000 else Fault(404)
+        told = list[int]()
+
+        def puller() -> pull.Puller:
+            return pull.Puller(client, "org/x", repository.commit, open_store(blobs.where()), "pull-x", told.append)
+
+        with pytest.raises(DomainError) as raised:
+            puller().keep_all(files[:1])
+        assert raised.value.code == "upstream.missing"
+        assert blobs.received("pull-x", files[0].key) == 3000
+        hub.faults = lambda *_: None
+        told.clear()
+        kept = puller().keep_all(files)
+        assert kept == {path: digest_of(data) for path, data in content.items()}
+        assert sum(told) == sum(map(len, content.values()))
+        assert [a.headers.get("range") for a in hub.fetched("a.model", "cdn")][-1] == "bytes=3000-5119"
+        assert hub.fetched("same.model") == []
+        hub.asked.clear()
+        assert puller().keep_all(f for f in files if f.sha256) == {p: d for p, d in kept.items() if p != "small.json"}
+        assert hub.asked == []
+        for digest in kept.values():
+            assert blobs.size(digest) is not None

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from app import chores
 from app.blobs.s3_client import shared_client
 from app.blobs.s3_target import S3Target
 from app.domain.errors import DomainError
 from app.jobs import work
 from app.runtime import Runtime, upgrade
-from app.services import garbage, materialisations, releases
+from app.services import garbage, ingestion, materialisations
 from app.services.fsck.check import check
 from app.services.fsck.troubles import Found
 from app.services.house import House, sweep_all
@@ -113,7 +114,7 @@ def test_an_ingestion_whose_bytes_were_swept_is_not_ready(service: Service, mode
     def swept(order: dict[str, Any], reporter: Any) -> dict[str, Any]:
         result = work.ingest(order, reporter)
         with service.runtime.read() as uow:
-            releases.keep_ingested(uow, result)
+            ingestion.keep(uow, result)
         assert removed(service, found(service))
         return result
 
@@ -189,7 +190,7 @@ class Slow(House):
 
 def test_one_replica_keeps_house(migrated: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While one does, others do not wait for it but let it; then it is theirs."""
-    monkeypatch.setattr(Runtime, "_keep_house", lambda _: None)
+    monkeypatch.setattr(chores, "every", lambda *_: None)  # but when the test says so
     with replicas(migrated(), tmp_path, 2) as (one, two):
         first, second = Slow(one), Slow(two)
         second.may_end.set()

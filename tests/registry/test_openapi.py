@@ -75,7 +75,7 @@ def test_examples_of_requests_are_accepted(world: World, schema: dict[str, Any])
         checked += 1
         method, path = name.split(" ")
         names = {"owner": "acme", "patch": "nope", "family": "nope", "release": "nope", "port": "prt_nope", "upload": "ver_nope"}
-        names["token"] = "tok_nope"
+        names |= {"token": "tok_nope", "upstream": "nope"}
         url = path.format(alias="a", number=1, **names)
         body = example(world.service.app, content["application/json"]["schema"])
         answer = world.admin(method, url.removeprefix("/api/v1"), json=body)
@@ -162,7 +162,7 @@ def test_headers_and_statuses_are_those_that_are_sent(world: World, schema: dict
         ("GET /families/{family}", world.admin.get("/families/none")),
     ]  # fmt: skip
     usual = {"content-length", "content-type", "cache-control", "repr-digest"}
-    usual |= {"x-content-type-options", "content-security-policy"}
+    usual |= {"x-content-type-options", "content-security-policy"}  # of every answer
     for name, answer in asked:
         method, path = name.split(" ")
         responses = schema["paths"]["/api/v1" + path][method.lower()]["responses"]

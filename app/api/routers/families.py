@@ -7,9 +7,10 @@ from fastapi import Query, Response
 from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.families import FamilyIn, FamilyOut, GrantsOut, ReleaseIn, ReleaseOut
-from app.services import families, releases
+from app.domain.states import ReleaseState
+from app.services import families, releases, sources
 from app.services.uow import UnitOfWork
-from app.wire.deps import IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.wire.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
 from app.wire.visits import at_once
 
 router = api_router(tags=["families and releases"])
@@ -63,14 +64,18 @@ def withdraw_family(family: str, reader: str, uow: WriteUnit, principal: Princip
 
 
 @router.post("/families/{family}/releases", status_code=202, response_model=ReleaseOut)
-def register_release(family: str, body: ReleaseIn, once: OnceDep, principal: PrincipalDep) -> object:
-    """Register a release from a directory where the service runs; a job reads it. Needs scope admin.
+def register_release(family: str, body: ReleaseIn, once: OnceDep, backend: BackendDep, principal: PrincipalDep) -> object:
+    """Register a release from a directory where the service runs, S3 or another hub; a job reads it. Needs scope admin.
 
-    The same directory again returns the release that is there (200); a rejected one is read again.
+    The same source again returns the release that is there (200); a rejected one is read again. Of another hub, the commit that
+    the revision means now is registered: the job downloads it, goes on where it was cut, and verifies every file.
     """
+    if repeated := once.repeat():
+        return repeated
+    listed = sources.look_up(backend.read, principal, body.directory)
 
     def make(uow: UnitOfWork) -> tuple[int, ReleaseOut, str]:
-        row, is_new = releases.register(uow, principal, family, body.name, body.directory, body.parent, body.copy_files)
+        row, is_new = releases.register(uow, principal, family, body.name, body.directory, body.parent, body.copy_files, listed)
         status = 202 if is_new or row.state == "ingesting" else 200
         return status, ReleaseOut.of(row), f"/api/v1/families/{family}/releases/{body.name}"
 
@@ -80,7 +85,11 @@ def register_release(family: str, body: ReleaseIn, once: OnceDep, principal: Pri
 @router.get("/families/{family}/releases")
 @at_once
 def list_releases(
-    family: str, uow: ReadUnit, page: PageDep, principal: PrincipalDep, state: Annotated[str | None, Query(max_length=20)] = None
+    family: str,
+    uow: ReadUnit,
+    page: PageDep,
+    principal: PrincipalDep,
+    state: Annotated[ReleaseState | None, Query(description="Only releases in this state.")] = None,
 ) -> Listing[ReleaseOut]:
     """List a family's releases, newest first."""
     rows, cursor = page.cut(releases.list_page(uow, principal, family, state, page.after, page.limit))

@@ -7,10 +7,12 @@ from fastapi import Path, Query, Response
 
 from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
-from app.api.schemas.patches import AliasIn, AliasOut, PatchChange, PatchIn, PatchOut, VersionIn, VersionOut
+from app.api.schemas.patches import AliasIn, AliasOut, PatchChange, PatchIn, PatchOut, PublishIn, VersionIn, VersionOut
 from app.api.schemas.purges import ErasureOut
 from app.domain.errors import DomainError
-from app.services import erasure, patches, purges, versions
+from app.domain.repositories import parse_repository
+from app.services import erasure, patches, purges, sealing, uploads, versions
+from app.services.sealing import Said
 from app.services.uow import UnitOfWork, settle
 from app.wire.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
 from app.wire.visits import AccessDep, at_once
@@ -25,7 +27,7 @@ def create_patch(body: PatchIn, once: OnceDep, principal: PrincipalDep) -> objec
     """Create a patch. The same name in the same family again returns what is there (200)."""
 
     def make(uow: UnitOfWork) -> tuple[int, PatchOut, str]:
-        row, is_new = patches.create(uow, principal, body.owner, body.name, body.family, body.description)
+        row, is_new = patches.create(uow, principal, body.owner, body.name, body.family, body.description, body.trained_on)
         return 201 if is_new else 200, PatchOut.of(row), f"/api/v1/patches/{row.full_name}"
 
     return once(make)
@@ -58,10 +60,19 @@ def get_patch(owner: str, patch: str, uow: ReadUnit, response: Response, princip
 def change_patch(
     owner: str, patch: str, body: PatchChange, uow: WriteUnit, response: Response, principal: PrincipalDep, expected: IfMatch
 ) -> PatchOut:
-    """Change the description; with If-Match only if nobody changed it meanwhile."""
-    row = patches.describe(uow, principal, owner, patch, body.description, expected)
+    """Change the description, or the release of pushes that do not tell; with If-Match only if nobody changed it meanwhile."""
+    row = patches.change(uow, principal, owner, patch, body.model_dump(exclude_unset=True), expected)
     response.headers["ETag"] = row_etag(row)
     return PatchOut.of(row, patches.aliases(uow, row))
+
+
+@router.post("/patches/{owner}/{patch}/publish")
+def publish_push(owner: str, patch: str, body: PublishIn, backend: BackendDep, principal: PrincipalDep) -> VersionOut:
+    """Publish what was pushed by the Hub protocol and does not tell what it was trained on."""
+    repository = parse_repository(owner, patch)
+    version = sealing.publish(backend, principal, repository, Said(body.trained_on, body.family))
+    with backend.read() as uow:
+        return VersionOut.of(versions.get(uow, principal, owner, patch, version.number or 0))
 
 
 @router.put("/patches/{owner}/{patch}/aliases/{alias}")
@@ -86,12 +97,12 @@ def draft_version(owner: str, patch: str, body: VersionIn, once: OnceDep, princi
     """Announce the files of a version. Bytes that are published already return their version (200), nothing is to be sent."""
 
     def make(uow: UnitOfWork) -> tuple[int, VersionOut, str]:
-        announced = [versions.AnnouncedFile(f.path, f.size, f.sha256) for f in body.files]
-        row, is_new = versions.draft(uow, principal, owner, patch, body.trained_on, announced)
+        announced = [uploads.AnnouncedFile(f.path, f.size, f.sha256) for f in body.files]
+        row, is_new = uploads.draft(uow, principal, owner, patch, body.trained_on, announced)
         if is_new:
             return (
                 201,
-                VersionOut.of(row, versions.received(uow, row), uow.tools.blobs.direct is not None),
+                VersionOut.of(row, uploads.received(uow, row), uow.tools.blobs.direct is not None),
                 f"/api/v1/uploads/{row.id}",
             )
         return 200, VersionOut.of(row), f"/api/v1/patches/{owner}/{patch}/versions/{row.number}"

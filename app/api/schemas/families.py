@@ -47,7 +47,8 @@ class ReleaseIn(In):
     directory: Annotated[
         str,
         Field(
-            min_length=1, max_length=4096, description="A directory where the service runs, or s3://bucket/prefix.",
+            min_length=1, max_length=4096,
+            description="A directory where the service runs, s3://bucket/prefix, or UPSTREAM:org/name@revision of another hub.",
             examples=["/models/llama-3-8b/v2"],
         ),
     ]  # fmt: skip
@@ -57,6 +58,16 @@ class ReleaseIn(In):
     copy_files: Annotated[
         bool, Field(alias="copy", description="Copy the bytes; otherwise they stay where they are and are checked at every open.")
     ] = False
+
+
+class OriginOut(Out):
+    """Where a release was pulled from."""
+
+    upstream: Annotated[str, Field(examples=["hf"])]
+    endpoint: Annotated[str, Field(examples=["https://huggingface.co"])]
+    repository: Annotated[str, Field(examples=["org/name"])]
+    revision: Annotated[str, Field(description="As it was asked for.", examples=["main"])]
+    commit: Annotated[str, Field(description="What it meant then.", examples=["5d0f2e8a7c9b1d3f5a6b8c0e2f4a6b8c0d1e2f3a"])]
 
 
 class ReleaseOut(Out):
@@ -69,6 +80,7 @@ class ReleaseOut(Out):
     state: Annotated[str, Field(description="ingesting, ready, rejected or yanked", examples=["ready"])]
     source: Annotated[str, Field(examples=["/models/llama-3-8b/v2"])]
     copied: Annotated[bool, Field(examples=[False])]
+    origin: Annotated[OriginOut | None, Field(description="null: it was not pulled from another hub.", examples=[None])]
     manifest: Annotated[Sha256 | None, Field(description="sha256 of the manifest: the release's natural key")]
     total_bytes: Bytes | None
     summary: Annotated[dict[str, Any] | None, Field(examples=[{"model_type": "llama", "tensors": 291, "dtypes": ["BF16"]}])]
@@ -85,7 +97,8 @@ class ReleaseOut(Out):
     def of(cls, row: Release) -> "ReleaseOut":
         return cls(
             id=row.id, family=row.family.name, name=row.name, parent=row.parent.name if row.parent else None, state=row.state,
-            source=row.source, copied=row.copied, manifest=row.manifest, total_bytes=row.total_bytes, summary=row.summary,
+            source=row.source, copied=row.copied, origin=OriginOut(**row.origin) if row.origin else None,
+            manifest=row.manifest, total_bytes=row.total_bytes, summary=row.summary,
             problem=JobProblem(**row.problem) if row.problem else None, yank_reason=row.yank_reason,
             job=releases.job_of(row), created_at=row.created_at, ready_at=row.ready_at,
         )  # fmt: skip

@@ -9,6 +9,8 @@ from app.api.schemas.purges import ErasureOut
 from app.db.patches import Patch, PatchLine, PatchVersion
 from app.domain.names import UNKNOWN
 
+DEFAULT_RELEASE = "The release that a push was trained on whose adapter_config.json does not tell."
+
 
 class PatchIn(In):
     """A patch to create."""
@@ -17,12 +19,21 @@ class PatchIn(In):
     name: Annotated[Name, Field(examples=["tone"])]
     family: Annotated[Name, Field(examples=["llama-3-8b"])]
     description: Annotated[Text, Field(examples=["How acme answers its customers"])] = ""
+    trained_on: Annotated[Name | None, Field(description=DEFAULT_RELEASE, examples=["v1"])] = None
 
 
 class PatchChange(In):
-    """What can change about a patch."""
+    """What can change about a patch; what is left out stays."""
 
-    description: Annotated[Text, Field(examples=["How acme answers its customers"])]
+    description: Annotated[Text, Field(examples=["How acme answers its customers"])] = ""
+    trained_on: Annotated[Name | None, Field(description=DEFAULT_RELEASE, examples=["v1"])] = None
+
+
+class PublishIn(In):
+    """What a push was trained on that does not tell itself."""
+
+    trained_on: Annotated[Name, Field(description='A ready release of the family, or "unknown".', examples=["v1"])]
+    family: Annotated[Name | None, Field(description="Where the patch has none yet.", examples=["llama-3-8b"])] = None
 
 
 class PatchOut(Out):
@@ -32,6 +43,7 @@ class PatchOut(Out):
     name: Annotated[str, Field(examples=["tone"])]
     family: Annotated[str, Field(examples=["llama-3-8b"])]
     description: Annotated[str, Field(examples=["How acme answers its customers"])]
+    trained_on: Annotated[str | None, Field(description=DEFAULT_RELEASE, examples=[None])] = None
     created_at: Time
     aliases: Annotated[dict[str, int | None], Field(description="alias -> version", examples=[{"prod": 3}], default_factory=dict)]
 
@@ -45,7 +57,7 @@ class PatchOut(Out):
     def of(cls, row: Patch, aliases: dict[str, int | None] | None = None) -> "PatchOut":
         return cls(
             owner=row.owner, name=row.name, family=row.family.name, description=row.description, created_at=row.created_at,
-            aliases=aliases or {},
+            trained_on=row.trained_on, aliases=aliases or {},
         )  # fmt: skip
 
 

@@ -1,0 +1,152 @@
+"""What arrives by the Hub protocol before it is a version: repositories with uncommitted files, and the objects sent for them."""
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Index, String, UniqueConstraint, delete, func, or_, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from app.db.base import Base, Identified, Versioned
+
+FILE, XORB = "file", "xorb"
+
+
+class Push(Identified, Versioned, Base):
+    """What was committed to a repository and is no version yet; without files, a repository that is announced only.
+
+    Attributes:
+        repository: owner/name of a patch, or base/family.
+        revision: `main` of a patch; of a base, the release that it will be.
+        patch_id: None while nothing has said of what family the patch is.
+        files: [{path, size, sha256, object}]; `object` is a `PushedObject`'s id, None for bytes of the owner's that are kept.
+        dropped: names of files that do not belong to a patch.
+        parent: number of the version that it continues; None for none.
+        waits: the problem that keeps it from being a version, as plain values; None while files are missing.
+        touched_at: when something was last committed to it.
+    """
+
+    __tablename__ = "pushes"
+    __table_args__ = (UniqueConstraint("repository", "revision"),)
+
+    owner: Mapped[str] = mapped_column(String(64), index=True)
+    repository: Mapped[str] = mapped_column(String(160))
+    revision: Mapped[str] = mapped_column(String(64))
+    patch_id: Mapped[str | None] = mapped_column(ForeignKey("patches.id"))
+    files: Mapped[list[Any]]
+    dropped: Mapped[list[Any]]
+    parent: Mapped[int | None]
+    waits: Mapped[dict[str, Any] | None]
+    touched_at: Mapped[dt.datetime] = mapped_column(index=True)
+
+
+class PushedObject(Identified, Base):
+    """Bytes that somebody sends to a repository: a file, or a Xet block that files are put together from.
+
+    Attributes:
+        kind: "file" or "xorb".
+        digest: sha256 of a file; the name of a block.
+        size: bytes that were announced, of a block those that came.
+        charged: bytes that count for its owner; of a block none once the files are there that it holds.
+        session: of blocks: the client's session, outside of which they are not there.
+        staged: the upload that holds the bytes, when they are there and were verified.
+        multipart: where parts go straight to the object store: its id of the upload.
+    """
+
+    __tablename__ = "pushed_objects"
+    __table_args__ = (Index("ix_pushed_objects_repository_digest", "repository", "digest"),)
+
+    owner: Mapped[str] = mapped_column(String(64), index=True)
+    repository: Mapped[str] = mapped_column(String(160))
+    kind: Mapped[str] = mapped_column(String(8))
+    digest: Mapped[str] = mapped_column(String(64), index=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    charged: Mapped[int] = mapped_column(BigInteger)
+    session: Mapped[str | None] = mapped_column(String(64))
+    staged: Mapped[str | None] = mapped_column(String(64))
+    multipart: Mapped[str | None] = mapped_column(String(1024))
+
+
+def find(session: Session, repository: str, revision: str) -> Push | None:
+    return session.scalar(select(Push).where(Push.repository == repository, Push.revision == revision))
+
+
+def of_repository(session: Session, repository: str) -> Sequence[Push]:
+    return session.scalars(select(Push).where(Push.repository == repository).order_by(Push.id)).all()
+
+
+def pushed(session: Session, ident: str) -> PushedObject | None:
+    return session.get(PushedObject, ident)
+
+
+def file_object(session: Session, repository: str, digest: str) -> PushedObject | None:
+    """A file of which all bytes were sent to a repository and verified."""
+    query = select(PushedObject).where(
+        PushedObject.repository == repository, PushedObject.digest == digest, PushedObject.kind == FILE,
+        PushedObject.staged.is_not(None),
+    )  # fmt: skip
+    return session.scalars(query.order_by(PushedObject.id.desc()).limit(1)).first()
+
+
+def unsent(session: Session, repository: str, digest: str, size: int) -> PushedObject | None:
+    """A file that was announced for a repository and did not arrive yet."""
+    query = select(PushedObject).where(
+        PushedObject.repository == repository, PushedObject.digest == digest, PushedObject.kind == FILE,
+        PushedObject.size == size, PushedObject.staged.is_(None),
+    )  # fmt: skip
+    return session.scalars(query.limit(1)).first()
+
+
+def blocks(session: Session, repository: str, client: str, names: Sequence[str]) -> dict[str, PushedObject]:
+    """Blocks of a client's session, by name."""
+    query = select(PushedObject).where(
+        PushedObject.repository == repository, PushedObject.kind == XORB, PushedObject.session == client,
+        PushedObject.digest.in_(names), PushedObject.staged.is_not(None),
+    )  # fmt: skip
+    return {row.digest: row for row in session.scalars(query)}
+
+
+def objects(session: Session, idents: Sequence[str]) -> Sequence[PushedObject]:
+    return session.scalars(select(PushedObject).where(PushedObject.id.in_(idents))).all()
+
+
+def remove(session: Session, idents: Sequence[str]) -> None:
+    session.execute(delete(PushedObject).where(PushedObject.id.in_(idents)))
+
+
+def of_digests(session: Session, owner: str, digests: Sequence[str]) -> Sequence[PushedObject]:
+    """Files of an owner's that have one of some digests, and blocks that may hold any."""
+    query = select(PushedObject).where(
+        PushedObject.owner == owner, or_(PushedObject.digest.in_(digests), PushedObject.kind == XORB)
+    )
+    return session.scalars(query).all()
+
+
+def old_objects(session: Session, before: dt.datetime, spent_before: dt.datetime) -> Sequence[PushedObject]:
+    """Objects that were begun before a moment, and blocks whose files are there from before another."""
+    spent = (PushedObject.kind == XORB) & (PushedObject.charged == 0) & (PushedObject.created_at < spent_before)
+    return session.scalars(select(PushedObject).where(or_(PushedObject.created_at < before, spent))).all()
+
+
+def old_pushes(session: Session, before: dt.datetime) -> Sequence[Push]:
+    return session.scalars(select(Push).where(Push.touched_at < before).with_for_update(skip_locked=True)).all()
+
+
+def digests(session: Session) -> Iterator[str]:
+    """sha256 of all files that were pushed and are no version yet: where they were verified, the store may have them already."""
+    yield from session.scalars(select(PushedObject.digest).where(PushedObject.kind == FILE, PushedObject.staged.is_not(None)))
+
+
+def bytes_of(session: Session, owner: str) -> int:
+    return int(session.scalar(select(func.sum(PushedObject.charged)).where(PushedObject.owner == owner)) or 0)
+
+
+def count(session: Session, owner: str) -> int:
+    """How many repositories of an owner are announced, or have something that is no version yet."""
+    return session.scalar(select(func.count()).select_from(Push).where(Push.owner == owner)) or 0
+
+
+def announced(session: Session, owner: str) -> int:
+    """How many of them are no patch yet."""
+    query = select(func.count()).select_from(Push).where(Push.owner == owner, Push.patch_id.is_(None))
+    return session.scalar(query) or 0

@@ -1,0 +1,174 @@
+"""Commits: what a client asks before it pushes, and the commit itself, read line by line."""
+
+import base64
+import binascii
+import hashlib
+import json
+from functools import partial
+from typing import Any
+
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+
+from app.domain.errors import DomainError
+from app.domain.principal import Principal
+from app.domain.repositories import Repository, parse_repository
+from app.hub.bodies import FilesIn, address, left_out, parsed, warning
+from app.hub.routing import hub_router
+from app.services import base_pushes, objects, offers, purges, pushes, sealing
+from app.services.backend import Backend
+from app.services.objects import PUSHED, new_upload
+from app.services.pushes import Added, Change, Deleted
+from app.services.uow import settle
+from app.wire.bodies import lines
+from app.wire.deps import BackendDep, PrincipalDep
+
+router = hub_router()
+
+# A regular file in base64, with what is said around it.
+MAX_LINE = pushes.REGULAR_BYTES * 4 // 3 + 64 * 2**10
+MAX_COMMIT = 256 * 2**20
+
+
+@router.post("/api/models/{owner}/{name}/preupload/{revision:path}")
+async def preupload(
+    owner: str, name: str, revision: str, request: Request, backend: BackendDep, principal: PrincipalDep
+) -> JSONResponse:
+    """How each file is to be sent, which need not be, and which belong to no patch."""
+    body, repository = await parsed(request, FilesIn), parse_repository(owner, name)
+    announced = {file.path: file.size for file in body.files}
+
+    def look() -> tuple[list[offers.Offer], bool]:
+        with backend.read() as uow:
+            return offers.offer(uow, principal, repository, revision, announced), offers.has_draft(uow, repository)
+
+    found, is_begun = await run_in_threadpool(purges.again, look)
+    shown = [{"path": o.path, "uploadMode": o.mode, "shouldIgnore": o.ignored, "oid": o.oid} for o in found]
+    dropped = [offer.path for offer in found if offer.ignored]
+    if repository.kind == "patch" and (dropped or is_begun):
+        note = partial(pushes.note_dropped, principal=principal, repository=repository, dropped=dropped)
+        await run_in_threadpool(settle, backend.write, note)
+    return JSONResponse({"files": shown}, headers=left_out(repository.full_name, dropped))
+
+
+@router.post("/api/models/{owner}/{name}/commit/{revision:path}")
+async def commit(
+    owner: str, name: str, revision: str, request: Request, backend: BackendDep, principal: PrincipalDep
+) -> JSONResponse:
+    """Takes a commit; where the repository is complete with it, a version is published before the answer."""
+    repository = parse_repository(owner, name)
+
+    def check() -> None:
+        with backend.read() as uow:
+            offers.require_target(uow, principal, repository, revision)
+
+    await run_in_threadpool(check)
+    reader = _Reader(backend, principal, repository)
+    async for line in lines(request, MAX_LINE, MAX_COMMIT):
+        await run_in_threadpool(reader.take, line)
+    oid, said = await run_in_threadpool(_take, backend, principal, repository, revision, reader)
+    url = address(request, f"{repository.full_name}/commit/{oid}")
+    return JSONResponse({"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""}, headers=said)
+
+
+def _take(
+    backend: Backend, principal: Principal, repository: Repository, revision: str, reader: "_Reader"
+) -> tuple[str, dict[str, str]]:
+    """The commit id, and what is to be told beside it."""
+    changes = reader.finish()
+    if repository.kind == "base":
+        taken = base_pushes.commit(backend, principal, repository, revision, changes)
+        return taken.commit, warning(f"release {repository.full_name}", taken.sentence)
+    made = sealing.commit(backend, principal, repository, reader.parent, changes)
+    return made.commit, left_out(repository.full_name, list(made.dropped))
+
+
+class _Reader:
+    """Reads the lines of a commit; the files in them are kept as they come, so that only names are held.
+
+    Attributes:
+        parent: the commit that the client has read, where it says one.
+    """
+
+    def __init__(self, backend: Backend, principal: Principal, repository: Repository) -> None:
+        self._backend, self._principal, self._repository = backend, principal, repository
+        self._changes, self._number = list[Change](), 0
+        self._has_header, self.parent = False, None
+
+    def take(self, line: bytes) -> None:
+        """The next line.
+
+        Raises:
+            DomainError: push.lines, and what is said of a file that it holds.
+        """
+        self._number += 1
+        if self._number > self._backend.tools.limits.patch_files:
+            raise self._refusal(f"there are more than {self._backend.tools.limits.patch_files}")
+        key, value = self._parsed(line)
+        if key == "header":
+            self._has_header, self.parent = True, self._optional(value, "parentCommit", 100)
+        elif key == "file":
+            self._file(value)
+        elif key == "lfsFile":
+            if value.get("algo", "sha256") != "sha256":
+                raise self._refusal("files are named by their sha256 here")
+            size = value.get("size")
+            if size is not None and (type(size) is not int or not 0 <= size < 2**62):
+                raise self._refusal("'size' must be a number of bytes")
+            self._changes.append(Added(self._text(value, "path"), self._text(value, "oid", 64), size))
+        elif key in ("deletedFile", "deletedFolder"):
+            path = self._text(value, "path").rstrip("/")
+            self._changes.append(Deleted(path, key == "deletedFolder"))
+        else:
+            raise self._refusal(f"{key[:60]!r} is not known here")
+
+    def finish(self) -> list[Change]:
+        """What the commit does; raises `DomainError` (push.lines) where it says nothing."""
+        if not self._has_header:
+            raise self._refusal("there is no header")
+        return self._changes
+
+    def _parsed(self, line: bytes) -> tuple[str, dict[str, Any]]:
+        try:
+            read = json.loads(line.decode())
+            if isinstance(read, dict) and isinstance(read.get("key"), str) and isinstance(read.get("value"), dict):
+                return read["key"], read["value"]
+        except (ValueError, RecursionError):
+            pass
+        raise self._refusal("it is no object with 'key' and 'value'")
+
+    def _file(self, value: dict[str, Any]) -> None:
+        path, content = self._text(value, "path"), value.get("content")
+        if not isinstance(content, str) or value.get("encoding", "base64") not in ("base64", "utf-8"):
+            raise self._refusal("'content' must be text in base64")
+        try:
+            data = base64.b64decode(content, validate=True) if value.get("encoding") != "utf-8" else content.encode()
+        except (binascii.Error, ValueError):
+            raise self._refusal("'content' is not base64") from None
+        sha256 = hashlib.sha256(data).hexdigest()
+        if offers.belongs(self._repository, path):
+            self._keep(data, sha256)
+        self._changes.append(Added(path, sha256, len(data)))
+
+    def _keep(self, data: bytes, sha256: str) -> None:
+        blobs, upload = self._backend.tools.blobs, new_upload()
+        who, what = self._principal, self._repository
+        try:
+            blobs.append(upload, PUSHED, 0, data)
+            settle(self._backend.write, lambda uow: objects.keep(uow, who, what, sha256, len(data), upload))
+        except BaseException:
+            blobs.discard(upload)
+            raise
+
+    def _text(self, value: dict[str, Any], field: str, longest: int = 1024) -> str:
+        text = value.get(field)
+        if not isinstance(text, str) or not 0 < len(text) <= longest or not text.isprintable():
+            raise self._refusal(f"{field!r} must be text of at most {longest} characters")
+        return text
+
+    def _optional(self, value: dict[str, Any], field: str, longest: int) -> Any:
+        return self._text(value, field, longest) if value.get(field) is not None else None
+
+    def _refusal(self, reason: str) -> DomainError:
+        return DomainError("push.lines", line=self._number, reason=reason)

@@ -1,0 +1,111 @@
+"""Files by LFS: where they are to be sent, and the registry as that place; the store itself where it takes parts."""
+
+from functools import partial
+from typing import Any
+
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+
+from app.domain.errors import DomainError
+from app.domain.principal import Principal
+from app.domain.repositories import parse_repository
+from app.hub.bodies import BatchIn, ObjectIn, address, parsed
+from app.hub.routing import hub_router
+from app.services import objects, offers
+from app.services.objects import PUSHED, Place, Wanted, new_upload
+from app.services.uow import UnitOfWork, settle
+from app.wire.bodies import stage
+from app.wire.deps import BackendDep, PrincipalDep
+from app.wire.signed import Sender, SenderDep, sign
+
+router = hub_router()
+
+LFS = "application/vnd.git-lfs+json"
+
+
+@router.post("/{owner}/{name}.git/info/lfs/objects/batch")
+async def batch(owner: str, name: str, request: Request, backend: BackendDep, principal: PrincipalDep) -> JSONResponse:
+    """Where each file is to be sent; nowhere where it is there."""
+    body, repository = await parsed(request, BatchIn), parse_repository(owner, name)
+    if body.operation != "upload":
+        raise DomainError("request.invalid", reason="Files are read by their addresses under /resolve/, not by LFS.")
+    wanted = list(dict.fromkeys(Wanted(one.oid, one.size) for one in body.objects))
+
+    def begin(uow: UnitOfWork) -> list[tuple[Place, str]]:
+        objects.require_push(principal, repository)
+        has = {file["sha256"]: file["size"] for file in offers.held(uow, repository, "").values()}
+        places = objects.begin(uow, principal, repository, wanted, has)
+        return [(place, sign(uow, principal, upload=place.object)[0] if place.object else "") for place in places]
+
+    found = await run_in_threadpool(settle, backend.write, begin)
+    in_parts = "multipart" in body.transfers and any(place.urls for place, _ in found)
+    shown = [_shown(request, place, signed, f"{owner}/{name}", in_parts) for place, signed in found]
+    return JSONResponse({"transfer": "multipart" if in_parts else "basic", "objects": shown}, media_type=LFS)
+
+
+@router.put("/api/objects/{ident}")
+async def put_object(ident: str, request: Request, backend: BackendDep, sender: SenderDep) -> JSONResponse:
+    """Takes a file, and hashes it while it comes; one that broke off is sent again from its beginning."""
+    _require(sender, ident)
+
+    def look() -> tuple[int, str]:
+        with backend.read() as uow:
+            row = objects.expected(uow, ident)
+            return row.size, row.digest
+
+    size, digest = await run_in_threadpool(look)
+    blobs, upload = backend.tools.blobs, new_upload()
+    try:
+        received, actual = await stage(request, blobs, upload, PUSHED, size)
+        if received != size:
+            raise DomainError("upload.incomplete", path=digest, received=received, size=size)
+        if actual != digest:
+            raise DomainError("upload.digest", path=digest, actual=actual, expected=digest)
+        await run_in_threadpool(settle, backend.write, lambda uow: objects.arrive(uow, ident, upload))
+    except BaseException:
+        await run_in_threadpool(blobs.discard, upload)
+        raise
+    return JSONResponse({})
+
+
+@router.post("/api/objects/{ident}/complete")
+def complete(ident: str, backend: BackendDep, sender: SenderDep) -> JSONResponse:
+    """Puts the parts together that went straight to the store; which those are, the store says, not the client."""
+    _require(sender, ident)
+    settle(backend.write, lambda uow: objects.complete(uow, ident))
+    return JSONResponse({})
+
+
+@router.post("/api/objects/{owner}/{name}/verify")
+async def verify(owner: str, name: str, request: Request, backend: BackendDep, principal: PrincipalDep) -> JSONResponse:
+    """Whether a file is there, after it was sent."""
+    body = await parsed(request, ObjectIn)
+    await run_in_threadpool(_verify, backend, principal, owner, name, Wanted(body.oid, body.size))
+    return JSONResponse({})
+
+
+def _verify(backend: BackendDep, principal: Principal, owner: str, name: str, wanted: Wanted) -> None:
+    with backend.read() as uow:
+        objects.require_arrived(uow, principal, parse_repository(owner, name), wanted)
+
+
+def _require(sender: Sender, ident: str) -> None:
+    if sender.claims.get("upload") != ident:
+        raise DomainError("upload.signature")
+
+
+def _shown(request: Request, place: Place, signed: str, repository: str, in_parts: bool) -> dict[str, Any]:
+    """An object of the answer, as the LFS protocol spells it."""
+    shown: dict[str, Any] = {"oid": place.wanted.sha256, "size": place.wanted.size}
+    if place.object is None:
+        return shown
+    here = partial(address, request)
+    upload: dict[str, Any] = {"href": here(f"api/objects/{place.object}?signed={signed}")}
+    if in_parts and place.urls:
+        parts = {str(number): url for number, url in enumerate(place.urls, 1)}
+        upload = {
+            "href": here(f"api/objects/{place.object}/complete?signed={signed}"),
+            "header": {"chunk_size": str(place.part_bytes), **parts},
+        }
+    return {**shown, "actions": {"upload": upload, "verify": {"href": here(f"api/objects/{repository}/verify")}}}

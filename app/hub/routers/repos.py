@@ -1,0 +1,125 @@
+"""Repositories that are made, named and taken away: create, delete, tags, branches, and a look at a card."""
+
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+
+from app.domain.errors import DomainError
+from app.domain.principal import Principal
+from app.domain.repositories import MAIN, Repository, parse_repository, unknown_revision
+from app.hub.answers import MESSAGE, in_a_header
+from app.hub.bodies import CardIn, CreateIn, TagIn, address, parsed, warning
+from app.hub.routing import hub_router
+from app.services import base_pushes, patches, pushes, repositories
+from app.services.backend import Backend
+from app.services.front_matter import is_readable
+from app.services.objects import require_push
+from app.services.repositories import Adapter
+from app.services.uow import UnitOfWork, settle
+from app.wire.deps import BackendDep, PrincipalDep
+from app.wire.problems import MEDIA_TYPE, body_of
+
+router = hub_router()
+
+
+@router.post("/api/repos/create")
+async def create(request: Request, backend: BackendDep, principal: PrincipalDep) -> JSONResponse:
+    """Announces a repository. A patch has a family when something says what its base is; a base is made a family at once."""
+    body = await parsed(request, CreateIn)
+    repository = _named(body, principal)
+
+    def make(uow: UnitOfWork) -> bool:
+        if repository.kind == "base":
+            return base_pushes.announce(uow, principal, repository)
+        return pushes.announce(uow, principal, repository)
+
+    is_new = await run_in_threadpool(settle, backend.write, make)
+    answer = {"url": address(request, repository.full_name), "name": repository.full_name, "id": repository.full_name}
+    if not is_new:
+        refusal = DomainError("push.exists", repository=repository.full_name)
+        refused = {**body_of(refusal, 409), **answer, "error": str(refusal)}  # clients take the address from it
+        return JSONResponse(refused, 409, {MESSAGE: in_a_header(str(refusal))}, MEDIA_TYPE)
+    public = body.private is False or body.visibility == "public"
+    said = "Patches are seen by their owner, and bases by whom their family is granted to; nothing is public here."
+    return JSONResponse(answer, headers=warning("visibility", said) if public else {})
+
+
+@router.delete("/api/repos/delete")
+async def delete(request: Request, backend: BackendDep, principal: PrincipalDep) -> JSONResponse:
+    """Takes back a repository that never became a patch."""
+    repository = _named(await parsed(request, CreateIn), principal)
+    await run_in_threadpool(settle, backend.write, lambda uow: pushes.forget(uow, principal, repository))
+    return JSONResponse({})
+
+
+@router.post("/api/validate-yaml")
+async def validate_card(request: Request, principal: PrincipalDep) -> JSONResponse:  # noqa: ARG001  for who may ask
+    """Whether the front matter of a card can be read; a card that cannot be is kept all the same."""
+    body = await parsed(request, CardIn)
+    if await run_in_threadpool(is_readable, body.content.encode(errors="replace")):
+        return JSONResponse({"errors": [], "warnings": []})
+    said = "The front matter is no YAML that is understood here: licence and tags will not be shown."
+    return JSONResponse({"errors": [], "warnings": [{"message": said}]})
+
+
+@router.post("/api/models/{owner}/{name}/tag/{revision:path}")
+async def create_tag(
+    owner: str, name: str, revision: str, request: Request, backend: BackendDep, principal: PrincipalDep
+) -> JSONResponse:
+    """Pins a version: an alias that points at it."""
+    body = await parsed(request, TagIn)
+    repository = parse_repository(owner, name)
+
+    def make(uow: UnitOfWork) -> None:
+        _require_tags(principal, repository)
+        thing = repositories.find(uow, principal, repository, revision)
+        number = thing.version.number if isinstance(thing, Adapter) else None
+        if number is None:
+            raise unknown_revision(repository, revision)
+        if body.tag in patches.aliases(uow, patches.get(uow, principal, owner, name)):
+            raise DomainError("push.tag_exists", repository=repository.full_name, tag=body.tag)
+        patches.set_alias(uow, principal, owner, name, body.tag, str(number))
+
+    await run_in_threadpool(settle, backend.write, make)
+    return JSONResponse({})
+
+
+@router.delete("/api/models/{owner}/{name}/tag/{tag:path}")
+def delete_tag(owner: str, name: str, tag: str, backend: BackendDep, principal: PrincipalDep) -> JSONResponse:
+    """Takes an alias away; the version stays."""
+    repository = parse_repository(owner, name)
+    _require_tags(principal, repository)
+    settle(backend.write, lambda uow: patches.remove_alias(uow, principal, owner, name, tag))
+    return JSONResponse({})
+
+
+@router.post("/api/models/{owner}/{name}/branch/{branch:path}")
+def create_branch(owner: str, name: str, branch: str, backend: BackendDep, principal: PrincipalDep) -> JSONResponse:
+    """Of a base, the release that is going to be pushed; a patch has no branches."""
+    repository = parse_repository(owner, name)
+    require_push(principal, repository)
+    if repository.kind == "base":
+        is_new = _begin_release(backend, principal, repository, branch)
+    elif branch == MAIN:
+        is_new = False
+    else:
+        raise DomainError("push.revision", repository=repository.full_name, revision=branch[:100])
+    if not is_new:
+        raise DomainError("push.exists", repository=f"{repository.full_name}@{branch}"[:200])
+    return JSONResponse({})
+
+
+def _begin_release(backend: Backend, principal: Principal, repository: Repository, release: str) -> bool:
+    return bool(settle(backend.write, lambda uow: base_pushes.begin(uow, principal, repository, release)))
+
+
+def _require_tags(principal: Principal, repository: Repository) -> None:
+    require_push(principal, repository)
+    if repository.kind != "patch":
+        raise DomainError("push.tags", repository=repository.full_name)
+
+
+def _named(body: CreateIn, principal: Principal) -> Repository:
+    if body.type not in (None, "model"):
+        raise DomainError("push.type", type=body.type)
+    return parse_repository(body.organization or principal.owner, body.name)

@@ -1,0 +1,132 @@
+"""Files by Xet: a small face of a content-addressed store, for one session of one client that pushes to one repository.
+
+What clients take a 404 for is not here: chunks that others sent, leave to send to storage, shards of the next version.
+"""
+
+import asyncio
+import re
+import secrets
+from typing import Annotated
+
+from fastapi import Header, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+
+from app.core.xet import MAX_BLOCK_BYTES, BlockScanner, ShardFile, ShardScanner
+from app.domain.errors import DomainError
+from app.domain.repositories import Repository, parse_repository
+from app.hub.bodies import address
+from app.hub.routing import hub_router
+from app.services import blocks, offers
+from app.services.backend import Backend
+from app.services.objects import PUSHED, new_upload
+from app.services.uow import settle
+from app.wire.bodies import pieces, stage
+from app.wire.deps import BackendDep, PrincipalDep
+from app.wire.signed import BearerDep, Sender, sign
+
+router = hub_router()
+
+# So many shards are put together at once by a process; each takes a core.
+REBUILDS = 2
+WAIT_SECONDS = 60.0
+LARGEST_BASE = 2**42
+
+_SESSION = re.compile(r"[A-Za-z0-9_-]{8,64}")
+_HASH = re.compile(r"[0-9a-f]{64}")
+_turns = asyncio.BoundedSemaphore(REBUILDS)
+
+
+@router.get("/api/models/{owner}/{name}/xet-write-token/{revision:path}")
+def write_token(
+    owner: str, name: str, revision: str, request: Request, backend: BackendDep, principal: PrincipalDep,
+    x_xet_session_id: Annotated[str | None, Header(max_length=200)] = None,
+) -> JSONResponse:  # fmt: skip
+    """Leave to send blocks for one repository. The address holds the session: clients remember by it what they sent where."""
+    repository = parse_repository(owner, name)
+    given = x_xet_session_id or ""
+    session = given if _SESSION.fullmatch(given) else secrets.token_hex(16)
+    with backend.read() as uow:
+        offers.require_target(uow, principal, repository, revision)
+        # Nobody guesses another's session: what was sent in it is found by its name together with who sends.
+        token, expires = sign(uow, principal, session=session, repository=[owner, name])
+    url = address(request, f"cas/{session}")
+    said = {"X-Xet-Access-Token": token, "X-Xet-Token-Expiration": str(expires), "X-Xet-Cas-Url": url}
+    return JSONResponse({"accessToken": token, "exp": expires, "casUrl": url}, headers=said)
+
+
+@router.post("/cas/{session}/v1/xorbs/{prefix}/{block}")
+async def put_block(
+    session: str, prefix: str, block: str, request: Request, backend: BackendDep, sender: BearerDep  # noqa: ARG001
+) -> JSONResponse:  # fmt: skip
+    """Takes a block; its chunks are looked at while they come, and unpacked when a shard says what they are part of."""
+    scope, repository = _scope(sender, session)
+    if not _HASH.fullmatch(block):
+        raise DomainError("request.invalid", reason="A block is named by 64 hex digits.")
+    principal = sender.principal
+
+    def is_there() -> bool:
+        with backend.read() as uow:
+            there = blocks.has_block(uow, principal, repository, scope, block)
+            if not there:
+                blocks.require_room(uow, principal, repository, _said(request))
+            return there
+
+    if await run_in_threadpool(is_there):
+        return JSONResponse({"was_inserted": False})
+    store, upload, scanner = backend.tools.blobs, new_upload(), BlockScanner(block)
+
+    def keep(size: int) -> None:
+        store.append(upload, blocks.HEADERS, 0, scanner.finish())
+        settle(backend.write, lambda uow: blocks.keep_block(uow, principal, repository, scope, block, size, upload))
+
+    try:
+        size, _ = await stage(request, store, upload, PUSHED, MAX_BLOCK_BYTES, scanner.feed)
+        await run_in_threadpool(keep, size)
+    except BaseException:
+        await run_in_threadpool(store.discard, upload)
+        raise
+    return JSONResponse({"was_inserted": True})
+
+
+@router.post("/cas/{session}/v1/shards")
+async def put_shard(session: str, request: Request, backend: BackendDep, sender: BearerDep) -> JSONResponse:
+    """Puts the files together that a shard describes; they are believed when their sha256 was computed here."""
+    scope, repository = _scope(sender, session)
+    scanner = ShardScanner()
+    async for piece in pieces(request, 256 * 2**10):
+        await run_in_threadpool(scanner.feed, piece)
+    try:
+        await asyncio.wait_for(_turns.acquire(), WAIT_SECONDS)
+    except TimeoutError:
+        raise DomainError("push.busy") from None
+    try:
+        await run_in_threadpool(_rebuild, backend, sender, repository, scope, scanner.finish())
+    finally:
+        _turns.release()
+    return JSONResponse({"result": 1})
+
+
+@router.get("/cas/{session}/{rest:path}")
+@router.post("/cas/{session}/{rest:path}")
+def not_here(session: str, rest: str, sender: BearerDep) -> Response:  # noqa: ARG001
+    """What other stores have and this one does not: clients do without it."""
+    raise DomainError("request.route", path="/cas/...")
+
+
+def _scope(sender: Sender, session: str) -> tuple[str, Repository]:
+    """The session as one that nobody else can name, and the repository that it is for."""
+    if sender.claims.get("session") != session:
+        raise DomainError("upload.signature")
+    owner, name = sender.claims["repository"]
+    return session, parse_repository(owner, name)
+
+
+def _said(request: Request) -> int:
+    said = request.headers.get("Content-Length", "")
+    return int(said) if said.isascii() and said.isdigit() and len(said) < 12 else 0
+
+
+def _rebuild(backend: Backend, sender: Sender, repository: Repository, scope: str, files: list[ShardFile]) -> None:
+    largest = LARGEST_BASE if repository.kind == "base" else backend.tools.limits.patch_bytes
+    blocks.rebuild(backend, sender.principal, repository, scope, files, largest)

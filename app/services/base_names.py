@@ -1,0 +1,139 @@
+"""What others call our bases, and which family or release a patch was trained on by the name that it says."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.db import base_names as rows
+from app.db import families as family_rows
+from app.db import releases as release_rows
+from app.db.base import now
+from app.db.base_names import BaseName, key_of
+from app.db.families import Family
+from app.db.releases import Release
+from app.domain.errors import DomainError
+from app.domain.ids import new_id
+from app.domain.principal import INSTALLATION, Principal
+from app.services import families, releases
+from app.services.uow import UnitOfWork
+
+OWN = "base/"  # how we name our families ourselves, as repositories
+MAX_NAME, MAX_REVISION = 200, 100
+_NAME = re.compile(r"[!-?A-~]{1,200}")  # what can be printed, but blanks and '@'
+_REVISION = re.compile(r"[!-?A-~]{1,100}")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a name means here; `release` is None where it tells the family alone."""
+
+    family: Family
+    release: Release | None
+
+
+def add(
+    uow: UnitOfWork, principal: Principal, family_name: str, name: str, revision: str | None, release_name: str | None
+) -> tuple[BaseName, bool]:
+    """Makes a name known; the same again returns what is there.
+
+    Args:
+        uow: the transaction.
+        principal: an admin.
+        family_name: the family that is meant.
+        name: how it is called elsewhere: an upstream repository, a quantised mirror, a directory.
+        revision: the one revision there that is meant; None: all of them, but those with an entry of their own.
+        release_name: which release of the family that is; None: it tells the family alone.
+
+    Returns:
+        The entry, and whether it is new.
+
+    Raises:
+        DomainError: family.unknown, release.unknown, request.name, base_name.taken, token.scope.
+    """
+    principal.require_admin()
+    family = families.get(uow, principal, family_name)
+    _check(name, revision)
+    release = releases.of_family(uow, family, release_name) if release_name else None
+    found = rows.by_key(uow.session, key_of(name, revision))
+    if found:
+        if (found.family_id, found.release_id) != (family.id, release.id if release else None):
+            meant = f"{found.family.name}/{found.release.name}" if found.release else found.family.name
+            raise DomainError("base_name.taken", name=name, family=found.family.name, meant=meant)
+        return found, False
+    found = BaseName(
+        id=new_id("bas"), created_at=now(), owner=INSTALLATION, key=key_of(name, revision), name=name, revision=revision,
+        family_id=family.id, release_id=release.id if release else None, family=family, release=release,
+    )  # fmt: skip
+    uow.add(found)
+    uow.family_event("family.named", principal, family_name, release_name, name=name, revision=revision)
+    return found, True
+
+
+def remove(uow: UnitOfWork, principal: Principal, family_name: str, ident: str) -> BaseName:
+    """Forgets a name; what was published by it stays as it is.
+
+    Raises:
+        DomainError: family.unknown, base_name.unknown, token.scope.
+    """
+    principal.require_admin()
+    family = families.get(uow, principal, family_name)
+    found = rows.get(uow.session, family.id, ident)
+    if found is None:
+        raise DomainError("base_name.unknown", family=family_name, alias=ident[:100])
+    uow.session.delete(found)
+    uow.session.flush()
+    uow.family_event("family.unnamed", principal, family_name, None, name=found.name, revision=found.revision)
+    return found
+
+
+def list_page(uow: UnitOfWork, principal: Principal, family_name: str, after: str | None, limit: int) -> Sequence[BaseName]:
+    return rows.list_page(uow.session, families.get(uow, principal, family_name).id, after, limit)
+
+
+def find(uow: UnitOfWork, principal: Principal, name: str | None, revision: str | None) -> Found | None:
+    """What `base_model_name_or_path` and `revision` of an adapter's configuration mean here, for this principal.
+
+    `base/FAMILY` is ours, and its revision a release. Every other name is looked up with its revision first, then without.
+    A family of which one release alone is ready is not ambiguous; of several, only a revision or an entry tells which.
+
+    Returns:
+        None where nothing here has that name that the principal may see.
+    """
+    if not name or len(name) > MAX_NAME or "@" in name:
+        return None
+    if name.startswith(OWN):
+        family = family_rows.by_name(uow.session, name.removeprefix(OWN))
+        if family is None or not families.is_visible(uow, principal, family.id):
+            return None
+        return Found(family, _release(uow, family, revision))
+    keys = ([key_of(name, revision)] if revision and len(revision) <= MAX_REVISION else []) + [key_of(name, None)]
+    for key in keys:
+        found = rows.by_key(uow.session, key)
+        if found and families.is_visible(uow, principal, found.family_id):
+            return Found(found.family, found.release or _only(uow, found.family))
+    return None
+
+
+def _release(uow: UnitOfWork, family: Family, revision: str | None) -> Release | None:
+    if revision in (None, "", "main"):
+        return _only(uow, family)
+    release = release_rows.by_name(uow.session, family.id, str(revision))
+    return release if release and release.state == "ready" else None
+
+
+def _only(uow: UnitOfWork, family: Family) -> Release | None:
+    """The release of a family, where no other was ever there that could be meant."""
+    ready, yanked = (release_rows.list_page(uow.session, family.id, state, None, 1) for state in ("ready", "yanked"))
+    return ready[0] if len(ready) == 1 and not yanked else None
+
+
+def _check(name: str, revision: str | None) -> None:
+    if not _NAME.fullmatch(name):
+        reason = "it is empty, too long, or holds blanks, an '@' or what is no ASCII"
+        raise DomainError("request.name", name=name[:100], what="a name of a base", reason=reason, limit=MAX_NAME)
+    if name.startswith(OWN):
+        reason = "names that begin with 'base/' are families of this registry"
+        raise DomainError("request.name", name=name, what="a name of a base", reason=reason, limit=MAX_NAME)
+    if revision is not None and not _REVISION.fullmatch(revision):
+        reason = "it is empty, too long, or holds blanks, an '@' or what is no ASCII"
+        raise DomainError("request.name", name=revision[:100], what="a revision of a base", reason=reason, limit=MAX_REVISION)

@@ -1,0 +1,186 @@
+"""Bases that are pushed: files gathered for a release that does not exist before all of it is there.
+
+Admins only. When configuration and all weights that the index names have come, the files are taken into the store, and a job
+reads the release from there as it reads one from a directory; it is ready, or rejected with the reason, like any other.
+"""
+
+import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.core.checkpoint import CONFIG_FILE, INDEX_FILE, MAX_FILES, MAX_JSON_BYTES, SINGLE_FILE
+from app.db import families as family_rows
+from app.db import pushes as rows
+from app.db import releases as release_rows
+from app.db.base import clock
+from app.db.commits import name_of
+from app.db.pushes import Push
+from app.db.releases import Release
+from app.domain.errors import DomainError
+from app.domain.ids import new_id
+from app.domain.names import check_revision
+from app.domain.principal import INSTALLATION, Principal
+from app.domain.repositories import Repository
+from app.services import families, objects, pushes, releases
+from app.services.objects import PUSHED, require_push
+from app.services.pushes import Added, Change, Files
+from app.services.quotas import open_account
+from app.services.uow import Tools, UnitOfWork, settle
+
+
+class Opened(Protocol):
+    """A registry that runs."""
+
+    tools: Tools
+
+    def write(self) -> AbstractContextManager[UnitOfWork]:
+        """A unit of work that may write; commits at its end."""
+
+    def turn(self, name: str) -> AbstractContextManager[None]:
+        """Lets one at a time do what spans several transactions, on all replicas."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a commit led to: its id, and a sentence that says whether the release is being read now."""
+
+    commit: str
+    sentence: str
+
+
+def announce(uow: UnitOfWork, principal: Principal, repository: Repository) -> bool:
+    """Creates the family of a base, which only admins see until it is granted; whether it is new."""
+    require_push(principal, repository)
+    if family_rows.by_name(uow.session, repository.name):
+        return False
+    families.create(uow, principal, repository.name)
+    return True
+
+
+def require_new(uow: UnitOfWork, principal: Principal, repository: Repository, release: str) -> None:
+    """Raises `DomainError` (family.unknown, push.base_revision, push.released) unless a release can be pushed by this name."""
+    family = families.get(uow, principal, repository.name)
+    try:
+        check_revision(release, "a release")
+    except DomainError:
+        raise DomainError("push.base_revision", revision=release[:100]) from None
+    found = release_rows.by_name(uow.session, family.id, release)
+    if found and found.state != "rejected":
+        raise DomainError("push.released", repository=repository.full_name, release=release)
+
+
+def begin(uow: UnitOfWork, principal: Principal, repository: Repository, release: str) -> bool:
+    """Makes it known that a release will be pushed; whether that is new."""
+    require_push(principal, repository)
+    try:
+        require_new(uow, principal, repository, release)
+    except DomainError as refusal:
+        if refusal.code != "push.released":
+            raise
+        return False
+    if rows.find(uow.session, repository.full_name, release):
+        return False
+    _begin(uow, repository, release)
+    return True
+
+
+def files_of(uow: UnitOfWork, repository: Repository, release: str) -> Files:
+    """What was pushed for a release so far, by path."""
+    push = rows.find(uow.session, repository.full_name, release)
+    return {file["path"]: file for file in push.files} if push else {}
+
+
+def commit(opened: Opened, principal: Principal, repository: Repository, release: str, changes: Sequence[Change]) -> Taken:
+    """Takes a commit, and begins to read the release where it is complete with it.
+
+    Raises:
+        DomainError: push.not_sent, push.lost, upload.digest, quota.exceeded, and what `require_new` raises.
+    """
+    with opened.turn(f"push:{repository.full_name}@{release}"):
+        files = settle(opened.write, lambda uow: _record(uow, principal, repository, release, changes))
+        name = name_of([(file["path"], file["sha256"]) for file in files.values()])
+        with opened.write() as uow:
+            missing = _missing(uow, files)
+        if missing:
+            return Taken(name, f"{repository.full_name}@{release} waits for {missing}.")
+        _store(opened, files)
+        settle(opened.write, lambda uow: _register(uow, principal, repository, release))
+        return Taken(name, f"{repository.full_name}@{release} is being read now; see 'portllm ls releases'.")
+
+
+def _record(
+    uow: UnitOfWork, principal: Principal, repository: Repository, release: str, changes: Sequence[Change]
+) -> Files:  # fmt: skip
+    require_push(principal, repository)
+    require_new(uow, principal, repository, release)
+    push = rows.find(uow.session, repository.full_name, release) or _begin(uow, repository, release)
+    files = {file["path"]: file for file in push.files}
+    for change in changes:
+        if not isinstance(change, Added):
+            for path in [p for p in files if p == change.path or (change.folder and p.startswith(f"{change.path}/"))]:
+                del files[path]
+        elif _is_carried(change.path):
+            row = objects.named(uow, repository, change.sha256, change.size)
+            if row is None:
+                raise DomainError(
+                    "push.not_sent", path=change.path[:200], digest=change.sha256[:64], repository=repository.full_name
+                )
+            files[change.path] = {"path": change.path, "size": row.size, "sha256": row.digest, "object": row.id}
+    if len(files) > MAX_FILES:
+        raise DomainError("version.files", reason=f"There are more than {MAX_FILES} files.")
+    push.files = [files[path] for path in sorted(files)]
+    push.touched_at = clock(uow.session)
+    push.row_version += 1
+    return files
+
+
+def _missing(uow: UnitOfWork, files: Files) -> str | None:
+    """The first file without which it is no base; None where it is complete."""
+    if CONFIG_FILE not in files:
+        return CONFIG_FILE
+    if SINGLE_FILE in files:
+        return None
+    if INDEX_FILE not in files:
+        return SINGLE_FILE
+    try:
+        named = json.loads(pushes.read_small(uow, files[INDEX_FILE], MAX_JSON_BYTES).decode())["weight_map"].values()
+        return next((name for name in sorted(set(named)) if name not in files), None)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None  # the job says what is wrong with it
+
+
+def _store(opened: Opened, files: Files) -> None:
+    """Takes the files into the store, each hashed there; small ones first."""
+    blobs = opened.tools.blobs
+    for file in sorted(files.values(), key=lambda file: int(file["size"])):
+        with opened.write() as uow:
+            row = rows.pushed(uow.session, file["object"])
+            staged, hashed = (row.staged, row.multipart is None) if row else (None, False)
+        if staged and blobs.received(staged, PUSHED) == file["size"]:
+            blobs.promote(staged, PUSHED, file["sha256"], file["path"])
+        elif not (hashed and blobs.size(file["sha256"]) == file["size"]):
+            raise DomainError("push.lost", path=file["path"])
+
+
+def _register(uow: UnitOfWork, principal: Principal, repository: Repository, release: str) -> Release:
+    require_new(uow, principal, repository, release)
+    uow.names_bytes()
+    push = rows.find(uow.session, repository.full_name, release)
+    assert push is not None  # noqa: S101  whoever has the turn has just written it
+    return releases.register_pushed(uow, principal, repository.name, release, push.id)
+
+
+def _is_carried(path: str) -> bool:
+    return not any(part.startswith(".") for part in path.split("/"))
+
+
+def _begin(uow: UnitOfWork, repository: Repository, release: str) -> Push:
+    open_account(uow, INSTALLATION, "drafts").charge(drafts=1)
+    push = Push(
+        id=new_id("psh"), created_at=clock(uow.session), owner=INSTALLATION, repository=repository.full_name, revision=release,
+        patch_id=None, files=[], dropped=[], parent=None, waits=None, touched_at=clock(uow.session),
+    )  # fmt: skip
+    uow.add(push)
+    return push

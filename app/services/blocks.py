@@ -1,0 +1,180 @@
+"""Xet blocks of a client's session, and the files that are put together from them.
+
+Blocks mean something in the session that sent them, and nowhere else: what one client sent is never found by another.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
+from functools import lru_cache
+from typing import Protocol
+
+from app.core.errors import XetError
+from app.core.source import Source, read_range
+from app.core.xet import Block, ShardFile
+from app.db import pushes as rows
+from app.db.base import clock
+from app.db.pushes import XORB, PushedObject
+from app.domain.errors import DomainError
+from app.domain.ids import new_id
+from app.domain.principal import Principal
+from app.domain.repositories import Repository
+from app.services import objects
+from app.services.objects import PUSHED, new_upload, owner_of, require_push
+from app.services.quotas import open_account
+from app.services.uow import Tools, UnitOfWork
+
+HEADERS = "1"  # the name under which the headers of a block's chunks are staged beside it
+OPEN_BLOCKS = 64
+
+
+class Opened(Protocol):
+    """A registry that runs."""
+
+    tools: Tools
+
+    def read(self) -> AbstractContextManager[UnitOfWork]:
+        """A unit of work that only reads."""
+
+    def write(self) -> AbstractContextManager[UnitOfWork]:
+        """A unit of work that may write; commits at its end."""
+
+
+def has_block(uow: UnitOfWork, principal: Principal, repository: Repository, session: str, name: str) -> bool:
+    """Whether a session sent a block already."""
+    require_push(principal, repository)
+    return bool(rows.blocks(uow.session, repository.full_name, session, [name]))
+
+
+def require_room(uow: UnitOfWork, principal: Principal, repository: Repository, size: int) -> None:
+    """Says before a block is read what `keep_block` would say after it.
+
+    Raises:
+        DomainError: quota.exceeded, and what `require_push` raises.
+    """
+    require_push(principal, repository)
+    open_account(uow, owner_of(repository), "bytes").charge(bytes=size)
+
+
+def keep_block(
+    uow: UnitOfWork, principal: Principal, repository: Repository, session: str, name: str, size: int, staged: str
+) -> None:
+    """Takes a block that was staged and scanned, with its headers beside it.
+
+    Raises:
+        DomainError: quota.exceeded, and what `require_push` raises.
+    """
+    require_push(principal, repository)
+    account = open_account(uow, owner_of(repository), "bytes")
+    account.charge(bytes=size)
+    uow.add(PushedObject(
+        id=new_id("obj"), created_at=clock(uow.session), owner=owner_of(repository), repository=repository.full_name, kind=XORB,
+        digest=name, size=size, charged=size, session=session, staged=staged, multipart=None,
+    ))  # fmt: skip
+
+
+def rebuild(
+    opened: Opened, principal: Principal, repository: Repository, session: str, files: Sequence[ShardFile], largest: int
+) -> None:
+    """Puts the files of a shard together, stages each, and takes it when its sha256 is the one that the shard says.
+
+    In bounded memory: a few megabytes, and the headers of some blocks. Nothing is unpacked before its size is known to fit.
+
+    Args:
+        opened: the registry.
+        principal: who sends.
+        repository: to what.
+        session: the client's, whose blocks they are made of.
+        files: what the shard says.
+        largest: how many bytes all of them may have together.
+
+    Raises:
+        XetError: xet.shard, xet.block, xet.digest.
+        DomainError: request.too_large, quota.exceeded, and what `require_push` raises.
+    """
+    total = sum(file.size for file in files)
+    if total > largest:
+        raise DomainError("request.too_large", what="the upload", size=total, limit=largest)
+    names = sorted({term.block for file in files for term in file.terms()})
+    with opened.write() as uow:
+        require_push(principal, repository)
+        found = _blocks(uow, repository, session, names)
+        # The blocks make room for the files that they hold.
+        account, freed = open_account(uow, owner_of(repository), "bytes"), 0
+        for row in found.values():
+            freed, row.charged = freed + row.charged, 0
+        uow.session.flush()
+        account.charge(bytes=total)
+    reader = _Blocks(opened.tools, {name: str(row.staged) for name, row in found.items()})
+    for file in files:
+        reader.check(file)
+    for file in files:
+        with opened.read() as uow:
+            if objects.named(uow, repository, file.sha256, file.size):
+                continue
+        upload = new_upload()
+        try:
+            _stage(opened.tools, upload, file, reader)
+            with opened.write() as uow:
+                objects.keep(uow, principal, repository, file.sha256, file.size, upload)
+        except BaseException:
+            opened.tools.blobs.discard(upload)
+            raise
+
+
+def _blocks(uow: UnitOfWork, repository: Repository, session: str, names: Sequence[str]) -> Mapping[str, PushedObject]:
+    found = dict[str, PushedObject]()
+    for start in range(0, len(names), 500):  # as many as a statement may name everywhere
+        found |= rows.blocks(uow.session, repository.full_name, session, names[start : start + 500])
+    missing = next((name for name in names if name not in found), None)
+    if missing:
+        raise XetError("xet.shard", reason=f"the block {missing} was not sent in this session")
+    return found
+
+
+class _Blocks:
+    """The blocks of a session, opened as they are asked for.
+
+    Args:
+        tools: where they are staged.
+        uploads: under which upload, by name.
+    """
+
+    def __init__(self, tools: Tools, uploads: Mapping[str, str]) -> None:
+        self._tools, self._uploads = tools, uploads
+        self._block = lru_cache(OPEN_BLOCKS)(self._read_headers)
+
+    def check(self, file: ShardFile) -> None:
+        """Raises `XetError` where a file's terms are not what the blocks have."""
+        for term in file.terms():
+            held = self._block(term.block).size(term.start, term.stop)
+            if held != term.size:
+                reason = f"chunks {term.start} to {term.stop} of block {term.block} hold {held} bytes, not {term.size}"
+                raise XetError("xet.shard", reason=reason)
+
+    def chunks(self, file: ShardFile) -> Iterator[bytes]:
+        """The bytes of a file that was checked, in order."""
+        for term in file.terms():
+            with closing(self._tools.blobs.staged(self._uploads[term.block], PUSHED)) as source:
+                yield from self._block(term.block).chunks(_reads(source), term.start, term.stop)
+
+    def _read_headers(self, name: str) -> Block:
+        with closing(self._tools.blobs.staged(self._uploads[name], HEADERS)) as source:
+            return Block(name, bytes(read_range(source, "", 0, source.size(""))))
+
+
+def _reads(source: Source) -> Callable[[int, int], bytes]:
+    return lambda offset, length: bytes(read_range(source, "", offset, length))
+
+
+def _stage(tools: Tools, upload: str, file: ShardFile, reader: _Blocks) -> None:
+    hashed, held, offset = hashlib.sha256(), bytearray(), 0
+    for chunk in reader.chunks(file):
+        hashed.update(chunk)
+        held += chunk
+        if len(held) >= tools.blobs.write_bytes:
+            offset = tools.blobs.append(upload, PUSHED, offset, bytes(held))
+            held.clear()
+    tools.blobs.append(upload, PUSHED, offset, bytes(held))
+    if hashed.hexdigest() != file.sha256:
+        raise XetError("xet.digest", actual=hashed.hexdigest(), expected=file.sha256)

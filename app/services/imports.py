@@ -1,0 +1,308 @@
+"""Imports: patches brought in from an upstream, one job for each; what their base is called there tells their family here."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from app.db import imports as rows
+from app.db import patches as patch_rows
+from app.db.base import clock, now
+from app.db.imports import Import
+from app.db.jobs import Claim, still_ours
+from app.domain.errors import DomainError
+from app.domain.ids import new_id
+from app.domain.names import MAX_REPOSITORY, UNKNOWN, check_owner, check_patch, check_revision, patch_name_of
+from app.domain.principal import INSTALLATION, Principal
+from app.domain.states import move
+from app.domain.upstreams import Reference
+from app.services import base_names, patches, uploads, upstreams
+from app.services.quotas import room
+from app.services.releases import crashed
+from app.services.uow import UnitOfWork
+from app.services.uploads import AnnouncedFile
+
+IMPORT = "import"
+MAX_AT_ONCE = 500
+
+Begin = Callable[[], AbstractContextManager[UnitOfWork]]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What somebody wants imported.
+
+    Attributes:
+        owner: of the patches; the caller's own where nothing is said.
+        trained_on: a release, or "unknown"; None: what the name of the base says.
+        name: of the patch, where it is one; otherwise it is made of the repository's.
+    """
+
+    sources: tuple[str, ...]
+    owner: str | None = None
+    trained_on: str | None = None
+    name: str | None = None
+
+
+def look_up(read: Begin, principal: Principal, wish: Wish) -> list[Reference]:
+    """The repositories that are meant, each once; asks the upstream for those of a whole organisation.
+
+    Args:
+        read: opens a unit of work that reads; none is open while an upstream is waited for.
+
+    Raises:
+        DomainError: token.scope, request.name, upstream.*, import.name, import.too_many, secret.*, outgoing.*.
+    """
+    from app.clients.hub import HubClient  # noqa: PLC0415  httpx, which a registry without upstreams never needs
+
+    principal.require_publish(wish.owner or principal.owner)
+    if wish.trained_on not in (None, UNKNOWN):
+        check_revision(str(wish.trained_on), "a release")
+    found = dict[Reference, None]()
+    for reference in [Reference.parse(source) for source in wish.sources]:
+        with read() as uow:
+            upstreams.require_usable(uow, principal, reference.upstream)
+            hub = upstreams.hub(uow, reference.upstream) if reference.organisation else None
+        if hub is None:
+            found[reference] = None
+            continue
+        for repository in HubClient(hub).adapters(str(reference.organisation)):
+            found[Reference.parse(f"{reference.upstream}:{repository}@{reference.revision}")] = None
+    if len(found) > MAX_AT_ONCE:
+        raise DomainError("import.too_many", count=len(found), limit=MAX_AT_ONCE)
+    if wish.name and len(found) != 1:
+        raise DomainError("import.name", count=len(found))
+    return list(found)
+
+
+def request(uow: UnitOfWork, principal: Principal, wish: Wish, found: Sequence[Reference]) -> tuple[str, list[Import]]:
+    """Starts the import of repositories; the batch that they are listed by, and one row for each.
+
+    Raises:
+        DomainError: token.scope; request.name, where one is asked for: of several, those that cannot be a patch are refused.
+    """
+    owner = wish.owner or principal.owner
+    principal.require_publish(owner)
+    check_owner(owner)
+    batch, made = new_id("bat"), list[Import]()
+    for ident, reference in zip(sorted(new_id("imp") for _ in found), found, strict=True):  # listed in the order of the wish
+        name = wish.name or patch_name_of(reference.repository)
+        problem = _misnamed(owner, name)
+        if problem and len(found) == 1:
+            raise problem
+        made.append(
+            Import(
+                id=ident, created_at=now(), batch=batch, owner=owner, name=name[:MAX_REPOSITORY], named=wish.name is not None,
+                upstream=reference.upstream, repository=reference.repository, revision=reference.revision, commit=None,
+                trained_on=wish.trained_on, asked_by=_written(principal), state="refused" if problem else "queued", attempt=1,
+                version_id=None, facts=None, problem=problem.to_problem() if problem else None, version=None,
+                finished_at=clock(uow.session) if problem else None,
+            )
+        )  # fmt: skip
+    uow.session.add_all(made)
+    uow.session.flush()
+    for row in (row for row in made if row.state == "queued"):
+        uow.tools.jobs.enqueue(uow.session, job_of(row), IMPORT, row.id)
+    uow.event("import.requested", principal, owner, batch, sources=list(wish.sources)[:20], count=len(made))
+    return batch, made
+
+
+def again(uow: UnitOfWork, principal: Principal, ident: str) -> str:
+    """Starts the next attempt after one that was refused or cancelled; the job."""
+    row = get(uow, principal, ident)
+    principal.require_publish(row.owner)
+    upstreams.require_usable(uow, principal, row.upstream)
+    uow.lock(row)
+    row.state = move("import", row.state, "queued")
+    row.attempt, row.problem, row.finished_at, row.asked_by = row.attempt + 1, None, None, _written(principal)
+    row.row_version += 1
+    uow.tools.jobs.enqueue(uow.session, job_of(row), IMPORT, row.id)
+    return job_of(row)
+
+
+def job_of(row: Import) -> str:
+    """Deterministic: one job for each attempt."""
+    return f"{row.owner}:{IMPORT}:{row.id}-{row.attempt}"
+
+
+def get(uow: UnitOfWork, principal: Principal, ident: str) -> Import:
+    """An import that the principal may read; others do not exist for it."""
+    row = rows.get(uow.session, ident)
+    if row is None or not principal.can_read(row.owner):
+        raise DomainError("import.unknown", ident=ident[:60])
+    return row
+
+
+def list_page(
+    uow: UnitOfWork, principal: Principal, batch: str | None, state: str | None, after: str | None, limit: int
+) -> Sequence[Import]:
+    """Those of the principal's owner, newest first; an admin sees all."""
+    return rows.list_page(uow.session, None if principal.is_admin else principal.owner, batch, state, after, limit)
+
+
+def order(uow: UnitOfWork, ident: str) -> dict[str, Any] | None:
+    """What the child process has to do; None when there is nothing to do any more.
+
+    It holds the upstream's token: it goes to the job's process, and is kept nowhere.
+    """
+    row = _locked(uow, ident)
+    if row is None or row.state not in rows.UNFINISHED:
+        return None
+    if row.state == "queued":
+        row.state = move("import", row.state, "running")
+        row.row_version += 1
+    known = {
+        found.commit for found in rows.settled(uow.session, row.owner, row.upstream, row.repository) if _is_there(found, row)
+    }
+    limits, bytes_room = uow.tools.limits, room(uow, row.owner, "bytes")
+    return {
+        "hub": upstreams.hub(uow, row.upstream).to_dict(), "repository": row.repository, "revision": row.revision,
+        "known": sorted(commit for commit in known if commit), "store": uow.tools.blobs.where(), "upload": _staging(row),
+        "max_bytes": limits.patch_bytes, "max_files": limits.patch_files,
+        "quota": {"owner": row.owner, "used": bytes_room[0], "limit": bytes_room[1]} if bytes_room else None,
+    }  # fmt: skip
+
+
+def record(uow: UnitOfWork, ident: str, job: str, held: Claim, result: dict[str, Any]) -> None:
+    """Publishes what the job brought, by the steps of any upload; fails when the job was lost meanwhile.
+
+    Raises:
+        DomainError: job.lost; import.base, import.release, import.taken, blob.missing, and what creating a patch and publishing
+            a version raise: nothing is made then.
+        CoreError: it is no patch that can be added to what it was trained on.
+    """
+    if not still_ours(uow.session, job, held):
+        raise DomainError("job.lost", job=job)
+    row = _locked(uow, ident)
+    if row is None or row.state != "running":
+        return
+    row.commit = result["commit"]
+    settled = rows.settled(uow.session, row.owner, row.upstream, row.repository)
+    same = next((found for found in settled if found.commit == row.commit and _is_there(found, row)), None)
+    if result["files"] is None and same is None:
+        raise DomainError("job.crashed", reason="what it found here is gone")
+    if same is not None:
+        row.version_id, row.facts, state = same.version_id, same.facts, "present"
+    else:
+        state = _publish(uow, row, result)
+    _finish(uow, row, state)
+    uow.after_commit(lambda: uow.tools.blobs.discard(_staging(row)))
+    who = Principal(INSTALLATION, frozenset({"admin"}), job)
+    where = {"upstream": row.upstream, "repository": row.repository, "commit": row.commit}
+    uow.event(f"import.{state}", who, row.owner, row.patch, **where)
+
+
+def record_refused(uow: UnitOfWork, ident: str, problem: dict[str, Any]) -> None:
+    """Marks it as refused (or cancelled), with the reason in the language of all errors."""
+    row = _locked(uow, ident)
+    if row is None or row.state not in rows.UNFINISHED:
+        return
+    _finish(uow, row, "cancelled" if problem["code"] == "job.cancelled" else "refused")
+    row.problem = problem
+    worker = Principal(INSTALLATION, frozenset({"admin"}), job_of(row))
+    uow.event(f"import.{row.state}", worker, row.owner, row.patch, code=problem["code"], repository=row.repository)
+
+
+def reconcile(uow: UnitOfWork) -> int:
+    """Marks those as refused whose job ended without a word (given up after too many crashes); returns how many."""
+    count = 0
+    for row in rows.unfinished(uow.session, uow.tools.limits.page):
+        problem = crashed(uow, job_of(row))
+        if problem:
+            record_refused(uow, row.id, problem)
+            count += 1
+    return count
+
+
+def give_up(uow: UnitOfWork, ident: str, job: str, problem: dict[str, Any]) -> None:
+    """The same for one job, unless another attempt was begun since."""
+    row = rows.get(uow.session, ident)
+    if row is not None and job_of(row) == job:
+        record_refused(uow, ident, problem)
+
+
+def _publish(uow: UnitOfWork, row: Import, result: dict[str, Any]) -> str:
+    """Makes a version of the files that were brought; the state that the import ends in."""
+    principal, base, revision = _asker(row), result["base_model"], result["base_revision"]
+    found = base_names.find(uow, principal, base, revision)
+    if found is None:
+        raise DomainError("import.base", repository=row.repository, base=(base or "")[:200])
+    trained_on = row.trained_on or (found.release.name if found.release else None)
+    if trained_on is None:
+        raise DomainError("import.release", repository=row.repository, base=(base or "")[:200], family=found.family.name)
+    _require_own(uow, row)
+    patches.create(uow, principal, row.owner, row.name, found.family.name)
+    uow.names_bytes()
+    for file in result["files"]:
+        if uow.tools.blobs.size(file["sha256"]) != file["size"]:
+            raise DomainError("blob.missing", digest=file["sha256"])
+    # They were hashed by the job, out of what this owner's upstream sent: see `app.jobs.pull`.
+    announced = [AnnouncedFile(f["path"], f["size"], f["sha256"], kept=True) for f in result["files"]]
+    version, is_new = uploads.draft(uow, principal, row.owner, row.name, trained_on, announced)
+    if is_new:
+        version.dropped = sorted(result["dropped"])[: uow.tools.limits.patch_files]
+        # The job has read all values already; here only headers are.
+        version = uploads.publish(uow, principal, version.id, uploads.facts_of(uow, version, read_values=False))
+    row.version_id = version.id
+    row.facts = {
+        "base_model": base, "family": found.family.name, "trained_on": trained_on, "bytes": version.total_bytes,
+        "dropped": list(result["dropped"])[:100],
+    }  # fmt: skip
+    uow.session.flush()
+    return "imported" if is_new else "present"
+
+
+def _misnamed(owner: str, name: str) -> DomainError | None:
+    try:
+        check_patch(owner, name)
+    except DomainError as error:
+        return error
+    return None
+
+
+def _require_own(uow: UnitOfWork, row: Import) -> None:
+    """Raises `DomainError` (import.taken) where a name that nobody chose is that of a patch from somewhere else."""
+    patch = patch_rows.by_name(uow.session, row.owner, row.name)
+    if patch is None or row.named:
+        return
+    if (row.upstream, row.repository) not in rows.origins(uow.session, row.owner, row.name):
+        raise DomainError("import.taken", patch=row.patch, repository=row.repository)
+
+
+def _is_there(found: Import, row: Import) -> bool:
+    """Whether what an import became can still be taken for the outcome of another one."""
+    version = found.version
+    if version is None or version.state != "published" or found.name != row.name:
+        return False
+    return row.trained_on is None or bool(found.facts and found.facts["trained_on"] == row.trained_on)
+
+
+def _locked(uow: UnitOfWork, ident: str) -> Import | None:
+    """An import as it is now: somebody may just cancel it."""
+    row = rows.get(uow.session, ident)
+    if row is not None:
+        uow.lock(row)
+    return row
+
+
+def _finish(uow: UnitOfWork, row: Import, state: str) -> None:
+    row.state = move("import", row.state, state)
+    row.finished_at = clock(uow.session)
+    row.row_version += 1
+
+
+def _staging(row: Import) -> str:
+    return f"pull-{row.id}"
+
+
+def _written(principal: Principal) -> dict[str, Any]:
+    return {
+        "owner": principal.owner, "scopes": sorted(principal.scopes), "token": principal.token, "address": principal.address,
+        "request": principal.request,
+    }  # fmt: skip
+
+
+def _asker(row: Import) -> Principal:
+    """Whoever asked for it, with the rights of that moment: what is published is published by them."""
+    said = row.asked_by
+    return Principal(said["owner"], frozenset(said["scopes"]), said["token"], said["address"], said["request"])

@@ -1,0 +1,102 @@
+"""Ingestion: the job that reads a release, from its order to its record."""
+
+import secrets
+from typing import Any
+
+from app.core.manifest import Manifest
+from app.db import pulls
+from app.db import releases as rows
+from app.db.base import now
+from app.db.jobs import Claim, claim, still_ours
+from app.db.pushes import Push
+from app.db.releases import Release
+from app.domain.errors import DomainError
+from app.domain.principal import INSTALLATION, Principal
+from app.domain.states import move
+from app.services import objects, releases, sources
+from app.services.sources import PUSHED
+from app.services.uow import UnitOfWork
+
+MANIFEST_FILE = "manifest.json"
+
+
+def order(uow: UnitOfWork, release_id: str) -> dict[str, Any] | None:
+    """What the ingestion's child process has to do; None when there is nothing to do any more."""
+    release = rows.get(uow.session, release_id)
+    if release is None or release.state != "ingesting":
+        return None
+    # A name of its own for every run: one that was lost to another worker may still be writing.
+    run = f"{release.id}-{secrets.token_hex(4)}"
+    return {
+        "run": run,
+        "source": sources.order_of(uow, release),
+        "roots": [str(r) for r in uow.tools.allowed_roots],
+        "sink": uow.tools.blobs.sink(run),
+        "copy": release.copied and not sources.lies_here(release),
+        "copied": release.copied,
+    }
+
+
+def keep(uow: UnitOfWork, result: dict[str, Any]) -> Manifest:
+    """Takes what a job found into the store, where nothing names it yet; again, it looks whether it is there.
+
+    Apart from `record` because it can take long where the store is far away, and no row must be locked meanwhile.
+
+    Raises:
+        DomainError: blob.missing, when it wrote no such file.
+    """
+    uow.names_bytes()
+    blobs, run, digest = uow.tools.blobs, str(result["run"]), str(result["manifest_sha256"])
+    blobs.adopt(run, {MANIFEST_FILE: digest})
+    manifest = uow.tools.library.read_manifest(digest)
+    if result["copied"] and not result["stored"]:
+        blobs.adopt(run, {f"files/{path}": sha256 for path, sha256 in manifest.file_digests.items()})
+    return manifest
+
+
+def record(uow: UnitOfWork, release_id: str, job: str, held: Claim, result: dict[str, Any]) -> None:
+    """Makes a release ready with what its job found; fails when the job was lost meanwhile.
+
+    Raises:
+        DomainError: job.lost.
+    """
+    if claim(uow.session, job, held.executor) != held:
+        raise DomainError("job.lost", job=job)
+    # Before any row is locked: others should not wait for a store. What was kept before is only looked for.
+    manifest = keep(uow, result)
+    if not still_ours(uow.session, job, held):
+        raise DomainError("job.lost", job=job)
+    release = releases.still_ingesting(uow, release_id)
+    if release is None:
+        return
+    blobs, run = uow.tools.blobs, str(result["run"])
+    release.manifest = result["manifest_sha256"]
+    uow.after_commit(lambda: blobs.discard(run))
+    if release.origin:
+        staging = sources.staging_of(release)
+        pulls.forget(uow.session, release.id)
+        uow.after_commit(lambda: blobs.discard(staging))
+    if release.source.startswith(PUSHED):
+        _end_push(uow, release)
+    release.stats = None if release.copied else result["stats"]
+    release.total_bytes = manifest.total_bytes
+    release.summary = result["summary"]
+    release.state = move("release", release.state, "ready")
+    release.ready_at = now()
+    releases.touch(release)
+    worker = Principal(INSTALLATION, frozenset({"admin"}), job)
+    facts = {"manifest": release.manifest, "bytes": release.total_bytes}
+    uow.family_event("release.ready", worker, release.family.name, release.name, **facts)
+
+
+def _end_push(uow: UnitOfWork, release: Release) -> None:
+    """What was pushed is the release's from now on."""
+    push = uow.session.get(Push, release.source.removeprefix(PUSHED))
+    if push:
+        objects.forget(uow, [file["object"] for file in push.files])
+        uow.session.delete(push)
+
+
+def clear(uow: UnitOfWork, order: dict[str, Any]) -> None:
+    """Drops what a run staged that ended without a result."""
+    uow.tools.blobs.discard(order["run"])

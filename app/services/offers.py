@@ -1,0 +1,110 @@
+"""What a client is told before it pushes: how each file is to be sent, which it need not send, and which belong to no patch."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from app.core.adapter import WEIGHTS_FILE
+from app.core.checkpoint import CODE, FOREIGN_WEIGHTS
+from app.core.patch import KEPT_FILES, PICKLED_WEIGHTS
+from app.domain.errors import DomainError
+from app.domain.principal import Principal
+from app.domain.repositories import MAIN, Repository
+from app.services import base_pushes, pushes
+from app.services.objects import owner_of, require_push
+from app.services.pushes import REGULAR_BYTES, Files
+from app.services.quotas import require_room
+from app.services.uow import UnitOfWork
+
+Mode = Literal["lfs", "regular"]
+SAFETENSORS = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """How a file is to be sent.
+
+    Attributes:
+        oid: of what is there under its name now: sha256 where it is sent by LFS, else git's blob id; None where it is another
+            mode's, or nothing. Clients leave out what has not changed.
+    """
+
+    path: str
+    mode: Mode
+    ignored: bool
+    oid: str | None
+
+
+def offer(
+    uow: UnitOfWork, principal: Principal, repository: Repository, revision: str, announced: Mapping[str, int]
+) -> list[Offer]:
+    """How files are to be sent that a client wants to push, by path and size in bytes.
+
+    Raises:
+        DomainError: hub.repository, push.revision, push.base_revision, push.released, request.too_large, quota.exceeded,
+            token.scope.
+        AdapterError: adapter.pickle.
+    """
+    require_target(uow, principal, repository, revision)
+    pushes.require_no_pickle(repository, announced, held(uow, repository, revision))
+    # Of the newest version, not of a draft: a client that found all of it unchanged would make no commit, and end nothing.
+    files = pushes.published(uow, repository)[1] if repository.kind == "patch" else {}
+    wanted = {path: size for path, size in announced.items() if belongs(repository, path)}
+    if repository.kind == "patch" and sum(wanted.values()) > uow.tools.limits.patch_bytes:
+        limit = uow.tools.limits.patch_bytes
+        raise DomainError("request.too_large", what="the patch", size=sum(wanted.values()), limit=limit)
+    # Said here, because clients show nothing of what is answered to the bytes themselves.
+    more = sum(size for path, size in wanted.items() if path not in files or files[path]["size"] != size)
+    require_room(uow, owner_of(repository), bytes=more)
+    return [_offer(uow, repository, files.get(path), path, size) for path, size in announced.items()]
+
+
+def require_target(uow: UnitOfWork, principal: Principal, repository: Repository, revision: str) -> None:
+    """Raises `DomainError` unless this revision of a repository can be pushed to: main of a patch, a new release of a base."""
+    require_push(principal, repository)
+    if repository.kind == "base":
+        base_pushes.require_new(uow, principal, repository, revision)
+        return
+    pushes.require_known(uow, principal, repository)
+    if revision != MAIN:
+        raise DomainError("push.revision", repository=repository.full_name, revision=revision[:100])
+
+
+def held(uow: UnitOfWork, repository: Repository, revision: str) -> Files:
+    """What the repository has, for whoever pushes to it."""
+    if repository.kind == "base":
+        return base_pushes.files_of(uow, repository, revision)
+    return pushes.files_of(uow, repository)
+
+
+def has_draft(uow: UnitOfWork, repository: Repository) -> bool:
+    """Whether something is remembered of a patch's repository that is no version."""
+    return pushes.find(uow, repository) is not None
+
+
+def belongs(repository: Repository, path: str) -> bool:
+    """Whether a file is part of what is pushed. Pickled weights are, so that they are refused and not left out silently."""
+    if repository.kind == "patch":
+        return path in KEPT_FILES or path in PICKLED_WEIGHTS
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or {"..", "."} & set(path.split("/")) or any(part.startswith(".") for part in pure.parts):
+        return False
+    return pure.suffix == SAFETENSORS or pure.suffix not in FOREIGN_WEIGHTS | CODE
+
+
+def _offer(uow: UnitOfWork, repository: Repository, file: dict[str, Any] | None, path: str, size: int) -> Offer:
+    mode: Mode = "lfs" if path.endswith(SAFETENSORS) or path == WEIGHTS_FILE or size > REGULAR_BYTES else "regular"
+    if not belongs(repository, path):
+        return Offer(path, mode, True, None)
+    if file is None or (mode == "regular" and file["size"] > REGULAR_BYTES):
+        return Offer(path, mode, False, None)
+    return Offer(path, mode, False, file["sha256"] if mode == "lfs" else _git_blob(uow, file))
+
+
+def _git_blob(uow: UnitOfWork, file: dict[str, Any]) -> str:
+    """What git calls a file: sha1 over its kind, its size and its bytes."""
+    hashed = hashlib.sha1(f"blob {file['size']}\0".encode(), usedforsecurity=False)
+    hashed.update(pushes.read_small(uow, file, REGULAR_BYTES))
+    return hashed.hexdigest()

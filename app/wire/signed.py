@@ -1,0 +1,58 @@
+"""Who sends bytes by leave that we signed, where clients send none of our tokens: one upload, one repository, for an hour.
+
+What was signed names the token that asked for it, so that it counts, and stands in the audit trail, as that token's.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Query, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials
+
+from app.db.base import clock
+from app.domain.principal import Principal
+from app.domain.signing import UPLOAD_SECONDS, read_claims, sign_claims
+from app.services.backend import Backend
+from app.services.uow import UnitOfWork
+from app.wire.deps import BackendDep, bearer, charge, origin_of, refusals_counted
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Who sends, and what they may: the claims that were signed."""
+
+    principal: Principal
+    claims: dict[str, Any]
+
+
+def sign(uow: UnitOfWork, principal: Principal, **claims: Any) -> tuple[str, int]:
+    """Leave for a principal to send something, and until when, in seconds since 1970."""
+    expires = int(clock(uow.session).timestamp()) + UPLOAD_SECONDS
+    whose = {"owner": principal.owner, "scopes": sorted(principal.scopes), "token": principal.token, "exp": expires}
+    return sign_claims(uow.tools.secret_keys[0], {**whose, **claims}), expires
+
+
+def get_sender(
+    request: Request, backend: BackendDep, signature: Annotated[str, Query(alias="signed", max_length=2000)] = ""
+) -> Sender:  # fmt: skip
+    """Who sends to an address that we signed."""
+    return _believed(request, backend, signature)
+
+
+def get_bearer(
+    request: Request, backend: BackendDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
+) -> Sender:
+    """Who sends with a token that we signed."""
+    return _believed(request, backend, credentials.credentials if credentials else "")
+
+
+SenderDep = Annotated[Sender, Depends(get_sender)]
+BearerDep = Annotated[Sender, Depends(get_bearer)]
+
+
+def _believed(request: Request, backend: Backend, text: str) -> Sender:
+    with refusals_counted(request, backend), backend.read() as uow:
+        claims = read_claims(uow.tools.secret_keys, text, clock(uow.session).timestamp())
+    principal = Principal(claims["owner"], frozenset(claims["scopes"]), claims["token"], *origin_of(request))
+    charge(request, backend, principal)
+    return Sender(principal, claims)
