@@ -1,6 +1,7 @@
 """How routes of the Hub protocol answer: errors with the two headers from which its clients decide, never from the body."""
 
 import json
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -22,6 +23,9 @@ NOT_FOUND = {
 # Clients take a 401 with these very words for a bad token, and any other for a repository that is not there.
 BAD_TOKEN = "Invalid credentials in Authorization header"  # noqa: S105
 MESSAGE_LENGTH = 1000
+# huggingface_hub takes 503 to a GET for the end since 1.0, and comes back five times at 429; before, it was the other way round.
+_COMES_BACK_AT_429 = re.compile(r"\bhf_hub/[1-9]")
+COME_BACK_SECONDS = "10"
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -59,6 +63,8 @@ def in_hub_words(request: Request, refusal: Response) -> Response:
     headers |= getattr(request.state, "said", {})  # what the route had found out before it refused
     # What is not there is 404 here, also where another surface calls it a conflict (a release that is not ready yet).
     status = 404 if code and refusal.status_code == 409 else refusal.status_code
+    if status == 503 and request.method == "GET" and _COMES_BACK_AT_429.search(request.headers.get("user-agent", "")):
+        status, headers["retry-after"] = 429, COME_BACK_SECONDS  # the name as it stands there already
     return Response(json.dumps({**body, "status": status, "error": message}), status, headers)
 
 

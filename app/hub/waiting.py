@@ -1,7 +1,7 @@
 """Waiting for a place to read a merged model.
 
-A client that meets no free place is told 503, and takes that for the end where it asked by GET. It waits ten seconds for a first
-byte, so nearly as long it waits here: in the order of coming, without a thread, and only the first in line asks again.
+A client that is sent away comes back five times at most, and some not at all. It waits ten seconds for a first byte, so nearly as
+long it waits here: in the order of coming, without a thread, and only the first in line asks again.
 """
 
 import asyncio

@@ -92,11 +92,18 @@ def test_a_read_waits_for_a_place(place: tuple[Service, Hub]) -> None:
     holder.join()
 
 
-def test_a_place_that_never_comes(place: tuple[Service, Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("agent", "status", "seconds"), [
+    ("unknown/None; hf_hub/2.4.0; python/3.11", 429, "10"), ("transformers/5; hf_hub/1.33.0", 429, "10"),
+    ("unknown/None; hf_hub/0.36.2; python/3.11", 503, "2"), ("curl/8", 503, "2"),
+])  # fmt: skip
+def test_a_place_that_never_comes(
+    place: tuple[Service, Hub], monkeypatch: pytest.MonkeyPatch, agent: str, status: int, seconds: str
+) -> None:
+    """Each client is told in the one way that brings it back."""
     service, hub = place
     shard = shard_of(hub)
     monkeypatch.setattr("app.hub.waiting.PATIENCE_SECONDS", 0.3)
     with service.runtime.merged_read("acme"):
-        got = hub.file("acme/tone.merged", "main", shard)
-    assert (got.status_code, got.json()["code"]) == (503, "server.busy")
-    assert got.headers["Retry-After"] == "2"
+        got = hub.file("acme/tone.merged", "main", shard, headers={"User-Agent": agent})
+    assert (got.status_code, got.json()["status"], got.json()["code"]) == (status, status, "server.busy")
+    assert got.headers["Retry-After"] == seconds
