@@ -14,7 +14,7 @@ TORCH = "torch==2.13.0"
 UNDER_TORCH = ("filelock", "typing-extensions", "sympy", "networkx", "jinja2", "fsspec", "numpy", "setuptools")
 ENVIRONMENTS = {
     "hub-0.36": ("huggingface_hub==0.36.2", "transformers==4.57.6", "peft==0.17.1"),
-    "hub-1.33": ("huggingface_hub==1.33.0", "transformers==5.17.0", "peft==0.21.2"),
+    "hub-1.33": ("huggingface_hub==1.33.0", "transformers==5.23.0", "peft==0.21.2"),
     "hub-2.4": ("huggingface_hub==2.4.0", "transformers==5.23.0", "peft==0.21.2"),
 }
 DONE = ".complete"

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
-from app.db import imports, materialisations, patches, ports, pulls, releases
+from app.db import commits, imports, materialisations, patches, ports, pulls, releases
 from app.services.erasure import Looked
 from app.services.fsck import places, rows, stored
 from app.services.fsck.places import Targets
@@ -56,6 +56,7 @@ RELEASES = _Noun(
 VERSIONS = _Noun("versions", patches.count_versions, patches.all_versions, patches.version)
 ALIASES = _Noun("aliases", patches.count_aliases, patches.all_aliases, patches.get_alias)
 PORTS = _Noun("ports", ports.count, ports.everything, ports.get)
+COMMITS = _Noun("commits", commits.count, commits.everything, commits.get)
 MATERIALISATIONS = _Noun("materialisations", materialisations.count, materialisations.everything, materialisations.get)
 IMPORTS = _Noun("imports", imports.count, imports.everything, imports.get)
 
@@ -97,6 +98,7 @@ def check(opened: Looked, quick: bool, tell: Tell) -> Iterator[Found]:
         yield from _walk(opened, VERSIONS, version, tell)
         yield from _walk(opened, ALIASES, lambda row: rows.alias(tools, row), tell)
         yield from _walk(opened, PORTS, lambda row: rows.port(tools, row), tell)
+        yield from _walk(opened, COMMITS, rows.commit, tell)
         yield from _walk(opened, MATERIALISATIONS, materialisation, tell)
         yield from _walk(opened, IMPORTS, lambda row: rows.import_(tools, row), tell)
         yield from _bytes(opened, scratch, quick, tell)
