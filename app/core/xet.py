@@ -14,8 +14,9 @@ from itertools import accumulate
 
 from app.core.errors import XetError
 
-MAX_BLOCK_BYTES = 64 * 2**20
 MAX_CHUNKS = 8192
+# 64 MiB of chunks, as clients count; their headers, and a footer that says it all again, come on top of that.
+MAX_BLOCK_BYTES = 64 * 2**20 + 64 * MAX_CHUNKS
 MAX_CHUNK_BYTES = 128 * 2**10
 MAX_SHARD_BYTES = 64 * 2**20
 MAX_FILES = 10_000

@@ -17,7 +17,7 @@ NOT_FOUND = {
     "hub.revision": REVISION, "release.unknown": REVISION, "release.not_ready": REVISION, "release.yanked": REVISION,
     "version.unknown": REVISION, "version.none": REVISION, "version.yanked": REVISION, "version.purged": REVISION,
     "alias.unknown": REVISION, "port.none": REVISION, "port.unknown": REVISION, "port.not_ready": REVISION,
-    "hub.entry": ENTRY, "version.file": ENTRY, "output.unknown_file": ENTRY,
+    "hub.entry": ENTRY, "upload.unknown": ENTRY, "version.file": ENTRY, "output.unknown_file": ENTRY,
 }  # fmt: skip
 # Clients take a 401 with these very words for a bad token, and any other for a repository that is not there.
 BAD_TOKEN = "Invalid credentials in Authorization header"  # noqa: S105

@@ -79,6 +79,11 @@ def held(uow: UnitOfWork, repository: Repository, revision: str) -> Files:
     return pushes.files_of(uow, repository)
 
 
+def has_draft(uow: UnitOfWork, repository: Repository) -> bool:
+    """Whether something is remembered of a patch's repository that is no version."""
+    return pushes.find(uow, repository) is not None
+
+
 def belongs(repository: Repository, path: str) -> bool:
     """Whether a file is part of what is pushed. Pickled weights are, so that they are refused and not left out silently."""
     if repository.kind == "patch":

@@ -177,13 +177,18 @@ def record(
 
 
 def note_dropped(uow: UnitOfWork, principal: Principal, repository: Repository, dropped: Sequence[str]) -> None:
-    """Remembers names of files that a client was told not to send, for the version that it is about to push."""
+    """Remembers names of files that a client was told not to send, for the version that it is about to push.
+
+    While nothing is committed, what was told before was told for a push that came to nothing.
+    """
     require_known(uow, principal, repository)
     push = find(uow, repository)
+    if push is None and not dropped:
+        return
     if push is None:
         open_account(uow, repository.owner, "drafts").charge(drafts=1)
         push = _begin(uow, repository, patch_of(uow, repository))
-    push.dropped = _joined(push.dropped, dropped)
+    push.dropped = _joined(push.dropped if push.files else (), dropped)
 
 
 def _joined(before: Sequence[str], more: Sequence[str]) -> list[str]:

@@ -16,7 +16,9 @@ REVISIONS = ["main", "1", "v1", "1@v1", "v1@1", "prod", "2", "v9", "0" * 40, "f"
 GOOD: dict[str, list[str]] = {
     "owner": ["acme", "base", "rival"], "name": ["tone", "tone.merged", "llama", "nope"], "revision": REVISIONS,
     "path": ["README.md", "config.json", "model.safetensors", "adapter_config.json", "adapter_model.safetensors", "", "docs/x"],
-    "rest": ["acme/tone", "acme/tone/tree/main"], "other": ["datasets", "spaces"],
+    "rest": ["acme/tone", "acme/tone/tree/main", "v2/shards", "v1/chunks/default/x"], "other": ["datasets", "spaces"],
+    "tag": ["prod", "1", "main"], "branch": ["main", "side", "v9"], "ident": ["obj_nope", "x"], "session": ["session-1", "x"],
+    "prefix": ["default"], "block": ["ab" * 32, "x"],
 }  # fmt: skip
 WORDS = st.one_of(
     st.sampled_from(NAMES), st.text(max_size=40), st.sampled_from(["a" * 300, "%2e%2e", "..%2f", "%00", "%ff", "%"])

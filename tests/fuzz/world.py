@@ -76,7 +76,7 @@ class World:
             return None
         assert answer.headers["content-type"] == PROBLEM, (answer.request, answer.text[:500])
         problem = answer.json()
-        assert set(problem) - {"error"} == {"type", "title", "status", "detail", "code", "remedy", "data"}
+        assert set(problem) - {"error", "url", "name", "id"} == {"type", "title", "status", "detail", "code", "remedy", "data"}
         assert problem["code"] in KNOWN, problem
         assert problem["status"] == answer.status_code
         if answer.status_code >= 500:

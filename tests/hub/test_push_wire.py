@@ -415,3 +415,82 @@ def test_a_base_in_parts(service: Service, models: Models) -> None:
     service.run_jobs()
     row = service.admin.get("/families/llama/releases/wrong").json()
     assert (row["state"], row["problem"]["code"]) == ("rejected", "checkpoint.architecture")
+
+
+def test_tags_are_of_patches(service: Service) -> None:
+    """Releases have names already."""
+    admin = Pusher(service, "base/llama", "acme", "admin", "read", "publish")
+    refused(admin("POST", "/api/models/base/llama/tag/v1", json={"tag": "x"}), 422, "push.tags")
+    refused(admin("DELETE", "/api/models/base/llama/tag/x"), 422, "push.tags")
+
+
+def test_what_was_published_before(pusher: Pusher, patch: dict[str, bytes]) -> None:
+    """Going back to the files of an older version makes no new one, and main does not move: it is said what to do."""
+    assert push(pusher, patch).status_code == 200
+    assert pusher.commit(file(CARD, b"# newer")).status_code == 200
+    assert "version 1" in refused(pusher.commit(file(CARD, patch[CARD])), 409, "push.older")
+    assert [v["number"] for v in pusher.versions()] == [2, 1]
+    assert pusher.commit(file(CARD, b"# newest")).status_code == 200
+
+
+def test_bytes_that_are_gone(service: Service, pusher: Pusher, patch: dict[str, bytes]) -> None:
+    """What a draft names was swept meanwhile: said so, and pushed again it goes through."""
+    assert pusher.commit(file(CONFIG, patch[CONFIG])).status_code == 200
+    pusher.send(patch[WEIGHTS])
+    config = next(f for f in _draft(service, pusher) if f["path"] == CONFIG)
+    service.execute("DELETE FROM pushed_objects WHERE id = :id", id=config["object"])
+    answer = pusher.commit(lfs(WEIGHTS, patch[WEIGHTS]))
+    assert answer.json()["code"] in ("push.lost", "blob.missing"), answer.text
+    assert push(pusher, patch).status_code == 200
+
+
+def _draft(service: Service, pusher: Pusher) -> list[dict[str, Any]]:
+    ((files,),) = service.rows("SELECT files FROM pushes WHERE repository = :name", name=pusher.repository)
+    return list(json.loads(files) if isinstance(files, str) else files)
+
+
+def test_leave_expires(service: Service, pusher: Pusher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its hour, an address and a token open nothing."""
+    from app.wire import signed
+
+    monkeypatch.setattr(signed, "UPLOAD_SECONDS", -5)
+    (asked,) = pusher.batch(b"late").json()["objects"]
+    refused(service.client.put(here(asked["actions"]["upload"]["href"]), content=b"late"), 401, "upload.expired")
+    refused(pusher.session().block("ab" * 32, b"x"), 401, "upload.expired")
+
+
+def test_shards_wait_their_turn(pusher: Pusher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more of them are put together at once than there are places; the others are told when to come back."""
+    import asyncio
+
+    from app.hub.routers import xet
+
+    monkeypatch.setattr(xet, "_turns", asyncio.BoundedSemaphore(1))
+    monkeypatch.setattr(xet, "WAIT_SECONDS", 0.05)
+    assert pusher.session().shard().status_code == 200
+    monkeypatch.setattr(xet, "_turns", asyncio.Semaphore(0))
+    answer = pusher.session().shard()
+    refused(answer, 503, "push.busy")
+    assert answer.headers["Retry-After"]
+
+
+def test_a_client_that_goes_away() -> None:
+    """What it began to send ends with a refusal that nobody hears, and not as if it were all."""
+    import asyncio
+
+    from starlette.requests import Request
+
+    from app.domain.errors import DomainError
+    from app.wire.bodies import pieces
+
+    messages = iter([{"type": "http.request", "body": b"abc", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def read() -> list[bytes]:
+        return [piece async for piece in pieces(Request({"type": "http"}, receive), 2)]
+
+    with pytest.raises(DomainError) as caught:
+        asyncio.run(read())
+    assert caught.value.code == "upload.broken"

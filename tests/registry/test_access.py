@@ -20,7 +20,8 @@ LOCAL = ("/metrics",)
 NOT_THERE = ("patch.unknown", "port.unknown", "upload.unknown", "job.unknown", "owner.unknown", "hub.repository")
 # Asked by POST, and change nothing.
 QUESTIONS = (
-    "/api/v1/ports/check", "/api/v1/ports/{port}/digest", "/api/models/{owner}/{name}/paths-info/{revision}", "/api/validate-yaml",
+    "/api/v1/ports/check", "/api/v1/ports/{port}/digest", "/api/validate-yaml",
+    "/api/models/{owner}/{name}/paths-info/{revision}",
 )  # fmt: skip
 # Opened by leave that we signed, and by no token: `tests/hub/test_push_wire.py`.
 SIGNED = {name.partition(" ")[2] for name, rule in HUB.items() if rule.scope == "signed"}

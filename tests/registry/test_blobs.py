@@ -70,6 +70,19 @@ def test_append_in_order(blobs: BlobStore) -> None:
     assert blobs.received("up", "1") == blobs.received("other", "0") == 0
 
 
+def test_staged_bytes_are_read_as_they_lie(blobs: BlobStore) -> None:
+    """In one piece or in several, from anywhere; not beyond their end; nothing where nothing arrived."""
+    content = bytes(range(256)) * 4
+    for start, stop in ((0, 300), (300, 301), (301, 1024)):
+        blobs.append("up", "0", start, content[start:stop])
+    with closing(blobs.staged("up", "0")) as source:
+        assert source.size("") == 1024
+        for offset, length in ((0, 1024), (0, 300), (299, 3), (300, 1), (1000, 24), (1024, 0), (5, 0)):
+            assert read_range(source, "", offset, length) == content[offset : offset + length]
+        with pytest.raises(CheckpointError):
+            read_range(source, "", 1000, 25)
+
+
 def test_nothing_is_visible_before_promotion(blobs: BlobStore) -> None:
     """Staged bytes have no size, are not listed and cannot be opened; promoted ones can."""
     digest = digest_of(b"abc")

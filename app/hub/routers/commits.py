@@ -39,14 +39,14 @@ async def preupload(
     body, repository = await parsed(request, FilesIn), parse_repository(owner, name)
     announced = {file.path: file.size for file in body.files}
 
-    def look() -> list[offers.Offer]:
+    def look() -> tuple[list[offers.Offer], bool]:
         with backend.read() as uow:
-            return offers.offer(uow, principal, repository, revision, announced)
+            return offers.offer(uow, principal, repository, revision, announced), offers.has_draft(uow, repository)
 
-    found = await run_in_threadpool(purges.again, look)
+    found, is_begun = await run_in_threadpool(purges.again, look)
     shown = [{"path": o.path, "uploadMode": o.mode, "shouldIgnore": o.ignored, "oid": o.oid} for o in found]
     dropped = [offer.path for offer in found if offer.ignored]
-    if dropped and repository.kind == "patch":
+    if repository.kind == "patch" and (dropped or is_begun):
         note = partial(pushes.note_dropped, principal=principal, repository=repository, dropped=dropped)
         await run_in_threadpool(settle, backend.write, note)
     return JSONResponse({"files": shown}, headers=left_out(repository.full_name, dropped))

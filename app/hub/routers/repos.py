@@ -6,7 +6,8 @@ from fastapi.responses import JSONResponse
 
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
-from app.domain.repositories import MAIN, Repository, parse_repository
+from app.domain.repositories import MAIN, Repository, parse_repository, unknown_revision
+from app.hub.answers import MESSAGE, in_a_header
 from app.hub.bodies import CardIn, CreateIn, TagIn, address, parsed, warning
 from app.hub.routing import hub_router
 from app.services import base_pushes, patches, pushes, repositories
@@ -16,6 +17,7 @@ from app.services.objects import require_push
 from app.services.repositories import Adapter
 from app.services.uow import UnitOfWork, settle
 from app.wire.deps import BackendDep, PrincipalDep
+from app.wire.problems import MEDIA_TYPE, body_of
 
 router = hub_router()
 
@@ -35,7 +37,8 @@ async def create(request: Request, backend: BackendDep, principal: PrincipalDep)
     answer = {"url": address(request, repository.full_name), "name": repository.full_name, "id": repository.full_name}
     if not is_new:
         refusal = DomainError("push.exists", repository=repository.full_name)
-        return JSONResponse({**answer, "error": str(refusal), "code": refusal.code}, 409)
+        refused = {**body_of(refusal, 409), **answer, "error": str(refusal)}  # clients take the address from it
+        return JSONResponse(refused, 409, {MESSAGE: in_a_header(str(refusal))}, MEDIA_TYPE)
     public = body.private is False or body.visibility == "public"
     said = "Patches are seen by their owner, and bases by whom their family is granted to; nothing is public here."
     return JSONResponse(answer, headers=warning("visibility", said) if public else {})
@@ -72,7 +75,7 @@ async def create_tag(
         thing = repositories.find(uow, principal, repository, revision)
         number = thing.version.number if isinstance(thing, Adapter) else None
         if number is None:
-            raise DomainError("version.none", patch=repository.full_name)
+            raise unknown_revision(repository, revision)
         if body.tag in patches.aliases(uow, patches.get(uow, principal, owner, name)):
             raise DomainError("push.tag_exists", repository=repository.full_name, tag=body.tag)
         patches.set_alias(uow, principal, owner, name, body.tag, str(number))
