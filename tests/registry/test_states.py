@@ -23,12 +23,17 @@ ALLOWED = {
         ("queued", "running"), ("queued", "failed"), ("queued", "cancelled"), ("running", "done"), ("running", "failed"),
         ("running", "cancelled"), ("failed", "queued"), ("cancelled", "queued"), ("done", "purged"),
     },
+    "import": {
+        ("queued", "running"), ("queued", "refused"), ("queued", "cancelled"), ("running", "imported"), ("running", "present"),
+        ("running", "refused"), ("running", "cancelled"), ("refused", "queued"), ("cancelled", "queued"),
+    },
 }  # fmt: skip
 STATES = {
     "release": {"ingesting", "ready", "rejected", "yanked"},
     "version": {"draft", "published", "discarded", "yanked", "purged"},
     "port": {"checking", "ready", "refused", "held", "retired", "purged"},
     "materialisation": {"queued", "running", "done", "failed", "cancelled", "purged"},
+    "import": {"queued", "running", "imported", "present", "refused", "cancelled"},
 }
 
 
