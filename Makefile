@@ -10,7 +10,7 @@ LOCKED := $(PIP) --no-deps --only-binary :all: --require-hashes
 TORCH := $(shell grep -o '^torch==[^ ]*' requirements/torch.txt)
 UV := uv==0.13.9
 
-.PHONY: quickstart test check lint audit sbom lock soak fuzz bench clean
+.PHONY: quickstart test check lint audit sbom lock soak fuzz clients bench clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/portllm quickstart $(QUICKSTART)
@@ -47,6 +47,12 @@ soak: $(VENV)/.installed-test
 # Generated hostile input for an hour, or as long as PORTLLM_FUZZ_SECONDS says.
 fuzz: $(VENV)/.installed-test
 	PORTLLM_FUZZ_SECONDS=$${PORTLLM_FUZZ_SECONDS:-3600} $(BIN)/python -m pytest tests/fuzz
+
+# Three versions of huggingface_hub, with transformers 4 and 5, in environments of their own. CLIENTS: where they are kept.
+CLIENTS ?= $(VENV)/clients
+clients: $(VENV)/.installed-test
+	TORCH_INDEX="$(TORCH_INDEX)" $(BIN)/python -m tests.clients_matrix.build $(CLIENTS)
+	PORTLLM_CLIENTS=$(abspath $(CLIENTS)) $(BIN)/python -m pytest tests/hub tests/clients_matrix
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m tests.benchmarks

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Index, String, UniqueConstraint, bindparam, delete, select
+from sqlalchemy import Index, String, UniqueConstraint, bindparam, delete, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.core.recipe import digest_of
-from app.db.base import Base, Identified
+from app.db.base import Base, Identified, page
 
 
 class Commit(Identified, Base):
@@ -65,3 +65,16 @@ def forget(session: Session, subjects: Sequence[str]) -> None:
     """Forgets what was written down about versions or ports."""
     for start in range(0, len(subjects), 100):
         session.execute(delete(Commit).where(Commit.subject.in_(subjects[start : start + 100])))
+
+
+def count(session: Session) -> int:
+    return session.scalar(select(func.count()).select_from(Commit)) or 0
+
+
+def everything(session: Session, after: str | None, limit: int) -> Sequence[Commit]:
+    """One page of all commits."""
+    return page(session, select(Commit), Commit, after, limit)
+
+
+def get(session: Session, ident: str) -> Commit | None:
+    return session.get(Commit, ident)

@@ -72,5 +72,5 @@ def test_only_the_unit_of_work_commits() -> None:
 
 def test_no_commit_and_no_session_in_the_surfaces() -> None:
     """Surfaces ask services; they never see a session."""
-    for path in (ROOT / "app" / "api").rglob("*.py"):
+    for path in (path for surface in ("api", "hub", "wire") for path in (ROOT / "app" / surface).rglob("*.py")):
         assert "session" not in path.read_text(), path

@@ -1,16 +1,19 @@
 """A running service with a family, a patch and its ports, as stock clients find it."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.hub.clients import Clients
 from tests.live.fixtures import models, service
+from tests.live.models import large_patch, large_release
 from tests.live.service import Service, invoke
 
-__all__ = ["models", "service", "shop"]
+__all__ = ["large", "models", "service", "shop"]
 
 FAMILY, PATCH = "hubllama", "hubacme/tone"
 
@@ -49,3 +52,33 @@ def shop(service: Service, models: Path) -> Shop:
     made = [portllm("token", "create", owner, "--role", "reader", "--json") for owner in ("hubacme", "hubrival")]
     tokens = [json.loads(token)["token"] for token in made]
     return Shop(service, models, *tokens)
+
+
+@pytest.fixture(scope="session")
+def large(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A merged model of one file of 50 MB."""
+    root = shop.service.root / "releases"
+    large_release(root / "hublarge", 2, content=1)
+    patch = large_patch(tmp_path_factory.mktemp("large") / "patch", 2, 4, 1)
+    for arguments in (
+        ("release", "add", "hublarge", "v1", "--from", str(root / "hublarge"), "--wait"),
+        ("family", "grant", "hublarge", "hubacme"),
+        ("patch", "push", "hubacme/large", str(patch), "--family", "hublarge", "--trained-on", "v1"),
+        ("port", "hubacme/large", "--to", "v1"),
+    ):
+        done = invoke(*arguments, **shop.service.variables())
+        assert done.exit_code == 0, done.output
+    return "hubacme/large.merged"
+
+
+def direct(shop: Shop, repository: str, path: str, **headers: str) -> httpx.Response:
+    url = f"{shop.service.url}/{repository}/resolve/v1/{path}"
+    return httpx.get(url, headers={"Authorization": f"Bearer {shop.token}", **headers}, timeout=120)
+
+
+def merged_files(shop: Shop) -> dict[str, str]:
+    """sha256 by path, from the API."""
+    port = shop.port()
+    with shop.service.client(follow_redirects=True) as client:
+        listed = [file["path"] for file in client.get(f"/ports/{port}/files").json()["files"]]
+        return {path: hashlib.sha256(client.get(f"/ports/{port}/files/{path}").content).hexdigest() for path in listed}

@@ -5,24 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.cli.proxy import Proxy
 from tests.hub.clients import Clients
-from tests.hub.conftest import FAMILY, PATCH, Shop
-from tests.live.models import large_patch, large_release
-from tests.live.service import invoke
+from tests.hub.conftest import FAMILY, PATCH, Shop, direct, merged_files
 
 MERGED = f"{PATCH}.merged"
-
-
-def merged_files(shop: Shop) -> dict[str, str]:
-    """sha256 by path, from the API."""
-    port = shop.port()
-    with shop.service.client(follow_redirects=True) as client:
-        listed = [file["path"] for file in client.get(f"/ports/{port}/files").json()["files"]]
-        return {path: hashlib.sha256(client.get(f"/ports/{port}/files/{path}").content).hexdigest() for path in listed}
 
 
 @pytest.fixture(scope="module")
@@ -112,28 +101,6 @@ def test_eight_loads_at_once(shop: Shop, tmp_path: Path) -> None:
     for path, digest in merged_files(shop).items():
         copies = {hashlib.sha256((tmp_path / f"out{number}" / path).read_bytes()).hexdigest() for number in range(8)}
         assert copies == {digest}, path
-
-
-@pytest.fixture(scope="module")
-def large(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A merged model of one file of 50 MB."""
-    root = shop.service.root / "releases"
-    large_release(root / "hublarge", 2, content=1)
-    patch = large_patch(tmp_path_factory.mktemp("large") / "patch", 2, 4, 1)
-    for arguments in (
-        ("release", "add", "hublarge", "v1", "--from", str(root / "hublarge"), "--wait"),
-        ("family", "grant", "hublarge", "hubacme"),
-        ("patch", "push", "hubacme/large", str(patch), "--family", "hublarge", "--trained-on", "v1"),
-        ("port", "hubacme/large", "--to", "v1"),
-    ):
-        done = invoke(*arguments, **shop.service.variables())
-        assert done.exit_code == 0, done.output
-    return "hubacme/large.merged"
-
-
-def direct(shop: Shop, repository: str, path: str, **headers: str) -> httpx.Response:
-    url = f"{shop.service.url}/{repository}/resolve/v1/{path}"
-    return httpx.get(url, headers={"Authorization": f"Bearer {shop.token}", **headers}, timeout=120)
 
 
 def test_a_download_that_is_cut(shop: Shop, large: str, tmp_path: Path) -> None:

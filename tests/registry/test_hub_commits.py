@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from app.db.commits import Commit
 from tests.registry.conftest import Models, World
 from tests.registry.hub import Hub, told
 from tests.registry.service import Caller, Service, unique
+from tests.registry.test_fsck import altered, look
 from tests.registry.uploading import with_card
 
 
@@ -251,3 +253,17 @@ def test_nothing_published_yet(place: tuple[Service, Caller, Hub]) -> None:
     told(hub.file("acme/empty", "main", "README.md"), 404, "EntryNotFound", "hub.entry")
     assert hub.get("/api/models/acme/empty/refs").json()["branches"][0]["targetCommit"] == info["sha"]
     assert len(hub.get("/api/models/acme/empty/commits/main").json()) == 1
+
+
+def test_fsck_knows_commits(place: tuple[Service, Caller, Hub]) -> None:
+    """A commit that is not that of its files, and a text that is not the one it lists, are found."""
+    service, _, hub = place
+    sha = hub.sha("acme/tone.merged", "v2")
+    assert look(service).clean
+    ((ident,),) = service.rows("SELECT id FROM commits WHERE name = :name AND kind = 'merged'", name=sha)
+    with altered(service, Commit, ident, name="0" * 40):
+        assert dict(look(service).counts) == {"commit.files": 1}
+    with altered(service, Commit, ident, texts={"README.md": "another"}):
+        report = look(service)
+    assert [trouble.detail for trouble in report.troubles] == ["The text of README.md is not the one that it lists."]
+    assert look(service).clean

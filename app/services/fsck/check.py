@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
-from app.db import materialisations, patches, ports, pulls, releases
+from app.db import commits, materialisations, patches, ports, pulls, pushes, releases
 from app.services.erasure import Looked
 from app.services.fsck import places, rows, stored
 from app.services.fsck.places import Targets
@@ -56,6 +56,7 @@ RELEASES = _Noun(
 VERSIONS = _Noun("versions", patches.count_versions, patches.all_versions, patches.version)
 ALIASES = _Noun("aliases", patches.count_aliases, patches.all_aliases, patches.get_alias)
 PORTS = _Noun("ports", ports.count, ports.everything, ports.get)
+COMMITS = _Noun("commits", commits.count, commits.everything, commits.get)
 MATERIALISATIONS = _Noun("materialisations", materialisations.count, materialisations.everything, materialisations.get)
 
 
@@ -96,10 +97,12 @@ def check(opened: Looked, quick: bool, tell: Tell) -> Iterator[Found]:
         yield from _walk(opened, VERSIONS, version, tell)
         yield from _walk(opened, ALIASES, lambda row: rows.alias(tools, row), tell)
         yield from _walk(opened, PORTS, lambda row: rows.port(tools, row), tell)
+        yield from _walk(opened, COMMITS, rows.commit, tell)
         yield from _walk(opened, MATERIALISATIONS, materialisation, tell)
         yield from _bytes(opened, scratch, quick, tell)
         with opened.read() as uow:  # what has arrived of them is named by nothing else yet, and may be hours old
             scratch.add(Named(digest, None, "a release that is being pulled") for digest in pulls.digests(uow.session))
+            scratch.add(Named(digest, None, "something that was pushed") for digest in pushes.digests(uow.session))
         tell("store", 0, None)
         yield from stored.unnamed(tools, scratch, buried, began)
         yield from _staged(opened)

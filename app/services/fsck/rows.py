@@ -1,11 +1,13 @@
 """What rows say of themselves and of each other, judged one by one; each function yields what is wrong with a row."""
 
 import datetime as dt
+import hashlib
 from collections.abc import Callable, Iterator
 
 from app.core.errors import CoreError
 from app.core.recipe import Recipe, digest_of, fingerprint
 from app.db.base import now
+from app.db.commits import Commit, name_of
 from app.db.materialisations import Materialisation
 from app.db.patches import PUBLISHED, PURGED, Alias, PatchVersion
 from app.db.ports import Port
@@ -82,6 +84,17 @@ def port(_: Tools, row: Port) -> Iterator[Trouble]:
     else:
         yield from _recipe(row, subject)
     yield from _findings(row, subject)
+
+
+def commit(row: Commit) -> Iterator[Trouble]:
+    """A commit is named after its files, and what was generated is what it lists."""
+    subject, listed = f"{row.name} ({row.kind} {row.subject})", {path: (size, etag) for path, size, etag in row.files}
+    if row.name != name_of([(path, etag) for path, (_, etag) in listed.items()]):
+        yield Trouble("commit.files", subject, "Its name is not that of its files.")
+    for path, text in row.texts.items():
+        content = text.encode()
+        if listed.get(path) != (len(content), hashlib.sha256(content).hexdigest()):
+            yield Trouble("commit.files", subject, f"The text of {path} is not the one that it lists.")
 
 
 def materialisation(tools: Tools, row: Materialisation) -> Iterator[Trouble]:

@@ -15,10 +15,8 @@ import pytest
 from app.core.xet import DESCRIBED, TAG
 from tests.core.test_xet import chunk, raw
 from tests.hub.pushing import trained
-from tests.registry.conftest import Models, models, new_database, pristine, registries, shelf
+from tests.registry.conftest import Models
 from tests.registry.service import Service, unique
-
-__all__ = ["models", "new_database", "pristine", "registries", "shelf"]
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 
