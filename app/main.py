@@ -53,7 +53,10 @@ def create_app(settings: Settings, replica: bool = False) -> FastAPI:
         finally:
             await run_in_threadpool(runtime.stop)
 
-    app = FastAPI(title="PortLLM Registry", version="1", description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False)
+    app = FastAPI(
+        title="PortLLM Registry", version="1", description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False,
+        docs_url=None, redoc_url=None,  # ours are in app.api.pages
+    )  # fmt: skip
     app.state.backend = runtime
     api.mount(app)
     hub.mount(app)

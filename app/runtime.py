@@ -1,29 +1,26 @@
 """The runtime: builds everything a running service needs out of its settings, and takes it down again."""
 
 import gc
-import importlib.metadata
-import logging
 import os
-import secrets
-import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from dbos import run_dbos_database_migrations
 from sqlalchemy import Engine as DatabaseEngine
 from sqlalchemy import text
 
-from app import datadir
+from app import chores, datadir
 from app.blobs.local import LocalBlobs
 from app.blobs.locks import Turns
 from app.blobs.s3 import S3Blobs
 from app.blobs.store import BlobStore
 from app.clients.workers import WorkerFiles
 from app.core import arithmetic
-from app.core.arithmetic import Arithmetic, Device
+from app.core.arithmetic import Arithmetic
 from app.db import locks, schema
 from app.db.engine import counter_engine, make_engine, read_sessions, write_sessions
 from app.db.failures import translated
@@ -31,9 +28,9 @@ from app.db.rates import SharedCounters
 from app.jobs.engine import Engine
 from app.jobs.kinds import CPU
 from app.jobs.none import NoJobs
-from app.jobs.presence import Presence
+from app.jobs.presence import Presence, introduce
 from app.jobs.queue import DbosQueue
-from app.services import purges, tokens, workers
+from app.services import tokens, workers
 from app.services.backend import Doing
 from app.services.house import House
 from app.services.identities import Identities
@@ -44,13 +41,6 @@ from app.services.readiness import Readiness
 from app.services.uow import JobQueue, Tools, UnitOfWork, unit_of_work
 from app.services.workers import Card
 from app.settings import SQLITE, Settings
-
-DISTRIBUTION = "portllm-registry"
-RECONCILE_SECONDS = 5.0
-# Within so many seconds, and the time of one query, a process lets go of what another purged.
-REVOKE_SECONDS = 5.0
-
-log = logging.getLogger("portllm.runtime")
 
 
 class Runtime:
@@ -122,7 +112,8 @@ class Runtime:
             self._engine = engine
         self._bootstrap(data)
         if isinstance(self._queue, DbosQueue):
-            threading.Thread(target=self._keep_house, name="house", daemon=True).start()
+            house = House(self.read, self.write, self)
+            chores.every(chores.RECONCILE_SECONDS, self._stopping, "house", partial(self.keep_house, house))
         self.watch_purges()
         self._warm()
 
@@ -269,25 +260,7 @@ class Runtime:
 
     def watch_purges(self) -> None:
         """Begins to let go, every few seconds, of what this process holds of versions that were purged elsewhere."""
-        threading.Thread(target=self._watch_purges, name="purges", daemon=True).start()
-
-    def _watch_purges(self) -> None:
-        while not self._stopping.wait(REVOKE_SECONDS):
-            try:
-                if self.tools.library.held():
-                    with self.read() as uow:
-                        purges.revoke_purged(uow)
-            except Exception:  # whatever it is, it is looked at again in a while
-                log.exception("what was purged elsewhere could not be looked up")
-
-    def _keep_house(self) -> None:
-        house = House(self.read, self.write, self)
-        while not self._stopping.is_set():
-            try:
-                self.keep_house(house)
-            except Exception:  # whatever it is, the house is kept again in a while
-                log.exception("keeping house failed")
-            self._stopping.wait(RECONCILE_SECONDS)
+        chores.every(chores.REVOKE_SECONDS, self._stopping, "purges", partial(chores.let_go_of_purged, self))
 
 
 def _load_for_good() -> None:
@@ -295,16 +268,6 @@ def _load_for_good() -> None:
     arithmetic.load()
     gc.collect()
     gc.freeze()
-
-
-def introduce(class_name: str, device: Device, url: str | None = None, labels: Mapping[str, str] | None = None) -> Card:
-    """What this process says of itself as a worker, under an id that no other ever had."""
-    host = socket.gethostname()
-    return Card(
-        id=f"{host[:100]}:{os.getpid()}:{secrets.token_hex(3)}", class_name=class_name, host=host, pid=os.getpid(),
-        version=importlib.metadata.version(DISTRIBUTION), url=url, device=device.name, memory_bytes=device.memory,
-        labels=dict(labels or {}),
-    )  # fmt: skip
 
 
 def upgrade(url: str) -> None:

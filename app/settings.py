@@ -1,7 +1,6 @@
 """Settings: read from the environment (PORTLLM_...) and the command line by the roots, handed down as values."""
 
 import ipaddress
-import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -14,7 +13,7 @@ from app.domain.errors import DomainError
 from app.domain.issuers import Issuer
 from app.domain.places import Place
 from app.domain.quotas import Quota
-from app.services.rates import RateLimits
+from app.services.rates import Rate, RateLimits
 from app.services.uow import Limits
 
 SQLITE = "sqlite:///"
@@ -26,13 +25,12 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def _checked_rate(limit: str) -> str:
-    if limit and not _RATE.fullmatch(limit):
-        raise ValueError("must be N/second, N/minute or N/hour, for example 600/minute, or empty for no limit")
+    if limit:
+        Rate.parse(limit)
     return limit
 
 
-_RATE = re.compile(r"[1-9][0-9]{0,8}/(second|minute|hour)")
-Rate = Annotated[str, AfterValidator(_checked_rate)]
+RateText = Annotated[str, AfterValidator(_checked_rate)]
 
 
 class Settings(BaseSettings):
@@ -72,7 +70,7 @@ class Settings(BaseSettings):
         warm: whether a service loads torch at its start, so that the first read of a merged model need not wait two seconds for
             it; without, it is loaded when it is needed, and a service whose reads go to workers needs 170 MB less.
         max_patch_bytes: largest patch, all its files together.
-        max_body_bytes: largest JSON body.
+        max_body_bytes: largest JSON body, the list of the files of a version; of all others below /api/v1 64 KiB at most.
         oidc: issuers of identity tokens (OpenID Connect) that are trusted, and rules that say whom of theirs to let in as what:
             [{"issuer": "https://issuer.example", "audience": "portllm", "client_id": "portllm-cli",
               "rules": [{"claims": {"groups": "ml-team"}, "owner": "acme", "role": "publisher"}]}], see `app.domain.issuers`.
@@ -99,9 +97,9 @@ class Settings(BaseSettings):
     worker_ttl_seconds: Seconds = 15.0
     merged_reads: Annotated[int, Field(ge=0)] = 16
     merged_reads_per_owner: Positive | None = None
-    rate_limit: Rate = "60000/minute"
-    rate_limit_writes: Rate = ""
-    rate_limit_failures: Rate = "60/minute"
+    rate_limit: RateText = "60000/minute"
+    rate_limit_writes: RateText = ""
+    rate_limit_failures: RateText = "60/minute"
     quota_bytes: Natural = 0
     quota_patches: Natural = 0
     quota_versions: Natural = 0

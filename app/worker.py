@@ -16,8 +16,8 @@ from app.datadir import SECRET_KEY_FILE
 from app.domain.errors import DomainError
 from app.domain.names import check_name
 from app.jobs.engine import Engine
-from app.jobs.presence import Presence
-from app.runtime import Runtime, introduce
+from app.jobs.presence import Presence, introduce
+from app.runtime import Runtime
 from app.services.workers import Card
 from app.settings import Settings
 

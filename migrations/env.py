@@ -14,6 +14,7 @@ from app.db import (  # noqa: F401  they map the tables
     events,
     families,
     idempotency,
+    identities,
     imports,
     materialisations,
     patches,

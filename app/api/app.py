@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI
 
-from app.api import documentation
+from app.api import documentation, pages
 from app.api.routers import (
     audit,
     base_names,
@@ -17,6 +17,7 @@ from app.api.routers import (
     patches,
     ports,
     public,
+    serving,
     system,
     uploads,
     upstreams,
@@ -29,8 +30,8 @@ from app.wire.visits import require_guard
 __all__ = ["PREFIX", "mount"]
 
 NOUNS = (
-    families, base_names, patches, patch_files, uploads, ports, files, materialisations, jobs, oidc, system, audit, owners,
-    upstreams, imports,
+    families, base_names, patches, patch_files, uploads, imports, ports, serving, files, materialisations, jobs, oidc,
+    system, audit, owners, upstreams,
 )  # fmt: skip
 
 
@@ -42,3 +43,4 @@ def mount(app: FastAPI) -> None:
         app.router.routes.extend(part.router.routes)
     app.include_router(public.router, responses=PROBLEMS)
     documentation.install(app, PREFIX)
+    pages.install(app)

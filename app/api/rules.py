@@ -50,6 +50,7 @@ RULES: dict[str, Rule] = {
     "POST /ports/check": Rule("read", "anybody"),
     "POST /ports": Rule("publish", "anybody"),
     "GET /ports/{port}": READ,
+    "GET /ports/{port}/serving.json": READ,
     "POST /ports/{port}/approve": PUBLISH,
     "POST /ports/{port}/retire": PUBLISH,
     "POST /ports/{port}/digest": READ,

@@ -160,7 +160,8 @@ class S3Blobs:
 
     def traces(self, digest: str) -> int:
         key = self._blob(digest)
-        return sum(one.key == key and not one.marker for one in s3_versions.held(self._client, self._bucket, key))
+        found = s3_versions.held(self._client, self._bucket, key, is_proof=True)
+        return sum(one.key == key and not one.marker for one in found)
 
     # -- what lies where
 

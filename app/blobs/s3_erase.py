@@ -17,15 +17,15 @@ class Other(NamedTuple):
     fingerprint: str
 
 
-def copies(place: Place, fingerprint: str, others: Sequence[Other]) -> list[Held]:
+def copies(place: Place, fingerprint: str, others: Sequence[Other], is_proof: bool = True) -> list[Held]:
     """The versions below a place that are of a merged model, and of no other.
 
     Raises:
-        DomainError: storage.unavailable, storage.refused.
+        DomainError: storage.unavailable, storage.refused; storage.hidden, where it is a proof and there may be others.
     """
     client = shared_client()
     spared = [other.place for other in others if other.fingerprint == fingerprint]
-    found = s3_versions.held(client, place.bucket, place.key(""))
+    found = s3_versions.held(client, place.bucket, place.key(""), is_proof)
     ours = [one for one in found if not one.marker and not _below(one.key, place, spared)]
     written = ((one, s3_versions.metadata(client, place.bucket, one)) for one in ours)
     return [one for one, said in written if said is not None and said.get(FINGERPRINT) == fingerprint]
@@ -38,10 +38,10 @@ def erase(place: Place, fingerprint: str, others: Sequence[Other]) -> tuple[int,
         How many versions and unfinished uploads were removed, and how many versions are there still.
 
     Raises:
-        DomainError: storage.unavailable, storage.refused.
+        DomainError: storage.unavailable, storage.refused; storage.hidden, when what was seen is removed.
     """
     client, start = shared_client(), place.key("")
-    found = copies(place, fingerprint, others)
+    found = copies(place, fingerprint, others, is_proof=False)
     removed = s3_versions.remove(client, place.bucket, found)
     keys, rest = {one.key for one in found}, list[Held]()
     if keys:

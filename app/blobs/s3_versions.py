@@ -1,12 +1,20 @@
-"""Removing objects for good: where a bucket keeps versions, deleting an object only hides it behind a marker."""
+"""Removing objects for good: where a bucket keeps versions, deleting an object only hides it behind a marker.
 
+Not every bucket shows us its versions. What is seen is removed all the same; that nothing is left is said only where a
+bucket shows them, or says that it never kept any, or the operator says so for stores that have none.
+"""
+
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from app.blobs.s3_client import is_missing, status_of, translated
+from app.domain.errors import DomainError
 
-# What stores say that know no versions; a store that knows them and does not show them to us refuses with 403.
-UNKNOWN = (400, 404, 405, 501)
+# What stores say that know no versions, or do not show them to us.
+NOT_SHOWN = (400, 403, 404, 405, 501)
+# For stores that keep none and do not say so.
+KEEPS_NONE = "PORTLLM_S3_KEEPS_NO_VERSIONS"
 
 
 class Held(NamedTuple):
@@ -21,11 +29,15 @@ class Held(NamedTuple):
         return at if self.version is None else {**at, "VersionId": self.version}
 
 
-def held(client: Any, bucket: str, prefix: str) -> Iterator[Held]:
+def held(client: Any, bucket: str, prefix: str, is_proof: bool = False) -> Iterator[Held]:
     """Everything whose key begins with a prefix, hidden or not.
 
+    Args:
+        client, bucket, prefix: where.
+        is_proof: whether it is asked to know that there is nothing else.
+
     Raises:
-        DomainError: storage.unavailable, storage.refused.
+        DomainError: storage.unavailable, storage.refused; storage.hidden, at the end, where there may be more than was shown.
     """
     from botocore.exceptions import ClientError  # noqa: PLC0415
 
@@ -36,10 +48,30 @@ def held(client: Any, bucket: str, prefix: str) -> Iterator[Held]:
                 yield from (Held(entry["Key"], entry["VersionId"], True) for entry in page.get("DeleteMarkers", ()))
             return
         except ClientError as error:
-            if status_of(error) not in UNKNOWN:
+            if status_of(error) not in NOT_SHOWN:
                 raise
+            refusal = f"ListObjectVersions: {status_of(error)}"
         for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
             yield from (Held(entry["Key"], None, False) for entry in page.get("Contents", ()))
+        if is_proof:
+            _require_none_kept(client, bucket, refusal)
+
+
+def _require_none_kept(client: Any, bucket: str, refusal: str) -> None:
+    """Raises `DomainError` (storage.hidden) unless a bucket that shows no versions has none."""
+    from botocore.exceptions import ClientError  # noqa: PLC0415
+
+    if os.environ.get(KEEPS_NONE, "").lower() == "true":
+        return
+    try:
+        status = client.get_bucket_versioning(Bucket=bucket).get("Status")
+    except ClientError as error:
+        said = f"GetBucketVersioning: {status_of(error)}"
+    else:
+        if status is None:  # S3 says nothing of a bucket that never kept any
+            return
+        said = f"its versioning is {status}"
+    raise DomainError("storage.hidden", bucket=bucket, reason=f"{refusal}; {said}")
 
 
 def remove(client: Any, bucket: str, found: Iterable[Held]) -> int:

@@ -25,6 +25,7 @@ from app.cli import (
     purge,
     quotas,
     serve,
+    serving,
     tokens,
     upstreams,
     worker,
@@ -78,6 +79,7 @@ cli.command()(ports.port)
 cli.command()(ports.approve)
 cli.command()(ports.retire)
 cli.command()(ports.pull)
+cli.command()(serving.serving)
 cli.command()(materialise.materialise)
 cli.add_typer(activity.jobs, name="jobs")
 cli.command()(activity.workers)

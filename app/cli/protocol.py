@@ -23,7 +23,7 @@ def _too_large() -> bytes:
     error = DomainError("request.head", limit=MAX_HEAD_BYTES)
     body = json.dumps(body_of(error, OWN_STATUS[error.code])).encode()
     head = f"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
-    return f"{head}connection: close\r\n\r\n".encode() + body
+    return f"{head}x-content-type-options: nosniff\r\nconnection: close\r\n\r\n".encode() + body
 
 
 TOO_LARGE = _too_large()

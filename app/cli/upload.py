@@ -90,13 +90,13 @@ def _publish(
             path = directory / upload["path"]
             if not (upload["direct"] and _send_direct(client, draft["id"], upload["path"], path, advance)):
                 place = f"{API}/uploads/{segment(draft['id'])}/files/{file_path(upload['path'])}"
-                _send(client, place, upload["size"], path, advance)
+                _send(client, place, upload["size"], path, advance, upload["received"])
     return dict(client.post(f"/uploads/{segment(draft['id'])}/publish"))
 
 
-def _send(client: Client, place: str, size: int, path: Path, advance: Callable[[int], None]) -> None:
-    """Sends one file; a broken connection is taken up again at what has arrived."""
-    offset = 0
+def _send(client: Client, place: str, size: int, path: Path, advance: Callable[[int], None], offset: int) -> None:
+    """Sends one file from an offset on; a broken connection is taken up again at what has arrived."""
+    advance(offset)
     for attempt in range(ATTEMPTS):
         try:
             if attempt:

@@ -6,6 +6,7 @@ believed but what a file should be, and that is held against its bytes by whoeve
 
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,10 +24,12 @@ from app.domain.upstreams import Hub, HubFile, is_commit
 LISTING_BYTES = 16 * 2**20
 MAX_FILES, MAX_REPOSITORIES, MAX_PAGES = 10_000, 1000, 200
 MAX_PATH = 1024
+MERGED = ".merged"
 # Documents are waited for by people or by a job; a window of a file by a job alone.
 ASKING = Reach(redirects=3, max_bytes=LISTING_BYTES, connect_seconds=5.0, read_seconds=20.0, total_seconds=60.0)
 FETCHING = Reach(redirects=5, connect_seconds=10.0, read_seconds=30.0, total_seconds=600.0)
 LONGEST_PAUSE = 120.0
+LISTING_SECONDS = 120.0  # all pages of a list together
 CAN_PASS = (408, 425, 429, 500, 502, 503, 504)
 
 _NEXT = re.compile(r'<([^<>]{1,4096})>\s*;\s*rel="?next"?')
@@ -85,7 +88,8 @@ class HubClient:
             if not isinstance(name, str) or not name.lower().startswith(f"{organisation.lower()}/"):
                 raise self._strange(organisation, "it lists what is not there")
             paths = {s.get("rfilename") for s in siblings if isinstance(s, dict)} if isinstance(siblings, list) else None
-            if not paths or "adapter_config.json" in paths:
+            # Registries like this one list merged models beside patches, and no files.
+            if "adapter_config.json" in paths if paths else not name.endswith(MERGED):
                 found.append(name)
         return found
 
@@ -145,8 +149,10 @@ class HubClient:
 
     def _pages(self, url: str, about: str, what: str, limit: int) -> Iterator[dict[str, Any]]:
         """Every entry of a list, page by page, of this hub alone."""
-        count, following = 0, url
+        count, following, deadline = 0, url, time.monotonic() + LISTING_SECONDS
         for _ in range(MAX_PAGES):
+            if time.monotonic() > deadline:
+                raise self._busy(what, f"its list takes longer than {LISTING_SECONDS:.0f} seconds")
             answer = self._ask(following, about, what)
             entries = self._parsed(answer, about)
             if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

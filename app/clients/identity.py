@@ -8,6 +8,8 @@ PyJWT with its cryptography, and the HTTP client, are imported with the first to
 
 from __future__ import annotations
 
+import datetime as dt
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -23,6 +25,9 @@ MAX_CHARACTERS = 16 * 1024
 MAX_SUBJECT = 255  # OpenID Connect Core 2
 MAX_KEYS = 100
 LEEWAY_SECONDS = 30
+# A used token is remembered until it expires: one of a hundred years would be, too. Google takes none of more than a day either
+# (Workload Identity Federation), and common issuers give them for minutes or hours.
+MAX_LIFETIME_SECONDS = 24 * 3600
 # For each of the two documents; people and pipelines wait for them.
 REACH = Reach(max_bytes=2**18, connect_seconds=2.0, read_seconds=3.0, total_seconds=4.0)
 KINDS = ("RSA", "EC", "OKP")
@@ -114,7 +119,11 @@ def verify(token: str, said: Unverified, issuer: Issuer, key: Mapping[str, Any])
     subject = claims["sub"]
     if not isinstance(subject, str) or not subject or len(subject) > MAX_SUBJECT or not subject.isprintable():
         raise refused(f"its subject is empty, longer than {MAX_SUBJECT} characters, or holds characters that cannot be shown")
-    return Identity(issuer, subject, claims)
+    expires = int(claims["exp"])
+    if expires - int(claims["iat"]) > MAX_LIFETIME_SECONDS:
+        raise refused(f"it is valid for longer than {MAX_LIFETIME_SECONDS // 3600} hours")
+    ends_at = dt.datetime.fromtimestamp(expires + LEEWAY_SECONDS, dt.UTC)
+    return Identity(issuer, subject, claims, _mark(token, issuer, claims.get("jti")), ends_at)
 
 
 def fetch_keys(issuer: Issuer) -> Keys:
@@ -163,6 +172,12 @@ def _document(issuer: Issuer, url: str, reach: Reach) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise unavailable(issuer, "its answer is no JSON object")
     return document
+
+
+def _mark(token: str, issuer: Issuer, jti: Any) -> str:
+    """See `Identity`. Both kinds begin with a word of their own: no `jti` can be chosen to be another token's signed part."""
+    known = ("jti", issuer.issuer, jti) if isinstance(jti, str) and jti else ("signed", token.rpartition(".")[0])
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
 def _words(error: Exception) -> str:

@@ -19,6 +19,19 @@ MEANINGS: dict[str, Entry] = {
     "tokenizer.changed": Entry("Tokenizer changed", "Tokenizer files changed since the release that the patch was trained on.", "Evaluate the merged model: token ids may mean something else now."),
     "config.changed": Entry("Configuration changed", "Settings that change what the weights mean differ from the release that the patch was trained on.", "Evaluate the merged model before you rely on it."),
     "release.left_out": Entry("Files not carried", "The release holds files beside its safetensors weights that no merged model carries.", "Nothing, unless you need them: fetch them from the release."),
+    # -- what engines serve
+    "serving.port_state": Entry("Port not served", "The port is not ready, so no engine is given it.", "See its findings; approve a held port, or port the patch again."),
+    "serving.yanked": Entry("Yanked", "The version or the release was yanked after the port was made.", "Serve another version, or port to another release."),
+    "serving.recipe": Entry("Recipe is no adapter", "The port's recipe gives another model than the release with the patch as an adapter beside it.", "Serve the merged model, or port with the plain recipe."),
+    "serving.setting": Entry("Setting not served", "The engine refuses or ignores a setting of adapter_config.json that changes what the patch does.", "Serve the merged model, or train without the setting."),
+    "serving.architecture": Entry("Architecture not served", "The engine does not serve this architecture, or takes no adapters for it.", "Serve the merged model, with an engine whose entry in serving.json is servable."),
+    "serving.target_module": Entry("Module not served", "The patch has factors on modules for which the engine takes no adapter.", "Serve the merged model."),
+    "serving.rank": Entry("Rank too large", "The patch has a larger rank than the engine takes.", "Serve the merged model."),
+    "serving.tokenizer": Entry("Tokenizer of the base", "The patch brings tokenizer files that an engine does not read beside a shared base.", "If the patch needs them, port it with tokenizer=patch and serve the merged model."),
+    "serving.adapter_dtype": Entry("Dtype of the base", "The engine takes adapters beside a base of 16 bits only, and rounds others.", "Nothing, if rounding is well; else serve the merged model."),
+    "serving.factors_rounded": Entry("Factors rounded", "The engine rounds the factors to the base's dtype.", "Nothing: it is what the engine does with every adapter."),
+    "serving.no_adapters": Entry("No adapters", "The engine serves whole models only.", "Serve the merged model."),
+    "serving.no_address": Entry("No repository", "A merged model of this recipe has no name in the Hub protocol.", "Pull it with 'portllm pull PORT DIR' and serve the directory."),
 }  # fmt: skip
 
 

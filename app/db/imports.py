@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, select
+from sqlalchemy import ForeignKey, Index, String, func, select
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column, relationship
 
 from app.db.base import Base, Identified, Versioned, page
@@ -98,3 +98,12 @@ def origins(session: Session, owner: str, name: str) -> set[tuple[str, str]]:
         Import.owner == owner, Import.name == name, Import.state.in_(SETTLED)
     )
     return set(session.execute(query.distinct()).tuples())
+
+
+def count(session: Session) -> int:
+    return session.scalar(select(func.count()).select_from(Import)) or 0
+
+
+def everything(session: Session, after: str | None, limit: int) -> Sequence[Import]:
+    """One page of those of all owners."""
+    return page(session, select(Import).options(*_WITH_VERSION), Import, after, limit)

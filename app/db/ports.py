@@ -96,6 +96,7 @@ class PortLine(NamedTuple):
 def list_page(
     session: Session,
     owner: str | None,
+    family_id: str | None,
     patch_id: str | None,
     version_id: str | None,
     release_id: str | None,
@@ -105,7 +106,8 @@ def list_page(
 ) -> list[PortLine]:
     """Newest first, one more than `limit`, as lines: mapped rows with all that they refer to cost several times as much."""
     chosen = {
-        "owner": owner, "patch_id": patch_id, "version_id": version_id, "release_id": release_id, "state": state, "after": after,
+        "owner": owner, "family_id": family_id, "patch_id": patch_id, "version_id": version_id, "release_id": release_id,
+        "state": state, "after": after,
     }  # fmt: skip
     given = {name: value for name, value in chosen.items() if value}
     return [PortLine(*row) for row in session.execute(_lines(frozenset(given)), {**given, "limit": limit + 1})]
@@ -128,7 +130,8 @@ def _lines(given: frozenset[str]) -> Select[Any]:
         .join(release, of.release_id == release.c.id)
         .outerjoin(trained_on, version.c.trained_on_id == trained_on.c.id)
     )
-    columns = {**{name: of[name] for name in ("owner", "version_id", "release_id", "state")}, "patch_id": version.c.patch_id}
+    columns = {name: of[name] for name in ("owner", "version_id", "release_id", "state")}
+    columns |= {"patch_id": version.c.patch_id, "family_id": patch.c.family_id}
     for name in given - {"after"}:
         query = query.where(columns[name] == bindparam(name))
     if "after" in given:

@@ -21,7 +21,7 @@ class Token(Identified, Base):
     hash: Mapped[str] = mapped_column(String(64), unique=True)
     revoked_at: Mapped[dt.datetime | None]
     expires_at: Mapped[dt.datetime | None]
-    # Of one that was exchanged for an identity token: who vouched for whom.
+    # Of one that was exchanged for an identity token, or made by such a one: who vouched for whom.
     issuer: Mapped[str | None] = mapped_column(String(500))
     subject: Mapped[str | None] = mapped_column(String(255))
 

@@ -35,6 +35,7 @@ CATALOGUE: dict[str, Entry] = {
     "request.invalid": Entry("invalid", "Invalid request", "{reason}", "Compare the request with /docs."),
     "request.name": Entry("invalid", "Invalid name", "{name!r} cannot be used as {what}: {reason}.", "Lower-case letters, digits, '.', '_' and '-'; at most {limit} characters."),
     "request.too_large": Entry("too_large", "Too large", "{what} has {size} bytes; the limit is {limit}.", "Send less, or ask the operator to raise the limit."),
+    "request.too_complex": Entry("too_large", "Too much in it", "The body holds {parts} lists, objects and members; the limit is {limit}.", "Send less in one request."),
     "request.head": Entry("too_large", "Headers too large", "The request has more than {limit} bytes beside its body.", "Send fewer and shorter headers."),
     "request.cursor": Entry("invalid", "Invalid cursor", "The cursor {cursor!r} did not come from this list.", "Start again without a cursor."),
     "request.idempotency_key": Entry("conflict", "Idempotency key reused", "The Idempotency-Key was used before with another request.", "Use a new key for every new request."),
@@ -63,6 +64,7 @@ CATALOGUE: dict[str, Entry] = {
     "token.scopes": Entry("invalid", "Unknown scope", "{scope!r} is not a scope.", "Scopes are read, publish, operate and admin."),
     "token.role": Entry("invalid", "Unknown role", "{role!r} is not a role.", "Roles are reader, publisher, operator and admin."),
     "token.expired": Entry("unauthenticated", "Token expired", "The token expired at {at}.", "Rotate tokens before they expire: 'portllm token rotate'; an operator or admin makes a new one with 'portllm token create'."),
+    "token.outlives": Entry("forbidden", "Would outlive its maker", "Your token was exchanged for an identity token and ends at {at}; what it makes cannot be valid for longer.", "Ask for a shorter time, or use a token that was made by an admin."),
     "token.over": Entry("conflict", "Token not valid any more", "The token {token!r} was revoked or has expired.", "Make a new one with 'portllm token create'."),
     # -- identity tokens (OpenID Connect)
     "oidc.off": Entry("not_found", "No issuer trusted", "This registry trusts no issuer of identity tokens.", "Ask an admin for a token; the operator names issuers in PORTLLM_OIDC."),
@@ -71,7 +73,8 @@ CATALOGUE: dict[str, Entry] = {
     "oidc.no_rule": Entry("forbidden", "Nobody's rule", "No rule of this registry admits {subject!r} of {issuer}.", "Ask the operator for a rule that the claims of the identity token fulfil."),
     "oidc.unavailable": Entry("busy", "Issuer unavailable", "The issuer {issuer} cannot be asked for its keys: {reason}.", "Retry after a few seconds; if it stays, tell the operator."),
     "oidc.lifetime": Entry("invalid", "Lifetime too long", "{seconds} seconds were asked for; such a token is valid for {limit} at most.", "Ask for less, and exchange again when it has expired."),
-    "oidc.rotate": Entry("conflict", "Cannot be rotated", "The token {token!r} was exchanged for an identity token.", "Exchange a fresh identity token: 'portllm login' or 'portllm token exchange'."),
+    "oidc.used": Entry("unauthenticated", "Identity token used already", "The identity token was exchanged before, at {at}.", "Get a fresh one from its issuer. Where a job has one for all its steps, exchange it once and keep the token, or ask the operator for \"single_use\": false."),
+    "oidc.rotate": Entry("conflict", "Cannot be rotated", "The token {token!r} was exchanged for an identity token, or made by such a one.", "Exchange a fresh identity token: 'portllm login' or 'portllm token exchange'."),
     # -- requests of ours to addresses that somebody named
     "outgoing.refused": Entry("forbidden", "Address not asked", "{address} is not asked: {reason}.", "Name an address in the public Internet that begins with https://, or ask the operator to allow this one."),
     "outgoing.unreachable": Entry("busy", "Address unreachable", "{address} does not answer as it should: {reason}.", "Check the address, and retry after a few seconds."),
@@ -158,6 +161,7 @@ CATALOGUE: dict[str, Entry] = {
     # -- object store
     "storage.unavailable": Entry("busy", "Object store unavailable", "The object store does not answer as it should: {reason}.", "Retry after a few seconds; if it stays, tell the operator."),
     "storage.refused": Entry("busy", "Object store refuses", "The object store refused the service: {reason}.", "The operator should check bucket, credentials and permissions of the object store."),
+    "storage.hidden": Entry("busy", "Old versions not shown", "The bucket {bucket!r} may keep old versions of what was deleted, and does not show them ({reason}).", "The operator should allow s3:ListBucketVersions and s3:GetBucketVersioning, or set PORTLLM_S3_KEEPS_NO_VERSIONS=true for a store that has none."),
     # -- places in S3, materialisations
     "place.invalid": Entry("invalid", "Invalid place", "{place!r} is not an address in S3.", "Use s3://bucket/prefix with letters, digits and . _ = @ + - in its names."),
     "place.not_allowed": Entry("forbidden", "Place not allowed", "{place} does not lie below a place that this service may use.", "Ask the operator to add it to PORTLLM_ALLOW_S3."),

@@ -1,5 +1,6 @@
 """Issuers of identity tokens (OpenID Connect) that an installation trusts, and what their claims let somebody be here."""
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -61,6 +62,8 @@ class Issuer:
         scopes: what `portllm login` asks it for.
         algorithms: by which it may sign.
         max_lifetime: seconds that tokens given out for its word are valid at most; where it is less than the installation's.
+        single_use: whether each of its tokens is exchanged once. False only where jobs cannot do else: GitLab gives a job one
+            token, for all its steps. Whoever finds such a token in a log can then exchange it until it expires.
         private_hosts: names or addresses that may lie in a private network.
         http_hosts: those that may be asked without TLS.
     """
@@ -74,6 +77,7 @@ class Issuer:
     scopes: tuple[str, ...] = ("openid",)
     algorithms: tuple[str, ...] = ASYMMETRIC
     max_lifetime: int | None = None
+    single_use: bool = True
     private_hosts: frozenset[str] = field(default_factory=frozenset)
     http_hosts: frozenset[str] = field(default_factory=frozenset)
 
@@ -103,11 +107,19 @@ class Issuer:
 
 @dataclass(frozen=True)
 class Identity:
-    """Somebody whom an issuer vouches for: what its token said, verified."""
+    """Somebody whom an issuer vouches for: what its token said, verified.
+
+    Attributes:
+        mark: sha256 in hex by which the token is known again: of issuer and `jti`; of what was signed, where it has none. Never
+            of the signature: an elliptic one has a twin that is valid too.
+        ends_at: when it has expired for everybody.
+    """
 
     issuer: Issuer
     subject: str
     claims: Mapping[str, Any]
+    mark: str
+    ends_at: dt.datetime
 
 
 def check_address(address: str, http_hosts: Sequence[str] | frozenset[str]) -> None:

@@ -1,6 +1,12 @@
 """States of everything that has them: one table of allowed moves, one function that moves."""
 
+from typing import Literal
+
 from app.domain.errors import DomainError
+
+# What lists can be asked for; the table below is the same, and a test says so.
+ReleaseState = Literal["ingesting", "ready", "rejected", "yanked"]
+PortState = Literal["checking", "held", "ready", "refused", "retired", "purged"]
 
 MOVES: dict[str, dict[str, frozenset[str]]] = {
     "release": {

@@ -9,6 +9,7 @@ from app.clients.hub import HubClient
 from app.core import arithmetic
 from app.core.patch import check_finite, choose_files, read_patch
 from app.domain.errors import DomainError
+from app.domain.quotas import KINDS
 from app.domain.upstreams import Hub
 from app.jobs.pull import Puller, Reporter, patiently, visible
 
@@ -18,7 +19,7 @@ def bring(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
     Args:
         order: "hub", "repository", "revision"; "known", commits that are here already; "store", "upload", where what arrives is
-            staged; "max_bytes", "max_files" of a patch.
+            staged; "max_bytes", "max_files" of a patch; "quota", {owner, used, limit} in bytes, or None.
         reporter: makes the report of progress, in bytes.
 
     Returns:
@@ -26,7 +27,7 @@ def bring(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
     Raises:
         CoreError: it is not a patch that can be added exactly.
-        DomainError: upstream.*, outgoing.*, storage.*, request.too_large.
+        DomainError: upstream.*, outgoing.*, storage.*, request.too_large, quota.exceeded.
     """
     hub, repository, store = HubClient(Hub.from_dict(order["hub"])), order["repository"], open_store(order["store"])
     commit = patiently(lambda: hub.commit(repository, order["revision"]))
@@ -37,6 +38,8 @@ def bring(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     total = sum(kept.values())
     if total > order["max_bytes"]:
         raise DomainError("request.too_large", what="the patch", size=total, limit=order["max_bytes"])
+    if (quota := order["quota"]) and quota["used"] + total > quota["limit"]:  # before anything large is fetched in vain
+        raise DomainError("quota.exceeded", kind="bytes", what=KINDS["bytes"], asked=total, **quota)
     puller = Puller(hub, repository, commit, store, order["upload"], reporter(total, "Downloading"))
     digests = puller.keep_all(listed[path] for path in kept)
     with closing(open_place(store.place(digests))) as source:

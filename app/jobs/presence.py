@@ -4,17 +4,24 @@ Open-source DBOS has no heartbeat: a dead worker's job is running for ever unles
 database's, so that clocks that differ do no harm.
 """
 
+import importlib.metadata
 import logging
+import os
+import secrets
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
 from dbos import DBOS
 
+from app.core.arithmetic import Device
 from app.services import workers
 from app.services.uow import UnitOfWork
 from app.services.workers import Card
+
+DISTRIBUTION = "portllm-registry"
 
 log = logging.getLogger("portllm.worker")
 
@@ -91,3 +98,13 @@ class Presence:
             log.warning("jobs of %s are given to others: it is gone, or was silent too long", ", ".join(sorted(dead)))
             # Changes only rows that still are a dead executor's, so that two who judge alike do no harm.
             DBOS._recover_pending_workflows(sorted(dead))
+
+
+def introduce(class_name: str, device: Device, url: str | None = None, labels: Mapping[str, str] | None = None) -> Card:
+    """What this process says of itself as a worker, under an id that no other ever had."""
+    host = socket.gethostname()
+    return Card(
+        id=f"{host[:100]}:{os.getpid()}:{secrets.token_hex(3)}", class_name=class_name, host=host, pid=os.getpid(),
+        version=importlib.metadata.version(DISTRIBUTION), url=url, device=device.name, memory_bytes=device.memory,
+        labels=dict(labels or {}),
+    )  # fmt: skip

@@ -171,7 +171,7 @@ def _copy(opened: Looked, row: Materialisation, act: Callable[[Place, list[Other
         place, others = _reach(opened, row)
         removed, left = act(place, others)
     except DomainError as error:
-        return {**report, "problem": error.detail}
+        return {**report, "problem": _told(error)}
     if any(other == Other(place, row.port.fingerprint) for other in others):
         return {**report, "objects": removed, "kept_for": "a port of another version of the same bytes, which wrote it too"}
     return {**report, "objects": removed, "removed": not left, "problem": f"{left} objects are there still." if left else None}
@@ -217,12 +217,19 @@ def _asked(tools: Tools, file: dict[str, Any], kept: dict[str, str], problem: st
     try:
         there = tools.blobs.traces(digest)
     except DomainError as error:
-        return {**report, "problem": error.detail}
+        if error.code == "storage.hidden" and digest in kept:  # they stay anyway, old versions and new
+            return {**report, "kept_for": kept[digest]}
+        return {**report, "problem": _told(error)}
     if not there:
         return {**report, "removed": True}
     if digest in kept:
         return {**report, "kept_for": kept[digest]}
     return {**report, "problem": problem or "They are there still; they may have come with a release that is being copied."}
+
+
+def _told(error: DomainError) -> str:
+    """A refusal in a report: with what to do where waiting does not help."""
+    return f"{error.detail} {error.remedy}" if error.code == "storage.hidden" else error.detail
 
 
 def _digests(row: PatchVersion) -> list[str]:
@@ -232,7 +239,7 @@ def _digests(row: PatchVersion) -> list[str]:
 def _namers(uow: UnitOfWork, row: PatchVersion) -> dict[str, str]:
     """For whom bytes of a version are kept, by digest: its owner's versions by name, no names of others'."""
     ours, wanted = dict[str, dict[str, None]](), set(_digests(row))
-    for namer in patches.namers(uow.session):
+    for namer in patches.namers(uow.session, sorted(wanted)):
         said = "a version of another owner"
         if namer.owner == row.owner:
             said = f"{namer.owner}/{namer.name}@{namer.number}" if namer.number else f"an upload to {namer.owner}/{namer.name}"

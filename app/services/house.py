@@ -6,7 +6,7 @@ import time
 from app.core.errors import CoreError
 from app.db import patches
 from app.domain.errors import DomainError
-from app.services import erasure, garbage, jobs, rates, sweep
+from app.services import erasure, garbage, identities, jobs, rates, sweep
 from app.services.erasure import Opened
 from app.services.garbage import Begin
 
@@ -66,6 +66,7 @@ def sweep_all(read: Begin, write: Begin) -> dict[str, int]:
     with write() as uow:
         drafts, pushed = sweep.drafts(uow), sweep.pushed(uow)
         rates.forget(uow)
+        identities.forget(uow)
     with read() as uow:
         staged, unwritten = sweep.staged(uow), sweep.unwritten(uow)
         found = garbage.look(uow)

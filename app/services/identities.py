@@ -13,7 +13,9 @@ from concurrent.futures import Future
 
 from app.clients import identity
 from app.clients.identity import Keys, Unverified
-from app.db.base import now
+from app.db import identities as rows
+from app.db.base import clock, now
+from app.db.identities import UsedIdentity
 from app.db.tokens import Token
 from app.domain.errors import DomainError
 from app.domain.issuers import Identity, Issuer
@@ -28,6 +30,8 @@ UNKNOWN_KEY_SECONDS = 30.0
 # An issuer that did not answer is not asked at once by all who wait.
 FAILURE_SECONDS = 5.0
 DEFAULT_SECONDS = 3600
+# An answer may be lost, and its client asks again: as long as nobody else can be it, that is no replay.
+REPEAT = dt.timedelta(seconds=60)
 
 log = logging.getLogger("portllm.identities")
 
@@ -158,7 +162,8 @@ def exchange(
         address, request: for the audit trail, see `Principal`.
 
     Raises:
-        DomainError: oidc.no_rule; oidc.lifetime.
+        CollisionError: somebody else exchanges the same token at this moment.
+        DomainError: oidc.no_rule; oidc.lifetime; oidc.used.
     """
     found = who.issuer.rule_for(who.claims)
     if found is None:
@@ -166,9 +171,29 @@ def exchange(
         raise DomainError("oidc.no_rule", issuer=who.issuer.issuer, subject=who.subject)
     number, rule = found
     end = now() + dt.timedelta(seconds=identities.seconds(who.issuer, lifetime))
+    if who.issuer.single_use:
+        _use(uow, who, address)
     # Nobody's token did it: the trail names the issuer and its subject in the event.
     principal = Principal(rule.owner, frozenset(scopes_of(rule.role)), "oidc", address, request)
     return tokens.issue_for(uow, principal, end, tokens.Source(who.issuer.issuer, who.subject, number))
+
+
+def _use(uow: UnitOfWork, who: Identity, address: str | None) -> None:
+    """Remembers that a token was exchanged. It is admitted again for a minute, from the same address.
+
+    So does PyPI for its trusted publishers, without the minute: it keeps every `jti` until the token expires, and refuses it.
+    """
+    used, present = rows.find(uow.session, who.mark), clock(uow.session)
+    if used is None:
+        uow.add(UsedIdentity(mark=who.mark, used_at=present, address=address, ends_at=who.ends_at))
+    elif address is None or used.address != address or present - used.used_at > REPEAT:
+        log.warning("an identity token was refused: oidc.used, issuer %r, subject %r", who.issuer.issuer, who.subject)
+        raise DomainError("oidc.used", at=used.used_at.isoformat(timespec="seconds"))
+
+
+def forget(uow: UnitOfWork) -> int:
+    """Forgets tokens that have expired since they were exchanged."""
+    return rows.forget_ended(uow.session)
 
 
 def _verify(token: str, said: Unverified, issuer: Issuer, keys: Keys) -> Identity:

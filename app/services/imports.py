@@ -12,11 +12,12 @@ from app.db.imports import Import
 from app.db.jobs import Claim, still_ours
 from app.domain.errors import DomainError
 from app.domain.ids import new_id
-from app.domain.names import check_patch, patch_name_of
+from app.domain.names import MAX_REPOSITORY, UNKNOWN, check_owner, check_patch, check_revision, patch_name_of
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.states import move
 from app.domain.upstreams import Reference
 from app.services import base_names, patches, uploads, upstreams
+from app.services.quotas import room
 from app.services.releases import crashed
 from app.services.uow import UnitOfWork
 from app.services.uploads import AnnouncedFile
@@ -50,11 +51,13 @@ def look_up(read: Begin, principal: Principal, wish: Wish) -> list[Reference]:
         read: opens a unit of work that reads; none is open while an upstream is waited for.
 
     Raises:
-        DomainError: token.scope, upstream.*, import.name, import.too_many, secret.*, outgoing.*.
+        DomainError: token.scope, request.name, upstream.*, import.name, import.too_many, secret.*, outgoing.*.
     """
     from app.clients.hub import HubClient  # noqa: PLC0415  httpx, which a registry without upstreams never needs
 
     principal.require_publish(wish.owner or principal.owner)
+    if wish.trained_on not in (None, UNKNOWN):
+        check_revision(str(wish.trained_on), "a release")
     found = dict[Reference, None]()
     for reference in [Reference.parse(source) for source in wish.sources]:
         with read() as uow:
@@ -76,25 +79,29 @@ def request(uow: UnitOfWork, principal: Principal, wish: Wish, found: Sequence[R
     """Starts the import of repositories; the batch that they are listed by, and one row for each.
 
     Raises:
-        DomainError: token.scope, request.name.
+        DomainError: token.scope; request.name, where one is asked for: of several, those that cannot be a patch are refused.
     """
     owner = wish.owner or principal.owner
     principal.require_publish(owner)
+    check_owner(owner)
     batch, made = new_id("bat"), list[Import]()
-    for reference in found:
+    for ident, reference in zip(sorted(new_id("imp") for _ in found), found, strict=True):  # listed in the order of the wish
         name = wish.name or patch_name_of(reference.repository)
-        check_patch(owner, name)
+        problem = _misnamed(owner, name)
+        if problem and len(found) == 1:
+            raise problem
         made.append(
             Import(
-                id=new_id("imp"), created_at=now(), batch=batch, owner=owner, name=name, named=wish.name is not None,
+                id=ident, created_at=now(), batch=batch, owner=owner, name=name[:MAX_REPOSITORY], named=wish.name is not None,
                 upstream=reference.upstream, repository=reference.repository, revision=reference.revision, commit=None,
-                trained_on=wish.trained_on, asked_by=_written(principal), state="queued", attempt=1, version_id=None, facts=None,
-                problem=None, finished_at=None, version=None,
+                trained_on=wish.trained_on, asked_by=_written(principal), state="refused" if problem else "queued", attempt=1,
+                version_id=None, facts=None, problem=problem.to_problem() if problem else None, version=None,
+                finished_at=clock(uow.session) if problem else None,
             )
         )  # fmt: skip
     uow.session.add_all(made)
     uow.session.flush()
-    for row in made:
+    for row in (row for row in made if row.state == "queued"):
         uow.tools.jobs.enqueue(uow.session, job_of(row), IMPORT, row.id)
     uow.event("import.requested", principal, owner, batch, sources=list(wish.sources)[:20], count=len(made))
     return batch, made
@@ -147,11 +154,12 @@ def order(uow: UnitOfWork, ident: str) -> dict[str, Any] | None:
     known = {
         found.commit for found in rows.settled(uow.session, row.owner, row.upstream, row.repository) if _is_there(found, row)
     }
-    limits = uow.tools.limits
+    limits, bytes_room = uow.tools.limits, room(uow, row.owner, "bytes")
     return {
         "hub": upstreams.hub(uow, row.upstream).to_dict(), "repository": row.repository, "revision": row.revision,
         "known": sorted(commit for commit in known if commit), "store": uow.tools.blobs.where(), "upload": _staging(row),
         "max_bytes": limits.patch_bytes, "max_files": limits.patch_files,
+        "quota": {"owner": row.owner, "used": bytes_room[0], "limit": bytes_room[1]} if bytes_room else None,
     }  # fmt: skip
 
 
@@ -242,6 +250,14 @@ def _publish(uow: UnitOfWork, row: Import, result: dict[str, Any]) -> str:
     }  # fmt: skip
     uow.session.flush()
     return "imported" if is_new else "present"
+
+
+def _misnamed(owner: str, name: str) -> DomainError | None:
+    try:
+        check_patch(owner, name)
+    except DomainError as error:
+        return error
+    return None
 
 
 def _require_own(uow: UnitOfWork, row: Import) -> None:

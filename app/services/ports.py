@@ -170,23 +170,29 @@ def list_page(
     after: str | None,
     limit: int,
 ) -> list[PortLine]:
-    """Ports, newest first; of one patch (owner/name), one of its versions, one release."""
+    """Ports, newest first; of one family, one patch (owner/name), one of its versions, one release.
+
+    Raises:
+        DomainError: patch.unknown, patch.other_family, family.unknown, release.unknown, version.unknown; request.invalid.
+    """
     owner = None if principal.is_admin else principal.owner
     patch = release = None
     if patch_name:
         patch = patches.get(uow, principal, *patch_name.split("/", 1)) if "/" in patch_name else None
         if patch is None:
             raise DomainError("patch.unknown", patch=patch_name[:200])
+        if family_name and family_name != patch.family.name:
+            raise DomainError("patch.other_family", patch=patch.full_name, family=patch.family.name, asked=family_name)
+    elif version:
+        raise DomainError("request.invalid", reason="A version can be asked for together with its patch.")
+    family = patch.family if patch else families.get(uow, principal, family_name) if family_name else None
     if release_name:
-        family = patch.family if patch and family_name in (None, patch.family.name) else None
-        if family is None and family_name:
-            family = families.get(uow, principal, family_name)
         if family is None:
             raise DomainError("request.invalid", reason="A release can be asked for together with its family or a patch.")
         release = releases.of_family(uow, family, release_name)
     chosen = patches.find_version(uow, patch, version) if patch and version else None
     return rows.list_page(
-        uow.session, owner, patch.id if patch else None, chosen.id if chosen else None,
+        uow.session, owner, family.id if family else None, patch.id if patch else None, chosen.id if chosen else None,
         release.id if release else None, state, after, limit,
     )  # fmt: skip
 

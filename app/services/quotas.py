@@ -65,6 +65,12 @@ def require_room(uow: UnitOfWork, owner: str, **asked: int) -> None:
     Account(uow, owner, _quota(uow, owner)[0]).charge(**asked)
 
 
+def room(uow: UnitOfWork, owner: str, kind: Kind) -> tuple[int, int] | None:
+    """How much an owner has of a kind, and may have; None where there is no limit. For what is asked about elsewhere."""
+    limit = _quota(uow, owner)[0].of(kind)
+    return (rows.used(uow.session, owner, kind), limit) if limit else None
+
+
 def usage(uow: UnitOfWork, principal: Principal, owner: str) -> Usage:
     """What an owner has and may have.
 

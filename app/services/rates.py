@@ -6,18 +6,21 @@ So twice the limit can come within a moment, around the end of a window; it cann
 A replica takes *leases* from the counter that all share, a fiftieth of the limit at a time, and spends them by itself. What is
 taken counts at once, so that all replicas together never let more through than the limit; what a replica took and does not
 spend is lost to the others until the window ends.
+
+No library is asked. `limits` was, and of it only the reading of "600/minute" was used: its strategies ask their storage for every
+hit, which is a round trip to the database for every request, and answer yes or no, which cannot say how much of a lease was
+granted; its storage in memory goes by a clock that may be set back, and starts a thread for every few hits.
 """
 
 import ipaddress
 import logging
 import math
+import re
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
-
-from limits import parse
+from typing import NamedTuple, Protocol, Self
 
 from app.db import rates as rows
 from app.db.rates import Window
@@ -25,6 +28,7 @@ from app.domain.errors import DomainError
 from app.services.uow import UnitOfWork
 
 SHARE = 50
+WINDOWS = {"second": 1, "minute": 60, "hour": 3600}
 PRUNE_FROM = 1000
 V6_NETWORK = 64
 
@@ -38,6 +42,29 @@ class Counters(Protocol):
 
     def hit(self, key: str, seconds: int, amount: int = 1) -> Window:
         """Counts in the present window of a key, or begins one of `seconds`."""
+
+
+class Rate(NamedTuple):
+    """So many requests in a window of so many seconds; `unit` is the window's name."""
+
+    amount: int
+    seconds: int
+    unit: str
+
+    @classmethod
+    def parse(cls, limit: str) -> Self:
+        """Reads "600/minute".
+
+        Raises:
+            ValueError: it is none.
+        """
+        found = _RATE.fullmatch(limit)
+        if not found:
+            raise ValueError("must be N/second, N/minute or N/hour, for example 600/minute, or empty for no limit")
+        return cls(int(found[1]), WINDOWS[found[2]], found[2])
+
+
+_RATE = re.compile(rf"([1-9][0-9]{{0,8}})/({'|'.join(WINDOWS)})")
 
 
 @dataclass(frozen=True)
@@ -74,14 +101,13 @@ class Policy:
     Args:
         name: what it limits, in one word.
         limit: for example "600/minute".
-        counters: what replicas share; None where there is one process, which then leases whole windows from itself. (The
-            library's storage in memory goes by a clock that may be set back, and starts a thread for every few hits.)
+        counters: what replicas share; None where there is one process, which then leases whole windows from itself.
         clock: seconds that never go back.
     """
 
     def __init__(self, name: str, limit: str, counters: Counters | None, clock: Clock = time.monotonic) -> None:
-        self.name, self._item, self._counters, self._clock = name, parse(limit), counters, clock
-        self._size = max(1, self._item.amount // SHARE)
+        self.name, self._rate, self._counters, self._clock = name, Rate.parse(limit), counters, clock
+        self._size = max(1, self._rate.amount // SHARE)
         self._lock, self._leases, self._prune_at = threading.Lock(), dict[str, _Lease](), PRUNE_FROM
 
     def charge(self, whose: str, what: str) -> None:
@@ -105,16 +131,16 @@ class Policy:
                 return
             seconds = max(1, math.ceil(lease.ends - self._clock()))
         raise DomainError(
-            "rate.limited", policy=self.name, what=what, limit=self._item.amount, window=self._item.get_expiry(),
-            unit=self._item.GRANULARITY.name, seconds=seconds,
+            "rate.limited", policy=self.name, what=what, limit=self._rate.amount, window=self._rate.seconds,
+            unit=self._rate.unit, seconds=seconds,
         )  # fmt: skip
 
     def _take(self, whose: str, lease: _Lease) -> None:
-        began, limit, window = self._clock(), self._item.amount, self._item.get_expiry()
+        began, limit, window = self._clock(), self._rate.amount, self._rate.seconds
         if self._counters is None:
             lease.left, lease.ends, lease.is_last = limit, began + window, True
             return
-        hits, seconds = self._counters.hit(self._item.key_for(self.name, whose), window, self._size)
+        hits, seconds = self._counters.hit(f"{self.name}/{limit}/{self._rate.unit}/{whose}", window, self._size)
         lease.left = min(self._size, max(0, limit - (hits - self._size)))
         # From before it was asked: it is over here no later than there.
         lease.ends, lease.is_last = began + seconds, hits >= limit

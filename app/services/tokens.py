@@ -23,11 +23,11 @@ SELF = "self"
 
 
 class Source(NamedTuple):
-    """What a token was exchanged for: whom an issuer vouched for, and the number of the rule that admitted it."""
+    """Whom an issuer vouched for, and the number of the rule that admitted it; None for what such a token made."""
 
     issuer: str
     subject: str
-    rule: int
+    rule: int | None = None
 
 
 def authenticate(uow: UnitOfWork, secret: str, address: str | None = None, request: str | None = None) -> Principal:
@@ -63,15 +63,23 @@ def create(
 ) -> tuple[Token, str]:
     """Makes a token; returns it with its secret, which is not kept. An operator makes them for its own owner, but no admin's.
 
+    One made by a token that was exchanged for an identity token stands on the same word: it ends with it, and says whose it is.
+
     Args:
-        lifetime: from now; without one it is valid until it is revoked.
+        lifetime: from now; without one it is valid until it is revoked, or as long as its maker's where that ends.
+
+    Raises:
+        DomainError: token.scope, token.scopes, quota.exceeded; token.outlives.
     """
     checked = check_scopes(scopes)
     if "admin" in checked:
         principal.require_admin()
     principal.require_operate(owner)
     open_account(uow, check_owner(owner), "tokens").charge(tokens=1)
-    return _issue(uow, principal, owner, checked, name, now() + lifetime if lifetime else None)
+    maker = _exchanged(uow, principal)
+    longest = maker.expires_at if maker else None
+    end = now() + lifetime if lifetime else longest
+    return _issue(uow, principal, owner, checked, name, end, _word_of(maker, end))
 
 
 def issue_for(uow: UnitOfWork, principal: Principal, expires_at: dt.datetime, source: Source) -> tuple[Token, str]:
@@ -87,8 +95,8 @@ def rotate(uow: UnitOfWork, principal: Principal, token_id: str, grace: dt.timed
     Whoever holds a token may rotate it. A token with a lifetime is followed by one with the same.
 
     Raises:
-        DomainError: token.unknown; token.over; oidc.rotate, for one that an issuer must vouch for again; quota.exceeded, where
-            both would be valid for a while.
+        DomainError: token.unknown; token.over; token.outlives; oidc.rotate, for one that an issuer must vouch for again;
+            quota.exceeded, where both would be valid for a while.
     """
     old = _manageable(uow, principal, token_id)
     account = open_account(uow, old.owner, "tokens")
@@ -97,11 +105,13 @@ def rotate(uow: UnitOfWork, principal: Principal, token_id: str, grace: dt.timed
         raise DomainError("token.over", token=old.id)
     if old.issuer is not None:
         raise DomainError("oidc.rotate", token=old.id)
+    lifetime = old.expires_at - old.created_at if old.expires_at else None
+    lasts = now() + lifetime if lifetime else None
+    source = _word_of(_exchanged(uow, principal), lasts)
     if grace:  # for a while there are both
         account.charge(tokens=1)
     end = now() + grace
-    lifetime = old.expires_at - old.created_at if old.expires_at else None
-    made = _issue(uow, principal, old.owner, old.scopes, old.name, now() + lifetime if lifetime else None)
+    made = _issue(uow, principal, old.owner, old.scopes, old.name, lasts, source)
     if grace:
         old.expires_at = min(old.expires_at or end, end)
     else:
@@ -149,6 +159,25 @@ def _manageable(uow: UnitOfWork, principal: Principal, token_id: str) -> Token:
     return token
 
 
+def _exchanged(uow: UnitOfWork, principal: Principal) -> Token | None:
+    """The principal's token, where it stands on the word of an issuer."""
+    holder = uow.session.get(Token, principal.token)
+    return holder if holder is not None and holder.issuer is not None else None
+
+
+def _word_of(maker: Token | None, end: dt.datetime | None) -> Source | None:
+    """On whose word a token stands that is made by another and ends then: what an issuer vouched for an hour must not last.
+
+    Raises:
+        DomainError: token.outlives.
+    """
+    if maker is None or maker.issuer is None or maker.expires_at is None:
+        return None
+    if end is None or end > maker.expires_at:
+        raise DomainError("token.outlives", at=maker.expires_at.isoformat(timespec="seconds"))
+    return Source(maker.issuer, maker.subject or "")
+
+
 def _is_valid(token: Token) -> bool:
     return token.revoked_at is None and (token.expires_at is None or token.expires_at > now())
 
@@ -163,7 +192,8 @@ def _issue(
         expires_at=expires_at, issuer=source and source.issuer, subject=source and source.subject,
     )  # fmt: skip
     uow.add(token)
-    kind, origin = ("token.exchanged", source._asdict()) if source else ("token.created", {})
+    origin = {name: value for name, value in source._asdict().items() if value is not None} if source else {}
+    kind = "token.exchanged" if source and source.rule is not None else "token.created"
     end = expires_at.isoformat() if expires_at else None
     uow.event(kind, principal, owner, token.id, scopes=scopes, expires_at=end, **origin)
     return token, secret

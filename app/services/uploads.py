@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.blobs.s3_direct import part_bytes
+from app.core.adapter import Selector
 from app.core.deltas import resolve
 from app.core.patch import check_finite, choose_files
 from app.core.recipe import digest_of
@@ -19,8 +20,7 @@ from app.domain.ids import new_id
 from app.domain.names import UNKNOWN
 from app.domain.principal import Principal
 from app.domain.states import move
-from app.services import patches, releases
-from app.services.objects import PUSHED
+from app.services import kept, patches, releases
 from app.services.quotas import open_account, require_room
 from app.services.uow import UnitOfWork
 
@@ -70,18 +70,19 @@ def draft(
     patch = patches.get(uow, principal, owner, name)
     principal.require_publish(owner)
     release = None if trained_on == UNKNOWN else releases.get_ready(uow, principal, patch.family.name, trained_on)
-    kept, dropped = _choose(announced, uow.tools.limits.patch_bytes, uow.tools.limits.patch_files)
-    files = [f.row() for f in kept]
-    digest = digest_of([[f.path, f.sha256] for f in kept])
+    chosen, dropped = _choose(announced, uow.tools.limits.patch_bytes, uow.tools.limits.patch_files)
+    digest = digest_of([[f.path, f.sha256] for f in chosen])
     _require_not_purged(uow, owner, digest)
     account = open_account(uow, owner, "bytes", "versions", "drafts")
     existing = rows.version_by_digest(uow.session, patch.id, digest)
     if existing:
         _check_same(patch, existing, release.id if release else None, trained_on)
         return existing, False
-    total = sum(f.size for f in kept)
+    total = sum(f.size for f in chosen)
     account.charge(drafts=1, versions=1, bytes=total)
     uow.names_bytes()  # from the draft on, so that what is uploaded again is not swept as nobody's before it is published
+    before = kept.sent_before(uow, patch.id)
+    files = kept.mark([f.row() for f in chosen], [f.path for f in chosen if f.sha256 in before])
     version = PatchVersion(
         id=new_id("ver"), created_at=clock(uow.session), patch_id=patch.id, owner=owner, number=None, state="draft",
         digest=digest, published_digest=None, files=files, dropped=dropped, total_bytes=total,
@@ -110,8 +111,15 @@ def staged_name(version: PatchVersion, path: str) -> tuple[str, int]:
 
 
 def received(uow: UnitOfWork, version: PatchVersion) -> dict[str, int]:
-    """How many bytes of each file have arrived, here or straight in the store."""
-    return {file["path"]: _arrived(uow, version, i) for i, file in enumerate(version.files)}
+    """How many bytes of each file have arrived, here or straight in the store, or need not be sent again."""
+    return {file["path"]: kept.arrived(uow, version, index) for index, file in enumerate(version.files)}
+
+
+def place(uow: UnitOfWork, principal: Principal, upload: str, path: str) -> tuple[str, str, int, int]:
+    """Where the service puts the bytes of a file: upload, name of the staged file, its size, and how many bytes are there."""
+    version = open_upload(uow, principal, upload)
+    name, size = staged_name(version, path)
+    return version.id, name, size, kept.arrived_here(uow, version, int(name))
 
 
 @dataclass(frozen=True)
@@ -138,6 +146,8 @@ def direct_parts(uow: UnitOfWork, principal: Principal, upload: str, path: str) 
     direct = uow.tools.blobs.direct
     if direct is None:
         raise DomainError("upload.not_direct")
+    if kept.is_kept(uow, version.files[int(name)]):
+        return part_bytes(size), []
     uow.lock(version)
     multiparts = dict(version.multiparts or {})
     there = direct.arrived(version.id, name, multiparts[path]) if path in multiparts else None
@@ -150,10 +160,13 @@ def direct_parts(uow: UnitOfWork, principal: Principal, upload: str, path: str) 
     return step, [Part(*part, direct.part_url(version.id, name, multiparts[path], part[0])) for part in missing]
 
 
-def verify(uow: UnitOfWork, principal: Principal, upload: str) -> dict[str, Any]:
+def verify(uow: UnitOfWork, principal: Principal, upload: str, verified: list[str] | None = None) -> dict[str, Any]:
     """Verifies what arrived for a draft and keeps the bytes; stores no row, so nothing becomes visible.
 
     Apart from `publish` because it reads every byte, which no transaction that writes should wait for.
+
+    Args:
+        verified: is told which files are verified and in the store by now (paths); after a refusal, for `keep`.
 
     Returns:
         The facts that `publish` wants.
@@ -170,20 +183,29 @@ def verify(uow: UnitOfWork, principal: Principal, upload: str) -> dict[str, Any]
     if existing and existing.facts:
         return existing.facts
     require_room(uow, version.owner, versions=1)  # before bytes are moved: what was sent stays, for when there is room
-    blobs = uow.tools.blobs
-    for index, file in enumerate(version.files):
-        arrived = _arrived(uow, version, index)
-        if arrived != file["size"]:
+    blobs, verified = uow.tools.blobs, [] if verified is None else verified
+    missing = [(i, f) for i, f in enumerate(kept.mark(version.files, verified)) if not kept.is_kept(uow, f)]
+    for index, file in missing:
+        if (arrived := kept.arrived(uow, version, index)) != file["size"]:
             raise DomainError("upload.incomplete", path=file["path"], received=arrived, size=file["size"])
-    # Small files first: where one is damaged, those before it must be sent again too.
-    for index, file in sorted(enumerate(version.files), key=lambda numbered: numbered[1]["size"]):
-        upload_id, name = _place(version, index)
-        multipart = (version.multiparts or {}).get(file["path"])
-        if multipart and blobs.direct and blobs.received(upload_id, name) != file["size"]:
-            blobs.direct.complete(upload_id, name, multipart)
-        if not _is_kept(uow, file, blobs.received(upload_id, name)):
-            blobs.promote(upload_id, name, file["sha256"], file["path"])
+    for index, file in missing:
+        staged, multipart = kept.place(version, index), (version.multiparts or {}).get(file["path"])
+        if multipart and blobs.direct and blobs.received(*staged) != file["size"]:
+            blobs.direct.complete(*staged, multipart)
+        blobs.promote(*staged, file["sha256"], file["path"])
+        verified.append(file["path"])
     return facts_of(uow, version)
+
+
+def keep(uow: UnitOfWork, principal: Principal, upload: str, verified: Sequence[str]) -> None:
+    """Notes what was verified of a draft that is refused, so that only the rest is sent again.
+
+    Raises:
+        DomainError: upload.unknown.
+    """
+    version = open_upload(uow, principal, upload)
+    uow.lock(version)
+    version.files = kept.mark(version.files, verified)
 
 
 def publish(uow: UnitOfWork, principal: Principal, upload: str, facts: dict[str, Any]) -> PatchVersion:
@@ -205,8 +227,7 @@ def publish(uow: UnitOfWork, principal: Principal, upload: str, facts: dict[str,
         version.state = move("version", version.state, "discarded")
         return existing
     account.charge(versions=1)
-    version.facts = facts
-    version.files = [{"path": file["path"], "size": file["size"], "sha256": file["sha256"]} for file in version.files]
+    version.facts, version.files = facts, kept.unmarked(version)
     version.number = rows.next_number(uow.session, patch.id)
     version.state = move("version", version.state, "published")
     version.published_digest = version.digest
@@ -214,26 +235,6 @@ def publish(uow: UnitOfWork, principal: Principal, upload: str, facts: dict[str,
     version.row_version += 1
     uow.event("version.published", principal, version.owner, f"{patch.full_name}@{version.number}", trained_on=trained_on)
     return version
-
-
-def _place(version: PatchVersion, index: int) -> tuple[str, str]:
-    """Upload and name under which a file of a draft is staged."""
-    pushed = version.files[index].get("staged")
-    return (pushed, PUSHED) if pushed else (version.id, str(index))
-
-
-def _is_kept(uow: UnitOfWork, file: dict[str, Any], staged: int) -> bool:
-    """Whether the bytes of a pushed file are in the store, and are the owner's: from an attempt before, or another version."""
-    return bool(file.get("kept")) and staged != file["size"] and uow.tools.blobs.size(file["sha256"]) == file["size"]
-
-
-def _arrived(uow: UnitOfWork, version: PatchVersion, index: int) -> int:
-    blobs, file = uow.tools.blobs, version.files[index]
-    (upload, name), multipart = _place(version, index), (version.multiparts or {}).get(file["path"])
-    here = blobs.received(upload, name)
-    if here or not multipart or blobs.direct is None:
-        return int(file["size"]) if _is_kept(uow, file, here) else here
-    return sum((blobs.direct.arrived(upload, name, multipart) or {}).values())
 
 
 def _settled(uow: UnitOfWork, principal: Principal, upload: str) -> PatchVersion | None:
@@ -260,13 +261,13 @@ def _choose(announced: Sequence[AnnouncedFile], max_bytes: int, max_files: int) 
     by_path = {f.path: f for f in announced}
     if len(by_path) != len(announced) or len(announced) > max_files:
         raise DomainError("version.files", reason=f"A path is listed twice, or there are more than {max_files} files.")
-    kept, dropped = choose_files({f.path: f.size for f in announced})
-    for path in kept:
+    sizes, dropped = choose_files({f.path: f.size for f in announced})
+    for path in sizes:
         if not _SHA256.fullmatch(by_path[path].sha256) or by_path[path].size < 0:
             raise DomainError("version.files", reason=f"{path} needs its size and the sha256 of its bytes in lower-case hex.")
-    if sum(kept.values()) > max_bytes:
-        raise DomainError("request.too_large", what="the patch", size=sum(kept.values()), limit=max_bytes)
-    return [by_path[path] for path in sorted(kept)], dropped
+    if sum(sizes.values()) > max_bytes:
+        raise DomainError("request.too_large", what="the patch", size=sum(sizes.values()), limit=max_bytes)
+    return [by_path[path] for path in sorted(sizes)], dropped
 
 
 def _check_same(patch: Patch, existing: PatchVersion, trained_on_id: str | None, trained_on: str) -> None:
@@ -289,6 +290,8 @@ def facts_of(uow: UnitOfWork, version: PatchVersion, read_values: bool = True) -
         if version.trained_on:
             base = uow.tools.library.manifest(version.trained_on).checkpoint
             resolve(opened.patch.config, opened.patch.factors, base)
+        else:
+            Selector(opened.patch.config)  # patterns that nothing can be matched with are of no use on any release
         if read_values:
             check_finite(opened.patch, opened.source, uow.tools.arithmetic())
         config, factors = opened.patch.config, opened.patch.factors

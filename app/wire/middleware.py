@@ -1,4 +1,4 @@
-"""Around every request: an id, a bound on JSON bodies, and their digest for idempotent repeats."""
+"""Around every request: an id, bounds on JSON bodies, their digest for idempotent repeats; and what browsers are told."""
 
 import hashlib
 import json
@@ -12,8 +12,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.domain.context import REQUEST_ID
 from app.domain.errors import DomainError
+from app.wire.browsers import INERT, NO_SNIFF
 from app.wire.deps import bearer, get_principal
 from app.wire.problems import MEDIA_TYPE, body_of, status_of
+from app.wire.sizes import limit_of, require_simple
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -42,8 +44,7 @@ class RequestBounds:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                others = [header for header in message["headers"] if header[0] != b"x-request-id"]
-                message["headers"] = [*others, (b"x-request-id", request_id.encode())]
+                message["headers"] = _completed(message["headers"], request_id)
             await send(message)
 
         # Routes are matched up to a line's end: /metrics%0A would be /metrics here, and something else to a proxy. Zeros are in
@@ -77,9 +78,11 @@ class RequestBounds:
         """The whole body, or None where the client went away.
 
         Raises:
-            DomainError: request.too_large; token.missing or token.expired, where a large one comes from a stranger.
+            DomainError: request.too_large, request.too_complex; token.missing or token.expired, where a large one comes from
+                a stranger.
         """
-        body = bytearray()
+        # No list of pieces: of two bytes each, they would take twenty times as much.
+        body, limit = bytearray(), limit_of(scope["path"], API, self._limit)
         is_known = False
         more = scope["method"] not in ("GET", "HEAD")
         while more:
@@ -88,12 +91,20 @@ class RequestBounds:
                 return None
             body += message.get("body", b"")
             more = message.get("more_body", False)
-            if len(body) > self._limit:
-                raise DomainError("request.too_large", what="the body", size=len(body), limit=self._limit)
+            if len(body) > limit:
+                raise DomainError("request.too_large", what="the body", size=len(body), limit=limit)
             if len(body) > STRANGERS_BYTES and not is_known:
                 await _require_token(scope)
                 is_known = True
+        require_simple(body)
         return bytes(body)
+
+
+def _completed(headers: list[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer with its id, and with what a browser is told of it; a page says itself what it may do."""
+    others = [header for header in headers if header[0] not in (b"x-request-id", NO_SNIFF[0])]
+    told = () if any(name == INERT[0] for name, _ in others) else (INERT,)
+    return [*others, (b"x-request-id", request_id.encode()), NO_SNIFF, *told]
 
 
 async def _require_token(scope: Scope) -> None:

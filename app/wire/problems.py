@@ -14,6 +14,7 @@ from app.core.errors import CoreError
 from app.core.findings import MEANINGS
 from app.domain.errors import CATALOGUE as DOMAIN
 from app.domain.errors import DomainError, Kind
+from app.wire.browsers import INERT, NO_SNIFF
 
 STATUS: dict[Kind, int] = {
     "invalid": 422, "unauthenticated": 401, "forbidden": 403, "not_found": 404, "conflict": 409, "gone": 410,
@@ -136,7 +137,9 @@ def _http(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == 405:
         refused = DomainError("request.method", method=request.method, path=request.url.path[:200])
         return problem(refused, 405, dict(error.headers or {}))
-    return problem(DomainError("request.invalid", reason=str(error.detail)[:300]), error.status_code)
+    # FastAPI says 400 of a body that is no text, or nested too deep, and 422 of one that is no JSON: one code is one status.
+    status = STATUS["invalid"] if error.status_code == 400 else error.status_code
+    return problem(DomainError("request.invalid", reason=str(error.detail)[:300]), status)
 
 
 def _os(request: Request, error: Exception) -> JSONResponse:
@@ -148,5 +151,6 @@ def _os(request: Request, error: Exception) -> JSONResponse:
 def _unexpected(request: Request, error: Exception) -> JSONResponse:
     request_id = getattr(request.state, "request_id", "unknown")
     log.error("request %s failed", request_id, exc_info=error)
-    # This answer is sent from outside the middleware that gives all others their id.
-    return problem(DomainError("server.error", request_id=request_id), 500, {"X-Request-Id": request_id})
+    # This answer is sent from outside the middleware that gives all others their id, and what browsers are told.
+    told = {"X-Request-Id": request_id} | {name.decode(): value.decode() for name, value in (NO_SNIFF, INERT)}
+    return problem(DomainError("server.error", request_id=request_id), 500, told)

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from app.core import arithmetic
 from app.core.errors import CoreError
 from app.core.local import merge
-from tests.fuzz.world import World, populated
+from tests.fuzz.world import lent, registry
 from tests.support.files import factors, matrix, write_base, write_patch
 from tests.support.hostile import MODULE, PATIENCE, Refusal
 
@@ -50,15 +49,6 @@ def refusal(tmp_path: Path) -> Refusal:
     return ask
 
 
-@pytest.fixture(scope="session")
-def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A registry to attack: what an attack does to it is of no concern to the next."""
-    with populated(tmp_path_factory.mktemp("attacked")) as made:
-        yield made
-
-
-@pytest.fixture
-def world(attacked: World) -> Iterator[World]:
-    """The registry, whose log is looked at after each attack."""
-    with attacked.listened_to():
-        yield attacked
+# A registry to attack: what an attack does to it is of no concern to the next.
+attacked = registry("attacked")
+world = lent("attacked")

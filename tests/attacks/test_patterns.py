@@ -10,6 +10,8 @@ import pytest
 
 from app.core.adapter import Selector, parse_config
 from app.core.errors import AdapterError
+from tests.fuzz.world import CONFIG, World
+from tests.registry.uploading import announce
 from tests.support.files import write_adapter_config
 from tests.support.hostile import Refusal
 
@@ -113,3 +115,20 @@ def test_many_layer_patterns(base: Path, patch: Path, refusal: Refusal) -> None:
 
 def test_the_longest_pattern_is_accepted() -> None:
     assert selector(target_modules="a" * 200).names("a" * 200)
+
+
+@pytest.mark.parametrize("trained_on", ["unknown", "v1"])
+@pytest.mark.parametrize("field", FIELDS)
+def test_unusable_patterns_are_not_published(world: World, field: str, trained_on: str) -> None:
+    """Also where no release is known that they could be tried on: whoever ports the patch one day could only be refused."""
+    files = world.files()
+    config = json.loads(files[CONFIG]) | FIELDS[field]("(?=q_proj)q_proj")
+    files[CONFIG] = json.dumps(config).encode()
+    patch = world.new_patch()
+    listed = [announce(path, content) for path, content in files.items()]
+    draft = world.acme.post(f"/patches/{patch}/versions", {"trained_on": trained_on, "files": listed}).json()
+    world.send(draft, files)
+    refusal = world.acme.post(f"/uploads/{draft['id']}/publish")
+    assert world.check(refusal) == "adapter.pattern"
+    assert refusal.json()["data"]["field"] == field
+    assert world.acme.get(f"/patches/{patch}/versions").json()["items"] == []

@@ -117,6 +117,7 @@ def test_a_head_as_long_as_allowed(speak: Speak) -> None:
 
 def test_a_large_body_in_small_parts_is_no_head(speak: Speak, post: bytes) -> None:
     """What counts is what is no body: 300,000 bytes of one pass, chunk by chunk."""
+    post = post.replace(b"/families", b"/patches/acme/tone/versions")  # which takes so large a body
     chunks = (b"3e8\r\n" + b" " * 1000 + b"\r\n") * 300
     assert statuses(speak(post + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")) == [422]
 

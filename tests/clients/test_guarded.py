@@ -7,6 +7,7 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -354,3 +355,63 @@ def test_no_secret_is_told() -> None:
         assert SECRET not in repr(told.__cause__)
     assert isinstance(told.__cause__, Exception)
     assert not isinstance(told.__cause__, httpx.HTTPStatusError)
+
+
+def drain(url: str, reach: Reach, taken: list[bytes]) -> None:
+    """Takes all pieces of a stream."""
+    with guarded.stream(url, reach) as answer:
+        taken.extend(answer.pieces)
+
+
+def test_a_stream_comes_in_pieces() -> None:
+    """With the headers of the first answer and of the last; a range goes on to where it is redirected, a token does not."""
+    hosts = HERE | {"localhost"}
+    reach = replace(LOCAL, private_hosts=hosts, http_hosts=hosts, redirects=1, max_bytes=10**6)
+    headers = {"Range": "bytes=0-199999", "Authorization": f"Bearer {SECRET}"}
+    with (
+        site(http(bytes(200_000), "206 Partial Content", "X-Of: cdn")) as cdn,
+        site(http(b"", "302 Found", f"Location: http://localhost:{cdn.port}/x", "X-Of: hub")) as hub,
+        guarded.stream(f"{hub.url}/y", reach, headers) as answer,
+    ):
+        assert (answer.status, answer.first["x-of"], answer.headers["x-of"]) == (206, "hub", "cdn")
+        pieces = list(answer.pieces)
+    assert len(pieces) > 1
+    assert b"".join(pieces) == bytes(200_000)
+    assert b"range: bytes=0-199999" in cdn.requests[0].lower()
+    assert SECRET.encode() not in cdn.requests[0]
+    assert SECRET.encode() in hub.requests[0]
+
+
+def test_a_stream_that_breaks_off() -> None:
+    """What came before comes; then a refusal. Errors of whoever takes the pieces are their own."""
+
+    def half(_: bytes, send: Send) -> None:
+        send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + bytes(500))
+
+    taken: list[bytes] = []
+    with site(half) as served:
+        with pytest.raises(DomainError) as raised:
+            drain(served.url, LOCAL, taken)
+        assert (raised.value.code, len(b"".join(taken))) == ("outgoing.unreachable", 500)
+        with pytest.raises(OSError, match="my own disk"), guarded.stream(served.url, LOCAL):
+            raise OSError("my own disk")
+
+
+def test_a_stream_without_end() -> None:
+    """Bounded in bytes and in time, like any answer."""
+
+    def endless(_: bytes, send: Send) -> None:
+        send(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            send(bytes(65536))
+
+    def slow(_: bytes, send: Send) -> None:
+        send(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            send(b"x")
+            time.sleep(0.05)
+
+    for answer, code in ((endless, "outgoing.too_large"), (slow, "outgoing.timeout")):
+        with site(answer) as served, pytest.raises(DomainError) as raised:
+            drain(served.url, replace(LOCAL, max_bytes=10**6, total_seconds=1.0), [])
+        assert raised.value.code == code

@@ -36,12 +36,19 @@ class Operation(ABC):
     def __init__(self, world: World) -> None:
         self.world = world
         self.kind = self.name.replace(" ", "-").replace(",", "")
+        self._told = 0  # where the events are that were not read yet: a soak makes thousands
         with world.service.client() as client:
             client.post("/families", json={"name": FAMILY})
 
     @abstractmethod
     def prepare(self, label: str) -> None:
         """Makes what the next round needs."""
+
+    def told_of(self, subject: str) -> list[str]:
+        """The kinds of the events about something of this operation's, of which there were none before the last call."""
+        with self.world.service.client() as client:
+            news, self._told = events(client, self._told)
+        return [event["kind"] for event in news if event["subject"] == subject]
 
     @abstractmethod
     def begin(self) -> None:
@@ -74,7 +81,7 @@ class Operation(ABC):
             return row if row["state"] == state else None
 
         reached.__doc__ = f"{path} to be {state}"
-        return until(reached, SECONDS) or {}
+        return until(reached, SECONDS, every=0.1) or {}
 
 
 class Ingestion(Operation):
@@ -109,8 +116,7 @@ class Ingestion(Operation):
         """Its manifest names the true digests, its job is done, and it was announced once."""
         row = self.read(f"/families/{FAMILY}/releases/{self.release}", "ready")
         job = self.read(f"/jobs/{row['job']}", "done")
-        with self.world.service.client() as client:
-            told = [e["kind"] for e in events(client) if e["subject"] == f"{FAMILY}/{self.release}"]
+        told = self.told_of(f"{FAMILY}/{self.release}")
         assert told == ["release.registered", "release.rejected"] * (attempts - 1) + ["release.registered", "release.ready"]
         assert manifest_files(self.world, row["manifest"]) == digests(self.directory)
         shutil.rmtree(self.directory) if self.copy else None  # gigabytes, after many rounds; fsck reads those by reference
@@ -152,10 +158,9 @@ class Upload(Operation):
                 push_patch(connection, "acme", sender.name, sender.patch, FAMILY, "trained-on")
         with self.world.service.client() as client:
             rows = client.get(f"/patches/acme/{sender.name}/versions").raise_for_status().json()["items"]
-            told_of = [e for e in events(client) if e["kind"] == "version.published" and e["subject"] == f"acme/{sender.name}@1"]
         assert [row["number"] for row in rows] == [1]
         assert {file["path"]: file["sha256"] for file in rows[0]["files"]} == digests(sender.patch)
-        assert len(told_of) == 1
+        assert self.told_of(f"acme/{sender.name}@1").count("version.published") == 1
         shutil.rmtree(sender.patch)
         return told
 
@@ -293,12 +298,13 @@ def manifest_files(world: World, digest: str) -> dict[str, str]:
     return {path: sha256 for path, (_, sha256) in json.loads(content)["files"].items()}
 
 
-def events(client: httpx.Client) -> Iterator[dict[str, Any]]:
-    """All that happened."""
-    cursor = 0
+def events(client: httpx.Client, cursor: int) -> tuple[list[dict[str, Any]], int]:
+    """All that happened after a cursor, and the cursor after it."""
+    found = []
     while (page := client.get("/events", params={"after": cursor, "limit": 500}).raise_for_status().json())["items"]:
-        yield from page["items"]
+        found += page["items"]
         cursor = page["cursor"]
+    return found, cursor
 
 
 def digests(directory: Path) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Sequence
+import signal
 from pathlib import Path
 
 import pytest
@@ -33,12 +33,21 @@ class World:
     def __init__(self, root: Path, service: Service, **known: str) -> None:
         self.root, self.service, self.known = root, service, known
 
-    def check(self) -> None:
-        """`portllm fsck` reads every byte and finds nothing wrong."""
-        ended = invoke("fsck", "--data", self.service.data, "--json", **self.known)
+    def check(self, quick: bool = False) -> None:
+        """`portllm fsck` finds nothing wrong; it reads every byte, or quickly the sizes of all."""
+        ended = invoke("fsck", "--data", self.service.data, "--json", *(["--quick"] if quick else []), **self.known)
         assert ended.exit_code == 0, ended.output
 
-    def sweep(self, fault: str, operations: Sequence[str]) -> None:
+    def mend(self) -> None:
+        """Brings back what a round that failed may have left broken.
+
+        Raises:
+            Exception: it cannot; the rounds end here.
+        """
+        if self.service.process.poll() is not None:
+            self.service.start()
+
+    def sweep(self, fault: str) -> None:
         """Sweeps as if everything were old: whatever the faults left behind goes, and all that is named stays."""
         with pytest.MonkeyPatch.context() as patch:
             for name, value in self.known.items():
@@ -49,8 +58,7 @@ class World:
             runtime.look()
             try:
                 found = sweep_all(runtime.read, runtime.write)
-                for operation in operations:
-                    tally.line(fault, operation, self.backend).orphans += sum(found.values()) // len(operations)
+                tally.swept(fault, self.backend, found)
                 print(f"orphans swept: {found}")
                 assert not any(sweep_all(runtime.read, runtime.write).values())
             finally:
@@ -89,6 +97,15 @@ class Site(World):
         self.workers += [self.worker() for _ in range(WORKERS - len(self.workers))]
         for worker in self.workers:
             worker.ready()
+
+    def mend(self) -> None:
+        """Database, service and two workers."""
+        self.cluster.start()
+        super().mend()
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                worker.send(signal.SIGCONT)
+        self.hire()
 
     def end(self) -> None:
         for worker in self.workers:

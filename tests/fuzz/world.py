@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from app.cli.logs import TextLines
 from app.wire.problems import codes
@@ -143,3 +144,26 @@ def populated(root: Path) -> Iterator[World]:
             "job": [release["job"]], "path": [WEIGHTS, CONFIG, "model.safetensors", "config.json"],
         }  # fmt: skip
         yield world
+
+
+def registry(name: str) -> Any:
+    """A fixture: a populated registry for the whole session, in a directory of that name."""
+
+    @pytest.fixture(scope="session")
+    def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+        with populated(tmp_path_factory.mktemp(name)) as found:
+            yield found
+
+    return made
+
+
+def lent(fixture: str) -> Any:
+    """A fixture: the registry that another one made, whose log is looked at after each test."""
+
+    @pytest.fixture
+    def found(request: pytest.FixtureRequest) -> Iterator[World]:
+        made: World = request.getfixturevalue(fixture)
+        with made.listened_to() as world:
+            yield world
+
+    return found

@@ -142,6 +142,15 @@ def fresh(registries: Callable[..., Service]) -> Iterator[Callable[..., Service]
 
 
 @pytest.fixture
+def begun(fresh: Callable[..., Service], models: Models) -> Service:
+    """A registry of one test's own with release v1 of family llama, by reference."""
+    service = fresh()
+    service.admin.family("llama")
+    service.release("llama", "v1", models.v1)
+    return service
+
+
+@pytest.fixture
 def another(tmp_path: Path, models: Models) -> Callable[[], Path]:
     """Makes patch directories with the weights of `models.patch` and bytes that nobody published yet."""
     return lambda: with_card(models.patch, tmp_path / unique("patch"), unique("card "))

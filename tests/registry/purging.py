@@ -64,12 +64,21 @@ class Place:
 
 
 @contextmanager
-def opened(registries: Callable[..., Service], models: Models, shelf: Shelf, s3: S3Server, **settings: Any) -> Iterator[Place]:
+def opened(
+    registries: Callable[..., Service], models: Models, shelf: Shelf, s3: S3Server, through: str = "", **settings: Any
+) -> Iterator[Place]:
+    """A registry that runs.
+
+    Args:
+        registries, models, shelf, s3: fixtures.
+        through: what stands before S3, for the registry alone.
+        settings: of the registry; `in_s3`: its blobs lie there too.
+    """
     bucket = s3.bucket()
     if settings.pop("in_s3", False):
         settings["blobs"] = f"s3://{bucket}/registry"
     with pytest.MonkeyPatch.context() as patched:
-        for name, value in s3.environment().items():
+        for name, value in s3.environment(through).items():
             patched.setenv(name, value)
         with registries(allow_s3=[f"s3://{bucket}/exports"], **settings).running() as service:
             service.admin.family("llama")

@@ -12,7 +12,7 @@ from app.wire.visits import require_guard
 from tests.registry.conftest import World
 from tests.registry.service import Caller, refused
 
-OPEN = ("/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/redoc", "/problems", "/problems/{code}")
+OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json", "/redoc", "/problems", "/problems/{code}")
 # How to come by a token.
 DOORS = ("/api/v1/oidc", "/api/v1/tokens/exchange")
 # Answers this machine, and whoever has the token for it.
@@ -20,8 +20,8 @@ LOCAL = ("/metrics",)
 NOT_THERE = ("patch.unknown", "port.unknown", "upload.unknown", "job.unknown", "owner.unknown", "hub.repository")
 # Asked by POST, and change nothing.
 QUESTIONS = (
-    "/api/v1/ports/check", "/api/v1/ports/{port}/digest", "/api/validate-yaml",
-    "/api/models/{owner}/{name}/paths-info/{revision}",
+    "/api/v1/ports/check", "/api/v1/ports/{port}/digest", "/api/models/{owner}/{name}/paths-info/{revision}",
+    "/api/validate-yaml",
 )  # fmt: skip
 # Opened by leave that we signed, and by no token: `tests/registry/test_hub_push.py`.
 SIGNED = {name.partition(" ")[2] for name, rule in HUB.items() if rule.scope == "signed"}

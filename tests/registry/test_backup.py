@@ -1,6 +1,7 @@
 """Backup and restore: the database first, the bytes after it, while the registry is written to; then another serves from both.
 
-SQLite is copied by `portllm db backup`, PostgreSQL by the command that this verb names.
+Bytes lie in a directory or in a bucket, and are copied as they are, by key. SQLite is copied by `portllm db backup`,
+PostgreSQL by the command that this verb names.
 """
 
 import hashlib
@@ -22,13 +23,67 @@ from tests.live.service import invoke, until
 from tests.registry.conftest import Models
 from tests.registry.service import Caller, Service
 from tests.support.postgres import Postgres, binaries, libpq
+from tests.support.s3 import S3Server
+
+
+class Directory:
+    """Bytes below DATA."""
+
+    def __init__(self, root: Path) -> None:
+        self._copy = root / "bytes"
+
+    def settings(self) -> dict[str, Any]:
+        """Of the registry that is copied."""
+        return {}
+
+    def copy(self, service: Service) -> None:
+        """As an operator does it, after the database."""
+        shutil.copytree(service.data / "blobs/sha256", self._copy)
+
+    def restored(self, data: Path) -> dict[str, Any]:
+        """Puts the copy where another registry finds it; the settings of that one."""
+        shutil.copytree(self._copy, data / "blobs/sha256")
+        return {}
+
+
+class Bucket:
+    """Bytes below a prefix of a bucket; the copy has another prefix, in another bucket."""
+
+    def __init__(self, s3: S3Server) -> None:
+        self._client, self._from, self._to = s3.client(), s3.bucket(), s3.bucket()
+        self._keys = s3.objects
+
+    def settings(self) -> dict[str, Any]:
+        return {"blobs": f"s3://{self._from}/registry", "direct_transfers": False}  # an in-process client reaches no S3
+
+    def copy(self, service: Service) -> None:  # noqa: ARG002  the bucket is its own
+        for key in self._keys(self._from, "registry/"):
+            if not key.startswith("registry/staging/"):  # it comes and goes meanwhile, and nobody names it
+                source = {"Bucket": self._from, "Key": key}
+                self._client.copy_object(CopySource=source, Bucket=self._to, Key=f"copied/{key.removeprefix('registry/')}")
+
+    def restored(self, data: Path) -> dict[str, Any]:  # noqa: ARG002
+        for key in self._keys(self._from):  # whatever is served now comes from the copy
+            self._client.delete_object(Bucket=self._from, Key=key)
+        return {**self.settings(), "blobs": f"s3://{self._to}/copied"}
+
+
+@pytest.fixture(params=["directory", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Directory | Bucket:
+    """Where bytes are kept."""
+    if request.param == "directory":
+        return Directory(tmp_path)
+    s3: S3Server = request.getfixturevalue("s3")
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    return Bucket(s3)
 
 
 def variables(service: Service) -> dict[str, str]:
-    """What the command line needs to work on the same database."""
+    """What the command line needs to work on the same database and bytes."""
     roots = json.dumps([str(root) for root in service.settings.allow_roots])
     url = {} if service.on_sqlite else {"PORTLLM_DATABASE_URL": service.settings.database_url}
-    return {"PORTLLM_ALLOW_ROOTS": roots} | url
+    return {"PORTLLM_ALLOW_ROOTS": roots, "PORTLLM_BLOBS": service.settings.blobs} | url
 
 
 def copy_database(service: Service, file: Path) -> None:
@@ -36,7 +91,7 @@ def copy_database(service: Service, file: Path) -> None:
     ended = invoke("db", "backup", file, "--data", service.data, **variables(service))
     if service.on_sqlite:
         assert ended.exit_code == 0, ended.output
-        assert str(service.data / "blobs/sha256") in ended.stdout
+        assert (service.settings.blobs or str(service.data / "blobs/sha256")) in ended.stdout
         return
     assert ended.exit_code == 1
     named = re.search(r"`(pg_dump .*)`", ended.stderr)
@@ -45,7 +100,7 @@ def copy_database(service: Service, file: Path) -> None:
     subprocess.run(named[1], shell=True, check=True, env=os.environ | {"PATH": tools}, timeout=60)  # noqa: S602  as a person types it
 
 
-def restore(request: pytest.FixtureRequest, file: Path, blobs: Path, root: Path, original: Service) -> Service:
+def restore(request: pytest.FixtureRequest, file: Path, store: Directory | Bucket, root: Path, original: Service) -> Service:
     """A registry of its own on copies; not started yet."""
     url = ""
     if not original.on_sqlite:
@@ -53,11 +108,10 @@ def restore(request: pytest.FixtureRequest, file: Path, blobs: Path, root: Path,
         url = server.create()
         command = [str(binaries() / "pg_restore"), "--exit-on-error", "--no-owner", f"--dbname={libpq(url)}", str(file)]
         subprocess.run(command, check=True, timeout=60)
-    restored = Service(root, original.settings.allow_roots[0], database_url=url)
-    restored.data.mkdir(mode=0o700)
+    (root / "data").mkdir(parents=True, mode=0o700)
+    restored = Service(root, original.settings.allow_roots[0], database_url=url, **store.restored(root / "data"))
     if original.on_sqlite:
         shutil.copy(file, restored.data / "portllm.db")
-    shutil.copytree(blobs, restored.data / "blobs/sha256")
     shutil.copy(original.data / "admin-token", restored.data)  # the tests' callers look there
     return restored
 
@@ -87,10 +141,11 @@ def versions(caller: Caller, patch: str) -> dict[int, dict[str, Any]]:
 
 
 def test_backup_and_restore(
-    request: pytest.FixtureRequest, fresh: Callable[..., Service], models: Models, another: Callable[[], Path], tmp_path: Path
-) -> None:
+    request: pytest.FixtureRequest, fresh: Callable[..., Service], models: Models, another: Callable[[], Path], tmp_path: Path,
+    store: Directory | Bucket,
+) -> None:  # fmt: skip
     """All that was there when the backup began is served again, byte by byte; what came later is neither served nor trouble."""
-    service = fresh()
+    service = fresh(**store.settings())
     service.admin.family("llama")
     assert service.release("llama", "v1", models.v1)["state"] == "ready"
     assert service.release("llama", "v2", models.v2, copy=True, parent="v1")["state"] == "ready"
@@ -104,10 +159,10 @@ def test_backup_and_restore(
         copy_database(service, tmp_path / "registry.backup")
         so_far = len(numbers)
         until(lambda: len(numbers) >= so_far + 2)
-        shutil.copytree(service.data / "blobs/sha256", tmp_path / "bytes")
+        store.copy(service)
     merged = {file["path"]: acme.get(f"/ports/{port['id']}/files/{file['path']}").content for file in files_of(acme, port)}
 
-    again = restore(request, tmp_path / "registry.backup", tmp_path / "bytes", tmp_path / "restored", service)
+    again = restore(request, tmp_path / "registry.backup", store, tmp_path / "restored", service)
     checked = invoke("fsck", "--data", again.data, "--json", **variables(again))
     assert (checked.exit_code, json.loads(checked.stdout)["troubles"]) == (0, []), checked.stdout
     with again.running():
@@ -131,18 +186,19 @@ def files_of(caller: Caller, port: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_a_copy_that_names_more_than_there_is(
-    request: pytest.FixtureRequest, fresh: Callable[..., Service], models: Models, another: Callable[[], Path], tmp_path: Path
-) -> None:
+    request: pytest.FixtureRequest, fresh: Callable[..., Service], models: Models, another: Callable[[], Path], tmp_path: Path,
+    store: Directory | Bucket,
+) -> None:  # fmt: skip
     """Bytes first and the database after them is the wrong order: `fsck` says which bytes are missing."""
-    service = fresh()
+    service = fresh(**store.settings())
     service.admin.family("llama")
     service.release("llama", "v1", models.v1)
     acme = service.caller("acme")
     acme.publish(acme.patch("acme", "tone"), models.patch)
-    shutil.copytree(service.data / "blobs/sha256", tmp_path / "bytes")
+    store.copy(service)
     acme.publish("acme/tone", another())
     copy_database(service, tmp_path / "registry.backup")
-    again = restore(request, tmp_path / "registry.backup", tmp_path / "bytes", tmp_path / "restored", service)
+    again = restore(request, tmp_path / "registry.backup", store, tmp_path / "restored", service)
     checked = invoke("fsck", "--data", again.data, "--json", **variables(again))
     assert checked.exit_code == 1
     assert [(t["code"], t["subject"]) for t in json.loads(checked.stdout)["troubles"]] == [

@@ -12,6 +12,8 @@ from app.domain.names import patch_name_of
 from app.domain.principal import Principal
 from app.jobs import pull
 from app.services import imports
+from app.services.fsck.check import check
+from app.services.fsck.troubles import Trouble
 from tests.registry.conftest import Models
 from tests.registry.pulling import known
 from tests.registry.service import Caller, Service, refused
@@ -235,6 +237,7 @@ def test_limits(service: Service, hub: FakeHub, acme: Caller, monkeypatch: pytes
     refused(acme.post("/imports", {"sources": []}), 422, "request.invalid")
     refused(acme.post("/imports", {"sources": ["own:org/a"] * 101}), 422, "request.invalid")
     refused(acme.post("/imports", {"sources": ["own:org/a"], "name": "No"}), 422, "request.name")
+    refused(acme.post("/imports", {"sources": ["own:org/a"], "trained_on": "No"}), 422, "request.name")
     adapter(hub, "org/second", models.patch)
     monkeypatch.setattr(imports, "MAX_AT_ONCE", 1)
     refused(acme.post("/imports", {"sources": ["own:org/*"]}), 413, "import.too_many")
@@ -242,6 +245,7 @@ def test_limits(service: Service, hub: FakeHub, acme: Caller, monkeypatch: pytes
     assert service.admin("PUT", "/owners/acme/quota", json={"bytes": 10}).status_code == 200
     (row,) = imported(service, acme)
     assert outcome(row) == ("refused", "quota.exceeded")
+    assert not hub.fetched("adapter_model.safetensors")
     assert service.rows("SELECT count(*) FROM patches WHERE owner = 'acme'") == [(0,)]
 
 
@@ -254,6 +258,18 @@ def test_cancelled_and_begun_again(service: Service, hub: FakeHub, acme: Caller)
     with service.runtime.write() as uow, pytest.raises(DomainError) as raised:
         imports.again(uow, ACME, row["id"])
     assert raised.value.code == "state.move"
+
+
+def test_a_job_that_is_gone(service: Service, hub: FakeHub, acme: Caller) -> None:
+    """A check finds it, and a running service says it is refused."""
+    asked = acme.post("/imports", {"sources": ["own:org/Tone--2"]}).json()
+    (row,) = acme.get("/imports", batch=asked["batch"]).json()["items"]
+    service.runtime.tools.jobs.cancel(row["job"])
+    troubles = [found for found in check(service.runtime, quick=True, tell=lambda *_: None) if isinstance(found, Trouble)]
+    assert [(found.code, found.subject) for found in troubles] == [("import.stuck", f"{row['id']} (acme/tone-2)")]
+    with service.runtime.write() as uow:
+        assert imports.reconcile(uow) == 1
+    assert outcome(acme.get(f"/imports/{row['id']}").json()) == ("refused", "job.crashed")
 
 
 def test_what_was_purged_stays_away(service: Service, hub: FakeHub, acme: Caller) -> None:
@@ -292,4 +308,6 @@ def test_names(repository: str, name: str) -> None:
 
 def test_names_that_cannot_be(service: Service, hub: FakeHub, acme: Caller) -> None:
     refused(acme.post("/imports", {"sources": [f"own:org/{'x' * 80}"]}), 422, "request.name")
+    rows = imported(service, acme, "own:org/Tone--2", f"own:org/{'x' * 80}", "own:org/x.git")
+    assert [outcome(row) for row in rows] == [("imported", None), ("refused", "request.name"), ("refused", "request.name")]
     refused(acme.get("/imports/nope"), 404, "import.unknown")

@@ -162,7 +162,7 @@ def test_headers_and_statuses_are_those_that_are_sent(world: World, schema: dict
         ("GET /families/{family}", world.admin.get("/families/none")),
     ]  # fmt: skip
     usual = {"content-length", "content-type", "cache-control", "repr-digest"}
-    usual |= {"x-content-type-options", "content-security-policy"}
+    usual |= {"x-content-type-options", "content-security-policy"}  # of every answer
     for name, answer in asked:
         method, path = name.split(" ")
         responses = schema["paths"]["/api/v1" + path][method.lower()]["responses"]

@@ -226,3 +226,18 @@ def test_companions_that_changed_between_releases(world: World, patch: str, tmp_
     listed = [f["path"] for f in world.acme.get(f"/ports/{port['id']}/files").json()["files"]]
     assert "pytorch_model.bin" not in listed
     shutil.rmtree(directory)
+
+
+def test_lists_of_a_family(world: World) -> None:
+    """A family is heeded, alone and with a patch; a patch of another family, and a version of no patch, are refused."""
+    patch = world.patch()
+    world.acme.publish(patch, world.models.patch)
+    port = world.acme.port(patch, "v2")
+    other = world.admin.family(unique("family"))
+    assert world.acme.get("/ports", family="llama", limit=1).json()["items"] == [port]
+    assert world.acme.get("/ports", patch=patch, family="llama").json()["items"] == [port]
+    assert world.acme.get("/ports", family=other).json()["items"] == []
+    problem = refused(world.acme.get("/ports", patch=patch, family=other), 409, "patch.other_family")
+    assert problem["data"] == {"patch": patch, "family": "llama", "asked": other}
+    refused(world.acme.get("/ports", family="nope"), 404, "family.unknown")
+    refused(world.acme.get("/ports", family="llama", version="1"), 422, "request.invalid")

@@ -82,12 +82,12 @@ def test_bodies_that_cannot_be_read(world: World, content: bytes, says: str) -> 
     assert says in refused(answer, 422, "request.invalid")["detail"]
 
 
-@pytest.mark.parametrize("content", [b'{"name": "\xff"}', b"[" * 100_000, b'{"name": 1' + b"0" * 5000 + b"}"])
+@pytest.mark.parametrize("content", [b'{"name": "\xff"}', b"[" * 60_000, b'{"name": 1' + b"0" * 5000 + b"}"])
 def test_bodies_that_break_the_parser(world: World, content: bytes) -> None:
-    """Not UTF-8, nested without end, a number without end: refused in the same form."""
+    """Not UTF-8, nested without end, a number without end: refused in the same form, with the status that is documented."""
     answer = world.admin("POST", "/families", content=content, headers={"Content-Type": "application/json"})
-    refused(answer, answer.status_code, "request.invalid")
-    assert 400 <= answer.status_code < 500
+    refused(answer, 422, "request.invalid")
+    assert world.service.client.get("/problems/request.invalid").json()["status"] == 422
 
 
 @pytest.mark.parametrize("query", [{"limit": "0"}, {"limit": "-1"}, {"limit": "x"}, {"cursor": "x" * 401}])

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from app.clients import hub as hub_client
 from app.core.checkpoint import INDEX_FILE
 from app.domain.errors import DomainError
 from app.jobs import pull, work
@@ -353,9 +354,11 @@ def test_listings_that_lie(service: Service, hub: FakeHub, entries: Any) -> None
     refused(register(service), 409, "upstream.answer")
 
 
-def test_next_pages_elsewhere(service: Service, hub: FakeHub) -> None:
-    """A list does not lead to another host, nor round and round."""
+def test_next_pages_elsewhere(service: Service, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list does not lead to another host, nor round and round, nor on and on."""
     for link in ("<http://127.0.0.2/x>; rel=next", f"<{hub.cdn}/x>; rel=next", "<?again>; rel=next"):
         hub.link = link
         refused(register(service), 409, "upstream.answer")
+    monkeypatch.setattr(hub_client, "LISTING_SECONDS", 0.0)
+    refused(register(service), 503, "upstream.unavailable")
     assert not [a for a in hub.asked if a.server == "cdn"]

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app import runtime
+from app import chores
 from app.core.errors import CheckpointError
 from app.core.revocable import RevocableSource
 from app.domain.principal import Principal
@@ -80,7 +80,7 @@ def replicas(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[tuple[Place, Service]]:  # fmt: skip
     """Two services on one database and one store."""
-    monkeypatch.setattr(runtime, "REVOKE_SECONDS", 0.2)
+    monkeypatch.setattr(chores, "REVOKE_SECONDS", 0.2)
     url = migrated()
     with ExitStack() as stack:
         first = stack.enter_context(opened(registries, models, shelf, s3, database_url=url, in_s3=True))

@@ -1,11 +1,12 @@
 """States: the table of moves against every pair, and the moves over HTTP that it forbids."""
 
 import itertools
+from typing import get_args
 
 import pytest
 
 from app.domain.errors import DomainError
-from app.domain.states import MOVES, move
+from app.domain.states import MOVES, PortState, ReleaseState, move
 from tests.registry.conftest import World
 from tests.registry.service import refused
 
@@ -34,6 +35,18 @@ STATES = {
 def test_the_table_names_every_state() -> None:
     """No noun and no state is missing or unknown."""
     assert {noun: set(table) for noun, table in MOVES.items()} == STATES
+
+
+def test_lists_can_be_asked_for_every_state_and_no_other(world: World) -> None:
+    """A state that there is not would always be an empty list; the refusal names those that there are."""
+    assert (set(get_args(PortState)), set(get_args(ReleaseState))) == (STATES["port"], STATES["release"])
+    for path, noun in (("/ports", "port"), ("/families/llama/releases", "release")):
+        for state in STATES[noun]:
+            listed = world.admin.get(path, state=state).json()["items"]
+            assert {row["state"] for row in listed} <= {state}
+        for state in ("nonsense", "", "READY"):
+            problem = refused(world.admin.get(path, state=state), 422, "request.invalid")
+            assert all(repr(allowed) in problem["detail"] for allowed in STATES[noun]), problem
 
 
 @pytest.mark.parametrize("noun", sorted(STATES))

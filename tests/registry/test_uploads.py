@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.registry.conftest import World
-from tests.registry.service import Service, refused
+from tests.registry.service import Caller, Service, refused, unique
 from tests.registry.uploading import announce, announced, append, send
 
 WEIGHTS = "adapter_model.safetensors"
@@ -194,3 +194,60 @@ def test_bytes_cannot_go_past_a_local_store(world: World) -> None:
     draft = world.acme.draft(world.patch(), world.models.patch)
     assert not any(upload["direct"] for upload in draft["uploads"])
     refused(world.acme.post(f"/uploads/{draft['id']}/direct", {"path": "adapter_config.json"}), 409, "upload.not_direct")
+
+
+def test_only_the_damaged_file_is_sent_again(world: World, draft: tuple[str, dict[str, Any], Path]) -> None:
+    """What was verified before the refusal counts as received; a client that asks first sends the bad file alone."""
+    _, drafted, directory = draft
+    urls = {u["path"]: u["url"] for u in drafted["uploads"]}
+    content = (directory / WEIGHTS).read_bytes()
+    send(world.acme, {"uploads": [u for u in drafted["uploads"] if u["path"] != WEIGHTS]}, directory)
+    append(world.acme, urls[WEIGHTS], 0, b"?" + content[1:])
+    refused(world.acme.post(f"/uploads/{drafted['id']}/publish"), 422, "upload.digest")
+    sizes = {path.name: path.stat().st_size for path in directory.iterdir()}
+    received = {u["path"]: u["received"] for u in world.acme.get(f"/uploads/{drafted['id']}").json()["uploads"]}
+    assert received == {**sizes, WEIGHTS: 0}
+    for path, url in urls.items():
+        assert world.acme.head(url).headers["Upload-Offset"] == str(received[path])
+    problem = refused(append(world.acme, urls["adapter_config.json"], 0, b"{"), 409, "upload.offset")
+    assert problem["data"]["received"] == sizes["adapter_config.json"]
+    assert append(world.acme, urls[WEIGHTS], 0, content).status_code == 204
+    published = world.acme.post(f"/uploads/{drafted['id']}/publish").json()
+    assert published["state"] == "published"
+    for path in sizes:
+        assert world.acme.get(f"/patches/{published['patch']}/versions/1/files/{path}").content == (directory / path).read_bytes()
+
+
+def test_refused_content_is_refused_again_without_sending(world: World, another: Callable[[], Path]) -> None:
+    """A patch that does not fit stays refused for that reason; mended, only the file that changed is sent."""
+    caller, directory = _somebody(world), another()  # open drafts count against an owner's quota
+    patch = caller.patch("solo", unique("patch"))
+    config = directory / "adapter_config.json"
+    good = config.read_text()
+    config.write_text(good.replace('"LORA"', '"LOHA"'))
+    assert config.read_text() != good
+    drafted = caller.draft(patch, directory)
+    send(caller, drafted, directory)
+    first = caller.post(f"/uploads/{drafted['id']}/publish")
+    again = caller.post(f"/uploads/{drafted['id']}/publish")
+    assert (first.status_code, first.json()) == (again.status_code, again.json())
+    assert first.status_code == 422
+    config.write_text(good)
+    mended = caller.draft(patch, directory)
+    assert {u["path"] for u in mended["uploads"] if u["received"] < u["size"]} == {config.name}
+    append(caller, next(u["url"] for u in mended["uploads"] if u["path"] == config.name), 0, good.encode())
+    assert caller.post(f"/uploads/{mended['id']}/publish").json()["number"] == 1
+
+
+def test_bytes_of_others_are_not_taken_for_sent(world: World, another: Callable[[], Path]) -> None:
+    """Who knows the digest of somebody's file has not thereby sent it, nor learns that it is there."""
+    directory, somebody = another(), _somebody(world)
+    world.acme.publish(world.patch(), directory)
+    for owner, caller in (("solo", somebody), ("acme", world.acme)):  # another patch of the same owner is another's as well
+        drafted = caller.draft(caller.patch(owner, unique("patch")), directory)
+        assert {u["received"] for u in drafted["uploads"]} == {0}
+        refused(caller.post(f"/uploads/{drafted['id']}/publish"), 409, "upload.incomplete")
+
+
+def _somebody(world: World) -> Caller:
+    return world.service.caller("solo", "read", "publish")

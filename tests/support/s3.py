@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +36,8 @@ class S3Server:
         }  # fmt: skip
 
     def client(self) -> Any:
-        """A client of the test's own, which knows nothing of the registry."""
-        import boto3
-        from botocore.config import Config
-
-        config = Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
-        return boto3.client(
-            "s3",
-            endpoint_url=self.url,
-            aws_access_key_id=KEY,
-            aws_secret_access_key=SECRET,
-            region_name="us-east-1",
-            config=config,
-        )
+        """The test's own client, which knows nothing of the registry."""
+        return _client(self.url)
 
     def bucket(self) -> str:
         """A new bucket."""
@@ -70,6 +60,18 @@ class S3Server:
     def multiparts(self, bucket: str) -> list[str]:
         """Keys of uploads in parts that were neither completed nor aborted."""
         return [u["Key"] for u in self.client().list_multipart_uploads(Bucket=bucket).get("Uploads", ())]
+
+
+@cache
+def _client(url: str) -> Any:
+    """One for each server: to make one takes a tenth of a second, and threads may share it."""
+    import boto3
+    from botocore.config import Config
+
+    config = Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
+    return boto3.client(
+        "s3", endpoint_url=url, aws_access_key_id=KEY, aws_secret_access_key=SECRET, region_name="us-east-1", config=config
+    )
 
 
 @contextmanager

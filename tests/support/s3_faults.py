@@ -14,11 +14,12 @@ from types import TracebackType
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
-Fault = Literal["500", "503", "reset", "reset-after", "cut", "stall"]
+Fault = Literal["403", "500", "501", "503", "reset", "reset-after", "cut", "stall"]
 """An error answer; a reset before the server heard of it, or after it did the work; half a body; no answer for a while."""
 
 ALL: tuple[Fault, ...] = ("500", "503", "reset", "reset-after", "cut", "stall")
-ERROR = b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>'
+ERROR = '<?xml version="1.0"?><Error><Code>{}</Code><Message>Said by the proxy.</Message></Error>'
+CODES = {"403": "AccessDenied", "501": "NotImplemented"}
 CHUNK = 2**16
 
 
@@ -81,8 +82,9 @@ class FaultyS3:
         fault = self.choose(request.command, request.path)
         if fault:
             self.met[fault] += 1
-        if fault in ("500", "503"):
-            self._answer(request, int(fault), {"Content-Type": "application/xml"}, ERROR)
+        if fault in ("403", "500", "501", "503"):
+            error = ERROR.format(CODES.get(fault, "SlowDown")).encode()
+            self._answer(request, int(fault), {"Content-Type": "application/xml"}, error)
             return
         if fault == "stall":
             time.sleep(self.stall_seconds)

@@ -7,6 +7,7 @@ from fastapi import Query, Response
 from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.families import FamilyIn, FamilyOut, GrantsOut, ReleaseIn, ReleaseOut
+from app.domain.states import ReleaseState
 from app.services import families, releases, sources
 from app.services.uow import UnitOfWork
 from app.wire.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
@@ -84,7 +85,11 @@ def register_release(family: str, body: ReleaseIn, once: OnceDep, backend: Backe
 @router.get("/families/{family}/releases")
 @at_once
 def list_releases(
-    family: str, uow: ReadUnit, page: PageDep, principal: PrincipalDep, state: Annotated[str | None, Query(max_length=20)] = None
+    family: str,
+    uow: ReadUnit,
+    page: PageDep,
+    principal: PrincipalDep,
+    state: Annotated[ReleaseState | None, Query(description="Only releases in this state.")] = None,
 ) -> Listing[ReleaseOut]:
     """List a family's releases, newest first."""
     rows, cursor = page.cut(releases.list_page(uow, principal, family, state, page.after, page.limit))

@@ -10,6 +10,7 @@ from app.domain.errors import DomainError
 from app.domain.issuers import Identity
 from app.services import identities
 from app.services.backend import Backend
+from app.services.uow import UnitOfWork, settle
 from app.wire.deps import BackendDep, count_refusal, origin_of
 
 router = api_router(["tokens"])
@@ -27,16 +28,18 @@ async def exchange_token(body: ExchangeIn, request: Request, response: Response,
     # Whoever waits for an issuer holds no thread: a slow one makes nobody else wait.
     try:
         who = await backend.identities.verified(body.token)
+        made = await run_in_threadpool(_exchange, backend, who, body.lifetime, *origin_of(request))
     except DomainError as refusal:
         await run_in_threadpool(count_refusal, request, backend, refusal)
         raise
-    made = await run_in_threadpool(_exchange, backend, who, body.lifetime, *origin_of(request))
     request.state.owner = made.owner  # for the line in the log
     response.headers["Cache-Control"] = "no-store"
     return made
 
 
 def _exchange(backend: Backend, who: Identity, lifetime: int | None, address: str | None, request: str) -> NewTokenOut:
-    with backend.write() as uow:
+    def exchange(uow: UnitOfWork) -> NewTokenOut:
         row, secret = identities.exchange(uow, backend.identities, who, lifetime, address, request)
         return NewTokenOut(**TokenOut.of(row).model_dump(), token=secret)
+
+    return settle(backend.write, exchange)

@@ -7,6 +7,7 @@ from fastapi import Query, Response
 from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.ports import DigestOut, PortIn, PortOut, VerdictOut
+from app.domain.states import PortState
 from app.services import digests, ports, purges
 from app.services.ports import Verdict
 from app.services.uow import UnitOfWork, settle
@@ -63,9 +64,9 @@ def list_ports(
     principal: PrincipalDep,
     patch: Annotated[str | None, Query(max_length=200, description="owner/name")] = None,
     version: Annotated[str | None, Query(max_length=89, description="Number or alias; with patch")] = None,
-    family: Annotated[str | None, Query(max_length=89)] = None,
+    family: Annotated[str | None, Query(max_length=89, description="With patch: the patch's")] = None,
     release: Annotated[str | None, Query(max_length=89, description="With patch or family")] = None,
-    state: Annotated[str | None, Query(max_length=20)] = None,
+    state: Annotated[PortState | None, Query(description="Only ports in this state.")] = None,
 ) -> Listing[PortOut]:
     """List ports, newest first."""
     found = ports.list_page(uow, principal, patch, version, family, release, state, page.after, page.limit)

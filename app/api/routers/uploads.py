@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect
 
 from app.api.routing import api_router
 from app.api.schemas.patches import DirectIn, DirectOut, PartOut, VersionOut
+from app.core.errors import CoreError
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.services import purges, uploads
@@ -44,9 +45,7 @@ def send_direct(upload: str, body: DirectIn, uow: WriteUnit, principal: Principa
 @router.head("/uploads/{upload}/files/{path:path}", status_code=200)
 def get_offset(upload: str, path: str, uow: ReadUnit, principal: PrincipalDep) -> Response:
     """How many bytes of a file have arrived, in Upload-Offset."""
-    row = uploads.open_upload(uow, principal, upload)
-    name, size = uploads.staged_name(row, path)
-    received = uow.tools.blobs.received(row.id, name)
+    _, _, size, received = uploads.place(uow, principal, upload, path)
     return Response(headers={OFFSET: str(received), "Upload-Length": str(size)})
 
 
@@ -84,23 +83,27 @@ def publish(upload: str, backend: BackendDep, principal: PrincipalDep) -> Versio
     """Verify what arrived and publish it under the next version number.
 
     Two transactions: verifying reads every byte, and nobody should wait for that to write. A client that lost patience
-    and asks again meanwhile waits for the first, and gets its answer.
+    and asks again meanwhile waits for the first, and gets its answer. After a refusal, files that were verified are kept.
     """
+    verified: list[str] = []
 
     def verify() -> dict[str, Any]:
         with backend.read() as uow:
-            return uploads.verify(uow, principal, upload)
+            return uploads.verify(uow, principal, upload, verified)
 
     with backend.turn(f"upload:{upload}"):
-        facts = purges.again(verify)
+        try:
+            facts = purges.again(verify)
+        except (CoreError, DomainError):
+            with suppress(DomainError):  # the refusal is the answer, whatever becomes of the note
+                settle(backend.write, lambda uow: uploads.keep(uow, principal, upload, verified))
+            raise
         return settle(backend.write, lambda uow: VersionOut.of(uploads.publish(uow, principal, upload, facts)))
 
 
 def _target(backend: Backend, principal: Principal, upload: str, path: str) -> tuple[str, str, int, int]:
     with backend.read() as uow:
-        row = uploads.open_upload(uow, principal, upload)
-        name, size = uploads.staged_name(row, path)
-        return row.id, name, size, uow.tools.blobs.received(row.id, name)
+        return uploads.place(uow, principal, upload, path)
 
 
 def _said(request: Request) -> int:

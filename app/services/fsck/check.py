@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
-from app.db import commits, materialisations, patches, ports, pulls, pushes, releases
+from app.db import commits, imports, materialisations, patches, ports, pulls, pushes, releases
 from app.services.erasure import Looked
 from app.services.fsck import places, rows, stored
 from app.services.fsck.places import Targets
@@ -58,6 +58,7 @@ ALIASES = _Noun("aliases", patches.count_aliases, patches.all_aliases, patches.g
 PORTS = _Noun("ports", ports.count, ports.everything, ports.get)
 COMMITS = _Noun("commits", commits.count, commits.everything, commits.get)
 MATERIALISATIONS = _Noun("materialisations", materialisations.count, materialisations.everything, materialisations.get)
+IMPORTS = _Noun("imports", imports.count, imports.everything, imports.get)
 
 
 def check(opened: Looked, quick: bool, tell: Tell) -> Iterator[Found]:
@@ -99,6 +100,7 @@ def check(opened: Looked, quick: bool, tell: Tell) -> Iterator[Found]:
         yield from _walk(opened, PORTS, lambda row: rows.port(tools, row), tell)
         yield from _walk(opened, COMMITS, rows.commit, tell)
         yield from _walk(opened, MATERIALISATIONS, materialisation, tell)
+        yield from _walk(opened, IMPORTS, lambda row: rows.import_(tools, row), tell)
         yield from _bytes(opened, scratch, quick, tell)
         with opened.read() as uow:  # what has arrived of them is named by nothing else yet, and may be hours old
             scratch.add(Named(digest, None, "a release that is being pulled") for digest in pulls.digests(uow.session))

@@ -8,12 +8,13 @@ from app.core.errors import CoreError
 from app.core.recipe import Recipe, digest_of, fingerprint
 from app.db.base import now
 from app.db.commits import Commit, name_of
+from app.db.imports import Import
 from app.db.materialisations import Materialisation
 from app.db.patches import PUBLISHED, PURGED, Alias, PatchVersion
 from app.db.ports import Port
 from app.db.releases import Release
 from app.domain.states import MOVES
-from app.services import materialisations, ports, releases
+from app.services import imports, materialisations, ports, releases
 from app.services.fsck.troubles import Trouble
 from app.services.sweep import DRAFT_AGE
 from app.services.uow import Tools
@@ -102,6 +103,12 @@ def materialisation(tools: Tools, row: Materialisation) -> Iterator[Trouble]:
     if row.state in LIVE_JOBS:
         subject = f"{row.id} ({row.target})"
         yield from _stuck(tools, "materialisation.stuck", subject, row.state, materialisations.job_of(row))
+
+
+def import_(tools: Tools, row: Import) -> Iterator[Trouble]:
+    """One that waits or runs has a job that lives."""
+    if row.state in LIVE_JOBS:
+        yield from _stuck(tools, "import.stuck", f"{row.id} ({row.patch})", row.state, imports.job_of(row))
 
 
 def version_name(row: PatchVersion) -> str:

@@ -40,6 +40,7 @@ REMEDIES: dict[str, str] = {
     "port.fingerprint": "Retire the port and ask for it again. What was written or pulled under the old fingerprint may differ.",
     "commit.files": "Remove the row from the table commits: what is asked for again is written again.",
     "materialisation.stuck": _RETRY,
+    "import.stuck": _RETRY,
     "materialisation.missing": "Ask for the merged model at another place, or put the file back.",
     "materialisation.size": "Remove the file and ask for the merged model at another place.",
 }

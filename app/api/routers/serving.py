@@ -1,0 +1,36 @@
+"""/ports/{id}/serving.json: which engines can serve a port, and how."""
+
+from functools import partial
+
+from app.api.routing import api_router
+from app.api.schemas.serving import ServingOut
+from app.domain.errors import DomainError
+from app.services import purges, serving, snapshots
+from app.services.serving import Serving
+from app.services.uow import settle
+from app.wire.visits import AccessDep, at_once
+
+router = api_router(tags=["ports"])
+
+ATTEMPTS = 3
+
+
+@router.get("/ports/{port}/serving.json")
+@at_once
+def get_serving(port: str, access: AccessDep) -> ServingOut:
+    """Say which engines can serve a port, in which mode, why not, and what to start them with.
+
+    Addresses are names of the Hub protocol, with the commits that they stand for now.
+    """
+
+    def read() -> Serving:
+        with access.read() as (uow, principal):
+            return serving.describe(uow, principal, port)
+
+    for _ in range(ATTEMPTS):
+        found = purges.again(read)
+        if not found.to_write:
+            return ServingOut.of(found)
+        for drawn in found.to_write:
+            settle(access.backend.write, partial(snapshots.keep, drawn=drawn))
+    raise DomainError("database.collision")

@@ -1,0 +1,126 @@
+"""What an engine, or a plug-in of one, needs to serve a port: what it may serve, where it lies, and how the engine is started."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app.core.adapter import CONFIG_FILE, MAX_CONFIG_BYTES, WEIGHTS_FILE
+from app.core.findings import Finding
+from app.core.header import Header
+from app.core.recipe import DTYPES, Recipe
+from app.core.serving import Facts, Option, decide
+from app.core.source import read_range
+from app.core.tokenizers import TOKENIZER_FILES
+from app.db import ports as rows
+from app.db.patches import PatchVersion
+from app.db.ports import Port
+from app.domain.errors import DomainError
+from app.domain.principal import Principal
+from app.services import families, patches, ports, snapshots
+from app.services.library import digests_of
+from app.services.repositories import Adapter, Base, Merged, Thing
+from app.services.snapshots import Drawn, Snapshot
+from app.services.uow import UnitOfWork
+
+# What an engine reads of an adapter, in the order of reading.
+ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE)
+TORCH_DTYPES = {stored: name for name, stored in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Repositories of the Hub protocol; None for what this port's recipe has no name for."""
+
+    base: Snapshot
+    adapter: Snapshot | None
+    merged: Snapshot | None
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A port as engines see it.
+
+    Attributes:
+        facts: what was decided by.
+        addresses: None where the port is not ready.
+        architectures: of the base's config.json.
+        to_write: commits that nobody asked for before; while there are any, `addresses` is None.
+    """
+
+    port: Port
+    facts: Facts
+    options: tuple[Option, ...]
+    addresses: Addresses | None
+    architectures: tuple[str, ...]
+    to_write: tuple[Drawn, ...] = ()
+
+
+def describe(uow: UnitOfWork, principal: Principal, port_id: str) -> Serving:
+    """Says which engines can serve a port, and how.
+
+    Raises:
+        DomainError: port.unknown; family.unknown where its base model may not be seen (any more); version.purged.
+        CoreError: the stored bytes are not what was published.
+    """
+    port = ports.get(uow, principal, port_id)
+    if not families.is_visible(uow, principal, port.release.family_id):
+        raise DomainError("family.unknown", family=port.release.family.name)
+    patches.require_kept(port.version)
+    if port.state != "ready":
+        facts = Facts(port.state, Recipe.from_dict(port.recipe), {}, frozenset(), frozenset(), (), "", ())
+        return Serving(port, facts, decide(facts), None, ())
+    config = uow.tools.library.manifest(port.release).checkpoint.config
+    facts = _facts(uow, port, config)
+    architectures = config.get("architectures")
+    named = tuple(str(one)[:100] for one in architectures[:10]) if isinstance(architectures, list) else ()
+    addresses, drawn = _addresses(uow, port, facts.is_canonical)
+    return Serving(port, facts, decide(facts), addresses, named, drawn)
+
+
+def _facts(uow: UnitOfWork, port: Port, base: Mapping[str, Any]) -> Facts:
+    recipe, version = Recipe.from_dict(port.recipe), port.version
+    plan = uow.tools.library.plan(port.release, version, recipe)
+    touched = {compute.dtype for compute in plan.computed_tensors()}
+    with uow.tools.library.open_patch(version) as opened:
+        factors, header = opened.patch.factors, opened.patch.header
+    low = next((Finding(**found) for found in port.findings if found["code"] == "fidelity.low"), None)
+    release, brought = uow.tools.library.manifest(port.release).file_digests, digests_of(version)
+    return Facts(
+        state=port.state, recipe=recipe, config=_published_config(uow, version),
+        ranks=frozenset(pair.rank for pair in factors.values()),
+        modules=frozenset(module.rpartition(".")[2] for module in factors), factor_dtypes=_dtypes(header),
+        model_type=str(base.get("model_type"))[:60], output_dtypes=tuple(sorted(touched)),
+        own_tokenizer=tuple(sorted(p for p in brought if p in TOKENIZER_FILES and release.get(p) != brought[p])),
+        yanked=_yanked(port), low_fidelity=low,
+    )  # fmt: skip
+
+
+def _published_config(uow: UnitOfWork, version: PatchVersion) -> dict[str, Any]:
+    with uow.tools.library.open_file(version, CONFIG_FILE, digests_of(version)[CONFIG_FILE]) as source:
+        text = read_range(source, CONFIG_FILE, 0, min(source.size(CONFIG_FILE), MAX_CONFIG_BYTES))
+    return dict(json.loads(text.decode()))
+
+
+def _dtypes(header: Header) -> tuple[str, ...]:
+    return tuple(sorted({tensor.dtype for tensor in header.tensors}))
+
+
+def _yanked(port: Port) -> tuple[str, ...]:
+    states = {"version": port.version.state, "release": port.release.state}
+    return tuple(what for what, state in states.items() if state == "yanked")
+
+
+def _addresses(uow: UnitOfWork, port: Port, is_canonical: bool) -> tuple[Addresses | None, tuple[Drawn, ...]]:
+    """Where base, adapter and merged model lie; or the commits that have to be written down first."""
+    things: list[Thing] = [Base(port.release)]
+    if is_canonical:
+        shown = rows.between(uow.session, port.version_id, port.release_id) or port  # the one that the names stand for
+        things += [Adapter(port.version, shown), Merged(shown)]
+    found = [snapshots.written(uow, thing) for thing in things]
+    missing = tuple(snapshots.draw(uow, thing) for thing, snapshot in zip(things, found, strict=True) if snapshot is None)
+    if missing:
+        return None, missing
+    base, adapter, merged = (*found, None, None)[:3]
+    assert base is not None  # noqa: S101  nothing is missing
+    return Addresses(base, adapter, merged), ()
