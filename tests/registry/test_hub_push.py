@@ -298,6 +298,7 @@ def test_commits_are_bounded(pusher: Pusher) -> None:
     refused(pusher("POST", place, content=b""), 422, "push.lines")
     refused(pusher("POST", place, content=b'{"key":"file","value":{"path":"README.md","content":""}}'), 422, "push.lines")
     refused(pusher("POST", place, content=b"x" * 2**21), 413, "request.too_large")
+    refused(pusher("POST", place, content=b"[" + b"[]," * 300_000 + b"1]"), 413, "request.too_complex")
     many = b'{"key":"deletedFile","value":{"path":"x"}}\n' * 10_001
     refused(pusher("POST", place, content=many), 422, "push.lines")
     assert pusher.commit().status_code == 200
