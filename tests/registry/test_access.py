@@ -23,7 +23,7 @@ QUESTIONS = (
     "/api/v1/ports/check", "/api/v1/ports/{port}/digest", "/api/models/{owner}/{name}/paths-info/{revision}",
     "/api/validate-yaml",
 )  # fmt: skip
-# Opened by leave that we signed, and by no token: `tests/hub/test_push_wire.py`.
+# Opened by leave that we signed, and by no token: `tests/registry/test_hub_push.py`.
 SIGNED = {name.partition(" ")[2] for name, rule in HUB.items() if rule.scope == "signed"}
 # The protocol is the Hub's: bodies of its routes are in no documentation of ours.
 FILE = {"oid": "ab" * 32, "size": 3}

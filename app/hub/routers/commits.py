@@ -23,6 +23,7 @@ from app.services.pushes import Added, Change, Deleted
 from app.services.uow import settle
 from app.wire.bodies import lines
 from app.wire.deps import BackendDep, PrincipalDep
+from app.wire.sizes import require_simple
 
 router = hub_router()
 
@@ -130,6 +131,7 @@ class _Reader:
         return self._changes
 
     def _parsed(self, line: bytes) -> tuple[str, dict[str, Any]]:
+        require_simple(line)
         try:
             read = json.loads(line.decode())
             if isinstance(read, dict) and isinstance(read.get("key"), str) and isinstance(read.get("value"), dict):

@@ -15,10 +15,8 @@ import pytest
 from app.core.xet import DESCRIBED, TAG
 from tests.core.test_xet import chunk, raw
 from tests.hub.pushing import trained
-from tests.registry.conftest import Models, models, new_database, pristine, registries, shelf
+from tests.registry.conftest import Models
 from tests.registry.service import Service, unique
-
-__all__ = ["models", "new_database", "pristine", "registries", "shelf"]
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 
@@ -300,6 +298,7 @@ def test_commits_are_bounded(pusher: Pusher) -> None:
     refused(pusher("POST", place, content=b""), 422, "push.lines")
     refused(pusher("POST", place, content=b'{"key":"file","value":{"path":"README.md","content":""}}'), 422, "push.lines")
     refused(pusher("POST", place, content=b"x" * 2**21), 413, "request.too_large")
+    refused(pusher("POST", place, content=b"[" + b"[]," * 300_000 + b"1]"), 413, "request.too_complex")
     many = b'{"key":"deletedFile","value":{"path":"x"}}\n' * 10_001
     refused(pusher("POST", place, content=many), 422, "push.lines")
     assert pusher.commit().status_code == 200
