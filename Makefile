@@ -15,9 +15,10 @@ UV := uv==0.13.9
 quickstart: $(VENV)/.installed
 	$(BIN)/portllm quickstart $(QUICKSTART)
 
+# Three at a time on two cores: a third of what a test does is waiting for processes, leases and stores.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
-	PORTLLM_TEST_DATABASE=postgresql $(BIN)/python -m pytest -n 2 --dist loadfile tests/registry
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
+	PORTLLM_TEST_DATABASE=postgresql $(BIN)/python -m pytest -n 3 --dist loadfile tests/registry
 
 check: lint audit test
 

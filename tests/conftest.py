@@ -12,7 +12,7 @@ from tests.support.s3 import S3Server, running_s3
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Files whose tests start many processes take longest: begun first, so that none is left at the end with a core to itself.
-LONG = ("faults", "quickstart", "image", "s3", "workers", "live", "cli")
+LONG = ("faults", "quickstart", "clients_matrix", "image", "s3", "workers", "live", "hub", "cli")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
