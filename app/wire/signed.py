@@ -9,7 +9,6 @@ from typing import Annotated, Any
 from fastapi import Depends, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials
 
-from app.db.base import clock
 from app.domain.principal import Principal
 from app.domain.signing import UPLOAD_SECONDS, read_claims, sign_claims
 from app.services.backend import Backend
@@ -27,7 +26,7 @@ class Sender:
 
 def sign(uow: UnitOfWork, principal: Principal, **claims: Any) -> tuple[str, int]:
     """Leave for a principal to send something, and until when, in seconds since 1970."""
-    expires = int(clock(uow.session).timestamp()) + UPLOAD_SECONDS
+    expires = int(uow.clock().timestamp()) + UPLOAD_SECONDS
     whose = {"owner": principal.owner, "scopes": sorted(principal.scopes), "token": principal.token, "exp": expires}
     return sign_claims(uow.tools.secret_keys[0], {**whose, **claims}), expires
 
@@ -52,7 +51,7 @@ BearerDep = Annotated[Sender, Depends(get_bearer)]
 
 def _believed(request: Request, backend: Backend, text: str) -> Sender:
     with refusals_counted(request, backend), backend.read() as uow:
-        claims = read_claims(uow.tools.secret_keys, text, clock(uow.session).timestamp())
+        claims = read_claims(uow.tools.secret_keys, text, uow.clock().timestamp())
     principal = Principal(claims["owner"], frozenset(claims["scopes"]), claims["token"], *origin_of(request))
     charge(request, backend, principal)
     return Sender(principal, claims)
