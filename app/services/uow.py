@@ -1,6 +1,5 @@
 """The unit of work: one transaction, and what a use case may touch within it. Holds the only commit."""
 
-import datetime as dt
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.blobs.store import BlobStore
 from app.core.arithmetic import Arithmetic
 from app.db import events
-from app.db.base import clock, now
+from app.db.base import now
 from app.db.events import Event
 from app.db.failures import CollisionError, translated
 from app.db.locks import BYTES, share_turn
@@ -104,10 +103,6 @@ class UnitOfWork:
     def add(self, row: Any) -> None:
         self.session.add(row)
         self.session.flush()
-
-    def clock(self) -> dt.datetime:
-        """The present by the database's clock, which all machines share."""
-        return clock(self.session)
 
     def lock(self, row: Any, shared: bool = False) -> None:
         """Waits until no other transaction changes a row, reads it again, and lets nobody change it until this one ends.

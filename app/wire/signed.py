@@ -10,9 +10,8 @@ from fastapi import Depends, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials
 
 from app.domain.principal import Principal
-from app.domain.signing import UPLOAD_SECONDS, read_claims, sign_claims
+from app.services import leave
 from app.services.backend import Backend
-from app.services.uow import UnitOfWork
 from app.wire.deps import BackendDep, bearer, charge, origin_of, refusals_counted
 
 
@@ -22,13 +21,6 @@ class Sender:
 
     principal: Principal
     claims: dict[str, Any]
-
-
-def sign(uow: UnitOfWork, principal: Principal, **claims: Any) -> tuple[str, int]:
-    """Leave for a principal to send something, and until when, in seconds since 1970."""
-    expires = int(uow.clock().timestamp()) + UPLOAD_SECONDS
-    whose = {"owner": principal.owner, "scopes": sorted(principal.scopes), "token": principal.token, "exp": expires}
-    return sign_claims(uow.tools.secret_keys[0], {**whose, **claims}), expires
 
 
 def get_sender(
@@ -51,7 +43,7 @@ BearerDep = Annotated[Sender, Depends(get_bearer)]
 
 def _believed(request: Request, backend: Backend, text: str) -> Sender:
     with refusals_counted(request, backend), backend.read() as uow:
-        claims = read_claims(uow.tools.secret_keys, text, uow.clock().timestamp())
+        claims = leave.read(uow, text)
     principal = Principal(claims["owner"], frozenset(claims["scopes"]), claims["token"], *origin_of(request))
     charge(request, backend, principal)
     return Sender(principal, claims)

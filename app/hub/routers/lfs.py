@@ -12,12 +12,12 @@ from app.domain.principal import Principal
 from app.domain.repositories import parse_repository
 from app.hub.bodies import BatchIn, ObjectIn, address, parsed
 from app.hub.routing import hub_router
-from app.services import objects, offers
+from app.services import leave, objects, offers
 from app.services.objects import PUSHED, Place, Wanted, new_upload
 from app.services.uow import UnitOfWork, settle
 from app.wire.bodies import stage
 from app.wire.deps import BackendDep, PrincipalDep
-from app.wire.signed import Sender, SenderDep, sign
+from app.wire.signed import Sender, SenderDep
 
 router = hub_router()
 
@@ -36,7 +36,7 @@ async def batch(owner: str, name: str, request: Request, backend: BackendDep, pr
         objects.require_push(principal, repository)
         has = {file["sha256"]: file["size"] for file in offers.held(uow, repository, "").values()}
         places = objects.begin(uow, principal, repository, wanted, has)
-        return [(place, sign(uow, principal, upload=place.object)[0] if place.object else "") for place in places]
+        return [(place, leave.give(uow, principal, upload=place.object)[0] if place.object else "") for place in places]
 
     found = await run_in_threadpool(settle, backend.write, begin)
     in_parts = "multipart" in body.transfers and any(place.urls for place, _ in found)

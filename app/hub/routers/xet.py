@@ -17,13 +17,13 @@ from app.domain.errors import DomainError
 from app.domain.repositories import Repository, parse_repository
 from app.hub.bodies import address
 from app.hub.routing import hub_router
-from app.services import blocks, offers
+from app.services import blocks, leave, offers
 from app.services.backend import Backend
 from app.services.objects import PUSHED, new_upload
 from app.services.uow import settle
 from app.wire.bodies import pieces, stage
 from app.wire.deps import BackendDep, PrincipalDep
-from app.wire.signed import BearerDep, Sender, sign
+from app.wire.signed import BearerDep, Sender
 
 router = hub_router()
 
@@ -49,7 +49,7 @@ def write_token(
     with backend.read() as uow:
         offers.require_target(uow, principal, repository, revision)
         # Nobody guesses another's session: what was sent in it is found by its name together with who sends.
-        token, expires = sign(uow, principal, session=session, repository=[owner, name])
+        token, expires = leave.give(uow, principal, session=session, repository=[owner, name])
     url = address(request, f"cas/{session}")
     said = {"X-Xet-Access-Token": token, "X-Xet-Token-Expiration": str(expires), "X-Xet-Cas-Url": url}
     return JSONResponse({"accessToken": token, "exp": expires, "casUrl": url}, headers=said)
