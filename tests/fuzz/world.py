@@ -111,8 +111,8 @@ class World:
 
     def send(self, draft: dict[str, Any], files: dict[str, bytes]) -> None:
         for upload in draft["uploads"]:
-            if content := files[upload["path"]]:
-                assert append(self.acme, upload["url"], upload["received"], content).status_code == 204
+            if rest := files[upload["path"]][upload["received"] :]:
+                assert append(self.acme, upload["url"], upload["received"], rest).status_code == 204
 
     def new_patch(self) -> str:
         return self.acme.patch("acme", unique("fuzz"))
@@ -140,7 +140,7 @@ def populated(root: Path) -> Iterator[World]:
         spare = admin.post("/tokens", {"owner": "acme", "scopes": ["read"]}).json()
         world.known |= {
             "family": ["llama"], "release": ["v1"], "owner": ["acme"], "patch": ["tone"], "number": ["1"], "alias": ["prod"],
-            "upload": [draft["id"]], "port": [port["id"]], "reader": ["acme", "*"], "token": [spare["id"]],
+            "upload": [draft["id"]], "port": [port["id"]], "reader": ["acme", "*"], "upstream": ["hf"], "token": [spare["id"]],
             "job": [release["job"]], "path": [WEIGHTS, CONFIG, "model.safetensors", "config.json"],
         }  # fmt: skip
         yield world

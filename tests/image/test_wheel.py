@@ -62,7 +62,10 @@ def test_it_holds_every_file(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
         points = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
-        assert archive.read(points).decode().split() == ["[console_scripts]", "portllm", "=", "app.cli.main:main"]
+        assert archive.read(points).decode().split() == [
+            "[console_scripts]", "portllm", "=", "app.cli.main:main",
+            "[vllm.general_plugins]", "portllm_lora_resolver", "=", "app.plugins.vllm_resolver:register",
+        ]  # fmt: skip
     assert held == kept
 
 

@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from app.wire.middleware import UPLOADS
 from tests.registry.conftest import World
 from tests.registry.service import API, refused
 from tests.registry.uploading import announce
@@ -72,7 +71,7 @@ def test_only_upload_bodies_are_streamed(world: World) -> None:
         for method, operation in operations.items()
         if set(operation.get("requestBody", {}).get("content", {})) - {"application/json"}
     }
-    assert streamed == {("patch", f"{UPLOADS}{{upload}}/files/{{path}}")}
+    assert streamed == {("patch", f"{API}/uploads/{{upload}}/files/{{path}}")}
 
 
 def chunks(count: int) -> Iterator[bytes]:

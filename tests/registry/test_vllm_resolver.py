@@ -116,7 +116,9 @@ def test_what_is_no_name_is_asked_of_nobody(start: Start, caplog: pytest.LogCapt
 
 def test_another_release_is_another_adapter(start: Start, world: World, caplog: pytest.LogCaptureFixture) -> None:
     """A patch without a ready port on the release that is served is not handed out."""
-    started = start(PORTLLM_VLLM_BASE="base/llama@alien")
+    bare = unique("bare")
+    assert world.service.release("llama", bare, world.models.v2)["state"] == "ready"
+    started = start(PORTLLM_VLLM_BASE=f"base/llama@{bare}")
     assert ask(started, "acme/tone") == 404
     assert ask(start(PORTLLM_VLLM_BASE="base/llama@v2"), "acme/tone@7") == 404
     assert ask(start(), "acme/nothing") == 404

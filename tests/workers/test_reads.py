@@ -159,8 +159,28 @@ def test_what_a_worker_says_of_itself(reads: Reads) -> None:
         refused(httpx.get(reads.url + path), 404, "request.route")
 
 
+def test_clients_of_the_hub_get_the_bytes_by_way_of_a_worker(reads: Reads) -> None:
+    """They are sent nowhere, for some would take their token along; the service has no place to compute them itself."""
+    made = invoke("port", "acme/tone", "--to", "v2", **reads.fleet.variables())
+    assert made.exit_code == 0, made.output
+    shards = [f["path"] for f in reads.client.get(f"{reads.fleet.url}/api/models/acme/tone.merged/tree/v2").json()]
+    shard = next(path for path in shards if path in reads.computed)
+    address = f"{reads.fleet.url}/acme/tone.merged/resolve/v2/{shard}"
+    whole, head = reads.client.get(address), reads.client.head(address)
+    assert (whole.status_code, head.status_code) == (200, 200)
+    assert whole.headers["ETag"] == head.headers["ETag"]
+    assert whole.headers["X-Repo-Commit"] == head.headers["X-Repo-Commit"]
+    cut = reads.client.get(address, headers={"Range": "bytes=5-99"})
+    assert (cut.status_code, cut.content) == (206, whole.content[5:100])
+    carried = reads.client.get(f"{reads.fleet.url}/acme/tone.merged/resolve/v2/config.json")
+    assert carried.json()["model_type"] == "llama"
+
+
 def test_a_worker_that_cannot_be_reached(reads: Reads, models: Path, tmp_path: Path) -> None:
-    """The service serves it itself, and a pull that was sent there comes back, having shown its token to nobody."""
+    """The service serves it itself, and a pull that was sent there comes back, having shown its token to nobody.
+
+    The last of this file: it stops the service that all others ask.
+    """
     seen: list[dict[str, str]] = []
 
     class Stranger(BaseHTTPRequestHandler):
@@ -216,20 +236,3 @@ def test_a_worker_that_cannot_be_reached(reads: Reads, models: Path, tmp_path: P
 
 def _is_sent_to(client: httpx.Client, path: str, address: str) -> bool:
     return client.get(path).headers.get("Location", "").startswith(address)
-
-
-def test_clients_of_the_hub_get_the_bytes_by_way_of_a_worker(reads: Reads) -> None:
-    """They are sent nowhere, for some would take their token along; the service has no place to compute them itself."""
-    made = invoke("port", "acme/tone", "--to", "v2", **reads.fleet.variables())
-    assert made.exit_code == 0, made.output
-    shards = [f["path"] for f in reads.client.get(f"{reads.fleet.url}/api/models/acme/tone.merged/tree/v2").json()]
-    shard = next(path for path in shards if path in reads.computed)
-    address = f"{reads.fleet.url}/acme/tone.merged/resolve/v2/{shard}"
-    whole, head = reads.client.get(address), reads.client.head(address)
-    assert (whole.status_code, head.status_code) == (200, 200)
-    assert whole.headers["ETag"] == head.headers["ETag"]
-    assert whole.headers["X-Repo-Commit"] == head.headers["X-Repo-Commit"]
-    cut = reads.client.get(address, headers={"Range": "bytes=5-99"})
-    assert (cut.status_code, cut.content) == (206, whole.content[5:100])
-    carried = reads.client.get(f"{reads.fleet.url}/acme/tone.merged/resolve/v2/config.json")
-    assert carried.json()["model_type"] == "llama"
