@@ -73,6 +73,8 @@ def inspect(
         found = local.inspect(old_base, new_base, patch_dir, Recipe(dtype=dtype, tokenizer=tokenizer))
     except CoreError as error:
         fail(error.code, str(error), as_json)
+    except OSError as error:
+        fail_file(error, as_json)
     if as_json:
         print_json(found.to_dict())
     else:

@@ -51,6 +51,8 @@ REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
     ),
 }  # fmt: skip
 INIT = "init_lora_weights"
+# What a field that is not known here says nothing with. Zero is not among them: it may be a factor.
+SILENT: tuple[Any, ...] = (None, False, {}, [], "")
 INIT_HARMLESS: tuple[Any, ...] = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
 # These take a part of the base out of it before the training begins.
 INIT_CHANGES_BASE = re.compile(r"pissa(_niter_\d+)?|olora|corda|loftq|lora_ga")
@@ -179,7 +181,7 @@ def _refuse_unsupported(raw: dict[str, Any]) -> None:
             raise AdapterError(code, name=field, value=json.dumps(value)[:200])
     _check_init(raw.get(INIT))
     for field, value in raw.items():
-        if field not in UNDERSTOOD and (field == "auto_map" or value not in (None, False, {}, [], "")):
+        if field not in UNDERSTOOD and (field == "auto_map" or not _is_one_of(value, SILENT)):
             raise AdapterError("adapter.unknown_field", field=field[:100], value=json.dumps(value)[:100])
 
 

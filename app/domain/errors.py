@@ -94,6 +94,7 @@ CATALOGUE: dict[str, Entry] = {
     "import.base": Entry("conflict", "Unknown base", "{repository} was trained on {base!r}, which no family here is known by.", "Let an admin say which family that is: 'portllm family alias add FAMILY {base}', then 'portllm jobs retry'."),
     "import.release": Entry("conflict", "Release not told", "{repository} was trained on {base!r}, of family {family!r}; nothing tells which release.", "Import it with --trained-on RELEASE or --trained-on unknown, or let an admin name the release: 'portllm family alias add'."),
     "import.taken": Entry("conflict", "Name taken", "{patch} is there already, and did not come from {repository}.", "Import it under another name: --as NAME; under the same one if it is meant to be its next version."),
+    "import.token": Entry("forbidden", "Token ended", "The token that asked for the import is not valid any more.", "Ask for it again with a valid token; what has arrived is kept for a day."),
     "import.name": Entry("invalid", "One name for several", "A name was chosen for {count} repositories.", "Name one repository with --as NAME, or leave the name out."),
     "import.too_many": Entry("too_large", "Too many at once", "That would be {count} imports; {limit} can be asked for at once.", "List some of them in a file, and import file by file."),
     "secret.key": Entry("conflict", "Key is gone", "{what} was encrypted under the key {key}, which this process does not have.", "Put that key into PORTLLM_SECRET_KEYS_ACCEPTED and run 'portllm db reencrypt'; if it is lost, set the secret again."),

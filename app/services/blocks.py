@@ -19,7 +19,7 @@ from app.domain.errors import DomainError
 from app.domain.ids import new_id
 from app.domain.principal import Principal
 from app.domain.repositories import Repository
-from app.services import objects
+from app.services import objects, quotas
 from app.services.objects import PUSHED, new_upload, owner_of, require_push
 from app.services.quotas import open_account
 from app.services.uow import Tools, UnitOfWork
@@ -96,15 +96,10 @@ def rebuild(
     if total > largest:
         raise DomainError("request.too_large", what="the upload", size=total, limit=largest)
     names = sorted({term.block for file in files for term in file.terms()})
-    with opened.write() as uow:
+    with opened.read() as uow:
         require_push(principal, repository)
         found = _blocks(uow, repository, session, names)
-        # The blocks make room for the files that they hold.
-        account, freed = open_account(uow, owner_of(repository), "bytes"), 0
-        for row in found.values():
-            freed, row.charged = freed + row.charged, 0
-        uow.session.flush()
-        account.charge(bytes=total)
+        quotas.require_room(uow, owner_of(repository), bytes=max(0, total - sum(row.charged for row in found.values())))
     reader = _Blocks(opened.tools, {name: str(row.staged) for name, row in found.items()})
     for file in files:
         reader.check(file)
@@ -116,10 +111,20 @@ def rebuild(
         try:
             _stage(opened.tools, upload, file, reader)
             with opened.write() as uow:
+                _make_room(uow, repository, session, names, file.size)
                 objects.keep(uow, principal, repository, file.sha256, file.size, upload)
         except BaseException:
             opened.tools.blobs.discard(upload)
             raise
+
+
+def _make_room(uow: UnitOfWork, repository: Repository, session: str, names: Sequence[str], size: int) -> None:
+    """Lets blocks count less by what a file counts that was put together from them: never before that is kept, and checked."""
+    open_account(uow, owner_of(repository), "bytes")  # one at a time
+    for row in _blocks(uow, repository, session, names).values():
+        freed = min(row.charged, size)
+        row.charged, size = row.charged - freed, size - freed
+    uow.session.flush()
 
 
 def _blocks(uow: UnitOfWork, repository: Repository, session: str, names: Sequence[str]) -> Mapping[str, PushedObject]:

@@ -16,7 +16,7 @@ from app.domain.names import MAX_REPOSITORY, UNKNOWN, check_owner, check_patch, 
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.states import move
 from app.domain.upstreams import Reference
-from app.services import base_names, patches, uploads, upstreams
+from app.services import base_names, patches, tokens, uploads, upstreams
 from app.services.quotas import room
 from app.services.releases import crashed
 from app.services.uow import UnitOfWork
@@ -224,6 +224,8 @@ def give_up(uow: UnitOfWork, ident: str, job: str, problem: dict[str, Any]) -> N
 def _publish(uow: UnitOfWork, row: Import, result: dict[str, Any]) -> str:
     """Makes a version of the files that were brought; the state that the import ends in."""
     principal, base, revision = _asker(row), result["base_model"], result["base_revision"]
+    if not tokens.is_good(uow, principal):
+        raise DomainError("import.token")
     found = base_names.find(uow, principal, base, revision)
     if found is None:
         raise DomainError("import.base", repository=row.repository, base=(base or "")[:200])

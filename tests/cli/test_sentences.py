@@ -69,6 +69,7 @@ def published(service: Service, models: Path) -> Path:
         ("patch push said/new {models}/v1 --family said --trained-on v1", "adapter.missing_file", "save_pretrained", 1),
         ("merge {models}/v1 {models}/patch {models}/v2", "output.exists", "Choose another directory", 1),
         ("merge {models}/v1 {models}/patch {models}/v1/config.json/out", "client.file", "config.json", 1),
+        ("inspect {models}/v1 {models}/" + "x" * 300 + " {models}/patch", "client.file", "name too long", 1),
         ("merge {models}/nowhere {models}/patch {tmp}/out", "checkpoint.missing_file", "complete model directory", 1),
         ("merge {models}/wide {models}/patch {tmp}/out", "port.shape", "another size or family", 1),
     ],

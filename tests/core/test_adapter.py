@@ -110,6 +110,8 @@ REFUSALS = [
     ("adapter.peft_type", config(peft_type=None)),
     ("adapter.unknown_field", config(use_time_travel=True)),
     ("adapter.unknown_field", config(new_scale=2)),
+    ("adapter.unknown_field", config(new_scale=0)),
+    ("adapter.unknown_field", config(new_scale=0.0)),
     ("adapter.unknown_field", config(auto_map={})),
     ("adapter.dora", config(use_dora=True)),
     ("adapter.dora", file({f"base_model.model.{Q}.lora_magnitude_vector": ("F32", (6,), bytes(24))})),

@@ -17,6 +17,7 @@ from app.cli.quickstart.models import load_model
 from app.cli.quickstart.scale import Scale
 from app.cli.quickstart.task import answer, prompt
 from app.core.local import merge
+from tests.live.service import invoke
 
 SMALL = Scale.small()
 # A minute of two quiet cores; the machine may be busy with the rest of the suite.
@@ -66,10 +67,13 @@ def test_merged_models_came_through_the_service(played: tuple[Path, str], tmp_pa
 def test_it_leaves_a_foreign_directory_alone(tmp_path: Path) -> None:
     """A directory that no quickstart made is not emptied."""
     (tmp_path / "thesis.txt").write_text("years of work")
-    done = subprocess.run([*COMMAND, str(tmp_path)], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    done = invoke("quickstart", "--small", "--dir", tmp_path)
+    assert done.exit_code == 1
     assert "choose another directory" in done.stderr
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    done = invoke("quickstart", "--small", "--dir", tmp_path / "thesis.txt")
+    assert done.exit_code == 1
+    assert "Not a directory" in done.stderr
 
 
 @dataclass(frozen=True)

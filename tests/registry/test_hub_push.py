@@ -225,10 +225,13 @@ def test_addresses_are_signed(service: Service, pusher: Pusher, patch: dict[str,
 def test_files_by_xet(service: Service, pusher: Pusher, patch: dict[str, bytes]) -> None:
     """Blocks of one session, put together as the shard says, and believed by their sha256."""
     weights, session, name = patch[WEIGHTS], pusher.session(), "ab" * 32
+    used = lambda: service.admin.get("/owners/acme/usage").json()["bytes"]["used"]  # noqa: E731
+    before = used()
     parts = [weights[at : at + 30_000] for at in range(0, len(weights), 30_000)]
     sent = b"".join(chunk(part, number % 3) for number, part in enumerate(parts))
     assert session.block(name, sent).json() == {"was_inserted": True}
     assert session.block(name, sent).json() == {"was_inserted": False}
+    assert used() - before == len(sent)
     terms = [(name, sum(map(len, parts[:2])), 0, 2), (name, sum(map(len, parts[2:])), 2, len(parts))]
     hexed = digest(weights)
     refused(session.shard((digest(b"x"), terms)), 422, "xet.digest")
@@ -236,8 +239,10 @@ def test_files_by_xet(service: Service, pusher: Pusher, patch: dict[str, bytes])
     refused(session.shard((hexed, [(name, 5, 0, 2)])), 422, "xet.shard")
     refused(session.shard((hexed, [(name, 5, 0, 999)])), 422, "xet.shard")
     refused(session.shard((hexed, [("cd" * 32, 5, 0, 1)])), 422, "xet.shard")
+    assert used() - before == len(sent)  # what a shard only says makes no room
     assert session.shard((hexed, terms)).json() == {"result": 1}
     assert session.shard((hexed, terms)).json() == {"result": 1}
+    assert used() - before == max(len(sent), len(weights))
     made = pusher.commit(file(CONFIG, patch[CONFIG]), lfs(WEIGHTS, weights))
     assert made.status_code == 200, made.text
     (version,) = pusher.versions()

@@ -311,3 +311,16 @@ def test_names_that_cannot_be(service: Service, hub: FakeHub, acme: Caller) -> N
     rows = imported(service, acme, "own:org/Tone--2", f"own:org/{'x' * 80}", "own:org/x.git")
     assert [outcome(row) for row in rows] == [("imported", None), ("refused", "request.name"), ("refused", "request.name")]
     refused(acme.get("/imports/nope"), 404, "import.unknown")
+
+
+def test_a_token_that_ended_meanwhile(service: Service, hub: FakeHub) -> None:
+    """What it had asked for is not published: a revoked token does nothing any more."""
+    known(service, hub, publishers=True)
+    acme = service.caller("acme")
+    asked = acme.post("/imports", {"sources": ["own:org/Tone--2"]})
+    assert asked.status_code == 202, asked.text
+    assert service.admin("DELETE", f"/tokens/{acme.get('/whoami').json()['token']}").status_code in (200, 204)
+    service.run_jobs()
+    (row,) = service.admin.get("/imports", batch=asked.json()["batch"]).json()["items"]
+    assert outcome(row) == ("refused", "import.token")
+    assert service.caller("acme").get("/patches/acme/tone-2").status_code == 404

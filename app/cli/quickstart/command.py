@@ -23,12 +23,15 @@ def quickstart(
     """Train small releases and a patch on real text, carry the patch through the registry, and print what survives."""
     # Threads that spin while they wait make small models several times slower as soon as another program runs beside them.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import httpx  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
 
+    from app.cli.client import RefusedError  # noqa: PLC0415
     from app.cli.quickstart import story  # noqa: PLC0415  torch, transformers and peft
     from app.cli.quickstart.corpus import CorpusError  # noqa: PLC0415
     from app.cli.quickstart.scale import Scale  # noqa: PLC0415
     from app.cli.quickstart.service import ServiceError, running_service  # noqa: PLC0415
+    from app.core.errors import CoreError  # noqa: PLC0415
 
     console, started = Console(), time.monotonic()
     work, scale, stages = directory.resolve(), Scale.small() if small else Scale.full(), story.Stages(console)
@@ -49,7 +52,7 @@ def quickstart(
             if serve:
                 with contextlib.suppress(KeyboardInterrupt):
                     service.process.wait()
-    except (CorpusError, ServiceError, FileExistsError, RuntimeError) as error:
+    except (CorpusError, ServiceError, CoreError, RefusedError, httpx.HTTPError, OSError, RuntimeError) as error:
         fail("quickstart.failed", str(error))
 
 
