@@ -83,3 +83,20 @@ def test_retire(service: Service, port: str, tmp_path: Path) -> None:
     assert invoke("retire", fresh, **env).stdout == f"{fresh} is retired.\n"
     assert "[port.not_ready]" in invoke("pull", fresh, tmp_path / "out", **env).stderr
     assert "[state.move]" in invoke("retire", fresh, **env).stderr
+
+
+def test_the_trail_is_lines_of_json(service: Service, port: str, tmp_path: Path) -> None:
+    """To standard output, or added to a file; where that cannot be written, the sentence is JSON too if asked for."""
+    env, out = service.variables(), tmp_path / "trail.jsonl"
+    shown = invoke("audit", "--json", **env)
+    assert shown.exit_code == 0, shown.output
+    lines = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert {"version.published", "port.ready"} <= {line["kind"] for line in lines}
+    last = lines[-2]["id"]
+    for _ in range(2):
+        assert invoke("audit", "--out", out, "--after", str(last), **env).exit_code == 0
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()][:1] == [lines[-1]["id"]]
+    assert len(out.read_text().splitlines()) >= 2
+    failed = invoke("audit", "--json", "--out", tmp_path / "none" / "trail.jsonl", **env)
+    assert failed.exit_code == 1
+    assert "client.file" in failed.output
