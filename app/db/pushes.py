@@ -71,10 +71,6 @@ def find(session: Session, repository: str, revision: str) -> Push | None:
     return session.scalar(select(Push).where(Push.repository == repository, Push.revision == revision))
 
 
-def of_repository(session: Session, repository: str) -> Sequence[Push]:
-    return session.scalars(select(Push).where(Push.repository == repository).order_by(Push.id)).all()
-
-
 def pushed(session: Session, ident: str) -> PushedObject | None:
     return session.get(PushedObject, ident)
 

@@ -11,11 +11,22 @@ from app.blobs.store import BlobStore
 from app.domain.errors import DomainError
 
 
-async def pieces(request: Request, size: int) -> AsyncIterator[bytes]:
+def said_bytes(request: Request) -> int:
+    """How many bytes a request says that it brings; 0 where it does not say, or says nothing that could be."""
+    said = request.headers.get("Content-Length", "")
+    return int(said) if said.isascii() and said.isdigit() and len(said) < 20 else 0
+
+
+async def pieces(request: Request, size: int, whole: bool = True) -> AsyncIterator[bytes]:
     """The body in pieces of about a size: one hop to a thread for each, not for every packet.
 
+    Args:
+        request: whose body it is.
+        size: of a piece, in bytes.
+        whole: False where what arrived counts though its client went away, who will ask how much that was and go on there.
+
     Raises:
-        DomainError: upload.broken, when the client went away.
+        DomainError: upload.broken, when the client went away from what should be whole.
     """
     held = bytearray()
     try:
@@ -25,7 +36,8 @@ async def pieces(request: Request, size: int) -> AsyncIterator[bytes]:
                 yield bytes(held)
                 held.clear()
     except ClientDisconnect:
-        raise DomainError("upload.broken") from None
+        if whole:
+            raise DomainError("upload.broken") from None
     if held:
         yield bytes(held)
 

@@ -1,12 +1,10 @@
 """/uploads: the bytes of a draft, streamed to the store, resumable, published at the end."""
 
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 
 from app.api.routing import api_router
 from app.api.schemas.patches import DirectIn, DirectOut, PartOut, VersionOut
@@ -16,6 +14,7 @@ from app.domain.principal import Principal
 from app.services import purges, uploads
 from app.services.backend import Backend
 from app.services.uow import settle
+from app.wire.bodies import pieces, said_bytes
 from app.wire.deps import BackendDep, PrincipalDep, ReadUnit, WriteUnit
 from app.wire.visits import at_once
 
@@ -68,10 +67,10 @@ async def append_bytes(
     upload_id, name, size, received = await run_in_threadpool(_target, backend, principal, upload, path)
     if upload_offset != received:  # the store asks again, but knows neither the file's name nor requests without bytes
         raise DomainError("upload.offset", path=path, received=received, offset=upload_offset)
-    if upload_offset + _said(request) > size:
+    if upload_offset + said_bytes(request) > size:
         raise DomainError("upload.too_long", path=path, size=size)
     blobs, offset = backend.tools.blobs, upload_offset
-    async for part in _parts(request, blobs.write_bytes):
+    async for part in pieces(request, blobs.write_bytes, whole=False):
         if offset + len(part) > size:
             raise DomainError("upload.too_long", path=path, size=size)
         offset = await run_in_threadpool(blobs.append, upload_id, name, offset, part)
@@ -104,22 +103,3 @@ def publish(upload: str, backend: BackendDep, principal: PrincipalDep) -> Versio
 def _target(backend: Backend, principal: Principal, upload: str, path: str) -> tuple[str, str, int, int]:
     with backend.read() as uow:
         return uploads.place(uow, principal, upload, path)
-
-
-def _said(request: Request) -> int:
-    """How many bytes a request says that it brings; 0 where it does not say, or says nothing that could be."""
-    said = request.headers.get("Content-Length", "")
-    return int(said) if said.isascii() and said.isdigit() and len(said) < 20 else 0
-
-
-async def _parts(request: Request, size: int) -> AsyncIterator[bytes]:
-    """The body in parts of about the size that the store likes: one hop to a thread for each, not for every packet."""
-    held = bytearray()
-    with suppress(ClientDisconnect):  # it will ask how much arrived and go on there
-        async for chunk in request.stream():
-            held += chunk
-            if len(held) >= size:
-                yield bytes(held)
-                held.clear()
-    if held:
-        yield bytes(held)

@@ -21,7 +21,7 @@ from app.services import blocks, leave, offers
 from app.services.backend import Backend
 from app.services.objects import PUSHED, new_upload
 from app.services.uow import settle
-from app.wire.bodies import pieces, stage
+from app.wire.bodies import pieces, said_bytes, stage
 from app.wire.deps import BackendDep, PrincipalDep
 from app.wire.signed import BearerDep, Sender
 
@@ -69,7 +69,7 @@ async def put_block(
         with backend.read() as uow:
             there = blocks.has_block(uow, principal, repository, scope, block)
             if not there:
-                blocks.require_room(uow, principal, repository, _said(request))
+                blocks.require_room(uow, principal, repository, said_bytes(request))
             return there
 
     if await run_in_threadpool(is_there):
@@ -120,11 +120,6 @@ def _scope(sender: Sender, session: str) -> tuple[str, Repository]:
         raise DomainError("upload.signature")
     owner, name = sender.claims["repository"]
     return session, parse_repository(owner, name)
-
-
-def _said(request: Request) -> int:
-    said = request.headers.get("Content-Length", "")
-    return int(said) if said.isascii() and said.isdigit() and len(said) < 12 else 0
 
 
 def _rebuild(backend: Backend, sender: Sender, repository: Repository, scope: str, files: list[ShardFile]) -> None:
