@@ -28,7 +28,10 @@ def upgrade(data: Data = HERE, as_json: Json = False) -> None:
 
     settings = read_settings(data, as_json)
     if settings.is_embedded:
-        settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            fail_file(error, as_json)
     with database_refusals(as_json):
         runtime.upgrade(settings.database_url)
     current(data, as_json)

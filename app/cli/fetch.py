@@ -1,22 +1,21 @@
 """Downloading a published patch: verified by its digests, visible when complete."""
 
-import hashlib
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from app.cli.client import API, Client, RefusedError
 from app.cli.names import file_path, segment
 from app.cli.output import progress_bar
-from app.cli.partial import target_of
-from app.cli.pull import CHUNK
+from app.cli.partial import arrival_directory, finish
+from app.cli.transfer import fetch_file, verify
 from app.core.errors import OutputError
 from app.domain.errors import DomainError
 
 
 def fetch_patch(client: Client, path: str, version: str, out_dir: Path) -> dict[str, Any]:
     """Downloads the files of a version into a new directory; returns the version.
+
+    As `app.cli.pull.pull_port` does: what arrived before a break is taken up again.
 
     Args:
         client: of the registry.
@@ -25,30 +24,21 @@ def fetch_patch(client: Client, path: str, version: str, out_dir: Path) -> dict[
         out_dir: where it appears.
 
     Raises:
-        RefusedError: the registry's reasons; pull.digest.
-        OutputError: output.exists.
+        RefusedError: the registry's reasons; pull.digest; pull.busy.
+        OutputError: output.exists, output.no_space.
     """
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise OutputError("output.exists", path=str(out_dir))
     row = _find(client, path, version)
     if row["state"] == "purged":
         raise DomainError("version.purged", patch=row["patch"], version=row["number"], reason=row["purge_reason"])
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
-    try:
+    with arrival_directory(out_dir, {"files": row["files"], "fingerprint": row["digest"]}) as partial:
         with progress_bar(f"Fetching {row['patch']}", row["total_bytes"]) as advance:
             for file in row["files"]:
-                _fetch(
-                    client,
-                    f"{API}{path}/versions/{segment(row['number'])}/files/{file_path(file['path'])}",
-                    file,
-                    partial,
-                    advance,
-                )
-        partial.chmod(0o755)
-        partial.replace(out_dir)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+                url = f"{API}{path}/versions/{segment(row['number'])}/files/{file_path(file['path'])}"
+                fetch_file(client, url, file, partial, advance)
+        verify(partial, row["files"])
+        finish(partial, out_dir)
     return row
 
 
@@ -64,19 +54,3 @@ def _find(client: Client, path: str, version: str) -> dict[str, Any]:
         if row["state"] == "published":
             return row
     raise RefusedError("version.none", "The patch has no published version. Publish one with 'portllm patch push'.")
-
-
-def _fetch(client: Client, url: str, file: dict[str, Any], partial: Path, advance: Any) -> None:
-    target, hashed = target_of(partial, file["path"]), hashlib.sha256()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Where it is sent elsewhere, the token stays behind: httpx drops it for another origin.
-    with client.http.stream("GET", url, follow_redirects=True) as response, target.open("wb") as out:
-        client.check(response)
-        for chunk in response.iter_raw(CHUNK):
-            hashed.update(chunk)
-            out.write(chunk)
-            advance(len(chunk))
-    if hashed.hexdigest() != file["sha256"]:
-        raise RefusedError(
-            "pull.digest", f"{file['path']} arrived with other bytes than were published. Run the same command again."
-        )

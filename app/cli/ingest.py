@@ -1,17 +1,14 @@
 """Registering a release and following its ingestion."""
 
-import time
 from pathlib import Path
 from typing import Any
 
 from app.cli.client import Client, RefusedError
+from app.cli.following import follow
 from app.cli.names import release_path, segment
-from app.cli.output import progress_bar
 from app.domain.errors import DomainError
 from app.domain.names import check_name, check_revision
 from app.domain.upstreams import is_reference
-
-POLL_SECONDS = 0.3
 
 
 def add_release(
@@ -57,12 +54,4 @@ def _make_family(client: Client, family: str, release: str, parent: str | None) 
 def wait_release(client: Client, row: dict[str, Any]) -> dict[str, Any]:
     """Waits until a release is ready or rejected, with a progress bar; returns it as it is then."""
     path = release_path(row["family"], row["name"])
-    with progress_bar(f"Reading {row['family']}/{row['name']}", None) as advance:
-        done = 0
-        while row["state"] == "ingesting":
-            time.sleep(POLL_SECONDS)
-            progress = client.get(f"/jobs/{segment(row['job'])}")["progress"] or {"done": done, "total": None}
-            advance(progress["done"] - done, progress["total"])
-            done = progress["done"]
-            row = dict(client.get(path))
-    return row
+    return follow(client, f"Reading {row['family']}/{row['name']}", row, path, ("ingesting",))

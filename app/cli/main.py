@@ -26,6 +26,7 @@ from app.cli import (
     quotas,
     serve,
     serving,
+    showing,
     tokens,
     upstreams,
     worker,
@@ -79,6 +80,7 @@ cli.command()(ports.port)
 cli.command()(ports.approve)
 cli.command()(ports.retire)
 cli.command()(ports.pull)
+cli.command()(ports.digest)
 cli.command()(serving.serving)
 cli.command()(materialise.materialise)
 cli.add_typer(activity.jobs, name="jobs")
@@ -86,7 +88,7 @@ cli.command()(activity.workers)
 cli.command()(activity.events)
 cli.command()(audit.audit)
 cli.command()(nouns.ls)
-cli.command()(nouns.show)
+cli.command()(showing.show)
 
 
 def main() -> None:

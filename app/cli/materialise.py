@@ -1,18 +1,16 @@
 """`portllm materialise`: a merged model written to a place of one's own."""
 
-import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from app.cli.client import Client, connect
+from app.cli.client import connect
+from app.cli.following import follow
 from app.cli.names import segment
 from app.cli.offline import Json
-from app.cli.output import fail_row, print_json, progress_bar
+from app.cli.output import fail_row, print_json
 from app.cli.ports import PortName, Version, choose_port
 from app.cli.remote import remote
-
-POLL_SECONDS = 0.3
 
 
 @remote
@@ -29,7 +27,7 @@ def materialise(
     port = choose_port(client, name, version, on, as_json)
     row = client.post(f"/ports/{segment(port['id'])}/materialise", {"to": to})
     if wait:
-        row = _wait(client, row)
+        row = follow(client, f"Writing {row['target']}", row, f"/materialisations/{segment(row['id'])}")
     failed = row["state"] in ("failed", "cancelled")
     if as_json:
         if not failed:
@@ -41,15 +39,3 @@ def materialise(
         typer.echo(f"{row['target']} is {row['state']}; its job is {row['job']}.")
     if failed:
         fail_row(row, as_json)
-
-
-def _wait(client: Client, row: dict[str, Any]) -> dict[str, Any]:
-    with progress_bar(f"Writing {row['target']}", None) as advance:
-        done = 0
-        while row["state"] in ("queued", "running"):
-            time.sleep(POLL_SECONDS)
-            progress = client.get(f"/jobs/{segment(row['job'])}")["progress"] or {"done": done, "total": None}
-            advance(progress["done"] - done, progress["total"])
-            done = progress["done"]
-            row = client.get(f"/materialisations/{segment(row['id'])}")
-    return row

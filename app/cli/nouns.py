@@ -59,6 +59,26 @@ def release_add(
         fail_row(row, as_json)
 
 
+@release.command("show")
+@remote
+def release_show(family: str, name: Annotated[str, typer.Argument(metavar="RELEASE")], as_json: Json = False) -> None:
+    """Show a release: what it is, where it lies, or why it was rejected."""
+    row = connect(as_json).get(release_path(family, name))
+    if as_json:
+        print_json(row)
+        return
+    flat = {**row, **(row["summary"] or {}), "problem": (row["problem"] or {}).get("detail"), "origin": _origin(row["origin"])}
+    print_table(("", f"{family}/{name}"), [(key, _plain(value)) for key, value in flat.items() if value and key != "summary"])
+
+
+def _origin(origin: dict[str, Any] | None) -> str | None:
+    return " ".join(f"{key}={value}" for key, value in origin.items()) if origin else None
+
+
+def _plain(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, list) else f"{value:,}" if type(value) is int else value
+
+
 @release.command("yank")
 @remote
 def release_yank(family: str, name: str, reason: Annotated[str, typer.Option(help="Why.")], as_json: Json = False) -> None:
@@ -101,7 +121,7 @@ def patch_pull(
     """Download a patch as it was published, for PEFT to load."""
     from app.cli.fetch import fetch_patch  # noqa: PLC0415  httpx; see app.cli.client
 
-    row = fetch_patch(connect(as_json), _patch_path(name, as_json), version, out_dir)
+    row = fetch_patch(connect(as_json), full_path(name, as_json), version, out_dir)
     print_json(row) if as_json else typer.echo(f"{out_dir}: {name} version {row['number']}, {row['total_bytes']:,} bytes.")
 
 
@@ -109,7 +129,7 @@ def patch_pull(
 @remote
 def patch_yank(name: PatchName, version: int, reason: Annotated[str, typer.Option(help="Why.")], as_json: Json = False) -> None:
     """Hide a version from selection."""
-    row = connect(as_json).post(f"{_patch_path(name, as_json)}/versions/{version}/yank", {"reason": reason})
+    row = connect(as_json).post(f"{full_path(name, as_json)}/versions/{version}/yank", {"reason": reason})
     print_json(row) if as_json else typer.echo(f"{name} version {version} is {row['state']}.")
 
 
@@ -117,7 +137,7 @@ def patch_yank(name: PatchName, version: int, reason: Annotated[str, typer.Optio
 @remote
 def patch_alias(name: PatchName, alias: str, version: str, as_json: Json = False) -> None:
     """Point an alias at a version."""
-    row = connect(as_json).put(f"{_patch_path(name, as_json)}/aliases/{segment(alias)}", {"version": version})
+    row = connect(as_json).put(f"{full_path(name, as_json)}/aliases/{segment(alias)}", {"version": version})
     print_json(row) if as_json else typer.echo(f"{name}@{alias} is version {row['version']}.")
 
 
@@ -130,34 +150,8 @@ def ls(what: Annotated[str, typer.Argument(metavar="families|releases|patches|po
     show_list(list(client.pages(f"/{what}")), COLUMNS[what], as_json)
 
 
-@remote
-def show(name: PatchName, as_json: Json = False) -> None:
-    """Show a patch with its versions, aliases and ports."""
-    client = connect(as_json)
-    path = _patch_path(name, as_json)
-    row = client.get(path)
-    row["versions"] = list(client.pages(f"{path}/versions"))
-    row["ports"] = list(client.pages("/ports", patch=name))
-    if as_json:
-        print_json(row)
-        return
-    typer.echo(f"{name} of family {row['family']}. {row['description']}".rstrip())
-    columns = ("version", "state", "trained on", "rank", "bytes", "published")
-    versions = [
-        (v["number"], v["state"], v["trained_on"], (v["facts"] or {}).get("rank"), v["total_bytes"], v["published_at"])
-        for v in row["versions"]
-    ]
-    print_table(columns, versions, "Versions")
-    print_table(("alias", "version"), sorted(row["aliases"].items()), "Aliases")
-    ports = [(p["release"], p["version"], p["state"], _percent(p["fidelity"]), p["id"]) for p in row["ports"]]
-    print_table(("release", "version", "state", "fidelity", "id"), ports, "Ports")
-
-
-def _percent(fidelity: dict[str, Any] | None) -> str:
-    return f"{fidelity['overall']:.2%}" if fidelity else ""
-
-
-def _patch_path(name: str, as_json: bool) -> str:
+def full_path(name: str, as_json: bool) -> str:
+    """Where a patch is, below /api/v1."""
     owner, short = split_name(name, as_json)
     return patch_path(owner, short)
 

@@ -1,4 +1,4 @@
-"""`portllm port | approve | retire | pull`."""
+"""`portllm port | approve | retire | pull | digest`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,6 +7,7 @@ import typer
 
 from app.cli.choices import Dtype, Tokenizer
 from app.cli.client import Client, RefusedError, connect
+from app.cli.following import wait_digests
 from app.cli.names import segment
 from app.cli.nouns import PatchName, split_name
 from app.cli.offline import Json
@@ -15,6 +16,7 @@ from app.cli.remote import remote
 
 PLAIN = {"strategy": "add", "dtype": None, "tokenizer": "release"}
 PortName = Annotated[str, typer.Argument(metavar="OWNER/NAME|PORT")]
+PORT_PREFIX = "prt_"
 Version = Annotated[str | None, typer.Option(help="Version number or alias; default: the newest.")]
 
 
@@ -39,7 +41,7 @@ def port(
     if as_json:
         print_json(row)
     else:
-        _describe(row)
+        describe(row)
     raise SystemExit(0 if row["state"] == "ready" else 1)
 
 
@@ -80,9 +82,29 @@ def pull(
         typer.echo(f"{out_dir}: {model}, {len(result['files'])} files, {result['bytes']:,} bytes, {verified}.")
 
 
+@remote
+def digest(
+    name: PortName,
+    on: Annotated[str | None, typer.Option(help="Release of the merged model; not with a port's id.")] = None,
+    version: Version = None,
+    as_json: Json = False,
+) -> None:
+    """Have the service compute the digests of a merged model, once; prints them as `sha256sum --check` reads them."""
+    client = connect(as_json)
+    path = f"/ports/{segment(choose_port(client, name, version, on, as_json)['id'])}"
+    if job := client.post(f"{path}/digest")["job"]:
+        wait_digests(client, job, f"Merging {name}")
+    files = client.get(f"{path}/files")["files"]
+    if as_json:
+        print_json({"port": client.get(path), "files": files})
+        return
+    for file in files:
+        typer.echo(f"{file['sha256']}  {file['path']}")
+
+
 def choose_port(client: Client, name: str, version: str | None, on: str | None, as_json: bool) -> dict[str, Any]:
     """The port that is meant by its id, or by a patch's name: plain addition in the release's own dtype."""
-    if name.startswith("prt_"):
+    if name.startswith(PORT_PREFIX):
         row = dict(client.get(f"/ports/{segment(name)}"))
         if row["state"] == "held":
             raise _held(row)
@@ -117,7 +139,8 @@ def _recipe(recipe: dict[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in recipe.items() if value != PLAIN[key])
 
 
-def _describe(row: dict[str, Any]) -> None:
+def describe(row: dict[str, Any]) -> None:
+    """Tells people what a port is, or would be, and why."""
     typer.echo(f"{row['patch']} version {row['version']} on {row['release']}: {row['state']}.")
     print_table(("severity", "code", "finding"), [(f["severity"], f["code"], f["message"]) for f in row["findings"]])
     if row["fidelity"]:

@@ -13,7 +13,7 @@ import typer
 
 from app.cli import logs
 from app.cli.configured import read_settings
-from app.cli.output import EXIT_USAGE, fail
+from app.cli.output import EXIT_USAGE, fail, fail_file
 from app.core.collector import collector_off
 
 LABEL = "NAME=TEXT"
@@ -98,13 +98,17 @@ def _on_signal() -> threading.Event:
 
 
 def _explained(begin: Any) -> Any:
-    """What `begin` returns; refusals, and a database that is not there or not migrated, are sentences, not traces."""
+    """What `begin` returns; refusals, a database that is not there or not migrated, and a data directory that cannot be made are
+    sentences, not traces.
+    """
     from app.domain.errors import DomainError  # noqa: PLC0415
 
     try:
         return begin()
     except DomainError as error:
         fail(error.code, str(error))
+    except OSError as error:
+        fail_file(error, as_json=False)
 
 
 def _say(card: Any) -> None:

@@ -44,11 +44,12 @@ REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
     "fan_in_fan_out": ("adapter.fan_in_fan_out", OFF),
     **dict.fromkeys(
         (
-            "alora_invocation_tokens", "arrow_config", "corda_config", "kasa_config", "layer_replication", "loftq_config",
-            "lora_ga_config", "megatron_config", "monteclora_config", "use_bdlora", "use_qalora", "velora_config",
+            "alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "megatron_config", "monteclora_config",
+            "use_bdlora", "use_qalora", "velora_config",
         ),
         ("adapter.variant", OFF),
     ),
+    **dict.fromkeys(("corda_config", "loftq_config", "lora_ga_config"), ("adapter.init_changes_base", OFF)),
 }  # fmt: skip
 INIT = "init_lora_weights"
 # What a field that is not known here says nothing with. Zero is not among them: it may be a factor.

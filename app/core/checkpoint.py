@@ -57,12 +57,20 @@ def list_files(root: Path) -> dict[str, int]:
     """Every regular file below a directory with its size, by POSIX path; hidden ones are passed over.
 
     Raises:
-        CheckpointError: checkpoint.missing_file, checkpoint.too_many_files.
+        CheckpointError: checkpoint.missing_file, checkpoint.too_many_files, checkpoint.unreadable.
     """
     if not root.is_dir():
         raise CheckpointError("checkpoint.missing_file", path=str(root))
+    try:
+        return _walk(root)
+    except OSError as error:
+        path = Path(error.filename or root).relative_to(root).as_posix()
+        raise CheckpointError("checkpoint.unreadable", path=path, reason=error.strerror or str(error)) from None
+
+
+def _walk(root: Path) -> dict[str, int]:
     found: dict[str, int] = {}
-    for folder, folders, names in os.walk(root):
+    for folder, folders, names in os.walk(root, onerror=_raise):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         for name in sorted(names):
             path = Path(folder, name)
@@ -74,6 +82,11 @@ def list_files(root: Path) -> dict[str, int]:
             if len(found) > MAX_FILES:
                 raise CheckpointError("checkpoint.too_many_files", limit=MAX_FILES)
     return found
+
+
+def _raise(error: OSError) -> None:
+    """What os.walk cannot list it passes over otherwise."""
+    raise error
 
 
 def read_checkpoint(source: Source, files: Mapping[str, int]) -> Checkpoint:

@@ -39,6 +39,7 @@ CATALOGUE: dict[str, Entry] = {
     "header.trailing_bytes": Entry("Trailing bytes", "{path}: {count} bytes follow the last tensor.", RESAVE),
     # -- base models
     "checkpoint.missing_file": Entry("File missing", "{path} is missing.", "Give a complete model directory as save_pretrained writes it."),
+    "checkpoint.unreadable": Entry("File not readable", "{path} cannot be read ({reason}).", "Give the user that runs this program the right to read every file and to enter every folder of the directory."),
     "checkpoint.invalid_json": Entry("Invalid JSON file", "{path} cannot be used: {reason}.", "Repair or re-download the file."),
     "checkpoint.no_weights": Entry("No safetensors weights", "The directory holds neither model.safetensors nor model.safetensors.index.json.", "Convert the model with save_pretrained (pickled weights are refused)."),
     "checkpoint.ambiguous_weights": Entry("Two sets of weights", "The directory holds both model.safetensors and model.safetensors.index.json.", "Remove the one that does not belong to this release."),

@@ -1,5 +1,6 @@
 """Where bytes come from: a protocol for ranged reads, and the local directory behind it."""
 
+import errno
 import os
 import stat
 import threading
@@ -93,6 +94,8 @@ class DirectorySource:
         except OSError as error:
             if self._expected is not None:
                 raise CheckpointError("checkpoint.changed", path=path, reason=error.strerror) from None
+            if error.errno in (errno.EACCES, errno.EPERM):
+                raise CheckpointError("checkpoint.unreadable", path=path, reason=error.strerror) from None
             raise CheckpointError("checkpoint.missing_file", path=path) from None
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)

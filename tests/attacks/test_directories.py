@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +178,8 @@ def test_files_that_only_look_like_shards_are_left_out(sharded: Path) -> None:
 
 
 def test_every_code_of_checkpoints_is_tested() -> None:
-    """Elsewhere: `checkpoint.changed` in test_changed_files.py, `checkpoint.link` in tests/registry/test_release_sources.py."""
-    tested = {code for code, _ in ATTACKS} | {"checkpoint.changed", "checkpoint.link"}
+    """Elsewhere: `changed` in test_changed_files.py, `unreadable` below, `link` in tests/registry/test_release_sources.py."""
+    tested = {code for code, _ in ATTACKS} | {"checkpoint.changed", "checkpoint.link", "checkpoint.unreadable"}
     assert tested == {code for code in CATALOGUE if code.startswith("checkpoint.")}
 
 
@@ -189,6 +190,36 @@ def test_an_index_of_more_than_64_megabytes_is_refused(sharded: Path, patch: Pat
 
 def test_no_such_directory(tmp_path: Path, patch: Path, refusal: Refusal) -> None:
     assert refusal(tmp_path / "nowhere", patch).code == "checkpoint.missing_file"
+
+
+@pytest.mark.parametrize(("name", "mode"), [("base", 0o400), ("base", 0o100), ("base/config.json", 0o000), ("base/more", 0o400)])
+def test_what_may_not_be_read_is_named(base: Path, patch: Path, refusal: Refusal, name: str, mode: int) -> None:
+    """A folder that may be listed and not entered, or entered and not listed, and a file of somebody else."""
+    (base / "more").mkdir()
+    (base / "more/notes.json").write_text("{}")
+    assert base.name == "base"
+    with _as_nobody(base.parent / name, mode):
+        refused = refusal(base, patch)
+    assert (refused.code, "Permission denied" in refused.detail) == ("checkpoint.unreadable", True)
+
+
+@contextmanager
+def _as_nobody(place: Path, mode: int) -> Iterator[None]:
+    """With the rights of one who does not own these files, for root may read everything."""
+    opened, before = [p for p in (place, *place.parents) if p != p.parent], place.stat().st_mode
+    modes = {p: p.stat().st_mode for p in opened[1:]}
+    for folder, old in modes.items():
+        folder.chmod(old | 0o055)
+    place.chmod(mode | mode >> 6)
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(os.getuid())
+        place.chmod(before)
+        for folder, old in modes.items():
+            folder.chmod(old)
 
 
 def test_links_to_folders_are_not_followed(base: Path, patch: Path, tmp_path: Path) -> None:

@@ -93,6 +93,21 @@ def test_what_is_left_of_another_model_is_not_mixed_in(service: Service, merged:
     assert digests(tmp_path / "out")[SHARD] != digests(merged)[SHARD]
 
 
+def test_a_patch_is_taken_up_again_too(service: Service, merged: Path, proxy: Proxy, tmp_path: Path) -> None:
+    """`portllm patch pull` was killed in the middle of the weights: the next asks for the rest, and what PEFT loads is whole."""
+    published, weights = large_patch(tmp_path / "large", 1, 512, 3), "adapter_model.safetensors"
+    _publish(service, "pulls/large", published)
+    cut = (published / weights).stat().st_size // 2
+    words = ("patch", "pull", "pulls/large", str(tmp_path / "out"))
+    partial = _killed(service, proxy, words, tmp_path / ".out.partial" / weights, cut)
+    arrived = partial.stat().st_size
+    again = invoke(*words, **service.variables(proxy.url))
+    assert again.exit_code == 0, again.output
+    assert proxy.find("GET", weights)[-1].headers["range"] == f"bytes={arrived}-"
+    assert digests(tmp_path / "out") == digests(published)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["large", "out"]
+
+
 def _publish(service: Service, name: str, patch: Path) -> None:
     """Publishes a patch and ports it to the release."""
     for command in (["patch", "push", name, patch, "--family", "pulls", "--trained-on", "v1"], ["port", name, "--to", "v1"]):
@@ -100,17 +115,22 @@ def _publish(service: Service, name: str, patch: Path) -> None:
 
 
 def _killed_half_way(service: Service, proxy: Proxy, out: Path, name: str = "pulls/patch") -> Path:
-    """Runs `portllm pull` as a process, kills it in the middle of the shard, and returns the partial file."""
-    proxy.stall_down = CUT
-    partial = out.with_name(f".{out.name}.partial") / SHARD
-    command = [sys.executable, "-m", "app.cli.main", "pull", name, "--on", "v1", str(out)]
+    """`portllm pull`, killed in the middle of the shard; returns the partial file."""
+    partial = _killed(service, proxy, ("pull", name, "--on", "v1", str(out)), out.with_name(f".{out.name}.partial") / SHARD, CUT)
+    assert not out.exists()
+    return partial
+
+
+def _killed(service: Service, proxy: Proxy, words: tuple[str, ...], partial: Path, cut: int) -> Path:
+    """Runs `portllm` as a process and kills it when so much of a file has arrived; returns that file."""
+    proxy.stall_down = cut
+    command = [sys.executable, "-m", "app.cli.main", *words]
     process = subprocess.Popen(command, env=environment(**service.variables(proxy.url)))
     try:
         assert proxy.stalled.wait(60)
-        until(lambda: partial.is_file() and partial.stat().st_size > CUT * 0.8)
+        until(lambda: partial.is_file() and partial.stat().st_size > cut * 0.8)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
     proxy.stall_down = None
-    assert not out.exists()
     return partial

@@ -1,6 +1,7 @@
-"""`portllm serving`: what it prints, and its exit code."""
+"""`portllm serving`, `digest` and `show`: what they print, and their exit codes."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,37 @@ def test_what_no_engine_can_serve_ends_with_1(service: Service, ported: dict[str
 def test_a_name_needs_a_release(service: Service, ported: dict[str, str]) -> None:
     done = invoke("serving", "serve/tone", "--json", **service.variables())
     assert (done.exit_code, json.loads(done.stdout)["error"]["code"]) == (2, "client.release")
+
+
+def test_the_digests_of_a_merged_model(service: Service, ported: dict[str, str], models: Path, tmp_path: Path) -> None:
+    """As `sha256sum --check` reads them, and as those of the same merge made here."""
+    told = invoke("digest", "serve/tone", "--on", "v2", **service.variables())
+    assert told.exit_code == 0, told.output
+    assert invoke("merge", models / "v2", models / "patch", tmp_path / "out").exit_code == 0
+    (tmp_path / "SUMS").write_text(told.stdout)
+    checked = subprocess.run(
+        ["sha256sum", "--check", "--strict", "../SUMS"], cwd=tmp_path / "out", capture_output=True, check=False
+    )
+    assert checked.returncode == 0, checked.stdout
+    assert told.stdout.count("\n") == sum(1 for p in (tmp_path / "out").rglob("*") if p.is_file())
+    again = json.loads(invoke("digest", ported["v2"], "--json", **service.variables()).stdout)
+    assert again["port"]["digested"]
+    assert {f["sha256"] for f in again["files"]} == {line.split()[0] for line in told.stdout.splitlines()}
+
+
+def test_a_port_is_shown_with_its_reasons(service: Service, ported: dict[str, str]) -> None:
+    refused = invoke("show", ported["wide"], **service.variables())
+    assert refused.exit_code == 0, refused.output
+    assert "serve/tone version 1 on wide: refused." in refused.stdout
+    assert "port.shape" in refused.stdout
+    shown = json.loads(invoke("show", ported["v2"], "--json", **service.variables()).stdout)
+    assert (shown["release"], shown["state"], shown["materialisations"]) == ("v2", "ready", [])
+
+
+def test_a_release_is_shown(service: Service, ported: dict[str, str]) -> None:
+    shown = invoke("release", "show", "serve", "v2", **service.variables())
+    assert shown.exit_code == 0, shown.output
+    assert all(word in shown.stdout for word in ("serve/v2", "ready", "llama"))
+    assert json.loads(invoke("release", "show", "serve", "v2", "--json", **service.variables()).stdout)["state"] == "ready"
+    none = invoke("release", "show", "serve", "v9", **service.variables())
+    assert (none.exit_code, "[release.unknown]" in none.stderr) == (1, True)

@@ -139,10 +139,11 @@ REFUSALS = [
     *(
         ("adapter.variant", config(**{field: {"x": 1}}))
         for field in (
-            *("alora_invocation_tokens", "arrow_config", "corda_config", "kasa_config", "layer_replication", "loftq_config"),
-            *("lora_ga_config", "megatron_config", "monteclora_config", "use_bdlora", "use_qalora", "velora_config"),
+            *("alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "megatron_config"),
+            *("monteclora_config", "use_bdlora", "use_qalora", "velora_config"),
         )
     ),
+    *(("adapter.init_changes_base", config(**{field: {"x": 1}})) for field in ("corda_config", "loftq_config", "lora_ga_config")),
     ("adapter.fan_in_fan_out", config(fan_in_fan_out=True)),
     ("adapter.pattern", config(target_modules=r"(q_proj)\1")),
     ("adapter.pattern", config(rank_pattern={"(?=q)q_proj": 2})),

@@ -128,7 +128,7 @@ def carry(work: Path, service: Service, names: list[str], patch: Path, stages: S
             if port["state"] != "ready":
                 raise RuntimeError(f"The port to {name} is {port['state']}: {port['findings']}")
             fidelity[name] = port["fidelity"]["overall"]
-            pull_port(client, port["id"], work / "merged" / name, verify=True)
+            pull_port(client, port["id"], work / "merged" / name, compute_digests=True)
             progress(done, len(names), name)
     return fidelity
 
