@@ -18,7 +18,6 @@ quickstart: $(VENV)/.installed
 # Three at a time on two cores: a third of what a test does is waiting for processes, leases and stores.
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
-	PORTLLM_TEST_DATABASE=postgresql $(BIN)/python -m pytest -n 3 --dist loadfile tests/registry
 
 check: lint audit test
 

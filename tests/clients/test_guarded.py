@@ -102,7 +102,7 @@ def test_addresses_that_are_not_the_internets(address: str) -> None:
     began = time.monotonic()
     refused = refusal(f"https://{f'[{address}]' if ':' in address else address}/", Reach())
     assert "public Internet" in refused.detail
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "192.30.255.113", "2606:4700::1111", "2a00:1450:4001:80b::200e"])
@@ -164,7 +164,7 @@ def test_a_name_that_nobody_knows_and_one_that_takes_for_ever(monkeypatch: pytes
 
     def resolve(host: Any, *rest: Any, **more: Any) -> Any:
         if host == "slow.example":
-            time.sleep(3)
+            time.sleep(6)
         if host == "gone.example":
             raise socket.gaierror(-2, "Name or service not known")
         return real(host, *rest, **more)
@@ -173,7 +173,7 @@ def test_a_name_that_nobody_knows_and_one_that_takes_for_ever(monkeypatch: pytes
     refusal("https://gone.example/", code="outgoing.unreachable")
     began = time.monotonic()
     refusal("https://slow.example/", Reach(connect_seconds=0.3), "outgoing.timeout")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_the_deadline_is_for_all_of_it(answer: Any) -> None:
     with site(answer) as served:
         began = time.monotonic()
         refusal(served.url, Reach(HERE, http_hosts=HERE, read_seconds=0.6, total_seconds=0.8), "outgoing.timeout")
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 2.9
 
 
 def test_what_does_not_speak_http() -> None:

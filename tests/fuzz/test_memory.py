@@ -17,17 +17,25 @@ from tests.support.hostile import JSON_BOMBS, MIB, MODULE, exchange
 # Measured: 210 MiB for a header of 16 MiB; the allocator keeps some of it.
 GROWTH = 450 * MIB
 JSON = {"Content-Type": "application/json"}
-HEADERS = [
-    raw_file(b'{"a":[' + b"[]," * 5_000_000 + b"[]]}"), raw_file(b'{"a":' * 3_000_000), raw_file(b"{}", b"", 100 * MIB),
-    raw_file(b"{}", b"", 2**63),
-    raw_file(b"{" + b",".join(b'"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}' % i for i in range(200_000)) + b"}"),
-]  # fmt: skip
 PLAIN = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
-# The first has about as many patterns as are allowed together, and is published: what it was trained on is not known.
-CONFIGS = [
-    json.dumps(PLAIN | {"rank_pattern": dict.fromkeys(map(str, range(count)), 2)}).encode()
-    for count in (1_500, 20_000, 1_000_000)
-]
+
+
+def headers() -> list[bytes]:
+    """Weights whose headers are large, deep, or say so."""
+    return [
+        raw_file(b'{"a":[' + b"[]," * 5_000_000 + b"[]]}"), raw_file(b'{"a":' * 3_000_000), raw_file(b"{}", b"", 100 * MIB),
+        raw_file(b"{}", b"", 2**63),
+        raw_file(b"{" + b",".join(b'"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}' % i for i in range(200_000)) + b"}"),
+    ]  # fmt: skip
+
+
+def configs() -> list[bytes]:
+    """Configurations with many patterns.
+
+    The first has about as many as are allowed together, and is published: what it was trained on is not known.
+    """
+    counts = (1_500, 20_000, 1_000_000)
+    return [json.dumps(PLAIN | {"rank_pattern": dict.fromkeys(map(str, range(count)), 2)}).encode() for count in counts]
 
 
 @pytest.fixture
@@ -64,10 +72,10 @@ def bombard(service: Service, good: dict[str, bytes], turn: int) -> None:
             address = f"{service.url}/api/v1/patches/acme/none/versions"
             strange = httpx.post(address, content=body, headers=JSON | {"Authorization": "Bearer x"}, timeout=60)
             assert strange.status_code == 401
-        for number, header in enumerate(HEADERS):
+        for number, header in enumerate(headers()):
             refused = publish(client, f"h{turn}-{number}", good | {"adapter_model.safetensors": header})
             assert refused.status_code == 422, refused.text[:500]
-        for number, config in enumerate(CONFIGS):
+        for number, config in enumerate(configs()):
             answer = publish(client, f"c{turn}-{number}", good | {"adapter_config.json": config})
             assert answer.status_code == (200 if number == 0 else 422), answer.text[:500]
     endless = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 1_000_000

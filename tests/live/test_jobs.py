@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +35,9 @@ def test_progress_then_cancel_then_again(service: Service, huge: Path, copy: boo
         assert seen[0]["total"] == seen[1]["total"] > 10 * 10**9  # every file once for its digest, every tensor once
         assert len(service.jobs()) == 1
 
-        began = time.monotonic()
         cancelled = client.post(f"/jobs/{release['job']}/cancel")
         assert cancelled.status_code == 202
         until(lambda: not service.jobs(), 5)
-        assert time.monotonic() - began < 5
         assert client.get(f"/jobs/{release['job']}").json()["state"] == "cancelled"
         rejected = client.get(f"/families/jobs/releases/{body['name']}").json()
         assert (rejected["state"], rejected["problem"]["code"]) == ("rejected", "job.cancelled")
@@ -101,8 +98,7 @@ def test_a_higher_priority_goes_first(service: Service, huge: Path, models: Path
 
 def test_children_know_no_secrets(service: Service, huge: Path) -> None:
     """The environment of a job's process: nothing of PortLLM's, no database, no keys; not the service's own variables."""
-    own = Path(f"/proc/{service.pid}/environ").read_bytes()
-    assert all(f"{name}={value}".encode() in own for name, value in SECRETS.items()), "the service itself was given them"
+    assert SECRETS.items() <= service.variables_given.items()
     with service.client() as client:
         client.post("/families", json={"name": "secrets"})
         release = client.post("/families/secrets/releases", json={"name": "huge", "directory": str(huge)}).json()

@@ -99,7 +99,7 @@ def test_slow_client_gets_the_same_bytes_and_blocks_nobody(download: Download) -
             assert read < download.size / 10
             asked = time.monotonic()
             assert httpx.get(f"{download.service.url}/healthz").status_code == 200
-            assert time.monotonic() - asked < 2
+            assert time.monotonic() - asked < 5
             fast_digest = fast.result()
         assert download.service.memory("VmRSS") - before < 150 * MEGABYTE, "what a slow client has not read must not pile up"
         while part := answer.read(2**20):

@@ -2,14 +2,14 @@
 
 What stands in the shared registry (`world`) is only read; tests that change something make names of their own.
 
-The database is SQLite, or PostgreSQL where PORTLLM_TEST_DATABASE=postgresql or PORTLLM_TEST_DATABASE_URL asks for it.
+Each test runs on SQLite and on PostgreSQL: a server of our own, or the one that PORTLLM_TEST_DATABASE_URL names.
 """
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from tests.registry.uploading import with_card
 from tests.support import postgres
 from tests.support.models import Shelf
 from tests.support.postgres import Postgres
+
+DATABASES = ("sqlite", "postgresql")
 
 
 @pytest.fixture(scope="session")
@@ -84,20 +86,44 @@ def migrated(server: Postgres) -> Callable[[], str]:
 
 
 @pytest.fixture(scope="session")
-def new_database(request: pytest.FixtureRequest) -> Callable[[str], str]:
-    """Makes databases with both schemas, or copies of one; their URLs. On SQLite it is empty: the data directory has it."""
-    if os.environ.get("PORTLLM_TEST_DATABASE") != "postgresql" and not os.environ.get("PORTLLM_TEST_DATABASE_URL"):
-        return lambda _: ""
-    server: Postgres = request.getfixturevalue("server")
-    migrated: Callable[[], str] = request.getfixturevalue("migrated")
-    return lambda template: server.create(template) if template else migrated()
+def database(request: pytest.FixtureRequest) -> str:
+    """The kind of database: each test that asks a registry anything asks it on both."""
+    return str(request.param)
 
 
-@pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory, models: Models, new_database: Callable[[str], str]) -> Iterator[World]:
-    """A registry in which the main job was done; shared, so only read what it came with."""
-    service = Service(tmp_path_factory.mktemp("world"), models.root, database_url=new_database(""))
-    with service.running():
+# Marks of tests that are about one of the two, or about bytes and sentences on the wire, where it makes no difference.
+on_sqlite, on_postgresql = pytest.mark.database("sqlite"), pytest.mark.database("postgresql")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "database" in metafunc.fixturenames:
+        mark = metafunc.definition.get_closest_marker("database")
+        metafunc.parametrize("database", mark.args if mark else DATABASES, indirect=True, scope="session")
+
+
+class Shared:
+    """What all tests on one kind of database share, made when the first asks for it.
+
+    It outlives the change from one kind to the other, which comes with every file; fixtures with parameters would not.
+    """
+
+    def __init__(self, request: pytest.FixtureRequest, kind: str, stack: ExitStack) -> None:
+        self._request, self._kind, self._stack = request, kind, stack
+        self._place: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
+        self.models: Models = request.getfixturevalue("models")
+
+    def new_database(self, template: str = "") -> str:
+        """Makes a database with both schemas, or a copy of one; its URL. On SQLite it is empty: the data directory has it."""
+        if self._kind == "sqlite":
+            return ""
+        server: Postgres = self._request.getfixturevalue("server")
+        migrated: Callable[[], str] = self._request.getfixturevalue("migrated")
+        return server.create(template) if template else migrated()
+
+    @cached_property
+    def world(self) -> World:
+        service, models = Service(self._place.mktemp("world"), self.models.root, database_url=self.new_database()), self.models
+        self._stack.enter_context(service.running())
         service.admin.family("llama")
         for name, directory in (("v1", models.v1), ("v2", models.v2), ("alien", models.alien), ("wide", models.wide)):
             ready = service.release("llama", name, directory, parent="v1" if name == "v2" else None)
@@ -106,32 +132,49 @@ def world(tmp_path_factory: pytest.TempPathFactory, models: Models, new_database
         acme.publish(acme.patch("acme", "tone"), models.patch)
         port = acme.port("acme/tone", "v2")
         assert port["state"] == "ready", port
-        yield World(service, models, service.admin, acme, service.caller("acme", "read"), service.caller("rival"), port)
+        return World(service, models, service.admin, acme, service.caller("acme", "read"), service.caller("rival"), port)
 
-
-@pytest.fixture(scope="session")
-def pristine(tmp_path_factory: pytest.TempPathFactory, models: Models, new_database: Callable[[str], str]) -> Service:
-    """A registry that was started once and stopped, with both schemas migrated and nothing in it."""
-    service = Service(tmp_path_factory.mktemp("pristine"), models.root, database_url=new_database(""))
-    with service.running():
-        pass
-    return service
-
-
-@pytest.fixture(scope="session")
-def registries(
-    tmp_path_factory: pytest.TempPathFactory, models: Models, pristine: Service, new_database: Callable[[str], str]
-) -> Callable[..., Service]:
-    """Makes registries with settings of their own, on copies of a pristine one; not started yet."""
-
-    def make(**settings: Any) -> Service:
-        if "database_url" not in settings and not pristine.on_sqlite:
-            settings["database_url"] = new_database(pristine.settings.database_url)
-        service = Service(tmp_path_factory.mktemp("registry"), models.root, **settings)
-        shutil.copytree(pristine.data, service.data)
+    @cached_property
+    def pristine(self) -> Service:
+        """A registry that was started once and stopped, with both schemas migrated and nothing in it."""
+        service = Service(self._place.mktemp("pristine"), self.models.root, database_url=self.new_database())
+        with service.running():
+            pass
         return service
 
-    return make
+    @cached_property
+    def live(self) -> str:
+        return self._stack.enter_context(serving(self.world.service))
+
+    def registry(self, **settings: Any) -> Service:
+        if "database_url" not in settings and self._kind != "sqlite":
+            settings["database_url"] = self.new_database(self.pristine.settings.database_url)
+        service = Service(self._place.mktemp("registry"), self.models.root, **settings)
+        shutil.copytree(self.pristine.data, service.data)
+        return service
+
+
+@pytest.fixture(scope="session")
+def both(request: pytest.FixtureRequest) -> Iterator[dict[str, Shared]]:
+    with ExitStack() as stack:
+        yield {kind: Shared(request, kind, stack) for kind in DATABASES}
+
+
+@pytest.fixture(scope="session")
+def shared(both: dict[str, Shared], database: str) -> Shared:
+    return both[database]
+
+
+@pytest.fixture(scope="session")
+def world(shared: Shared) -> World:
+    """A registry in which the main job was done; shared, so only read what it came with."""
+    return shared.world
+
+
+@pytest.fixture(scope="session")
+def registries(shared: Shared) -> Callable[..., Service]:
+    """Makes registries with settings of their own, on copies of a pristine one; not started yet."""
+    return shared.registry
 
 
 @pytest.fixture
@@ -157,7 +200,6 @@ def another(tmp_path: Path, models: Models) -> Callable[[], Path]:
 
 
 @pytest.fixture(scope="session")
-def live(world: World) -> Iterator[str]:
+def live(shared: Shared) -> str:
     """The shared registry behind a real HTTP server; its URL."""
-    with serving(world.service) as url:
-        yield url
+    return shared.live

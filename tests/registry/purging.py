@@ -97,23 +97,7 @@ def unshared(patch: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def on_sqlite(
-    registries: Callable[..., Service], models: Models, shelf: Shelf, s3: S3Server, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Place]:
-    url = f"sqlite:///{tmp_path_factory.mktemp('sqlite') / 'purges.db'}"
-    with opened(registries, models, shelf, s3, database_url=url) as place:
+def place(registries: Callable[..., Service], database: str, models: Models, shelf: Shelf, s3: S3Server) -> Iterator[Place]:
+    """On SQLite with bytes in a directory, on PostgreSQL with bytes in S3."""
+    with opened(registries, models, shelf, s3, in_s3=database == "postgresql") as place:
         yield place
-
-
-@pytest.fixture(scope="module")
-def on_postgres(
-    registries: Callable[..., Service], models: Models, shelf: Shelf, s3: S3Server, migrated: Callable[[], str]
-) -> Iterator[Place]:
-    with opened(registries, models, shelf, s3, database_url=migrated(), in_s3=True) as place:
-        yield place
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest) -> Place:
-    found: Place = request.getfixturevalue("on_sqlite" if request.param == "sqlite" else "on_postgres")
-    return found

@@ -12,13 +12,14 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import httpx
 from dbos import run_dbos_database_migrations
 from fastapi.testclient import TestClient
-from sqlalchemy import Connection, NullPool, bindparam, create_engine, inspect, text
+from sqlalchemy import Connection, Engine, NullPool, bindparam, create_engine, inspect, text
 
 from app.core.errors import CoreError
 from app.db.base import UtcDateTime
@@ -205,11 +206,14 @@ class Service:
             job=job, status=status, executor=executor,
         )  # fmt: skip
 
+    @cached_property
+    def _engine(self) -> Engine:
+        return create_engine(self.settings.database_url, poolclass=NullPool)
+
     @contextmanager
     def connection(self) -> Iterator[Connection]:
         """A transaction that the registry knows nothing of."""
-        engine = create_engine(self.settings.database_url, poolclass=NullPool)
-        with engine.begin() as connection:
+        with self._engine.begin() as connection:
             yield connection
 
     def execute(self, statement: str, **values: Any) -> None:

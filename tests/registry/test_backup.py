@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.live.service import invoke, until
-from tests.registry.conftest import Models
+from tests.registry.conftest import Models, on_sqlite
 from tests.registry.service import Caller, Service
 from tests.support.postgres import Postgres, binaries, libpq
 from tests.support.s3 import S3Server
@@ -206,10 +206,9 @@ def test_a_copy_that_names_more_than_there_is(
     ]
 
 
+@on_sqlite  # the file of PostgreSQL is pg_dump's
 def test_the_file_is_private_and_whole_or_not_there(world: Any, tmp_path: Path) -> None:
     """Hashes of tokens are in it; nothing is written over, and a failure leaves nothing that looks like a backup."""
-    if not world.service.on_sqlite:
-        pytest.skip("the file of PostgreSQL is pg_dump's")
     file = tmp_path / "a.backup"
     assert invoke("db", "backup", file, "--data", world.service.data).exit_code == 0
     assert stat.S_IMODE(file.stat().st_mode) == 0o600

@@ -11,9 +11,11 @@ from fastapi.testclient import TestClient
 
 from app.api import worker as worker_api
 from app.api.pages import CDN
-from tests.registry.conftest import Models, World
+from tests.registry.conftest import Models, World, on_sqlite
 from tests.registry.service import API, Service
 from tests.registry.test_access import body_for, filled, routes
+
+pytestmark = on_sqlite  # headers
 
 PAGES = {"/docs", "/redoc"}
 KINDS = {

@@ -46,7 +46,7 @@ def test_storage_that_hangs(place: tuple[Service, Hub], monkeypatch: pytest.Monk
         head = hub.head(f"/{repository}/resolve/main/{path}")
         assert (head.status_code, head.headers["Retry-After"]) == (503, "2")
         assert "gave no byte" in head.headers["X-Error-Message"]
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert len(looks) == 1  # one look hangs, nobody begins another
     assert hub.sha("acme/tone.merged") == sha
     assert hub.file("acme/tone.merged", "main", "README.md").status_code == 200
@@ -83,7 +83,7 @@ def test_a_read_waits_for_a_place(place: tuple[Service, Hub]) -> None:
 
     holder = threading.Thread(target=hold)
     holder.start()
-    taken.wait(5)
+    assert taken.wait(60)
     threading.Timer(1.0, done.set).start()
     began = time.monotonic()
     got = hub.file("acme/tone.merged", "main", shard)

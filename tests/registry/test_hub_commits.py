@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -57,14 +57,26 @@ def test_a_commit_belongs_to_its_repository(hub: Hub) -> None:
 @pytest.fixture
 def place(fresh: Callable[..., Service], models: Models, tmp_path: Path) -> tuple[Service, Caller, Hub]:
     """A registry of its own: llama with v1 (which has a README) and v2, acme/tone with version 1, ported to v2."""
-    service = fresh()
+    return furnished(fresh(), models, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def lasting(
+    registries: Callable[..., Service], models: Models, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Service, Caller, Hub]]:
+    """The same for tests that make patches of their own, and change nothing else."""
+    with registries().running() as service:
+        yield furnished(service, models, tmp_path_factory.mktemp("lasting"))
+
+
+def furnished(service: Service, models: Models, root: Path) -> tuple[Service, Caller, Hub]:
     service.admin.family("llama")
     v1 = shutil.copytree(models.v1, service.place / "v1")
     (v1 / "README.md").write_text("---\nlicense: llama3\nlanguage: [en]\n---\n# Llama\n")
     service.release("llama", "v1", v1)
     service.release("llama", "v2", models.v2, parent="v1")
     acme = service.caller("acme")
-    acme.publish(acme.patch("acme", "tone"), with_card(models.patch, tmp_path / "patch", "---\nlicense: apache-2.0\n---\nmine\n"))
+    acme.publish(acme.patch("acme", "tone"), with_card(models.patch, root / "patch", "---\nlicense: apache-2.0\n---\nmine\n"))
     acme.port("acme/tone", "v1")
     acme.port("acme/tone", "v2")
     return service, acme, Hub(acme)
@@ -216,9 +228,9 @@ def test_the_card_stays_as_it_was(place: tuple[Service, Caller, Hub]) -> None:
     "license: \u0000", "<<: {}", "license: " + "1" * 6000, "license: >\n" + " a\n" * 3000, "- a", "license: 2001-99-99",
     "license: '| x | `y` <b>'",
 ])  # fmt: skip
-def test_front_matter_of_strangers(place: tuple[Service, Caller, Hub], models: Models, tmp_path: Path, front: str) -> None:
+def test_front_matter_of_strangers(lasting: tuple[Service, Caller, Hub], models: Models, tmp_path: Path, front: str) -> None:
     """Whatever a README says, the card is a card, and its front matter a mapping of texts."""
-    _, acme, hub = place
+    _, acme, hub = lasting
     name = acme.patch("acme", unique("odd"))
     acme.publish(name, with_card(models.patch, tmp_path / "odd", f"---\n{front}\n---\nbody\n"))
     acme.port(name, "v2")
@@ -230,9 +242,9 @@ def test_front_matter_of_strangers(place: tuple[Service, Caller, Hub], models: M
     assert hub.info(name)["sha"]
 
 
-def test_a_patch_without_a_card(place: tuple[Service, Caller, Hub], models: Models, tmp_path: Path) -> None:
+def test_a_patch_without_a_card(lasting: tuple[Service, Caller, Hub], models: Models, tmp_path: Path) -> None:
     """Gets one; the bytes that were published are all it has beside that."""
-    _, acme, hub = place
+    _, acme, hub = lasting
     bare = shutil.copytree(models.patch, tmp_path / "bare")
     (bare / "README.md").unlink(missing_ok=True)
     acme.publish(acme.patch("acme", "bare"), bare)

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.registry.conftest import World
+from tests.registry.conftest import World, on_sqlite
 from tests.registry.service import refused
+
+pytestmark = on_sqlite  # bytes
 
 SHARD = "model-00002-of-00003.safetensors"
 CARRIED = "tokenizer.json"

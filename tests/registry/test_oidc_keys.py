@@ -240,7 +240,7 @@ def test_an_issuer_that_is_gone(registries: Callable[..., Service], monkeypatch:
     with registries(oidc=[setting]).running() as service:
         began = time.monotonic()
         assert "takes no connection" in refused(exchange(service, token), 503, "oidc.unavailable")["detail"]
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 9
     monkeypatch.setattr(identity, "REACH", replace(identity.REACH, total_seconds=0.4))
     with issuing() as dead, registries(oidc=[dead.setting(*RULES)]).running() as service:
         dead.open.clear()

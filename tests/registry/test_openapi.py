@@ -8,8 +8,10 @@ from pydantic import BaseModel
 
 from app.api.schemas.base import Out
 from app.wire import problems
-from tests.registry.conftest import World
+from tests.registry.conftest import World, on_sqlite
 from tests.registry.test_access import DOORS, example
+
+pytestmark = on_sqlite  # the document
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,10 @@ from app.core.errors import CoreError
 from app.core.findings import MEANINGS
 from app.domain.errors import CATALOGUE, DomainError
 from app.wire.problems import STATUS, codes
-from tests.registry.conftest import World
+from tests.registry.conftest import World, on_sqlite
 from tests.registry.service import Service, refused, unique
+
+pytestmark = on_sqlite  # sentences
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ from app.domain.principal import ROLES
 from app.jobs import work
 from app.services import erasure
 from app.services.house import House
-from tests.registry.purging import WHY, Place, on_postgres, on_sqlite, place
+from tests.registry.purging import WHY, Place, place
 from tests.registry.service import refused, unique
 from tests.registry.uploading import append, with_card
 
-__all__ = ["on_postgres", "on_sqlite", "place"]
+__all__ = ["place"]
 
 
 def test_nothing_is_left(place: Place) -> None:

@@ -9,12 +9,14 @@ import pytest
 from app.blobs.s3_client import shared_client
 from app.blobs.s3_versions import KEEPS_NONE, held
 from app.domain.errors import DomainError
-from tests.registry.conftest import Models
+from tests.registry.conftest import Models, on_sqlite
 from tests.registry.purging import WHY, Place, opened
 from tests.registry.service import Service
 from tests.support.models import Shelf
 from tests.support.s3 import S3Server
 from tests.support.s3_faults import Fault, FaultyS3
+
+pytestmark = on_sqlite  # what buckets say
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +26,8 @@ def proxy(s3: S3Server) -> Iterator[FaultyS3]:
 
 
 @pytest.fixture(scope="module")
-def place(
-    registries: Callable[..., Service], models: Models, shelf: Shelf, s3: S3Server, proxy: FaultyS3,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Place]:  # fmt: skip
-    url = f"sqlite:///{tmp_path_factory.mktemp('hidden') / 'hidden.db'}"
-    with opened(registries, models, shelf, s3, proxy.url, database_url=url, in_s3=True) as found:
+def place(registries: Callable[..., Service], models: Models, shelf: Shelf, s3: S3Server, proxy: FaultyS3) -> Iterator[Place]:
+    with opened(registries, models, shelf, s3, proxy.url, in_s3=True) as found:
         yield found
 
 

@@ -14,15 +14,15 @@ from app.core.revocable import RevocableSource
 from app.domain.principal import Principal
 from app.services import ports
 from tests.live.service import until
-from tests.registry.conftest import Models
-from tests.registry.purging import WHY, Place, on_postgres, on_sqlite, opened, place
+from tests.registry.conftest import Models, on_postgresql
+from tests.registry.purging import WHY, Place, opened, place
 from tests.registry.service import Caller, Service, refused, unique
 from tests.registry.test_races import storm
 from tests.registry.uploading import announced
 from tests.support.models import Shelf
 from tests.support.s3 import S3Server
 
-__all__ = ["on_postgres", "on_sqlite", "place"]
+__all__ = ["place"]
 
 ADMIN = Principal("admin", frozenset({"admin", "read", "publish"}), "tok_test")
 ROUNDS = 2
@@ -89,6 +89,7 @@ def replicas(
         yield first, second
 
 
+@on_postgresql
 def test_another_replica_lets_go(replicas: tuple[Place, Service]) -> None:
     """It refuses at once; what it holds open and remembers it lets go with its next look, and a read that had begun ends."""
     place, second = replicas

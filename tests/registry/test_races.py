@@ -20,7 +20,7 @@ from app.services import events, families, patches, ports, releases, versions
 from app.services.uow import UnitOfWork
 from app.settings import Settings
 from tests.live.service import until
-from tests.registry.conftest import Models
+from tests.registry.conftest import Models, on_postgresql
 from tests.registry.service import Service, refused, unique
 from tests.registry.uploading import announced
 
@@ -29,30 +29,13 @@ ADMIN = Principal("admin", frozenset({"admin", "read", "publish"}), "tok_test")
 
 
 @pytest.fixture(scope="module")
-def on_postgres(registries: Callable[..., Service], models: Models, migrated: Callable[[], str]) -> Iterator[Service]:
-    with registries(database_url=migrated()).running() as service:
-        yield furnished(service, models)
-
-
-@pytest.fixture(scope="module")
-def on_sqlite(registries: Callable[..., Service], models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    url = f"sqlite:///{tmp_path_factory.mktemp('sqlite') / 'races.db'}"
-    with registries(database_url=url).running() as service:
-        yield furnished(service, models)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def service(request: pytest.FixtureRequest) -> Service:
-    """A registry with family llama, its releases v1 and v2, on each database."""
-    found: Service = request.getfixturevalue("on_sqlite" if request.param == "sqlite" else "on_postgres")
-    return found
-
-
-def furnished(service: Service, models: Models) -> Service:
-    service.admin.family("llama")
-    service.release("llama", "v1", models.v1)
-    service.release("llama", "v2", models.v2, parent="v1")
-    return service
+def service(registries: Callable[..., Service], models: Models) -> Iterator[Service]:
+    """A registry with family llama, its releases v1 and v2."""
+    with registries().running() as service:
+        service.admin.family("llama")
+        service.release("llama", "v1", models.v1)
+        service.release("llama", "v2", models.v2, parent="v1")
+        yield service
 
 
 def storm(*calls: Callable[[], httpx.Response]) -> list[httpx.Response]:
@@ -221,9 +204,10 @@ def overtaken(service: Service, call: Callable[[], Any]) -> Iterator[Callable[[U
         yield begin
 
 
-def test_the_second_waits_and_repeats(on_postgres: Service) -> None:
+@on_postgresql
+def test_the_second_waits_and_repeats(service: Service) -> None:
     """Whoever writes a name second waits for the first, and then gets a repeat's answer, not an error."""
-    service, family, patch = on_postgres, unique("family"), unique("patch")
+    family, patch = unique("family"), unique("patch")
     with overtaken(service, lambda: service.admin.post("/families", {"name": family})) as begin:
         with service.runtime.write() as uow:
             families.create(uow, ADMIN, family)
@@ -237,9 +221,10 @@ def test_the_second_waits_and_repeats(on_postgres: Service) -> None:
         assert (second.result(30).status_code, second.result(30).json()["name"]) == (200, first.name)
 
 
-def test_the_first_fails_and_the_second_succeeds(on_postgres: Service) -> None:
+@on_postgresql
+def test_the_first_fails_and_the_second_succeeds(service: Service) -> None:
     """If the first is rolled back, the second was the first."""
-    service, name = on_postgres, unique("family")
+    name = unique("family")
     with overtaken(service, lambda: service.admin.post("/families", {"name": name})) as begin:
         with pytest.raises(RuntimeError), service.runtime.write() as uow:  # noqa: PT012  what is raised ends the transaction
             families.create(uow, ADMIN, name)
@@ -248,9 +233,9 @@ def test_the_first_fails_and_the_second_succeeds(on_postgres: Service) -> None:
         assert second.result(30).status_code == 201
 
 
-def test_a_move_is_made_once(on_postgres: Service, another: Callable[[], Path]) -> None:
+@on_postgresql
+def test_a_move_is_made_once(service: Service, another: Callable[[], Path]) -> None:
     """Approving, retiring and yanking: the second waits, sees what the first did, and is refused."""
-    service = on_postgres
     patch = service.admin.patch("acme", unique("patch"))
     service.admin.publish(patch, another(), "unknown")
     port, owner, name = service.admin.port(patch, "v2")["id"], *patch.split("/")
@@ -268,9 +253,9 @@ def test_a_move_is_made_once(on_postgres: Service, another: Callable[[], Path]) 
             refused(second.result(30), 409, "state.move")
 
 
-def test_no_port_of_what_is_being_yanked(on_postgres: Service, another: Callable[[], Path]) -> None:
+@on_postgresql
+def test_no_port_of_what_is_being_yanked(service: Service, another: Callable[[], Path]) -> None:
     """A port that is asked for while its version is yanked waits, and is refused."""
-    service = on_postgres
     patch = service.admin.patch("acme", unique("patch"))
     service.admin.publish(patch, another())
     wish, (owner, name) = {"patch": patch, "release": "v2"}, patch.split("/")
@@ -282,9 +267,10 @@ def test_no_port_of_what_is_being_yanked(on_postgres: Service, another: Callable
         refused(second.result(30), 410, "version.yanked")
 
 
-def test_a_cursor_never_skips(on_postgres: Service) -> None:
+@on_postgresql
+def test_a_cursor_never_skips(service: Service) -> None:
     """An event that has its number but is not visible yet holds later ones back: a reader who goes on at its cursor sees all."""
-    service, early, late = on_postgres, unique("early"), unique("late")
+    early, late = unique("early"), unique("late")
 
     def read(cursor: int) -> tuple[list[str], int]:
         with service.runtime.read() as uow:

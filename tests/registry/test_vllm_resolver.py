@@ -16,12 +16,14 @@ import pytest
 
 from app.plugins import vllm_resolver
 from app.plugins.adapter_cache import File, key_of
-from tests.registry.conftest import World
+from tests.registry.conftest import World, on_sqlite
 from tests.registry.server import serving
 from tests.registry.service import unique
 from tests.support import vllm_interface
 from tests.support.models import Shelf, load_tensors
 from tests.support.vllm_interface import Engine
+
+pytestmark = on_sqlite  # what an engine asks for over HTTP
 
 BASE = "base/llama@v2"
 

@@ -23,13 +23,17 @@ LARGE = (".safetensors", ".bin", ".model")
 
 @dataclass
 class Fault:
-    """What goes wrong with an answer: another status, fewer bytes, other bytes, other headers, or time."""
+    """What goes wrong with an answer: another status, fewer bytes, other bytes, other headers, or bytes that are held back.
+
+    Attributes:
+        allowed: how many bytes of the file are out by now, counted from its begin; more is sent when the number grows.
+    """
 
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     cut_after: int | None = None
     flip: bool = False
-    piece_seconds: float = 0.0
+    allowed: Callable[[], int] | None = None
 
 
 # Told of the server ("hub" or "cdn"), the path of a file, and where the answer begins; None: nothing goes wrong.
@@ -242,6 +246,7 @@ def _bytes(hub: FakeHub, request: BaseHTTPRequestHandler, data: bytes, headers: 
             return
         body, status = data[start : end + 1], 206
         headers = headers | {"Content-Range": f"bytes {start}-{end}/{len(data)}"}
+    begin = _start(request) if found else 0
     if fault is None:
         _send(request, status, body, headers)
         return
@@ -253,8 +258,9 @@ def _bytes(hub: FakeHub, request: BaseHTTPRequestHandler, data: bytes, headers: 
         request.send_header(name, value)
     request.end_headers()
     for start in range(0, len(sent), 2**14):
+        while fault.allowed and begin + start >= fault.allowed():
+            time.sleep(0.01)
         request.wfile.write(sent[start : start + 2**14])
-        time.sleep(fault.piece_seconds)
     if len(sent) < len(body):
         request.close_connection = True
 

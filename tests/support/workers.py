@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from sqlalchemy import create_engine, text
 
 from app.db.schema import upgrade
 from tests.live.service import START_SECONDS, Service, environment, until
+from tests.support import zygote
 
 BEAT, TTL = 0.3, 2.0
 SECRET = "one-key-for-all"
@@ -81,10 +80,10 @@ class Worker:
         self.root = service.root / name
         self._mark = self.root / "tmp"
         self._mark.mkdir(parents=True)
-        command = [sys.executable, "-m", "app.cli.main", "worker", "--data", str(service.data), *service.roots(), *options]
+        words = ["worker", "--data", str(service.data), *service.roots(), *options]
         with (self.root / "stdout.txt").open("wb") as stdout, (self.root / "stderr.txt").open("wb") as stderr:
             known = service.settings | variables | {"TMPDIR": str(self._mark)}
-            self.process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment(**known))
+            self.process = zygote.start(words, stdout, stderr, environment(**known))
         self.id = ""
 
     def ready(self) -> "Worker":

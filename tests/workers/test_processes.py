@@ -16,8 +16,8 @@ from tests.support.workers import Cluster, Fleet
 class Replicas(Fleet):
     """A service of two processes."""
 
-    def command(self, port: int = 0) -> list[str]:
-        return [*super().command(port), "--processes", "2"]
+    def arguments(self) -> list[str]:
+        return [*super().arguments(), "--processes", "2"]
 
     def answering(self) -> set[int]:
         """The processes that answer: below the one that was started, and not Python's own helper."""
