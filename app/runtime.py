@@ -26,7 +26,6 @@ from app.db.engine import counter_engine, make_engine, read_sessions, write_sess
 from app.db.failures import translated
 from app.db.rates import SharedCounters
 from app.jobs.engine import Engine
-from app.jobs.kinds import CPU
 from app.jobs.none import NoJobs
 from app.jobs.presence import Presence, introduce
 from app.jobs.queue import DbosQueue
@@ -106,8 +105,8 @@ class Runtime:
         self._open(data, arithmetic.load)
         if self.settings.jobs:
             # With a database of its own it takes its jobs up again; beside others it is a worker like them.
-            presence = None if self.settings.is_embedded else self._presence_of(introduce(CPU, arithmetic.host()))
-            engine = Engine(self.settings.database_url, self.write, self.read, self.settings.job_concurrency, CPU, presence)
+            presence = None if self.settings.is_embedded else self._presence_of(introduce(workers.CPU, arithmetic.host()))
+            engine = Engine(self.settings.database_url, self.write, self.read, self.settings.job_concurrency, presence=presence)
             engine.start()
             self._engine = engine
         self._bootstrap(data)
@@ -148,7 +147,9 @@ class Runtime:
 
     def job_queue(self) -> JobQueue:
         """Where jobs are enqueued; only an embedded service that runs none has nobody who would take them."""
-        return NoJobs() if self.settings.is_embedded and not self.settings.jobs else DbosQueue(self.settings.database_url)
+        if self.settings.is_embedded and not self.settings.jobs:
+            return NoJobs()
+        return DbosQueue(self.settings.database_url, self.worker_ttl)
 
     def _blobs(self, data: Path) -> BlobStore:
         chosen = self.settings

@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from app.blobs.s3_client import READ_SECONDS
 from app.domain.errors import DomainError
 from app.domain.issuers import Issuer
 from app.domain.places import Place
@@ -43,6 +44,9 @@ class Settings(BaseSettings):
             S3 come by boto3's own chain (AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID, ...).
         direct_transfers: whether clients may send bytes straight to S3 and fetch them there.
         s3_public_endpoint: where clients reach S3, if not at the address that this service uses.
+        s3_read_timeout: how many seconds S3 may be silent in the middle of an answer. This and the next are checked here, and
+            read where the client is made, in jobs' processes too, which have no settings.
+        s3_keeps_no_versions: that S3, where it does not show old versions of objects, has none.
         allow_roots: directories that releases may be registered from.
         allow_s3: s3://bucket/prefix places that releases may be registered from and models materialised to.
         secret_key: signs the addresses of workers and encrypts secrets that are kept (tokens for upstreams): 32 random bytes or
@@ -86,6 +90,8 @@ class Settings(BaseSettings):
     blobs: str = ""
     direct_transfers: bool = True
     s3_public_endpoint: str = ""
+    s3_read_timeout: Seconds = READ_SECONDS
+    s3_keeps_no_versions: bool = False
     allow_roots: list[Path] = Field(default_factory=list)
     allow_s3: list[str] = Field(default_factory=list)
     secret_key: SecretStr | None = None

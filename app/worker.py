@@ -18,7 +18,7 @@ from app.domain.names import check_name
 from app.jobs.engine import Engine
 from app.jobs.presence import Presence, introduce
 from app.runtime import Runtime
-from app.services.workers import Card
+from app.services.workers import ACCELERATED, Card
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Role:
     @property
     def has_accelerator(self) -> bool:
         """Whether its class promises one."""
-        return self.class_name.startswith("gpu")
+        return self.class_name.startswith(ACCELERATED)
 
 
 class WorkerRuntime(Runtime):
@@ -82,7 +82,11 @@ class WorkerRuntime(Runtime):
         self._open(data, partial(arithmetic.load, device.id))
         self.card = introduce(self.role.class_name, device, self.role.url, self.role.labels)
         self._presence = self._presence_of(self.card)
-        engine = Engine(settings.database_url, self.write, self.read, self.role.concurrency, self.role.class_name, self._presence)
+        # Jobs of a class without accelerators leave one that is there to those who asked for it.
+        computing = device.id if self.role.has_accelerator else arithmetic.host().id
+        engine = Engine(
+            settings.database_url, self.write, self.read, self.role.concurrency, self.role.class_name, self._presence, computing
+        )
         engine.start()
         self._engine = engine
         self.watch_purges()

@@ -13,12 +13,13 @@ from typing import Any
 from app.blobs.failures import noted
 from app.domain.errors import DomainError
 
+READ_TIMEOUT = "PORTLLM_S3_READ_TIMEOUT"
 # What of the environment the chain reads; a job's process is given it only where its order names S3.
 CHAIN = (
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION",
     "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE",
     "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_EC2_METADATA_DISABLED",
-    "AWS_MAX_ATTEMPTS", "HOME", "PORTLLM_S3_READ_TIMEOUT",
+    "AWS_MAX_ATTEMPTS", "HOME", READ_TIMEOUT,
 )  # fmt: skip
 DEFAULT_REGION = "us-east-1"
 CONNECTIONS = 32
@@ -38,7 +39,7 @@ def make_client(endpoint: str = "", impatient: bool = False) -> Any:
     import boto3  # noqa: PLC0415  half a second that installations without S3 need not pay
     from botocore.config import Config  # noqa: PLC0415
 
-    read_seconds, attempts = os.environ.get("PORTLLM_S3_READ_TIMEOUT", READ_SECONDS), os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS)
+    read_seconds, attempts = os.environ.get(READ_TIMEOUT, READ_SECONDS), os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS)
     config = Config(
         connect_timeout=IMPATIENT_SECONDS if impatient else 5,
         read_timeout=IMPATIENT_SECONDS if impatient else float(read_seconds),

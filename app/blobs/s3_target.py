@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from app.core.errors import CheckpointError, OutputError
 
-FINGERPRINT = "portllm-fingerprint"
+FINGERPRINT, COPIED = "portllm-fingerprint", "portllm-copied"
 
 
 class Origin(NamedTuple):
@@ -36,8 +36,8 @@ class S3Target:
         self._client, self._bucket, self._fingerprint = client, bucket, fingerprint
         self._prefix = f"{prefix}/" if prefix else ""
 
-    def present(self, sizes: dict[str, int]) -> set[str]:
-        """The files that are there already, as this recipe made them.
+    def present(self, sizes: dict[str, int]) -> dict[str, int]:
+        """The files that are there already, as this recipe made them: how many of their bytes the store copied, by path.
 
         Args:
             sizes: path -> size in bytes of every file that will be written.
@@ -45,19 +45,20 @@ class S3Target:
         Raises:
             OutputError: output.exists, when something else lies at the place.
         """
-        found = set()
+        found = {}
         for key, size in self._objects():
             path = key.removeprefix(self._prefix)
-            if sizes.get(path) != size or self._fingerprint_of(key) != self._fingerprint:
+            said = self._client.head_object(Bucket=self._bucket, Key=key)["Metadata"] if sizes.get(path) == size else {}
+            if said.get(FINGERPRINT) != self._fingerprint:
                 raise OutputError("output.exists", path=f"s3://{self._bucket}/{key}")
-            found.add(path)
+            copied = said.get(COPIED, "")
+            found[path] = int(copied) if copied.isdigit() else 0
         return found
 
-    def begin(self, path: str) -> str:
-        """Starts an object that is written in parts; its upload id."""
-        begun = self._client.create_multipart_upload(
-            Bucket=self._bucket, Key=self._key(path), Metadata={FINGERPRINT: self._fingerprint}
-        )
+    def begin(self, path: str, copied: int) -> str:
+        """Starts an object that is written in parts, of which the store will copy so many bytes; its upload id."""
+        said = {FINGERPRINT: self._fingerprint, COPIED: str(copied)}
+        begun = self._client.create_multipart_upload(Bucket=self._bucket, Key=self._key(path), Metadata=said)
         return str(begun["UploadId"])
 
     def copy_part(self, path: str, upload: str, number: int, origin: Origin, start: int, stop: int) -> str:
@@ -123,10 +124,6 @@ class S3Target:
     def _uploads(self) -> Iterator[dict[str, str]]:
         for page in self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=self._prefix):
             yield from page.get("Uploads", ())
-
-    def _fingerprint_of(self, key: str) -> str | None:
-        found = self._client.head_object(Bucket=self._bucket, Key=key)["Metadata"].get(FINGERPRINT)
-        return str(found) if found else None
 
 
 def _md5(data: bytes | bytearray) -> str:

@@ -15,6 +15,7 @@ from app.domain.errors import DomainError
 NOT_SHOWN = (400, 403, 404, 405, 501)
 # For stores that keep none and do not say so.
 KEEPS_NONE = "PORTLLM_S3_KEEPS_NO_VERSIONS"
+TRUE = ("true", "1", "yes", "y", "on", "t")  # as `app.settings` reads it
 
 
 class Held(NamedTuple):
@@ -61,7 +62,7 @@ def _require_none_kept(client: Any, bucket: str, refusal: str) -> None:
     """Raises `DomainError` (storage.hidden) unless a bucket that shows no versions has none."""
     from botocore.exceptions import ClientError  # noqa: PLC0415
 
-    if os.environ.get(KEEPS_NONE, "").lower() == "true":
+    if os.environ.get(KEEPS_NONE, "").lower() in TRUE:
         return
     try:
         status = client.get_bucket_versioning(Bucket=bucket).get("Status")

@@ -2,6 +2,7 @@
 
 import json
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,6 +86,15 @@ class PlannedFile:
     @cached_property
     def size(self) -> int:
         return sum(s.length for s in self.segments)
+
+    def tensors_within(self, start: int, stop: int) -> int:
+        """How many of the tensors that the patch touches end in (start, stop], in bytes."""
+        return bisect_right(self._ends, stop) - bisect_right(self._ends, start)
+
+    @cached_property
+    def _ends(self) -> tuple[int, ...]:
+        placed = zip(self.starts, self.segments, strict=True)
+        return tuple(start + segment.length for start, segment in placed if isinstance(segment, Compute) and segment.delta)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,18 @@
 """The job engine's own records, where our transactions must agree with them and where its own lists fall short.
 
-The table is DBOS's (3.4): unprefixed on SQLite, in schema dbos on PostgreSQL. It is only read here.
+The table is DBOS's (3.4): unprefixed on SQLite, in schema dbos on PostgreSQL. It is only read here, but for the queue of jobs
+that wait (`move`), which DBOS has no call for.
 """
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    CursorResult,
     Select,
     String,
     TableClause,
@@ -23,6 +25,7 @@ from sqlalchemy import (
     select,
     table,
     text,
+    update,
 )
 from sqlalchemy.orm import Session
 
@@ -73,6 +76,16 @@ def executors(session: Session) -> set[str]:
     """Everybody who runs a job, or died over one."""
     jobs = _jobs(session)
     return set(session.scalars(select(jobs.c.executor_id).where(jobs.c.status == RUNNING).distinct()))
+
+
+def move(session: Session, kinds: Sequence[str], prefix: str, living: Collection[str], to: str) -> int:
+    """Moves waiting jobs of some kinds from the queues of a prefix, but those that are served, to another; how many."""
+    jobs = _jobs(session)
+    stranded = and_(
+        jobs.c.status.in_(STATUSES["queued"]), jobs.c.queue_name.startswith(prefix, autoescape=True),
+        jobs.c.queue_name.not_in(living), or_(*(jobs.c.workflow_uuid.contains(f":{kind}:", autoescape=True) for kind in kinds)),
+    )  # fmt: skip
+    return cast(CursorResult[Any], session.execute(update(jobs).where(stranded).values(queue_name=to))).rowcount
 
 
 def running(session: Session) -> dict[str, list[str]]:

@@ -22,12 +22,13 @@ from app.db.jobs import Claim
 from app.domain.context import JOB_ID
 from app.domain.errors import DomainError
 from app.jobs import process
-from app.jobs.kinds import CPU, KINDS
+from app.jobs.kinds import KINDS
 from app.jobs.presence import Presence
 from app.jobs.queue import APPLICATION, POOL, PORTABLE, PROGRESS, VERSION, WORKFLOW
 from app.services import jobs
 from app.services.backend import Doing
 from app.services.uow import UnitOfWork
+from app.services.workers import CPU
 
 EXECUTOR = "local"
 POLL_SECONDS = 0.2
@@ -57,13 +58,15 @@ class Engine:
         concurrency: how many jobs at once. The engine keeps it with the class: all its workers take the last one's.
         class_name: the class whose jobs are run.
         presence: of a worker among others; None for a service that has its database to itself.
+        device: where jobs compute merged bytes, by its name for torch.
     """
 
     def __init__(
-        self, url: str, begin: Begin, read: Begin, concurrency: int, class_name: str = CPU, presence: Presence | None = None
-    ) -> None:
+        self, url: str, begin: Begin, read: Begin, concurrency: int, class_name: str = CPU, presence: Presence | None = None,
+        device: str = CPU,
+    ) -> None:  # fmt: skip
         self._url, self._begin, self._read, self._concurrency = url, begin, read, concurrency
-        self._class, self._presence = class_name, presence
+        self._class, self._presence, self._device = class_name, presence, device
         self._executor = presence.card.id if presence else EXECUTOR
         self._running: dict[str, Doing] = {}
 
@@ -152,7 +155,7 @@ class Engine:
                 await self._patiently(jobs.progressed, job, kind, subject, progress)
 
         try:
-            final = await process.run({"kind": kind, "order": order}, report)
+            final = await process.run({"kind": kind, "order": order | {"device": self._device}}, report)
         except BaseException:
             await asyncio.to_thread(self._clear, job, kind, held, order)
             raise

@@ -8,8 +8,6 @@ from app.db.jobs import Claim
 from app.services import digests, imports, ingestion, materialisations, releases
 from app.services.uow import UnitOfWork
 
-CPU = "cpu"
-
 
 @dataclass(frozen=True)
 class Kind:
@@ -19,7 +17,7 @@ class Kind:
 
     Attributes:
         own_place: whether every run writes to a place of its own, which can be cleared even when the job was lost.
-        class_name: the class of workers that runs it.
+        merges: whether it computes merged bytes, which workers with an accelerator do where any lives.
         priority: among the jobs of a class; lower numbers first.
     """
 
@@ -29,7 +27,7 @@ class Kind:
     clear: Callable[[UnitOfWork, dict[str, Any]], None] = lambda uow, order: None  # noqa: ARG005
     keep: Callable[[UnitOfWork, dict[str, Any]], Any] = lambda uow, result: None  # noqa: ARG005
     own_place: bool = False
-    class_name: str = CPU
+    merges: bool = False
     priority: int = 20
 
 
@@ -44,9 +42,9 @@ KINDS = {
         own_place=True,
         priority=10,
     ),
-    digests.DIGEST: Kind(digests.order, digests.record, lambda uow, subject, problem: None),  # noqa: ARG005  the job says it
+    digests.DIGEST: Kind(digests.order, digests.record, lambda uow, subject, problem: None, merges=True),  # noqa: ARG005  the job says it
     materialisations.MATERIALISE: Kind(
-        materialisations.order, materialisations.record, materialisations.record_failed, materialisations.clear
+        materialisations.order, materialisations.record, materialisations.record_failed, materialisations.clear, merges=True
     ),
     # Hundreds may be asked for at once: nothing waits behind them.
     imports.IMPORT: Kind(imports.order, imports.record, imports.record_refused, priority=30),

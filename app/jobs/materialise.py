@@ -30,7 +30,7 @@ def write_to_s3(
     merger: Merger,
     target: S3Target,
     origins: Mapping[str, Origin],
-    report: Callable[[int], None],
+    report: Callable[[int, int], None],
     windows: Windows | None = None,
 ) -> dict[str, Any]:
     """Writes every file of a merged model that is not there yet.
@@ -39,11 +39,12 @@ def write_to_s3(
         merger: what to write.
         target: where.
         origins: where the store holds the release's files, by path; empty where it does not.
-        report: told how many more bytes are done.
+        report: told how many more bytes are done, and tensors of those that the patch touches.
         windows: the base that `merger` reads, where every read of it is a journey.
 
     Returns:
-        {"files": [{path, size, copied, moved}], "bytes_copied", "bytes_moved"}; files that were there count as neither.
+        {"files": [{path, size, copied, moved}], "bytes_copied", "bytes_moved"}; files that an attempt before this one wrote count
+        as it wrote them.
 
     Raises:
         CoreError: the place is taken, the release changed, or a value does not fit the output dtype.
@@ -51,6 +52,8 @@ def write_to_s3(
     files = merger.plan.files
     present = target.present({path: file.size for path, file in files.items()})
     target.abort_all(files)  # an attempt before this one may have left parts
+    for path in present:
+        report(files[path].size, files[path].tensors_within(0, files[path].size))
     writing = _Writing(merger, target, origins, report, windows)
     try:
         with ThreadPoolExecutor(THREADS, thread_name_prefix="parts") as pool:
@@ -60,7 +63,7 @@ def write_to_s3(
         writing.forget()
         raise
     written = [held.to_dict() for held in writing.held]
-    written += [{"path": path, "size": files[path].size, "copied": 0, "moved": 0} for path in sorted(present)]
+    written += [_Held(path, files[path].size, copied).to_dict() for path, copied in sorted(present.items())]
     return {
         "files": written,
         "bytes_copied": sum(file["copied"] for file in written),
@@ -91,7 +94,7 @@ class _Writing:
         merger: Merger,
         target: S3Target,
         origins: Mapping[str, Origin],
-        report: Callable[[int], None],
+        report: Callable[[int, int], None],
         windows: Windows | None,
     ) -> None:
         self._merger, self._target, self._origins, self._report, self._windows = merger, target, origins, report, windows
@@ -129,21 +132,23 @@ class _Writing:
         self.held.append(held)
         if file.size < MIN_PART:
             held.data = self._bytes(file.path, 0, file.size)
-            self._done(file.size)
+            self._done(file, 0, file.size)
             return
-        held.upload = self._target.begin(file.path)
-        for number, part in enumerate(plan_parts(file, copies=bool(self._origins)), 1):
-            held.copied += part.length if part.offset is not None else 0
-            held.etags.append(pool.submit(self._write, held.upload, number, part, file.path))
+        parts = plan_parts(file, copies=bool(self._origins))
+        held.copied = sum(part.length for part in parts if part.offset is not None)
+        held.upload = self._target.begin(file.path, held.copied)
+        for number, part in enumerate(parts, 1):
+            held.etags.append(pool.submit(self._write, held.upload, number, part, file))
             yield held.etags[-1]
 
-    def _write(self, upload: str, number: int, part: Part, path: str) -> str:
+    def _write(self, upload: str, number: int, part: Part, file: PlannedFile) -> str:
+        path = file.path
         if part.offset is None:
             etag = self._target.put_part(path, upload, number, self._bytes(path, part.start, part.stop))
         else:
             origin = self._origins[part.path]
             etag = self._target.copy_part(path, upload, number, origin, part.offset, part.offset + part.length)
-        self._done(part.length)
+        self._done(file, part.start, part.stop)
         return etag
 
     def _bytes(self, path: str, start: int, stop: int) -> bytearray:
@@ -163,6 +168,6 @@ class _Writing:
                 return self._windows.hold(base, first, last)
         return nullcontext()
 
-    def _done(self, count: int) -> None:
+    def _done(self, file: PlannedFile, start: int, stop: int) -> None:
         with self._lock:
-            self._report(count)
+            self._report(stop - start, file.tensors_within(start, stop))

@@ -17,11 +17,15 @@ from contextlib import AbstractContextManager
 from dbos import DBOS
 
 from app.core.arithmetic import Device
+from app.jobs.kinds import KINDS
 from app.services import workers
 from app.services.uow import UnitOfWork
 from app.services.workers import Card
 
 DISTRIBUTION = "portllm-registry"
+
+# What is merged on accelerators can be merged without, to the same bytes.
+ANYWHERE = tuple(name for name, kind in KINDS.items() if kind.merges)
 
 log = logging.getLogger("portllm.worker")
 
@@ -94,6 +98,9 @@ class Presence:
         with self._begin() as uow:
             judges = time.monotonic() >= self._judges_from
             dead = (workers.dead(uow, self._ttl) if judges else workers.gone(uow)) - {self.card.id}
+            moved = workers.release_stranded(uow, self._ttl, ANYWHERE) if judges else 0
+        if moved:
+            log.warning("%d jobs that waited for an accelerator are done without: no worker that has one lives", moved)
         if dead:
             log.warning("jobs of %s are given to others: it is gone, or was silent too long", ", ".join(sorted(dead)))
             # Changes only rows that still are a dead executor's, so that two who judge alike do no harm.

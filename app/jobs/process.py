@@ -15,10 +15,13 @@ from app.blobs.s3_client import CHAIN
 GRACE_SECONDS = 5.0
 MAX_LINE = 8 * 2**20
 MAX_TEXT, LINES_BYTES = 2000, 2**16
-# What a child may know of the environment: where Python and its libraries are, how many threads, nothing else. What S3's
-# client needs is added where an order names S3, and who is trusted with TLS where it names another hub.
+# What a child may know of the environment: where Python and its libraries are, how many threads, which devices, nothing else.
+# What S3's client needs is added where an order names S3, and who is trusted with TLS where it names another hub.
 AUTHORITIES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
-PASSED_ON = ("PATH", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "OMP_NUM_THREADS", "LD_LIBRARY_PATH")
+PASSED_ON = (
+    "PATH", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "OMP_NUM_THREADS", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES",
+)  # fmt: skip
 
 
 log = logging.getLogger("portllm.job")

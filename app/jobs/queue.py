@@ -10,7 +10,9 @@ from sqlalchemy.orm import Session
 from app.db import jobs as rows
 from app.domain.errors import DomainError
 from app.jobs.kinds import KINDS
+from app.services import workers
 from app.services.uow import JobStatus
+from app.services.workers import CPU
 
 APPLICATION = "portllm"
 VERSION = "1"
@@ -23,14 +25,21 @@ STATES = {status: state for state, statuses in rows.STATUSES.items() for status 
 
 
 class DbosQueue:
-    """`app.services.uow.JobQueue` on DBOS."""
+    """`app.services.uow.JobQueue` on DBOS.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        url: the database.
+        ttl_seconds: after how long without a word a worker counts for dead.
+    """
+
+    def __init__(self, url: str, ttl_seconds: float) -> None:
+        self._ttl = ttl_seconds
         self._client = DBOSClient(system_database_url=url, application_name=APPLICATION)
 
     def enqueue(self, session: Session, job: str, kind: str, subject: str) -> None:
+        class_name = workers.merging_class(session, self._ttl) if KINDS[kind].merges else CPU
         options: Any = {
-            "workflow_name": WORKFLOW, "queue_name": KINDS[kind].class_name, "workflow_id": job, "app_version": VERSION,
+            "workflow_name": WORKFLOW, "queue_name": class_name, "workflow_id": job, "app_version": VERSION,
             "serialization_type": PORTABLE, "priority": KINDS[kind].priority,
         }  # fmt: skip
         self._client.enqueue_in_transaction(session, options, job, kind, subject)

@@ -1,6 +1,5 @@
 """What job processes do: nothing but `core` and the places where bytes lie; bytes in, bytes out."""
 
-import bisect
 import hashlib
 import json
 import math
@@ -21,7 +20,7 @@ from app.core.deltas import resolve
 from app.core.errors import CheckpointError
 from app.core.manifest import Manifest, build_manifest, work_bytes
 from app.core.patch import read_patch
-from app.core.plan import Compute, MergePlan, PlannedFile, make_plan
+from app.core.plan import MergePlan, make_plan
 from app.core.readahead import ReadAhead, Windows
 from app.core.recipe import Recipe
 from app.core.signals import measure_fidelity
@@ -98,7 +97,7 @@ def digest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     with _open_merger(order, ReadAhead(base) if is_far(base) else base) as merger:
         plan = merger.plan
         digests = _digest_files(merger, plan, reporter(plan.total_bytes, "Merging", sum(1 for _ in plan.computed_tensors())))
-        fidelity = measure_fidelity(merger, arithmetic.load(), max_bytes=None)
+        fidelity = measure_fidelity(merger, arithmetic.load(order["device"]), max_bytes=None)
         return {"digests": digests, "fidelity": fidelity.to_dict() if fidelity else None}
 
 
@@ -118,7 +117,7 @@ def materialise(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     source = open_place(base)
     windows = Windows(source) if is_far(source) else None
     with _open_merger(order, windows or source) as merger, translated():
-        report = reporter(merger.plan.total_bytes, "Writing", None)
+        report = reporter(merger.plan.total_bytes, "Writing", sum(1 for _ in merger.plan.computed_tensors()))
         to = S3Target(shared_client(), target["bucket"], target["prefix"], order["fingerprint"])
         return write_to_s3(merger, to, origins, report, windows)
 
@@ -138,7 +137,8 @@ def _open_merger(order: dict[str, Any], base: Source) -> Iterator[Merger]:
         patch = read_patch(patch_source, order["patch_sizes"])
         deltas = resolve(patch.config, patch.factors, manifest.checkpoint)
         plan = make_plan(manifest.checkpoint, deltas, Recipe.from_dict(order["recipe"]), patch.files)
-        yield Merger(plan, {"base": base, "patch": patch_source}, WEIGHTS_FILE, patch.header.data_start, arithmetic.load())
+        computing = arithmetic.load(order["device"])
+        yield Merger(plan, {"base": base, "patch": patch_source}, WEIGHTS_FILE, patch.header.data_start, computing)
 
 
 def _digest_files(merger: Merger, plan: MergePlan, report: Report) -> dict[str, str]:
@@ -149,19 +149,12 @@ def _digest_files(merger: Merger, plan: MergePlan, report: Report) -> dict[str, 
                 report(file.size)
                 continue
             hashed, position = hashlib.sha256(), 0
-            ends = _tensor_ends(file)
             for data in merger.stream(path, pool=pool):
                 hashed.update(data)
                 before, position = position, position + len(data)
-                report(len(data), bisect.bisect_right(ends, position) - bisect.bisect_right(ends, before))
+                report(len(data), file.tensors_within(before, position))
             digests[path] = hashed.hexdigest()
     return digests
-
-
-def _tensor_ends(file: PlannedFile) -> list[int]:
-    """Where the tensors that the patch touches end in a file, in bytes."""
-    placed = zip(file.starts, file.segments, strict=True)
-    return [start + segment.length for start, segment in placed if isinstance(segment, Compute) and segment.delta]
 
 
 def _brought(where: dict[str, Any], reporter: Reporter) -> tuple[dict[str, Any], dict[str, str]]:

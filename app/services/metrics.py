@@ -13,7 +13,6 @@ from app.services.uow import UnitOfWork
 
 # Jobs that ended are counted as far back as this: the engine keeps them all, and their number only grows.
 RECENT = dt.timedelta(days=1)
-DEFAULT_CLASS = "cpu"
 STATES = ("queued", "running", "done", "failed", "cancelled")
 
 
@@ -51,7 +50,7 @@ def work(uow: UnitOfWork, ttl: float) -> Work:
     moment = now()
     found = job_rows.counts(uow.session, tuple(AGAIN), moment - RECENT)
     living = workers.live_by_class(uow, ttl)
-    classes = {DEFAULT_CLASS, *living, *(row.class_name for row in found)}
+    classes = {workers.CPU, *living, *(row.class_name for row in found)}
     jobs = {(kind, state, name): 0 for kind in AGAIN for state in STATES for name in classes}
     oldest = dict.fromkeys(classes, 0.0)
     for row in found:

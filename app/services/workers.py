@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
+from sqlalchemy.orm import Session
+
 from app.db import jobs as job_rows
 from app.db import workers as rows
 from app.db.base import clock
@@ -21,6 +23,8 @@ from app.services.uow import UnitOfWork
 # A dead worker is shown for a day, for whoever looks for what happened.
 REMEMBERED = dt.timedelta(days=1)
 LOOK_SECONDS = 1.0
+# Classes of workers: those with an accelerator are named after it, gpu24 or gpu80.
+CPU, ACCELERATED = "cpu", "gpu"
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,24 @@ def live_by_class(uow: UnitOfWork, ttl: float) -> dict[str, int]:
     return dict(Counter(row.class_name for row in _live(uow, ttl)))
 
 
+def merging_class(session: Session, ttl: float) -> str:
+    """The class of workers that computes merged bytes: one with accelerators where any lives, the one of most workers."""
+    accelerated = Counter(row.class_name for row in _alive(session, ttl) if row.class_name.startswith(ACCELERATED))
+    return max(accelerated, key=lambda name: (accelerated[name], name), default=CPU)
+
+
+def release_stranded(uow: UnitOfWork, ttl: float, kinds: Sequence[str]) -> int:
+    """Gives what waits for accelerators that live no more to the workers without; how many jobs.
+
+    Args:
+        uow: a transaction that writes.
+        ttl: after how many seconds without a word a worker is dead.
+        kinds: which jobs any worker can do.
+    """
+    living = {row.class_name for row in _live(uow, ttl)}
+    return job_rows.move(uow.session, kinds, ACCELERATED, living, CPU)
+
+
 def choose(candidates: Sequence[Reader], fingerprint: str) -> Reader | None:
     """The worker that reads a merged model: always the same one while it lives, so that its plan stays warm.
 
@@ -138,5 +160,9 @@ class Readers:
 
 
 def _live(uow: UnitOfWork, ttl: float) -> list[Worker]:
-    present = clock(uow.session)
-    return [row for row in rows.everyone(uow.session) if (present - row.seen_at).total_seconds() <= ttl]
+    return _alive(uow.session, ttl)
+
+
+def _alive(session: Session, ttl: float) -> list[Worker]:
+    present = clock(session)
+    return [row for row in rows.everyone(session) if (present - row.seen_at).total_seconds() <= ttl]

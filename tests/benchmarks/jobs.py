@@ -53,7 +53,7 @@ def run(options: Options) -> None:
 def _nothing(fleet: Fleet, count: int) -> float:
     """Seconds for jobs that find nothing to do, enqueued in one transaction."""
     url = fleet.settings["PORTLLM_DATABASE_URL"]
-    queue, engine = DbosQueue(url), create_engine(url)
+    queue, engine = DbosQueue(url, 15.0), create_engine(url)
     with Session(engine) as session:
         for number in range(count):
             queue.enqueue(session, f"bench:digest:none-{number}", "digest", "none")

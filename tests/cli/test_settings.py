@@ -14,6 +14,7 @@ NUMBERS = [
     "WORKER_TTL_SECONDS=-3", "WORKER_TTL_SECONDS=nan", "WORKER_BEAT_SECONDS=0", "WORKER_BEAT_SECONDS=inf", "MERGED_READS=-1",
     "MAX_PATCH_BYTES=-5", "MAX_PATCH_FILES=0", "MAX_BODY_BYTES=0", "MAX_PAGE=0", "JOB_CONCURRENCY=0", "JOB_CONCURRENCY=many",
     "MERGED_READS_PER_OWNER=0", "QUOTA_BYTES=-1", "QUOTA_PATCHES=lots", "HEAD_SECONDS=0", "IDLE_SECONDS=-1",
+    "S3_READ_TIMEOUT=0", "S3_READ_TIMEOUT=soon",
 ]  # fmt: skip
 
 
@@ -71,6 +72,7 @@ def oidc(rule: dict[str, Any] | None = None, **issuer: Any) -> str:
         (f"LOG_FORMAT={PASSWORD}", "'text' or 'json'"),
         (f"LOG_LEVEL={PASSWORD}", "'debug', 'info' or 'warning'"),
         (f"DIRECT_TRANSFERS={PASSWORD}", "must be a valid boolean"),
+        (f"S3_KEEPS_NO_VERSIONS={PASSWORD}", "must be a valid boolean"),
         ("RATE_LIMIT=100", "N/second, N/minute or N/hour"),
         ("RATE_LIMIT_WRITES=0/minute", "N/second, N/minute or N/hour"),
         (f"RATE_LIMIT_FAILURES={PASSWORD}/minute", "empty for no limit"),

@@ -178,7 +178,7 @@ class Service:
         work_of = do or {"ingest": work.ingest, "digest": work.digest, "import": work.bring}[kind]
         try:
             # Through JSON, as it goes to a child process.
-            result = work_of(json.loads(json.dumps(order)), _silent)
+            result = work_of(json.loads(json.dumps(order | {"device": "cpu"})), _silent)
         except (CoreError, DomainError) as error:
             with self.runtime.write() as uow:
                 KINDS[kind].clear(uow, order)

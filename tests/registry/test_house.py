@@ -142,7 +142,7 @@ def test_parts_of_a_model_that_nobody_writes_any_more(service: Service, models: 
         with service.runtime.write() as uow:
             order = materialisations.order(uow, rows[name]["id"])
         assert order
-        S3Target(shared_client(), bucket, f"exports/{name}", order["fingerprint"]).begin(order["paths"][0])
+        S3Target(shared_client(), bucket, f"exports/{name}", order["fingerprint"]).begin(order["paths"][0], 0)
 
     def parts() -> set[str]:
         listed = shared_client().list_multipart_uploads(Bucket=bucket).get("Uploads", ())

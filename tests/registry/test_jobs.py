@@ -19,7 +19,7 @@ def enqueueing(registries: Callable[..., Service], models: Models) -> Iterator[S
     with registries().running() as service:
         service.admin.family("llama")
         service.release("llama", "v1", models.v1)
-        queue = DbosQueue(service.settings.database_url)
+        queue = DbosQueue(service.settings.database_url, service.settings.worker_ttl_seconds)
         service.runtime.tools = dataclasses.replace(service.runtime.tools, jobs=queue)
         yield service
         queue.close()

@@ -39,7 +39,7 @@ def service(registries: Callable[..., Service], models: Models) -> Iterator[Serv
         service.admin.publish(service.admin.patch("acme", "tone"), models.patch)
         assert [service.admin.port("acme/tone", release)["state"] for release in ("v1", "alien")] == ["ready", "refused"]
         service.execute(f"DELETE FROM {service.jobs_table}")
-        queue = DbosQueue(service.settings.database_url)
+        queue = DbosQueue(service.settings.database_url, service.settings.worker_ttl_seconds)
         service.runtime.tools = dataclasses.replace(service.runtime.tools, jobs=queue)
         yield service
         queue.close()

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.blobs.s3_target import S3Target
 from tests.live.models import LAYER_BYTES, large_patch, large_release
 from tests.s3.conftest import Cloud
 from tests.support.files import write_adapter_config
@@ -98,6 +99,13 @@ def test_untouched_bytes_are_copied_inside_s3(cloud: Cloud, large: Path, tmp_pat
     row = json.loads(cloud.run("materialise", "large/tone", "--on", "v1", "--to", f"{cloud.exports}/large", "--json"))
     assert row["result"]["bytes_copied"] > 0.9 * LAYER_BYTES
     assert 0.9 * LAYER_BYTES < row["result"]["bytes_moved"] < 1.3 * LAYER_BYTES
+    with cloud.service.client() as client:
+        fingerprint = client.get(f"/ports/{row['port']}").json()["fingerprint"]
+    # What an attempt that takes it over would find, and count as it was written.
+    found = S3Target(cloud.s3.client(), cloud.bucket, "exports/large", fingerprint)
+    assert found.present({f["path"]: f["size"] for f in row["result"]["files"]}) == {
+        f["path"]: f["copied"] for f in row["result"]["files"]
+    }
     cloud.s3.client().download_file(cloud.bucket, "exports/large/model.safetensors", str(tmp_path / "model.safetensors"))
     cloud.run("merge", large / "v1", large / "patch", tmp_path / "out")
     assert digests(tmp_path)["model.safetensors"] == digests(tmp_path / "out")["model.safetensors"]

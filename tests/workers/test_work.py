@@ -2,7 +2,9 @@
 
 import json
 import re
+import signal
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +16,7 @@ from tests.registry.service import refused
 from tests.support.workers import Fleet
 
 HUGE = 200
+LIVE = 'portllm_workers_live{class="cpu"} 2.0'
 
 
 @pytest.fixture
@@ -60,10 +63,10 @@ def test_cancel_reaches_every_worker(fleet: Fleet, client: httpx.Client) -> None
         assert doing == set(jobs)
         (url,) = (w["url"] for w in client.get("/workers").json()["items"] if w["id"] == workers[0].id)
         until(lambda: re.search(r'portllm_worker_job_done_bytes{kind="ingest"} [1-9]', httpx.get(f"{url}/metrics").text))
-        told = httpx.get(f"{url}/metrics").text
+        # The workers of the test before count until they have been silent for long.
+        told = until(lambda: text if LIVE in (text := httpx.get(f"{url}/metrics").text) else "")
         assert 'portllm_worker_jobs{kind="ingest"} 1.0' in told
         assert 'portllm_worker_info{class="cpu",device="cpu"' in told
-        assert 'portllm_workers_live{class="cpu"} 2.0' in told
         assert jobs[0] not in told
         table = invoke("workers", **fleet.variables(), COLUMNS="250").stdout
         assert all(text in table for text in (*doing, workers[0].id, workers[1].id, "yes"))
@@ -125,6 +128,40 @@ def test_only_their_class(fleet: Fleet, client: httpx.Client) -> None:
         assert state(client, late) == "queued"
         assert client.get(f"/jobs/{late}").json()["class_name"] == "cpu"
         client.post(f"/jobs/{late}/cancel").raise_for_status()
+
+
+def test_merged_bytes_are_computed_where_accelerators_are(fleet: Fleet, client: httpx.Client, models: Path) -> None:
+    """By workers of a class with accelerators while one lives; what waits for those that are gone is done by the others."""
+    env = fleet.variables()
+    with fleet.working(()) as (plain,):
+        assert invoke("release", "add", "fast", "v1", "--from", models / "v1", "--wait", **env).exit_code == 0
+        ports = []
+        for name in ("one", "two", "three"):
+            for words in (
+                ("patch", "push", f"fast/{name}", models / "patch", "--family", "fast", "--trained-on", "v1"),
+                ("port", f"fast/{name}", "--to", "v1"),
+            ):
+                assert invoke(*words, **env).exit_code == 0
+            ports.append(client.get("/ports", params={"patch": f"fast/{name}"}).json()["items"][0]["id"])
+        assert digest(client, ports[0])["class_name"] == "cpu"
+        with fleet.working(("--class", "gpu24")) as (fast,):
+            done = digest(client, ports[1])
+            assert (done["class_name"], done["state"]) == ("gpu24", "done")
+            fast.send(signal.SIGSTOP)
+            waiting = client.post(f"/ports/{ports[2]}/digest").json()["job"]
+            assert client.get(f"/jobs/{waiting}").json()["class_name"] == "gpu24"
+            until(lambda: state(client, waiting) == "done")
+            assert client.get(f"/jobs/{waiting}").json()["class_name"] == "cpu"
+            assert "done without" in plain.errors()
+    files = [client.get(f"/ports/{port}/files").json()["files"] for port in ports]
+    assert len({json.dumps(sorted((f["path"], f["sha256"]) for f in each)) for each in files}) == 1
+
+
+def digest(client: httpx.Client, port: str) -> dict[str, Any]:
+    """Has a merged model's digests computed; the job."""
+    job = client.post(f"/ports/{port}/digest").json()["job"]
+    until(lambda: state(client, job) == "done")
+    return dict(client.get(f"/jobs/{job}").json())
 
 
 def test_who_may_see_workers(fleet: Fleet, client: httpx.Client) -> None:
