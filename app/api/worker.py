@@ -15,6 +15,7 @@ from app.services.workers import Card
 from app.wire.app import surround
 from app.wire.deps import BackendDep
 from app.wire.reading import Conditions, answer
+from app.wire.telemetry import require_watcher
 
 router = APIRouter()
 
@@ -44,9 +45,9 @@ async def readyz(backend: BackendDep) -> ReadyOut:
     return await readiness(backend)
 
 
-@router.get("/about")
+@router.get("/about", dependencies=[Depends(require_watcher)])
 def about(card: CardDep) -> AboutOut:
-    """What it is."""
+    """What it is, for whoever may see its metrics."""
     return AboutOut(
         id=card.id, class_name=card.class_name, version=card.version, device=card.device, memory_bytes=card.memory_bytes,
         labels=card.labels,

@@ -147,12 +147,20 @@ def get_telemetry(request: Request) -> Telemetry:
     return telemetry
 
 
-@router.get("/metrics", include_in_schema=False)
-def metrics(request: Request, telemetry: Annotated[Telemetry, Depends(get_telemetry)]) -> Response:
-    """Metrics, for clients on this machine, and for those that send the token for metrics."""
+def require_watcher(request: Request, telemetry: Annotated[Telemetry, Depends(get_telemetry)]) -> None:
+    """Lets clients on this machine in, and those that send the token for metrics.
+
+    Raises:
+        DomainError: token.missing.
+    """
     given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
     if not (_is_local(request) or (telemetry.token and hmac.compare_digest(given, telemetry.token.encode()))):
         raise DomainError("token.missing")
+
+
+@router.get("/metrics", include_in_schema=False, dependencies=[Depends(require_watcher)])
+def metrics(telemetry: Annotated[Telemetry, Depends(get_telemetry)]) -> Response:
+    """Metrics."""
     return Response(telemetry.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -55,11 +55,16 @@ class Registry:
         mine = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PORTLLM_"))}
         return {**mine, "HF_ENDPOINT": self.service.url, "HF_TOKEN": token, "HF_HOME": str(self.home), **more}
 
-    def python(self, code: str, owner: str = "acme", token: str | None = None, **more: str) -> "Outcome":
-        """Runs a script with `api`, a stock HfApi, and `said`, a function that prints an error as JSON."""
+    def python(
+        self, code: str, owner: str = "acme", token: str | None = None, interpreter: str = sys.executable, **more: str
+    ) -> "Outcome":
+        """Runs a script with `api`, a stock HfApi, and `said`, a function that prints an error as JSON.
+
+        `interpreter`: of the environment whose clients are used.
+        """
         script = f"{PRELUDE}\n{code}"
         ran = subprocess.run(
-            [sys.executable, "-c", script], env=self.environment(token or self.token(owner), **more), capture_output=True,
+            [interpreter, "-c", script], env=self.environment(token or self.token(owner), **more), capture_output=True,
             text=True, timeout=180, check=False,
         )  # fmt: skip
         return Outcome(ran)

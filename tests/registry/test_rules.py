@@ -7,15 +7,19 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
+from app.api import worker
 from app.api.app import mount
 from app.api.rules import RULES
 from app.domain.principal import ROLES
 from app.hub.rules import RULES as HUB
 from app.wire.rules import Rule
 from tests.registry.conftest import Models
-from tests.registry.service import API, Caller, Service
+from tests.registry.pulling import known
+from tests.registry.service import API, Caller, Service, refused
 from tests.registry.test_access import body_for, filled, routes
+from tests.support.hub import running_hub
 
 # Of each scope: the least role that has it, and the role just below, which has not.
 LEAST = {"read": "reader", "publish": "publisher", "operate": "operator", "admin": "admin"}
@@ -44,7 +48,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(registries: Callable[..., Service], models: Models) -> Iterator[Place]:
-    with registries().running() as service:
+    with registries(allow_s3=["s3://models/exports"]).running() as service, running_hub() as hub:
         admin = service.admin
         admin.family("llama")
         service.release("llama", "v1", models.v1)
@@ -54,6 +58,9 @@ def place(registries: Callable[..., Service], models: Models) -> Iterator[Place]
         draft = acme.draft(acme.patch("acme", "draft"), models.patch)
         port = acme.port("acme/tone", "v1")["id"]
         job = acme.post(f"/ports/{port}/digest").json()["job"]
+        materialised = acme.post(f"/ports/{port}/materialise", {"to": "s3://models/exports/tone"}).json()["id"]
+        known(service, hub, publishers=True)
+        batch = acme.post("/imports", {"sources": ["own:org/tone"]}).json()["batch"]
         token = service.caller("acme", "read").get("/whoami").json()["token"]
         expired = service.caller("acme")
         service.execute("UPDATE tokens SET expires_at = created_at WHERE id = :id", id=expired.get("/whoami").json()["token"])
@@ -63,7 +70,9 @@ def place(registries: Callable[..., Service], models: Models) -> Iterator[Place]
             "path": "config.json",
             "job": job,
             "token": token,
-            "materialisation": "mat_x",
+            "materialisation": materialised,
+            "ident": acme.get("/imports", batch=batch).json()["items"][0]["id"],
+            "upstream": "own",
         }
         yield Place(service, callers, service.caller("rival", *ROLES["operator"]), expired, holes)
 
@@ -80,6 +89,14 @@ def test_every_route_has_a_rule(place: Place) -> None:
     every = set(routes(place.service.app))
     assert {f"{m} {p.removeprefix(API)}" for m, p in every if p.startswith(API)} == set(RULES)
     assert set(HUB) <= {f"{m} {p}" for m, p in every}
+
+
+def test_what_the_walk_asks_for_is_there(place: Place) -> None:
+    for noun in ("materialisation", "job", "port", "import"):
+        found = place.callers["reader"].get(f"/{noun}s/{place.holes['ident' if noun == 'import' else noun]}")
+        assert found.status_code == 200, (noun, found.text)
+    assert place.callers["publisher"].get(f"/uploads/{place.holes['upload']}").status_code == 200
+    assert place.service.admin.get("/upstreams/own").status_code == 200
 
 
 def test_a_route_without_a_rule_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,3 +166,19 @@ def test_the_least_role_is_enough(place: Place) -> None:
         assert answer.status_code not in (401, 500), (method, path, answer.text)
         assert code not in ("token.scope", "token.missing", "token.expired"), (method, path, answer.text)
         assert code not in ("patch.unknown", "port.unknown"), (method, path)
+
+
+def test_a_workers_routes(place: Place) -> None:
+    """Health is everybody's; metrics and what it is are for this machine and the token for metrics; bytes want a signature."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.backend = place.service.runtime
+    worker.mount(app, 10_000, "watch-me")
+    client = TestClient(app, raise_server_exceptions=False, client=("192.0.2.7", 1))
+    watched, signed = {"/about", "/metrics"}, {"/ports/{port}/files/{path:path}"}
+    assert {path for _, path in routes(app)} == {"/healthz", "/readyz"} | watched | signed
+    for path in watched:
+        for headers in ({}, {"Authorization": "Bearer other"}, {"Authorization": f"Bearer {place.service.admin.token}"}):
+            refused(client.get(path, headers=headers), 401, "token.missing")
+    assert client.get("/metrics", headers={"Authorization": "Bearer watch-me"}).status_code == 200
+    path = filled(*signed, **place.holes)
+    refused(client.get(path, headers={"Authorization": f"Bearer {place.service.admin.token}"}), 422, "request.invalid")
