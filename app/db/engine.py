@@ -122,6 +122,25 @@ def _connect_args(url: URL, patience: Patience) -> dict[str, Any]:
     return {name: value for name, value in CONNECT.items() if name not in url.query} | {"options": options.strip()}
 
 
+def _unixepoch(modifier: str) -> int:
+    """What `unixepoch('subsec')` is where SQLite knows it, in whole seconds, as the job engine writes them on Python 3.11."""
+    if modifier != "subsec":
+        raise ValueError(f"unixepoch({modifier!r}) is not SQLite's")
+    return int(time.time())
+
+
+def _teach_sqlite(connection: Any, _: object) -> None:
+    if isinstance(connection, sqlite3.Connection):
+        connection.create_function("unixepoch", 1, _unixepoch)
+
+
+# From Python 3.12 on, the job engine's tables ask SQLite for a time that it knows from 3.42 on; Debian 12 has 3.40, which gives
+# NULL, and no service would start. The job engine's own connections are not ours to make: so every one is taught.
+SUBSECONDS = (3, 42)
+if sqlite3.sqlite_version_info < SUBSECONDS:
+    event.listen(Engine, "connect", _teach_sqlite)
+
+
 def _prepare_sqlite(connection: Any, record: Any) -> None:  # noqa: ARG001  SQLAlchemy's signature
     connection.isolation_level = None
     cursor = connection.cursor()

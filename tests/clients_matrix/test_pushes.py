@@ -11,6 +11,9 @@ from tests.hub.pushing import TRAINERS, Registry, registry, spoiled, trained
 
 pytestmark = pytest.mark.skipif(not ROOT, reason="`make clients` builds the environments and says where they are")
 
+# A version that shows nobody what a server says beside an answer; the registry names what was left out (`dropped`).
+SILENT = {"hub-0.36"}
+
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Registry]:
@@ -45,7 +48,7 @@ tell([fetched.read_bytes() == Path({str(weights)!r}).read_bytes(), api.model_inf
     assert pushed[0] == pushed[1] != changed
     assert (taken["status"], taken["code"]) == (409, "push.tag_exists")
     assert same == [True, True]
-    assert "Left out, not part of a patch" in ran.errors
+    assert ("Left out, not part of a patch" in ran.errors) == (environment not in SILENT)
     newest, first = hub.versions(name)
     assert (newest["number"], first["number"], first["trained_on"]) == (2, 1, "v1")
     assert first["dropped"] == sorted(TRAINERS)

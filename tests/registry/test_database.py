@@ -1,5 +1,6 @@
 """A database that is not there, not migrated, or written to by two at once: each is said by its code."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,3 +78,12 @@ def test_two_write_the_same(registries: Callable[..., Service], migrated: Callab
     with registries(database_url=migrated()).running() as service:
         service.admin.family("taken")
         assert raised(write).code == "database.collision"
+
+
+def test_what_the_job_engine_asks_of_sqlite(tmp_path: Path) -> None:
+    """The default of its columns from Python 3.12 on, which older SQLite answers with NULL: also on connections of its own."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'a.db'}", poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE t (name TEXT, made INTEGER NOT NULL DEFAULT (unixepoch('subsec') * 1000))"))
+        connection.execute(text("INSERT INTO t (name) VALUES ('x')"))
+        assert abs(connection.scalar(text("SELECT made FROM t")) / 1000 - time.time()) < 60
