@@ -9,7 +9,7 @@ from app.cli.client import connect
 from app.cli.names import segment
 from app.cli.offline import Json
 from app.cli.output import print_json, print_table
-from app.cli.ports import PortName, Version, choose_port
+from app.cli.ports import PORT_PREFIX, PortName, Version, choose_port
 from app.cli.remote import remote
 
 
@@ -22,7 +22,7 @@ def serving(
 ) -> None:
     """Say which engines can serve a port, why not, and how to start them. Exit code 1 when none can."""
     client = connect(as_json)
-    ident = name if name.startswith("prt_") else choose_port(client, name, version, on, as_json)["id"]
+    ident = name if name.startswith(PORT_PREFIX) else choose_port(client, name, version, on, as_json)["id"]
     row = client.get(f"/ports/{segment(ident)}/serving.json")
     print_json(row) if as_json else _describe(row)
     raise SystemExit(0 if row["servable"] else 1)
