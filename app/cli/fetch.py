@@ -6,9 +6,8 @@ from typing import Any
 from app.cli.client import API, Client, RefusedError
 from app.cli.names import file_path, segment
 from app.cli.output import progress_bar
-from app.cli.partial import arrival_directory, finish
+from app.cli.partial import arrival_directory, finish, require_unused
 from app.cli.transfer import fetch_file, verify
-from app.core.errors import OutputError
 from app.domain.errors import DomainError
 
 
@@ -27,8 +26,7 @@ def fetch_patch(client: Client, path: str, version: str, out_dir: Path) -> dict[
         RefusedError: the registry's reasons; pull.digest; pull.busy.
         OutputError: output.exists, output.no_space.
     """
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise OutputError("output.exists", path=str(out_dir))
+    require_unused(out_dir)
     row = _find(client, path, version)
     if row["state"] == "purged":
         raise DomainError("version.purged", patch=row["patch"], version=row["number"], reason=row["purge_reason"])

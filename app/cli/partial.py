@@ -44,6 +44,12 @@ def arrival_directory(out_dir: Path, listing: dict[str, Any]) -> Iterator[Path]:
         yield partial
 
 
+def require_unused(out_dir: Path) -> None:
+    """Raises `OutputError` (output.exists) for a place that holds something; an empty directory does not."""
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise OutputError("output.exists", path=str(out_dir))
+
+
 def finish(partial: Path, out_dir: Path) -> None:
     """Makes what has arrived visible. Held until it is renamed, so that no other call begins in what is complete."""
     partial.replace(out_dir)

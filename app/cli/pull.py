@@ -7,9 +7,8 @@ from app.cli.client import API, Client
 from app.cli.following import wait_digests
 from app.cli.names import file_path, segment
 from app.cli.output import progress_bar
-from app.cli.partial import arrival_directory, finish, target_of
+from app.cli.partial import arrival_directory, finish, require_unused, target_of
 from app.cli.transfer import fetch_file, verify
-from app.core.errors import OutputError
 
 
 def pull_port(client: Client, port: str, out_dir: Path, compute_digests: bool) -> dict[str, Any]:
@@ -21,8 +20,7 @@ def pull_port(client: Client, port: str, out_dir: Path, compute_digests: bool) -
         RefusedError: the registry's reasons; pull.digest when bytes are not what they should be; pull.busy.
         OutputError: output.exists, output.no_space.
     """
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise OutputError("output.exists", path=str(out_dir))
+    require_unused(out_dir)
     listing = client.get(f"/ports/{segment(port)}/files")
     for file in listing["files"]:
         target_of(out_dir, file["path"])
