@@ -161,11 +161,7 @@ class Service:
 
     def open_files(self) -> list[str]:
         """What its file descriptors point to, but for the database, whose pool of connections may grow."""
-        found = []
-        for link in Path(f"/proc/{self.pid}/fd").iterdir():
-            with suppress(OSError):  # closed meanwhile
-                found.append(str(link.readlink()))
-        return sorted(name for name in found if "/portllm.db" not in name)
+        return [name for name in open_files(self.pid) if "/portllm.db" not in name]
 
 
 def run(
@@ -186,6 +182,15 @@ def invoke(*arguments: str | Path, given: str = "", **variables: str) -> Result:
     """
     hidden: dict[str, str | None] = {name: None for name in os.environ if name.startswith("PORTLLM_")}
     return CliRunner().invoke(cli, [*map(str, arguments)], env=hidden | variables, input=given, catch_exceptions=False)
+
+
+def open_files(pid: int) -> list[str]:
+    """What a process's file descriptors point to."""
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            found.append(str(link.readlink()))
+    return sorted(found)
 
 
 def _processes(word: bytes) -> list[int]:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.live.fixtures import SECRETS
 from tests.live.models import large_release
-from tests.live.service import Service, invoke, until
+from tests.live.service import Service, invoke, open_files, until
 
 HUGE_LAYERS = 200  # 5 GB of holes: far more than is read before the test ends it
 
@@ -105,7 +105,7 @@ def test_children_know_no_secrets(service: Service, huge: Path) -> None:
         (child,) = until(service.jobs)
         variables = dict(part.split("=", 1) for part in Path(f"/proc/{child}/environ").read_text().split("\0") if part)
         command = Path(f"/proc/{child}/cmdline").read_text()
-        files = [str(link.readlink()) for link in Path(f"/proc/{child}/fd").iterdir()]
+        files = open_files(child)
         client.post(f"/jobs/{release['job']}/cancel").raise_for_status()
     allowed = {"PATH", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "OMP_NUM_THREADS", "LD_LIBRARY_PATH", "PYTHONPATH"}
     assert not variables.keys() - allowed
