@@ -10,7 +10,7 @@ LOCKED := $(PIP) --no-deps --only-binary :all: --require-hashes
 TORCH := $(shell grep -o '^torch==[^ ]*' requirements/torch.txt)
 UV := uv==0.13.9
 
-.PHONY: quickstart test check lint audit sbom lock soak fuzz clients bench clean
+.PHONY: quickstart test check again lint audit sbom lock soak fuzz clients bench clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/portllm quickstart $(QUICKSTART)
@@ -20,6 +20,11 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 check: lint audit test
+
+# What failed in the last run, alone and once more: three tests at most, so that no change which breaks things passes here.
+again:
+	test "$$(grep -c '": true' .pytest_cache/v/cache/lastfailed)" -le 3
+	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -134,6 +134,16 @@ def _teach_sqlite(connection: Any, _: object) -> None:
         connection.create_function("unixepoch", 1, _unixepoch)
 
 
+def _expect_it_back(context: ExceptionContext) -> None:
+    """A server that cannot be reached is away, whatever the words: no socket, no address, nobody who listens."""
+    if context.connection is None and isinstance(context.original_exception, psycopg.OperationalError):
+        context.is_disconnect = True
+
+
+# The job engine waits for a database that it takes to be away, and knows that by the words "connection failed" alone. Where the
+# name cannot be resolved or the socket is missing, as while a server restarts, psycopg says others, and jobs would be given up.
+event.listen(Engine, "handle_error", _expect_it_back)
+
 # From Python 3.12 on, the job engine's tables ask SQLite for a time that it knows from 3.42 on; Debian 12 has 3.40, which gives
 # NULL, and no service would start. The job engine's own connections are not ours to make: so every one is taught.
 SUBSECONDS = (3, 42)

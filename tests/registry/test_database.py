@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from dbos._utils import retriable_postgres_exception
 from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy.exc import OperationalError
 
 from app.db import schema
 from app.db.base import now
@@ -39,6 +41,15 @@ def test_nobody_answers() -> None:
     error = raised(lambda: schema.upgrade("postgresql+psycopg://nobody@127.0.0.1:1/none"))
     assert error.code == "database.unreachable"
     assert error.kind == "busy"
+
+
+@pytest.mark.parametrize("address", ["/none?host=/none/of/that", "127.0.0.1:1/none", "none.invalid/none"])
+def test_the_job_engine_waits_for_a_database_that_is_away(address: str) -> None:
+    """By its own measure, which is made of words that psycopg says in one of these cases only: jobs must not be given up."""
+    engine = create_engine(f"postgresql+psycopg://nobody@{address}", connect_args={"connect_timeout": 5})
+    with pytest.raises(OperationalError) as caught:
+        engine.connect()
+    assert retriable_postgres_exception(caught.value)
 
 
 def test_a_connection_that_died_while_idle_is_replaced(server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
