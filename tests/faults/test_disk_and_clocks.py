@@ -19,7 +19,8 @@ from tests.support.workers import Cluster, Fleet, Worker
 
 pytestmark = pytest.mark.timeout(LONG)
 MEGABYTE = 10**6
-DISK_MEGABYTES = 400
+# What one round needs, and more.
+ROOM = 300 * MEGABYTE
 HOUR = 3600
 
 
@@ -39,11 +40,6 @@ class Shared(World):
         self.workers.append(worker)
         return worker
 
-    def mend(self) -> None:
-        """Gives the disk its space back."""
-        (self.service.data / "filler").unlink(missing_ok=True)
-        super().mend()
-
     def end(self) -> None:
         for worker in self.workers:
             worker.kill()
@@ -58,15 +54,32 @@ def cluster() -> Iterator[Cluster]:
         found.stop()
 
 
+class Disk:
+    """A disk of its own that has as much space left as it is told, however much was written before."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+
+    def mount(self) -> bool:
+        """Whether it could be."""
+        command = ["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(self._place)]
+        return shutil.which("mount") is not None and not subprocess.run(command, capture_output=True, check=False).returncode
+
+    def leave(self, size: int) -> None:
+        """Makes it so large that this many bytes are free."""
+        size += shutil.disk_usage(self._place).used
+        subprocess.run(["mount", "-o", f"remount,size={size}", str(self._place)], check=True)
+
+
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """Where the registry keeps its data: a disk of its own; skips where none can be mounted."""
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """Where the registry keeps its data; skips where none can be mounted."""
     place = tmp_path / "data"
     place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MEGABYTES}m", "tmpfs", str(place)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+    found = Disk(place)
+    if not found.mount():
         pytest.skip("needs the right to mount a small disk")
-    yield place
+    yield found
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
@@ -80,30 +93,34 @@ def shared(tmp_path: Path, cluster: Cluster) -> Iterator[Shared]:
         found.end()
 
 
-def test_a_full_disk(disk: Path, shared: Shared) -> None:
+def test_a_full_disk(disk: Disk, shared: Shared) -> None:
     """What a worker copies and what a client sends is refused by name; with space again both go on, and nothing was lost."""
     fault = "disk full"
     shared.worker().ready()
     ingestion, upload = Ingestion(shared, copy=True), Upload(shared, direct=False)
     numbers = iter(range(ROUNDS))
 
+    def meet_a_full_disk() -> None:
+        ingestion.begin()
+        upload.begin()
+        path = f"/families/{FAMILY}/releases/{ingestion.release}"
+        with shared.service.client() as client:
+            row = until(lambda: (r := client.get(path).json())["state"] == "rejected" and r, 60)
+        assert row["problem"]["code"] == "server.storage_full"
+        upload.client.join(60)
+        assert "507" in upload.status(), upload.status()
+
     def one(_: str) -> None:
         number = next(numbers)
         with tally.one_round(fault, [ingestion.name, upload.name], shared.backend):
             ingestion.prepare(f"full{number}")
             upload.prepare(f"full{number}")
-            left = (number % 3) * 5 * MEGABYTE
-            (disk / "filler").write_bytes(bytes(max(0, shutil.disk_usage(disk).free - left)))
+            disk.leave((number % 3) * 5 * MEGABYTE)
+            try:
+                meet_a_full_disk()
+            finally:
+                disk.leave(ROOM)
             ingestion.begin()
-            upload.begin()
-            path = f"/families/{FAMILY}/releases/{ingestion.release}"
-            with shared.service.client() as client:
-                row = until(lambda: (r := client.get(path).json())["state"] == "rejected" and r, 60)
-                assert row["problem"]["code"] == "server.storage_full"
-                upload.client.join(60)
-                assert "507" in upload.status(), upload.status()
-                (disk / "filler").unlink()
-                ingestion.begin()
             ingestion.finish(attempts=2)
             upload.finish()
             shared.check(quick=True)  # every byte is read at the end
