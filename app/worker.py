@@ -5,6 +5,7 @@ Only one that listens needs the web framework, and imports it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 MAX_CLASS = 40
+
+log = logging.getLogger("portllm.worker")
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ class WorkerRuntime(Runtime):
             raise DomainError("worker.key")
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         device = arithmetic.best_device() if self.role.url or self.role.has_accelerator else arithmetic.host()
+        if self.role.has_accelerator and device == arithmetic.host():
+            log.warning("no accelerator was found here: jobs of class %s are computed on the processor", self.role.class_name)
         self._open(data, partial(arithmetic.load, device.id))
         self.card = introduce(self.role.class_name, device, self.role.url, self.role.labels)
         self._presence = self._presence_of(self.card)

@@ -12,11 +12,13 @@ from tests.faults import tally
 from tests.faults.operations import digests
 from tests.faults.rounds import LONG, ROUNDS
 from tests.live.service import Service, invoke
+from tests.registry.uploading import with_card
 from tests.s3.conftest import Cloud
 from tests.support.s3 import S3Server
 from tests.support.s3_faults import FaultyS3
 
 BACKEND = "SQLite, S3"
+STALL_SECONDS = 1.5  # longer than the service waits for an answer
 pytestmark = pytest.mark.timeout(LONG)
 
 
@@ -48,7 +50,7 @@ def shaky(request: pytest.FixtureRequest, s3: S3Server, proxy: FaultyS3, models:
 def test_the_main_job_in_bad_weather(shaky: Cloud, proxy: FaultyS3, models: Path, tmp_path: Path) -> None:
     """A tenth of all requests fails in some way; everything still comes to its end, with the right bytes, and nothing is left."""
     merge(models / "v2", models / "patch", tmp_path / "merged")
-    proxy.stall_seconds = 1.5
+    proxy.stall_seconds = STALL_SECONDS
     proxy.now_and_then(0.1, seed=1)
     for name in ("v1", "v2"):  # both at once
         _patiently(shaky, "release", "add", "shaky", name, "--from", f"{shaky.upstream}/{name}")
@@ -57,13 +59,31 @@ def test_the_main_job_in_bad_weather(shaky: Cloud, proxy: FaultyS3, models: Path
     _patiently(shaky, "patch", "push", "shaky/tone", models / "patch", "--family", "shaky", "--trained-on", "v1")
     _patiently(shaky, "port", "shaky/tone", "--to", "v2")
     for number in range(ROUNDS):
-        with tally.one_round("S3 in bad weather", ["merged read", "materialisation"], BACKEND):
+        with tally.one_round("S3 in bad weather", ["ingestion", "upload", "merged read", "materialisation"], BACKEND):
+            _register_and_publish(shaky, tmp_path, number)
             _pull_and_write(shaky, tmp_path, number)
     proxy.well()
     met = dict(proxy.met)
     assert sum(met.values()) >= 5, met
     print(f"faults met: {met}")
     assert not [key for key in shaky.s3.multiparts(shaky.bucket) if key.startswith("exports/")]
+
+
+def _register_and_publish(shaky: Cloud, place: Path, number: int) -> None:
+    """Registers a release, copied every other time, and publishes a patch; the registry knows the true digests of both."""
+    release, patch = f"round{number}", with_card(shaky.models / "patch", place / f"patch{number}", f"round {number}")
+    _patiently(
+        shaky, "release", "add", "shaky", release, "--from", f"{shaky.upstream}/v2", "--wait", *(["--copy"] if number % 2 else [])
+    )
+    _patiently(shaky, "patch", "push", f"shaky/round{number}", patch, "--family", "shaky", "--trained-on", release)
+    with shaky.service.client() as client:
+        manifest = client.get(f"/families/shaky/releases/{release}").raise_for_status().json()["manifest"]
+        versions = client.get(f"/patches/shaky/round{number}/versions").raise_for_status().json()["items"]
+    assert [version["number"] for version in versions] == [1]
+    assert {file["path"]: file["sha256"] for file in versions[0]["files"]} == digests(patch)
+    key = f"registry/sha256/{manifest[:2]}/{manifest}"
+    held = json.loads(shaky.s3.client().get_object(Bucket=shaky.bucket, Key=key)["Body"].read())
+    assert {path: sha256 for path, (_, sha256) in held["files"].items()} == digests(shaky.models / "v2")
 
 
 def _pull_and_write(shaky: Cloud, place: Path, number: int) -> None:
@@ -84,7 +104,8 @@ def _pull_and_write(shaky: Cloud, place: Path, number: int) -> None:
 def test_a_store_that_stays_away(shaky: Cloud, proxy: FaultyS3, models: Path) -> None:
     """Whatever it does, the answer is a 503 with a code and a remedy; when it is back, the same request succeeds."""
     shaky.run("release", "add", "shaky", "v1", "--from", f"{shaky.upstream}/v1", "--wait")
-    for fault in ("503", "reset", "cut"):
+    proxy.stall_seconds = STALL_SECONDS
+    for fault in ("500", "503", "reset", "cut", "stall"):
         with tally.one_round(f"S3 stays away: {fault}", ["upload"], BACKEND):
             proxy.choose = lambda _method, _path, fault=fault: fault
             push = ["patch", "push", f"shaky/{fault}", models / "patch", "--family", "shaky", "--trained-on", "v1"]

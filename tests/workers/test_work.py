@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 
 from tests.live.models import large_release
 from tests.live.service import invoke, run, until
@@ -147,6 +148,7 @@ def test_merged_bytes_are_computed_where_accelerators_are(fleet: Fleet, client: 
         with fleet.working(("--class", "gpu24")) as (fast,):
             done = digest(client, ports[1])
             assert (done["class_name"], done["state"]) == ("gpu24", "done")
+            assert torch.cuda.is_available() or "no accelerator was found here" in fast.errors()
             fast.send(signal.SIGSTOP)
             waiting = client.post(f"/ports/{ports[2]}/digest").json()["job"]
             assert client.get(f"/jobs/{waiting}").json()["class_name"] == "gpu24"
