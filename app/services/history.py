@@ -95,7 +95,7 @@ def names(uow: UnitOfWork, subjects: Sequence[Subject]) -> dict[Subject, str]:
 def draw_missing(uow: UnitOfWork, subjects: Sequence[Subject]) -> tuple[list[Drawn], int]:
     """What is to be written down of subjects, `FIRST_LOOKS` of them at most, and how many are left for another time.
 
-    Those whose bytes are not what they were are passed over.
+    Those whose bytes are not what they were are passed over and do not count: every request comes further than the one before.
 
     Raises:
         DomainError: what the storage answers.
@@ -103,12 +103,14 @@ def draw_missing(uow: UnitOfWork, subjects: Sequence[Subject]) -> tuple[list[Dra
     known = names(uow, subjects)
     missing = [subject for subject in dict.fromkeys(subjects) if subject not in known]
     drawn = list[Drawn]()
-    for subject in missing[:FIRST_LOOKS]:
+    for position, subject in enumerate(missing):
+        if len(drawn) == FIRST_LOOKS:
+            return drawn, len(missing) - position
         thing = _load(uow, *subject)
         with suppress(CoreError):
             if thing is not None:
                 drawn.append(snapshots.draw(uow, thing))
-    return drawn, max(0, len(missing) - FIRST_LOOKS)
+    return drawn, 0
 
 
 def _of_family(uow: UnitOfWork, family: Family) -> Iterator[Reference]:

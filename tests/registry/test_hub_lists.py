@@ -10,6 +10,7 @@ from app.services import history
 from tests.registry.conftest import Models, World
 from tests.registry.hub import Hub, told
 from tests.registry.service import Service
+from tests.registry.uploading import with_card
 
 
 @pytest.fixture
@@ -191,6 +192,23 @@ def test_many_first_looks_take_turns(shopper: Hub, monkeypatch: pytest.MonkeyPat
     while (answer := shopper.get(path)).status_code == 503:
         pass
     assert [ref["name"] for ref in answer.json()["tags"]] == ["1", "1@v1"]
+
+
+def test_first_looks_pass_what_cannot_be_read(
+    fresh: Callable[..., Service], models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Releases whose cards are gone get no commit; however many there are, the others get theirs."""
+    monkeypatch.setattr(history, "FIRST_LOOKS", 1)
+    service = fresh()
+    service.admin.family("llama")
+    for name in ("v1", "v2", "v3"):
+        with_card(models.v1, service.place / name, "---\nlicense: mit\n---\n")
+        service.release("llama", name, service.place / name)
+    for name in ("v2", "v3"):
+        (service.place / name / "README.md").unlink()
+    refs = Hub(service.admin).get("/api/models/base/llama/refs")
+    assert refs.status_code == 200, refs.text
+    assert [ref["name"] for ref in refs.json()["tags"]] == ["v1"]
 
 
 def test_history_in_pages(hub: Hub) -> None:
