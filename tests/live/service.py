@@ -128,7 +128,7 @@ class Service:
         began = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(seconds)
+            self.process.wait(seconds * PATIENCE)
         except subprocess.TimeoutExpired:
             self.kill()
             raise

