@@ -17,12 +17,15 @@ quickstart: $(VENV)/.installed
 
 # Three at a time on two cores: a third of what a test does is waiting for processes, leases and stores.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST) || \
+	{ code=$$?; mkdir -p .pytest_cache; echo $$code > .pytest_cache/ended; exit $$code; }
 
 check: lint audit test
 
-# What failed in the last run, alone and once more: three tests at most, so that no change which breaks things passes here.
-again:
+# What failed in the last run, alone and once more: three tests at most, so that no change which breaks things passes here, and
+# only where all tests were run (1), not after an end in the middle.
+again: $(VENV)/.installed-test
+	test "$$(cat .pytest_cache/ended)" = 1
 	test "$$(grep -c '": true' .pytest_cache/v/cache/lastfailed)" -le 3
 	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 

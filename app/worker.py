@@ -81,14 +81,15 @@ class WorkerRuntime(Runtime):
         if self.role.url and settings.secret_key is None and not (data / SECRET_KEY_FILE).exists():
             raise DomainError("worker.key")
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        device = arithmetic.best_device() if self.role.url or self.role.has_accelerator else arithmetic.host()
-        if self.role.has_accelerator and device == arithmetic.host():
+        host = arithmetic.host()
+        device = arithmetic.best_device() if self.role.url or self.role.has_accelerator else host
+        if self.role.has_accelerator and device.id == host.id:
             log.warning("no accelerator was found here: jobs of class %s are computed on the processor", self.role.class_name)
         self._open(data, partial(arithmetic.load, device.id))
         self.card = introduce(self.role.class_name, device, self.role.url, self.role.labels)
         self._presence = self._presence_of(self.card)
         # Jobs of a class without accelerators leave one that is there to those who asked for it.
-        computing = device.id if self.role.has_accelerator else arithmetic.host().id
+        computing = device.id if self.role.has_accelerator else host.id
         engine = Engine(
             settings.database_url, self.write, self.read, self.role.concurrency, self.role.class_name, self._presence, computing
         )

@@ -18,6 +18,7 @@ from app.core.local import merge
 from tests.faults.world import Site, World
 from tests.live.models import large_patch, large_release
 from tests.live.service import invoke, until
+from tests.support.s3 import S3Server
 
 CHUNK = 2**20
 SECONDS = 120
@@ -291,11 +292,18 @@ class Materialisation(Operation):
 def manifest_files(world: World, digest: str) -> dict[str, str]:
     """sha256 by path of a release's files, as its manifest in the store says."""
     if isinstance(world, Site):
-        key = f"registry/sha256/{digest[:2]}/{digest}"
-        content = world.s3.client().get_object(Bucket=world.bucket, Key=key)["Body"].read()
-    else:
-        content = (world.service.data / "blobs/sha256" / digest[:2] / digest).read_bytes()
-    return {path: sha256 for path, (_, sha256) in json.loads(content)["files"].items()}
+        return manifest_in_s3(world.s3, world.bucket, digest)
+    return _files_of((world.service.data / "blobs/sha256" / digest[:2] / digest).read_bytes())
+
+
+def manifest_in_s3(s3: S3Server, bucket: str, digest: str) -> dict[str, str]:
+    """The same, of a registry whose bytes lie below registry/ in a bucket."""
+    key = f"registry/sha256/{digest[:2]}/{digest}"
+    return _files_of(s3.client().get_object(Bucket=bucket, Key=key)["Body"].read())
+
+
+def _files_of(manifest: bytes) -> dict[str, str]:
+    return {path: sha256 for path, (_, sha256) in json.loads(manifest)["files"].items()}
 
 
 def events(client: httpx.Client, cursor: int) -> tuple[list[dict[str, Any]], int]:

@@ -20,18 +20,8 @@ from tests.live.service import until
 pytestmark = pytest.mark.timeout(LONG)
 # One of each noun.
 READ = (
-    "/families",
-    "/patches",
-    "/ports",
-    "/jobs",
-    "/events",
-    "/workers",
-    "/imports",
-    "/audit",
-    "/whoami",
-    "/tokens",
-    "/upstreams",
-)
+    "/families", "/patches", "/ports", "/jobs", "/events", "/workers", "/imports", "/audit", "/whoami", "/tokens", "/upstreams",
+)  # fmt: skip
 
 
 def test_kill_9_of_the_service(site: Site) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from app.core.local import merge
 from tests.faults import tally
-from tests.faults.operations import digests
+from tests.faults.operations import digests, manifest_in_s3
 from tests.faults.rounds import LONG, ROUNDS
 from tests.live.service import Service, invoke
 from tests.registry.uploading import with_card
@@ -81,9 +81,7 @@ def _register_and_publish(shaky: Cloud, place: Path, number: int) -> None:
         versions = client.get(f"/patches/shaky/round{number}/versions").raise_for_status().json()["items"]
     assert [version["number"] for version in versions] == [1]
     assert {file["path"]: file["sha256"] for file in versions[0]["files"]} == digests(patch)
-    key = f"registry/sha256/{manifest[:2]}/{manifest}"
-    held = json.loads(shaky.s3.client().get_object(Bucket=shaky.bucket, Key=key)["Body"].read())
-    assert {path: sha256 for path, (_, sha256) in held["files"].items()} == digests(shaky.models / "v2")
+    assert manifest_in_s3(shaky.s3, shaky.bucket, manifest) == digests(shaky.models / "v2")
 
 
 def _pull_and_write(shaky: Cloud, place: Path, number: int) -> None:
