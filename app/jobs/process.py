@@ -5,15 +5,14 @@ import contextlib
 import json
 import logging
 import os
-import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from app.blobs.places import needs_s3
 from app.blobs.s3_client import CHAIN
+from app.jobs.launch import Launched, LaunchError, launch
 
 GRACE_SECONDS = 5.0
-MAX_LINE = 8 * 2**20
 MAX_TEXT, LINES_BYTES = 2000, 2**16
 # What a child may know of the environment: where Python and its libraries are, how many threads, which devices, nothing else.
 # What S3's client needs is added where an order names S3, and who is trusted with TLS where it names another hub.
@@ -57,16 +56,11 @@ async def run(order: dict[str, Any], on_progress: Callable[[dict[str, Any]], Awa
         ChildError: it crashed or was killed.
         BusyError: it may succeed later.
     """
-    names = PASSED_ON + (CHAIN if needs_s3(order) else ()) + (AUTHORITIES if _needs_hub(order) else ())
-    environment = {name: os.environ[name] for name in names if name in os.environ}
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "app.jobs.child", stdin=pipe, stdout=pipe, stderr=pipe,
-        env={**environment, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}, limit=MAX_LINE, start_new_session=True,
-    )  # fmt: skip
-    assert process.stdin is not None  # noqa: S101  asked for above
-    assert process.stdout is not None  # noqa: S101
-    assert process.stderr is not None  # noqa: S101
+    own = (CHAIN if needs_s3(order) else ()) + (AUTHORITIES if _needs_hub(order) else ())
+    try:
+        process = await launch(_environment(PASSED_ON), _environment(own), _modules(order))
+    except LaunchError as error:
+        raise ChildError(str(error)) from error
     log.debug("process %s began", process.pid)
     relay = asyncio.create_task(_relay(process.stderr))
     try:
@@ -92,6 +86,17 @@ async def run(order: dict[str, Any], on_progress: Callable[[dict[str, Any]], Awa
         relay.cancel()
 
 
+def _environment(names: Iterable[str]) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _modules(order: dict[str, Any]) -> list[str]:
+    """What takes long to import and is needed for an order."""
+    found = ["app.core.tensor.arithmetic"] if "recipe" in order["order"] else []
+    found += ["boto3", "botocore.config"] if needs_s3(order) else []
+    return found + (["app.jobs.bring", "app.jobs.pull"] if _needs_hub(order) else [])
+
+
 def _needs_hub(order: dict[str, Any]) -> bool:
     return order["kind"] == "import" or order["order"].get("source", {}).get("kind") == "upstream"
 
@@ -104,7 +109,7 @@ async def _relay(stream: asyncio.StreamReader) -> None:
                 log.warning("%s", text[:MAX_TEXT])
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def _end(process: Launched) -> None:
     if process.returncode is not None:
         return
     with contextlib.suppress(ProcessLookupError):

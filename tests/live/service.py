@@ -17,6 +17,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from app.cli.main import cli
+from app.jobs.fork_server import JOB
 from tests.support import zygote
 from tests.support.zygote import Forked
 
@@ -151,8 +152,7 @@ class Service:
 
     def jobs(self) -> list[int]:
         """The processes of its jobs, also those that a killed service left behind."""
-        mark = f"TMPDIR={self._mark}".encode()
-        return [pid for pid in _processes(b"app.jobs.child") if mark in _read(pid, "environ").split(b"\0")]
+        return job_processes(self._mark)
 
     def memory(self, field: str) -> int:
         """A line of /proc/PID/status in bytes, for example VmHWM or VmRSS."""
@@ -193,9 +193,12 @@ def open_files(pid: int) -> list[str]:
     return sorted(found)
 
 
-def _processes(word: bytes) -> list[int]:
+def job_processes(place: Path, name: str = JOB) -> list[int]:
+    """The processes of jobs that were told this place for temporary files, or the one that they are forked from."""
+    mark = f"TMPDIR={place}".encode()
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return [pid for pid in pids if word in _read(pid, "cmdline")]
+    found = [pid for pid in pids if _read(pid, "comm").strip() == name.encode()]
+    return [pid for pid in found if mark in _read(pid, "environ").split(b"\0")]
 
 
 def _read(pid: int, name: str) -> bytes:

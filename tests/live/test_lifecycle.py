@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 from app.cli.serve import ended_by_signals
+from app.jobs.fork_server import SERVER
 from tests.live.models import large_release
-from tests.live.service import Service, environment, invoke, until
+from tests.live.service import Service, environment, invoke, job_processes, until
 
 HEAVY = ("torch", "transformers", "peft", "tokenizers", "safetensors.torch")
 
@@ -52,8 +53,10 @@ def test_a_running_job_is_taken_up_at_the_next_start(own: Service) -> None:
     children = own.jobs()
     assert len(children) == 1
     token = own.token
+    place = own.root / "tmp"
+    assert len(job_processes(place, SERVER)) == 1
     assert own.stop() < 10
-    until(lambda: not own.jobs(), 5)
+    until(lambda: not own.jobs() and not job_processes(place, SERVER), 5)
     own.start()
     assert own.token == token
     assert "token" not in own.output(), "it was shown once, at the first start"

