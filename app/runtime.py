@@ -106,7 +106,10 @@ class Runtime:
         if self.settings.jobs:
             # With a database of its own it takes its jobs up again; beside others it is a worker like them.
             presence = None if self.settings.is_embedded else self._presence_of(introduce(workers.CPU, arithmetic.host()))
-            engine = Engine(self.settings.database_url, self.write, self.read, self.settings.job_concurrency, presence=presence)
+            engine = Engine(
+                self.settings.database_url, self.write, self.read, self.settings.job_concurrency, self.settings.job_poll_seconds,
+                presence=presence,
+            )  # fmt: skip
             engine.start()
             self._engine = engine
         self._bootstrap(data)

@@ -91,8 +91,9 @@ class WorkerRuntime(Runtime):
         # Jobs of a class without accelerators leave one that is there to those who asked for it.
         computing = device.id if self.role.has_accelerator else host.id
         engine = Engine(
-            settings.database_url, self.write, self.read, self.role.concurrency, self.role.class_name, self._presence, computing
-        )
+            settings.database_url, self.write, self.read, self.role.concurrency, settings.job_poll_seconds,
+            self.role.class_name, self._presence, computing,
+        )  # fmt: skip
         engine.start()
         self._engine = engine
         self.watch_purges()

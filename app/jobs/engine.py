@@ -31,7 +31,6 @@ from app.services.uow import UnitOfWork
 from app.services.workers import CPU
 
 EXECUTOR = "local"
-POLL_SECONDS = 0.2
 # DBOS's thread that looks for jobs, as Python names it after its function; a DBOS without it is never ready, and tests say so.
 LISTENER = "(queue_thread)"
 ATTEMPTS = 3
@@ -55,17 +54,18 @@ class Engine:
         url: the database.
         begin: opens a unit of work.
         read: opens one that only reads.
-        concurrency: how many jobs at once. The engine keeps it with the class: all its workers take the last one's.
+        concurrency: how many jobs at once.
+        poll_seconds: how often it looks for jobs. The engine keeps both with the class: all its workers take the last one's.
         class_name: the class whose jobs are run.
         presence: of a worker among others; None for a service that has its database to itself.
         device: where jobs compute merged bytes, by its name for torch.
     """
 
     def __init__(
-        self, url: str, begin: Begin, read: Begin, concurrency: int, class_name: str = CPU, presence: Presence | None = None,
-        device: str = CPU,
+        self, url: str, begin: Begin, read: Begin, concurrency: int, poll_seconds: float, class_name: str = CPU,
+        presence: Presence | None = None, device: str = CPU,
     ) -> None:  # fmt: skip
-        self._url, self._begin, self._read, self._concurrency = url, begin, read, concurrency
+        self._url, self._begin, self._read, self._concurrency, self._poll_seconds = url, begin, read, concurrency, poll_seconds
         self._class, self._presence, self._device = class_name, presence, device
         self._executor = presence.card.id if presence else EXECUTOR
         self._running: dict[str, Doing] = {}
@@ -85,8 +85,9 @@ class Engine:
         DBOS.listen_queues([self._class])
         DBOS.launch()
         DBOS.register_queue(
-            self._class, worker_concurrency=self._concurrency, polling_interval_sec=POLL_SECONDS, on_conflict="always_update"
-        )
+            self._class, worker_concurrency=self._concurrency, polling_interval_sec=self._poll_seconds,
+            on_conflict="always_update",
+        )  # fmt: skip
         if self._presence:
             self._presence.start()
 

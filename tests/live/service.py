@@ -25,6 +25,7 @@ START_SECONDS = 90
 # What takes a second here takes three where two cores run three tests and other work beside them: a bound that is there to
 # tell "soon" from "never" is stretched by this, so that a test fails because of the code and not because of the machine.
 PATIENCE = 3
+POLL_SECONDS = "0.5"
 # One for all clients: to load the world's authorities takes longer than all else that a short request does.
 TLS = ssl.create_default_context()
 Value = TypeVar("Value")
@@ -42,10 +43,11 @@ def until(ask: Callable[[], Value], seconds: float = 60, every: float = 0.05) ->
 def environment(**more: str) -> dict[str, str]:
     """This process's environment without anything of PortLLM's, and more.
 
-    Most services here never merge: two seconds of a core for torch at every start would be most of what a start takes.
+    Most services here never merge: two seconds of a core for torch at every start would be most of what a start takes. A look
+    for jobs is most of what a service does that is not asked anything, and here many wait beside one another.
     """
     mine = {name: value for name, value in os.environ.items() if not name.startswith("PORTLLM_")}
-    return {**mine, "PORTLLM_WARM": "false", **more}
+    return {**mine, "PORTLLM_WARM": "false", "PORTLLM_JOB_POLL_SECONDS": POLL_SECONDS, **more}
 
 
 class Service:

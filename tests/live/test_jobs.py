@@ -1,8 +1,10 @@
 """Background jobs seen from outside: progress, cancel, and what their processes may know."""
 
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from app.jobs.launch import ONE_THREAD
 from tests.live.fixtures import SECRETS
 from tests.live.models import large_release
-from tests.live.service import Service, invoke, open_files, until
+from tests.live.service import POLL_SECONDS, Service, invoke, open_files, until
 
 HUGE_LAYERS = 200  # 5 GB of holes: far more than is read before the test ends it
 
@@ -95,6 +97,14 @@ def test_a_higher_priority_goes_first(service: Service, huge: Path, models: Path
         until(lambda: client.get(f"/jobs/{digest}").json()["state"] == "done")
         events = client.get("/events", params={"after": after, "limit": 500}).json()["items"]
     assert [e["subject"] for e in events if e["kind"] == "job.started"] == [first, ingest, digest]
+
+
+def test_how_often_jobs_are_looked_for(service: Service) -> None:
+    """As often as the service was told; its own word is what the engine keeps."""
+    with closing(sqlite3.connect(f"file:{service.data / 'portllm.db'}?mode=ro", uri=True)) as database:
+        assert database.execute("SELECT polling_interval_sec FROM queues WHERE name = 'cpu'").fetchall() == [
+            (float(POLL_SECONDS),)
+        ]
 
 
 def test_children_know_no_secrets(service: Service, huge: Path) -> None:

@@ -76,7 +76,14 @@ def test_examples_of_requests_are_accepted(world: World, schema: dict[str, Any])
             continue
         checked += 1
         method, path = name.split(" ")
-        names = {"owner": "acme", "patch": "nope", "family": "nope", "release": "nope", "port": "prt_nope", "upload": "ver_nope"}
+        names = {
+            "owner": "someone",
+            "patch": "nope",
+            "family": "nope",
+            "release": "nope",
+            "port": "prt_nope",
+            "upload": "ver_nope",
+        }
         names |= {"token": "tok_nope", "upstream": "nope"}
         url = path.format(alias="a", number=1, **names)
         body = example(world.service.app, content["application/json"]["schema"])
