@@ -64,16 +64,22 @@ class ForkServer:
                     return True
 
     def _fork(self, order: dict[str, Any], files: list[int]) -> bool:
-        """True in the new process."""
+        """True in the new process. Where there is no room for one, the files are closed, which says it."""
         _prepare(order["modules"])
-        pid = os.fork()
+        *given, told = files
+        try:
+            pid = os.fork()
+        except OSError:
+            given.append(told)
+            pid = -1
         if not pid:
             self._let_go()
             _become(order["environment"], files)
             return True
-        *given, told = files
         for file in given:
             os.close(file)
+        if pid < 0:
+            return False
         forked = _Forked(pid, os.pidfd_open(pid), told)
         self._forked.add(forked)
         self._selector.register(forked.handle, selectors.EVENT_READ, forked)

@@ -117,13 +117,16 @@ class Forks:
         finally:
             for file in theirs:
                 os.close(file)
-        stdout, stderr, told = [await _reader(os.fdopen(read, "rb", buffering=0)) for read, _ in reads]
-        writer = await _writer(os.fdopen(to_stdin, "wb", buffering=0))
-        first = await told.readline()
-        if not first:
+        writing, reading = os.fdopen(to_stdin, "wb", buffering=0), [os.fdopen(read, "rb", buffering=0) for read, _ in reads]
+        writer = await _writer(writing)
+        try:
+            stdout, stderr, told = [await _reader(pipe) for pipe in reading]
+            if first := await told.readline():
+                return Forked(int(first), writer, stdout, stderr, told)
+            raise LaunchError("the process that forks could not, or ended")
+        except BaseException:  # the job was cancelled meanwhile, for one: the end of its stdin ends whatever is forked
             writer.close()
-            raise LaunchError("the process that forks ended")
-        return Forked(int(first), writer, stdout, stderr, told)
+            raise
 
     def close(self) -> None:
         """Ends it; jobs that run go on."""

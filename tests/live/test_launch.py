@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,35 @@ def test_the_environment_of_a_job(forks: tuple[Forks, dict[str, str]], monkeypat
     asyncio.run(run())
 
 
+def test_a_job_that_is_cancelled_before_it_began(
+    forks: tuple[Forks, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While what it needs is imported: what is forked all the same ends at once, and nothing stays open."""
+    server, common = forks
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(1)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    async def run() -> None:
+        process = await server.fork(common, {}, [])
+        process.kill()
+        await process.wait()
+        before = len(open_files(os.getpid()))
+        starting = asyncio.create_task(server.fork(common, {}, ["slow"]))
+        await asyncio.sleep(0.3)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        after = await server.fork(common, {}, [])  # comes after it
+        after.kill()
+        await after.wait()
+        deadline = time.monotonic() + 10
+        while job_processes(tmp_path) or len(open_files(os.getpid())) > before:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+
+    asyncio.run(run())
+
+
 def test_the_process_that_forks_is_killed(
     forks: tuple[Forks, dict[str, str]], order: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +220,25 @@ def test_the_process_that_forks_is_killed(
     asyncio.run(run())
     server.close()
     until(lambda: not job_processes(tmp_path), 5)
+
+
+def test_there_is_no_room_for_a_process(
+    forks: tuple[Forks, dict[str, str]], order: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said, and those that run go on."""
+    server, common = forks
+    (tmp_path / "full.py").write_text("import os\ndef fork():\n    raise OSError(11, 'no room')\nos.fork = fork\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    async def run() -> None:
+        going = await server.fork(common, {}, [])
+        await begun(going, order)
+        with pytest.raises(LaunchError, match="could not"):
+            await server.fork(common, {}, ["full"])
+        assert [json.loads(line) async for line in going.stdout][-1]["result"]
+        assert await going.wait() == 0
+
+    asyncio.run(run())
 
 
 def test_the_process_that_forks_cannot_be_had(forks: tuple[Forks, dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
