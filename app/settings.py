@@ -58,7 +58,7 @@ class Settings(BaseSettings):
         jobs: whether this process runs jobs; by default only on SQLite, where no worker can.
         job_concurrency: how many jobs run at once.
         job_poll_seconds: how often a worker looks for jobs; four small statements each time. All workers of a class take what the
-            one that started last was told.
+            one that started last was told, from their next look on.
         worker_beat_seconds: how often a worker says that it lives.
         worker_ttl_seconds: how long after its last sign of life its jobs are given to another.
         merged_reads: how many merged files may be streamed at once; 0 leaves all of them to workers.
@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     metrics_token: SecretStr = SecretStr("")
     jobs: bool | None = None
     job_concurrency: Positive = 1
-    job_poll_seconds: Seconds = 0.2
+    job_poll_seconds: Annotated[float, Field(ge=0.01, le=60)] = 0.2
     worker_beat_seconds: Seconds = 3.0
     worker_ttl_seconds: Seconds = 15.0
     merged_reads: Annotated[int, Field(ge=0)] = 16

@@ -21,7 +21,7 @@ from app.core.errors import CoreError
 from app.db.jobs import Claim
 from app.domain.context import JOB_ID
 from app.domain.errors import DomainError
-from app.jobs import process
+from app.jobs import launch, process
 from app.jobs.kinds import KINDS
 from app.jobs.presence import Presence
 from app.jobs.queue import APPLICATION, POOL, PORTABLE, PROGRESS, VERSION, WORKFLOW
@@ -105,6 +105,7 @@ class Engine:
         if self._presence:
             self._presence.stop()
         DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=0)
+        launch.stop()
         if self._presence:
             self._presence.leave()
 

@@ -1,12 +1,14 @@
 """The process that job processes are forked from, as a program: `python -m app.jobs.fork_server FD`.
 
 It has imported what jobs use, so that a job begins at once and not after seconds of imports; it has one thread, and opened
-nothing that a fork must not share. Over the socket FD come orders, each one JSON object with the four files of a process:
+nothing that a fork must not share. It knows nothing that not every job may know: what it knew, they all would find in their
+memory. Over the socket FD come orders, each one JSON object with the four files of a process:
 
-    {"environment": {...}, "modules": [...]}        stdin, stdout, stderr, and where it is said what became of the process
+    {"modules": [...]}        its stdin, stdout and stderr, and where it is said what became of it
 
-There it says, a line each, the process's id, and when it ended its exit status (minus the signal that ended it). The end of
-the socket, or of a file without the second line, means that this program ended.
+There it says, a line each, the process's id, and when it ended its exit status (minus the signal that ended it). A file that
+ends without them: there was no room for a process, or this program ended. A process reads its environment first, one line of
+JSON, and then is `app.jobs.child`.
 """
 
 import contextlib
@@ -15,6 +17,7 @@ import importlib
 import json
 import os
 import selectors
+import signal
 import socket
 import sys
 import tempfile
@@ -22,7 +25,6 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from app.jobs import child
 
@@ -52,7 +54,7 @@ class ForkServer:
 
     def serve(self) -> bool:
         """Forks as it is told: True in each process that it forks; False when nobody is left to tell it anything."""
-        while True:
+        while self._selector.get_map():
             for key, _ in self._selector.select():
                 if isinstance(key.data, _Forked):
                     self._bury(key.data)
@@ -60,29 +62,41 @@ class ForkServer:
                 text, files, *_ = socket.recv_fds(self._line, LONGEST_ORDER, FILES)
                 if not text:
                     return False
-                if self._fork(json.loads(text), files):
+                if len(files) < FILES:  # no room for so many open files; whoever waits for them sees them end
+                    _close(files)
+                elif self._fork(json.loads(text)["modules"], files):
                     return True
+        return False
 
-    def _fork(self, order: dict[str, Any], files: list[int]) -> bool:
+    def _fork(self, modules: list[str], files: list[int]) -> bool:
         """True in the new process. Where there is no room for one, the files are closed, which says it."""
-        _prepare(order["modules"])
+        if not _prepare(modules):
+            # What failed once is half there, and would fail in every process after this one: let them be another's.
+            self._selector.unregister(self._line)
+            self._line.close()
         *given, told = files
+        sys.stdout.flush()
+        sys.stderr.flush()
         try:
             pid = os.fork()
         except OSError:
-            given.append(told)
-            pid = -1
+            _close(files)
+            return False
         if not pid:
             self._let_go()
-            _become(order["environment"], files)
+            _become(files)
             return True
-        for file in given:
-            os.close(file)
-        if pid < 0:
+        _close(given)
+        try:
+            handle = os.pidfd_open(pid)
+        except OSError:  # whom it cannot follow it does not leave behind
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            os.close(told)
             return False
-        forked = _Forked(pid, os.pidfd_open(pid), told)
+        forked = _Forked(pid, handle, told)
         self._forked.add(forked)
-        self._selector.register(forked.handle, selectors.EVENT_READ, forked)
+        self._selector.register(handle, selectors.EVENT_READ, forked)
         _tell(told, pid)
         return False
 
@@ -90,28 +104,29 @@ class ForkServer:
         self._selector.unregister(forked.handle)
         self._forked.remove(forked)
         _tell(forked.told, os.waitstatus_to_exitcode(os.waitpid(forked.pid, 0)[1]))
-        os.close(forked.handle)
-        os.close(forked.told)
+        _close([forked.handle, forked.told])
 
     def _let_go(self) -> None:
         """In a new process: closes all that is the server's."""
         self._selector.close()
         self._line.close()
         for forked in self._forked:
-            os.close(forked.handle)
-            os.close(forked.told)
+            _close([forked.handle, forked.told])
 
 
-def _prepare(modules: list[str]) -> None:
-    """Imports what a job will use. What cannot be imported is the job's to say."""
-    new = [name for name in modules if name not in sys.modules]
+def _prepare(modules: list[str]) -> bool:
+    """Imports what a job will use; whether that went well. What cannot be imported is the job's to say."""
+    new, went_well = [name for name in modules if name not in sys.modules], True
     for name in new:
-        with contextlib.suppress(Exception):
+        try:
             importlib.import_module(name)
+        except Exception:  # noqa: BLE001  whatever the module raises
+            went_well = False
     if new:
         # What is there now is shared by all that are forked: a collector that wrote to it would copy it into each.
         gc.collect()
         gc.freeze()
+    return went_well
 
 
 def _tell(file: int, number: int) -> None:
@@ -119,17 +134,27 @@ def _tell(file: int, number: int) -> None:
         os.write(file, f"{number}\n".encode())
 
 
-def _become(environment: dict[str, str], files: list[int]) -> None:
+def _close(files: list[int]) -> None:
+    for file in files:
+        os.close(file)
+
+
+def _become(files: list[int]) -> None:
     os.setsid()
     for number, file in enumerate(files[:3]):
         os.dup2(file, number)
-    for file in files:
-        os.close(file)
-    os.environ.clear()
-    os.environ.update(environment)
+    _close(files)
     tempfile.tempdir = None
-    time.tzset()
     _name(JOB)
+
+
+def _learn_environment() -> None:
+    """The first line: what is this job's alone was never the server's."""
+    if not (given := sys.stdin.readline()):
+        sys.exit(child.PARENT_GONE)
+    os.environ.clear()
+    os.environ.update(json.loads(given))
+    time.tzset()
 
 
 def _name(name: str) -> None:
@@ -140,11 +165,14 @@ def _name(name: str) -> None:
 def main() -> None:
     """Forks, and does one job in each process that is forked."""
     _name(SERVER)
+    # A parent may ignore the ends of its children, and hand that down: here they are waited for.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     gc.freeze()
     if not ForkServer(socket.socket(fileno=int(sys.argv[1]))).serve():
         return
     code = 0
     try:
+        _learn_environment()
         child.main()
     except SystemExit as ended:
         code = int(ended.code or 0)

@@ -2,20 +2,29 @@
 
 import asyncio
 import contextlib
+import errno
 import json
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import IO, Protocol, cast
 
 MAX_LINE = 8 * 2**20
+MAX_TEXT = 2000
+# It may have to import torch from a cold and distant disk first; how a process ended it says within a moment.
+START_SECONDS, TOLD_SECONDS = 120.0, 5.0
+# How a process ended that nobody could wait for.
+UNKNOWN = 255
 # numpy's threads, which nothing here uses, would be lost in a fork.
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
+log = logging.getLogger("portllm.job")
 
 
 class Launched(Protocol):
@@ -41,7 +50,7 @@ class Launched(Protocol):
 
 
 class LaunchError(Exception):
-    """The process that forks ended before it could."""
+    """No process could be forked; the argument says why."""
 
 
 async def launch(common: Mapping[str, str], own: Mapping[str, str], modules: Sequence[str]) -> Launched:
@@ -53,14 +62,19 @@ async def launch(common: Mapping[str, str], own: Mapping[str, str], modules: Seq
         modules: what the job will import.
 
     Raises:
-        LaunchError: it could not be forked, twice.
+        OSError: there is no room for a process.
     """
-    if not can_fork():
-        return await execute({**common, **own})
-    try:
-        return await _FORKS.fork(common, own, modules)
-    except LaunchError:  # it was killed since the last job; another takes its place
-        return await _FORKS.fork(common, own, modules)
+    if can_fork():
+        try:
+            return await _FORKS.fork(common, own, modules)
+        except LaunchError as error:
+            log.warning("a job's process is executed, which takes seconds longer: %s", error)
+    return await execute({**common, **own})
+
+
+def stop() -> None:
+    """Ends the process that forks, where one was started; the next job would start another."""
+    _FORKS.close()
 
 
 @cache
@@ -68,8 +82,10 @@ def can_fork() -> bool:
     """Whether this system has what is needed to follow a process that another one forked (Linux 5.3)."""
     try:
         os.close(os.pidfd_open(os.getpid()))
-    except (AttributeError, OSError):
+    except AttributeError:
         return False
+    except OSError as error:  # anything else may pass
+        return error.errno not in (errno.ENOSYS, errno.EPERM, errno.EINVAL)
     return True
 
 
@@ -92,7 +108,7 @@ def _with_path(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 class Forks:
-    """The process that forks, started for the first job; it ends with this process, which holds the other end of its line."""
+    """The process that forks, started for the first job; at the latest it ends with this process, which holds its line."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -103,59 +119,80 @@ class Forks:
         """A process that was forked, see `launch`.
 
         Raises:
-            LaunchError: the process that forks has ended.
+            LaunchError: it could not be.
         """
-        (stdin, to_stdin), *reads = os.pipe(), os.pipe(), os.pipe(), os.pipe()
-        theirs = [stdin, *(write for _, write in reads)]
+        stdin, *others = self._ask(json.dumps({"modules": [*modules]}).encode(), common)
+        writer = await _writer(stdin)
         try:
-            order = {"environment": {**common, **own}, "modules": [*modules]}
-            self._send(json.dumps(order).encode(), theirs, common)
-        except BaseException:
-            for file in (to_stdin, *(read for read, _ in reads)):
-                os.close(file)
-            raise
-        finally:
-            for file in theirs:
-                os.close(file)
-        writing, reading = os.fdopen(to_stdin, "wb", buffering=0), [os.fdopen(read, "rb", buffering=0) for read, _ in reads]
-        writer = await _writer(writing)
-        try:
-            stdout, stderr, told = [await _reader(pipe) for pipe in reading]
-            if first := await told.readline():
-                return Forked(int(first), writer, stdout, stderr, told)
-            raise LaunchError("the process that forks could not, or ended")
-        except BaseException:  # the job was cancelled meanwhile, for one: the end of its stdin ends whatever is forked
+            stdout, stderr, told = [await _reader(pipe) for pipe in others]
+            try:
+                first = await asyncio.wait_for(told.readline(), START_SECONDS)
+            except TimeoutError:
+                self.close()
+                raise LaunchError("the process that forks does not answer") from None
+            if not first:
+                raise LaunchError("the process that forks has no room for another, or ended")
+            writer.write(json.dumps({**common, **own}).encode() + b"\n")
+            return Forked(int(first), writer, stdout, stderr, told)
+        except BaseException:  # the job was cancelled, for one: whatever is forked all the same, its stdin ends, and so does it
             writer.close()
             raise
+
+    def _ask(self, order: bytes, common: Mapping[str, str]) -> list[IO[bytes]]:
+        """Sends an order with one end of each of four pipes; the others, in the order of a process's files."""
+        with contextlib.ExitStack() as stack:
+            try:
+                pipes = [_pipe(stack) for _ in range(4)]
+                theirs = [pipes[0][0], *(writing for _, writing in pipes[1:])]
+                self._send(order, [file.fileno() for file in theirs], common)
+            except OSError as error:
+                raise LaunchError(f"nothing could be asked of the process that forks: {error}") from error
+            stack.pop_all()
+            for file in theirs:
+                file.close()
+        return [pipes[0][1], *(reading for reading, _ in pipes[1:])]
 
     def close(self) -> None:
         """Ends it; jobs that run go on."""
         with self._lock:
             if self._line and self._process:
                 self._line.close()
+                self._process.kill()
                 self._process.wait()
             self._line = self._process = None
 
     def _send(self, order: bytes, files: list[int], common: Mapping[str, str]) -> None:
         with self._lock:
-            if self._process is None or self._line is None or self._process.poll() is not None:
-                self._start(common)
+            if self._line and self._process and self._process.poll() is None:
+                with contextlib.suppress(OSError):  # it ends just now, takes no more, or has too much to do
+                    socket.send_fds(self._line, [order], files, socket.MSG_DONTWAIT)
+                    return
+            # Those that it forked before keep it until they have ended.
+            self._start(common)
             assert self._line is not None  # noqa: S101  just started
-            try:
-                socket.send_fds(self._line, [order], files)
-            except OSError as error:
-                raise LaunchError(f"the process that forks ended: {error}") from error
+            socket.send_fds(self._line, [order], files, socket.MSG_DONTWAIT)
 
     def _start(self, common: Mapping[str, str]) -> None:
         """It is given what every job is given, and no more: whatever it knew, they all would."""
-        if self._line:  # of one that ended
+        if self._line:
             self._line.close()
         self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603  this program
                 _python("app.jobs.fork_server", str(theirs.fileno())), env=_with_path(common) | ONE_THREAD,
-                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
+                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                start_new_session=True,
             )  # fmt: skip
+        threading.Thread(target=_log_complaints, args=(self._process,), name="forks", daemon=True).start()
+
+
+def _log_complaints(process: subprocess.Popen[bytes]) -> None:
+    """What the process that forks complains of, as lines of this one's log; its end is noticed here too."""
+    assert process.stderr is not None  # noqa: S101  asked for
+    with process.stderr as stream:
+        for line in stream:
+            log.warning("%s", line.decode(errors="replace").rstrip()[:MAX_TEXT])
+    process.wait()
 
 
 class Forked:
@@ -167,21 +204,27 @@ class Forked:
     ) -> None:  # fmt: skip
         self.pid, self.stdin, self.stdout, self.stderr = pid, stdin, stdout, stderr
         self.returncode: int | None = None
-        self._told = told
-        # Unlike its id, which another process can have by now, this is of no other.
+        self._told, self._one_waits = told, asyncio.Lock()
+        # Unlike its id, which another process can have by now, this is of no other; None: it ended before we could look.
         self._handle: int | None = None
         with contextlib.suppress(ProcessLookupError):
             self._handle = os.pidfd_open(pid)
+            self._close = weakref.finalize(self, os.close, self._handle)
 
     async def wait(self) -> int:
-        if self.returncode is None:
-            said = await self._told.readline()
-            # Without a word: the process that would say it was killed. The end of its stdin ends this one too.
-            self.returncode = int(said) if said else -signal.SIGKILL
+        async with self._one_waits:
+            if self.returncode is not None:
+                return self.returncode
+            if self._handle is not None:
+                await _until_readable(self._handle)
+            said = b""
+            with contextlib.suppress(TimeoutError):
+                said = await asyncio.wait_for(self._told.readline(), TOLD_SECONDS)
             self.stdin.close()
             if self._handle is not None:
-                os.close(self._handle)
-        return self.returncode
+                self._close()
+            self.returncode = int(said) if said else UNKNOWN
+            return self.returncode
 
     def terminate(self) -> None:
         self._send(signal.SIGTERM)
@@ -191,7 +234,33 @@ class Forked:
 
     def _send(self, number: signal.Signals) -> None:
         if self.returncode is None and self._handle is not None:
-            signal.pidfd_send_signal(self._handle, number)
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._handle, number)
+
+
+async def _until_readable(handle: int) -> None:
+    """A handle of a process can be read when it has ended, whether or not somebody waited for it."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(handle, _settle, ended)
+    try:
+        await ended
+    finally:
+        loop.remove_reader(handle)
+
+
+def _settle(ended: asyncio.Future[None]) -> None:
+    if not ended.done():
+        ended.set_result(None)
+
+
+def _pipe(stack: contextlib.ExitStack) -> tuple[IO[bytes], IO[bytes]]:
+    """Both ends of a pipe; what is not closed at the end of a stack is closed by it."""
+    reading, writing = os.pipe()
+    ends = os.fdopen(reading, "rb", buffering=0), os.fdopen(writing, "wb", buffering=0)
+    for end in ends:
+        stack.callback(end.close)
+    return ends
 
 
 async def _reader(pipe: IO[bytes]) -> asyncio.StreamReader:

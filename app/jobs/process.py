@@ -10,7 +10,7 @@ from typing import Any
 
 from app.blobs.places import needs_s3
 from app.blobs.s3_client import CHAIN
-from app.jobs.launch import Launched, LaunchError, launch
+from app.jobs.launch import Launched, launch
 
 GRACE_SECONDS = 5.0
 MAX_TEXT, LINES_BYTES = 2000, 2**16
@@ -59,13 +59,14 @@ async def run(order: dict[str, Any], on_progress: Callable[[dict[str, Any]], Awa
     own = (CHAIN if needs_s3(order) else ()) + (AUTHORITIES if _needs_hub(order) else ())
     try:
         process = await launch(_environment(PASSED_ON), _environment(own), _modules(order))
-    except LaunchError as error:
+    except OSError as error:  # no room for a process, or for its files
         raise ChildError(str(error)) from error
     log.debug("process %s began", process.pid)
     relay = asyncio.create_task(_relay(process.stderr))
     try:
-        process.stdin.write(json.dumps(order).encode() + b"\n")
-        await process.stdin.drain()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # how it ended says more
+            process.stdin.write(json.dumps(order).encode() + b"\n")
+            await process.stdin.drain()
         final: dict[str, Any] | None = None
         async for line in process.stdout:
             message = json.loads(line)
@@ -82,8 +83,10 @@ async def run(order: dict[str, Any], on_progress: Callable[[dict[str, Any]], Awa
             raise BusyError(final["busy"])
         return final
     finally:
-        await _end(process)
-        relay.cancel()
+        try:
+            await _end(process)
+        finally:
+            relay.cancel()
 
 
 def _environment(names: Iterable[str]) -> dict[str, str]:
@@ -91,8 +94,8 @@ def _environment(names: Iterable[str]) -> dict[str, str]:
 
 
 def _modules(order: dict[str, Any]) -> list[str]:
-    """What takes long to import and is needed for an order."""
-    found = ["app.core.tensor.arithmetic"] if "recipe" in order["order"] else []
+    """What takes long to import and is needed for an order: whatever computes, and an import, which looks at what it brings."""
+    found = ["app.core.tensor.arithmetic"] if "recipe" in order["order"] or order["kind"] == "import" else []
     found += ["boto3", "botocore.config"] if needs_s3(order) else []
     return found + (["app.jobs.bring", "app.jobs.pull"] if _needs_hub(order) else [])
 
@@ -120,3 +123,7 @@ async def _end(process: Launched) -> None:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+    except asyncio.CancelledError:  # a second time, as when a worker is stopped: nobody waits any more
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        raise

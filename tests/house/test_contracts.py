@@ -31,6 +31,7 @@ def test_import_contracts_hold() -> None:
         ("app.worker", SELDOM + WEB),  # one that does not listen
         ("app.cli.main", HEAVY + WEB + STORES),
         ("app.jobs.child", SELDOM + WEB + STORES + ("asyncio", "email")),  # one is started for every job
+        ("app.jobs.fork_server", SELDOM + WEB + STORES + ("asyncio", "email")),
     ],
 )
 def test_importing_does_not_load_heavy_libraries(module: str, unwanted: tuple[str, ...]) -> None:

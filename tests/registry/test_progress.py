@@ -63,7 +63,7 @@ def test_events_of_a_job(fresh: Callable[..., Service], models: Models, monkeypa
     monkeypatch.setattr(engine.DBOS, "set_event_async", write)
     monkeypatch.setattr(engine.process, "run", run)
     service.job_row(job)
-    runner = Engine(service.settings.database_url, service.runtime.write, service.runtime.read, 1)
+    runner = Engine(service.settings.database_url, service.runtime.write, service.runtime.read, 1, 0.2)
     asyncio.run(runner._run(job, kind, subject.rpartition("-")[0], Claim(engine.EXECUTOR, 0)))
     events = service.admin.get("/events", limit=500).json()["items"]
     told = [e["data"] for e in events if e["kind"] == "job.progress"]
