@@ -53,7 +53,7 @@ class ForkServer:
         self._forked: set[_Forked] = set()
 
     def serve(self) -> bool:
-        """Forks as it is told: True in each process that it forks; False when nobody is left to tell it anything."""
+        """Forks as it is told: True in each process that it forks; False when nobody tells it anything and all have ended."""
         while self._selector.get_map():
             for key, _ in self._selector.select():
                 if isinstance(key.data, _Forked):
@@ -61,8 +61,8 @@ class ForkServer:
                     continue
                 text, files, *_ = socket.recv_fds(self._line, LONGEST_ORDER, FILES)
                 if not text:
-                    return False
-                if len(files) < FILES:  # no room for so many open files; whoever waits for them sees them end
+                    self._take_no_more()
+                elif len(files) < FILES:  # no room for so many open files; whoever waits for them sees them end
                     _close(files)
                 elif self._fork(json.loads(text)["modules"], files):
                     return True
@@ -72,8 +72,7 @@ class ForkServer:
         """True in the new process. Where there is no room for one, the files are closed, which says it."""
         if not _prepare(modules):
             # What failed once is half there, and would fail in every process after this one: let them be another's.
-            self._selector.unregister(self._line)
-            self._line.close()
+            self._take_no_more()
         *given, told = files
         sys.stdout.flush()
         sys.stderr.flush()
@@ -99,6 +98,10 @@ class ForkServer:
         self._selector.register(handle, selectors.EVENT_READ, forked)
         _tell(told, pid)
         return False
+
+    def _take_no_more(self) -> None:
+        self._selector.unregister(self._line)
+        self._line.close()
 
     def _bury(self, forked: _Forked) -> None:
         self._selector.unregister(forked.handle)
