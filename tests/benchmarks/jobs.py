@@ -33,7 +33,10 @@ def run(options: Options) -> None:
         shutil.rmtree(root, ignore_errors=True)
         (root / "releases").mkdir(parents=True)
         fleet = Fleet(root, cluster.database(), root / "releases")
-        fleet.settings |= {"PORTLLM_WORKER_BEAT_SECONDS": "3", "PORTLLM_WORKER_TTL_SECONDS": str(TTL)}
+        # As a user has it, not as the tests do.
+        fleet.settings |= {
+            "PORTLLM_WORKER_BEAT_SECONDS": "3", "PORTLLM_WORKER_TTL_SECONDS": str(TTL), "PORTLLM_JOB_POLL_SECONDS": "0.2",
+        }  # fmt: skip
         fleet.start()
         try:
             with fleet.client() as client:
