@@ -71,12 +71,16 @@ def say(message: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def hear() -> Any:
+    """The parent's next line of JSON; ends this process where the parent ended before it could say it."""
+    if not (given := sys.stdin.readline()):
+        sys.exit(PARENT_GONE)
+    return json.loads(given)
+
+
 def main() -> None:
     """Does one job."""
-    given = sys.stdin.readline()
-    if not given:  # the parent ended before it could say what to do
-        sys.exit(PARENT_GONE)
-    order = json.loads(given)
+    order = hear()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     do = KINDS[order["kind"]]
     try:

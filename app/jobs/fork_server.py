@@ -30,7 +30,7 @@ from app.jobs import child
 
 LONGEST_ORDER = 2**20
 FILES = 4
-# What `ps -o comm` and `top` show of a job's process; of this one, the rest of the name of the program.
+# What `ps -o comm` and `top` show of a job's process, and of this one.
 JOB, SERVER = "portllm-job", "portllm-forks"
 
 
@@ -153,10 +153,9 @@ def _become(files: list[int]) -> None:
 
 def _learn_environment() -> None:
     """The first line: what is this job's alone was never the server's."""
-    if not (given := sys.stdin.readline()):
-        sys.exit(child.PARENT_GONE)
+    environment = child.hear()
     os.environ.clear()
-    os.environ.update(json.loads(given))
+    os.environ.update(environment)
     time.tzset()
 
 

@@ -191,8 +191,15 @@ def _log_complaints(process: subprocess.Popen[bytes]) -> None:
     assert process.stderr is not None  # noqa: S101  asked for
     with process.stderr as stream:
         for line in stream:
-            log.warning("%s", line.decode(errors="replace").rstrip()[:MAX_TEXT])
+            log_lines(line)
     process.wait()
+
+
+def log_lines(data: bytes) -> None:
+    """What another process wrote to its standard error, as lines of this one's log."""
+    for text in data.decode(errors="replace").splitlines():
+        if text.strip():
+            log.warning("%s", text[:MAX_TEXT])
 
 
 class Forked:

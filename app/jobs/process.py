@@ -10,10 +10,10 @@ from typing import Any
 
 from app.blobs.places import needs_s3
 from app.blobs.s3_client import CHAIN
-from app.jobs.launch import Launched, launch
+from app.jobs.launch import Launched, launch, log_lines
 
 GRACE_SECONDS = 5.0
-MAX_TEXT, LINES_BYTES = 2000, 2**16
+LINES_BYTES = 2**16
 # What a child may know of the environment: where Python and its libraries are, how many threads, which devices, nothing else.
 # What S3's client needs is added where an order names S3, and who is trusted with TLS where it names another hub.
 AUTHORITIES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -56,9 +56,9 @@ async def run(order: dict[str, Any], on_progress: Callable[[dict[str, Any]], Awa
         ChildError: it crashed or was killed.
         BusyError: it may succeed later.
     """
-    own = (CHAIN if needs_s3(order) else ()) + (AUTHORITIES if _needs_hub(order) else ())
+    names, modules = _needs(order)
     try:
-        process = await launch(_environment(PASSED_ON), _environment(own), _modules(order))
+        process = await launch(_environment(PASSED_ON), _environment(names), modules)
     except OSError as error:  # no room for a process, or for its files
         raise ChildError(str(error)) from error
     log.debug("process %s began", process.pid)
@@ -93,23 +93,24 @@ def _environment(names: Iterable[str]) -> dict[str, str]:
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
-def _modules(order: dict[str, Any]) -> list[str]:
-    """What takes long to import and is needed for an order: whatever computes, and an import, which looks at what it brings."""
-    found = ["app.core.tensor.arithmetic"] if "recipe" in order["order"] or order["kind"] == "import" else []
-    found += ["boto3", "botocore.config"] if needs_s3(order) else []
-    return found + (["app.jobs.bring", "app.jobs.pull"] if _needs_hub(order) else [])
-
-
-def _needs_hub(order: dict[str, Any]) -> bool:
-    return order["kind"] == "import" or order["order"].get("source", {}).get("kind") == "upstream"
+def _needs(order: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The variables that an order needs beside everybody's, and what takes long to import for it."""
+    names, modules, is_import = list[str](), list[str](), order["kind"] == "import"
+    if needs_s3(order):
+        names += CHAIN
+        modules += ["boto3", "botocore.config"]
+    if is_import or order["order"].get("source", {}).get("kind") == "upstream":
+        names += AUTHORITIES
+        modules += ["app.jobs.bring", "app.jobs.pull"]
+    if is_import or "recipe" in order["order"]:  # an import looks at the numbers that it brings
+        modules.append("app.core.tensor.arithmetic")
+    return names, modules
 
 
 async def _relay(stream: asyncio.StreamReader) -> None:
     """What a job's process complains of, as lines of this one's log, which know the job."""
     while line := await stream.read(LINES_BYTES):
-        for text in line.decode(errors="replace").splitlines():
-            if text.strip():
-                log.warning("%s", text[:MAX_TEXT])
+        log_lines(line)
 
 
 async def _end(process: Launched) -> None:

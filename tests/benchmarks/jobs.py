@@ -13,6 +13,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
 from app.jobs.queue import DbosQueue
+from app.settings import Settings
 from tests.benchmarks.harness import Options, print_machine, print_table, spread, verdict
 from tests.live.models import large_release
 from tests.live.service import until
@@ -35,7 +36,8 @@ def run(options: Options) -> None:
         fleet = Fleet(root, cluster.database(), root / "releases")
         # As a user has it, not as the tests do.
         fleet.settings |= {
-            "PORTLLM_WORKER_BEAT_SECONDS": "3", "PORTLLM_WORKER_TTL_SECONDS": str(TTL), "PORTLLM_JOB_POLL_SECONDS": "0.2",
+            "PORTLLM_WORKER_BEAT_SECONDS": "3", "PORTLLM_WORKER_TTL_SECONDS": str(TTL),
+            "PORTLLM_JOB_POLL_SECONDS": str(Settings.model_fields["job_poll_seconds"].default),
         }  # fmt: skip
         fleet.start()
         try:

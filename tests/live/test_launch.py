@@ -19,12 +19,12 @@ from app.jobs.launch import Forks, Launched, LaunchError
 from tests.live.models import large_release
 from tests.live.service import PATIENCE, job_processes, open_files, until
 
-Start = Callable[..., Awaitable[Launched]]
-python = launch._python
+Start = Callable[[], Awaitable[Launched]]
+Given = tuple[Forks, dict[str, str]]
 
 
 @pytest.fixture
-def forks(tmp_path: Path) -> Iterator[tuple[Forks, dict[str, str]]]:
+def forks(tmp_path: Path) -> Iterator[Given]:
     """One of the test's own, and what its jobs are given."""
     made = Forks()
     yield made, {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)}
@@ -32,16 +32,25 @@ def forks(tmp_path: Path) -> Iterator[tuple[Forks, dict[str, str]]]:
 
 
 @pytest.fixture(params=["forked", "executed"])
-def start(request: pytest.FixtureRequest, forks: tuple[Forks, dict[str, str]]) -> Start:
-    """Starts a process in one of the two ways; modules to import, and more of an environment."""
+def start(request: pytest.FixtureRequest, forks: Given) -> Start:
+    """Starts a process in one of the two ways."""
     server, common = forks
 
-    async def begin(*modules: str, **own: str) -> Launched:
-        if request.param == "forked":
-            return await server.fork(common, own, modules)
-        return await launch.execute({**common, **own})
+    async def begin() -> Launched:
+        return await (server.fork(common, {}, []) if request.param == "forked" else launch.execute(common))
 
     return begin
+
+
+@pytest.fixture
+def write_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Writes a module that the process that forks can import."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(name: str, text: str) -> None:
+        (tmp_path / f"{name}.py").write_text(text)
+
+    return write
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +151,7 @@ def test_a_job_that_nobody_waits_for(start: Start, order: bytes) -> None:
     asyncio.run(run())
 
 
-def test_a_job_knows_only_what_it_is_given(forks: tuple[Forks, dict[str, str]], order: bytes, long: Path, tmp_path: Path) -> None:
+def test_a_job_knows_only_what_it_is_given(forks: Given, order: bytes, long: Path, tmp_path: Path) -> None:
     """Neither the keys nor the files of jobs that run beside it; in /proc nobody's keys can be read."""
     server, common = forks
 
@@ -172,19 +181,17 @@ def test_a_job_knows_only_what_it_is_given(forks: tuple[Forks, dict[str, str]], 
     asyncio.run(run())
 
 
-def test_the_environment_of_a_job(forks: tuple[Forks, dict[str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_environment_of_a_job(forks: Given, write_module: Callable[[str, str], None]) -> None:
     """What was given to one job is its own: S3's client reads its keys from there."""
     server, common = forks
-    # The process that forks is this program with a module before ours, which tells what a job would read.
-    (tmp_path / "told.py").write_text("import json, os\ndef do(order, reporter):\n    return dict(os.environ)\n")
-    (tmp_path / "patched.py").write_text("import told\nfrom app.jobs import child\nchild.KINDS['environment'] = told.do\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    # A kind of job that tells what it reads there.
+    write_module("told", "import os\nfrom app.jobs import child\nchild.KINDS['environment'] = lambda *_: dict(os.environ)\n")
 
     async def run() -> None:
         seen = []
         for own in ({"AWS_PROFILE": "one"}, {}):
             lines, _, _ = await ended(
-                await server.fork(common, own, ["patched"]), b'{"kind": "environment", "order": {}}\n'
+                await server.fork(common, own, ["told"]), b'{"kind": "environment", "order": {}}\n'
             )  # fmt: skip
             seen.append(lines[-1]["result"])
         assert seen == [{**common, "AWS_PROFILE": "one"}, common]
@@ -192,13 +199,10 @@ def test_the_environment_of_a_job(forks: tuple[Forks, dict[str, str]], monkeypat
     asyncio.run(run())
 
 
-def test_a_job_that_is_cancelled_before_it_began(
-    forks: tuple[Forks, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_that_is_cancelled_before_it_began(forks: Given, tmp_path: Path, write_module: Callable[[str, str], None]) -> None:
     """While what it needs is imported: what is forked all the same ends at once, and nothing stays open."""
     server, common = forks
-    (tmp_path / "slow.py").write_text("import time\ntime.sleep(1)\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    write_module("slow", "import time\ntime.sleep(1)\n")
 
     async def run() -> None:
         process = await server.fork(common, {}, [])
@@ -218,9 +222,7 @@ def test_a_job_that_is_cancelled_before_it_began(
     asyncio.run(run())
 
 
-def test_the_process_that_forks_is_killed(
-    forks: tuple[Forks, dict[str, str]], order: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_process_that_forks_is_killed(forks: Given, order: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that runs goes on to its result, or ends when that is asked for; the next job has another to be forked from."""
     server, common = forks
     monkeypatch.setattr(launch, "_FORKS", server)
@@ -245,13 +247,10 @@ def test_the_process_that_forks_is_killed(
     until(lambda: not job_processes(tmp_path), 5)
 
 
-def test_there_is_no_room_for_a_process(
-    forks: tuple[Forks, dict[str, str]], order: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_there_is_no_room_for_a_process(forks: Given, order: bytes, write_module: Callable[[str, str], None]) -> None:
     """It is said, and those that run go on."""
     server, common = forks
-    (tmp_path / "full.py").write_text("import os\ndef fork():\n    raise OSError(11, 'no room')\nos.fork = fork\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    write_module("full", "import os\ndef fork():\n    raise OSError(11, 'no room')\nos.fork = fork\n")
 
     async def run() -> None:
         going = await server.fork(common, {}, [])
@@ -264,13 +263,12 @@ def test_there_is_no_room_for_a_process(
     asyncio.run(run())
 
 
-def test_the_process_that_forks_cannot_be_had(
-    forks: tuple[Forks, dict[str, str]], order: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_process_that_forks_cannot_be_had(forks: Given, order: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job is executed; nothing stays open."""
     server, common = forks
     monkeypatch.setattr(launch, "_FORKS", server)
-    monkeypatch.setattr(launch, "_python", lambda module, *rest: python(module, *rest) if not rest else ["/bin/false"])
+    python = launch._python
+    monkeypatch.setattr(launch, "_python", lambda module, *rest: ["/bin/false"] if rest else python(module))
     before = len(open_files(os.getpid()))
 
     async def run() -> None:
@@ -284,7 +282,7 @@ def test_the_process_that_forks_cannot_be_had(
 
 
 def test_the_process_that_forks_does_not_answer(
-    forks: tuple[Forks, dict[str, str]], order: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    forks: Given, order: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What runs can be ended all the same; the next job is executed, and the one after it is forked again."""
     server, common = forks
@@ -310,13 +308,10 @@ def test_the_process_that_forks_does_not_answer(
     asyncio.run(run())
 
 
-def test_an_import_that_fails_once(
-    forks: tuple[Forks, dict[str, str]], order: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_import_that_fails_once(forks: Given, order: bytes, tmp_path: Path, write_module: Callable[[str, str], None]) -> None:
     """It is that job's trouble: the next is forked from another process; what ran before tells how it ended."""
     server, common = forks
-    (tmp_path / "torn.py").write_text("raise OSError(24, 'Too many open files')\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    write_module("torn", "raise OSError(24, 'Too many open files')\n")
 
     async def run() -> None:
         before = await server.fork(common, {}, [])

@@ -8,7 +8,7 @@ from pathlib import Path
 from app.core.errors import CoreError
 
 MODULE = "model.layers.0.self_attn.q_proj"
-PATIENCE = 6.0
+PATIENCE = 6.0  # seconds of processor time that an attack may cost, on a busy machine too
 
 Refusal = Callable[[Path, Path], CoreError]
 
