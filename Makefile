@@ -5,12 +5,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Nothing but what the lock names, byte for byte; and no source archive, whose build would fetch tools that no lock names.
-LOCKED := $(PIP) --no-deps --only-binary :all: --require-hashes
 TORCH := $(shell grep -o '^torch==[^ ]*' requirements/torch.txt)
-UV := uv==0.13.9
+UV := $(VENV)/uv/bin/uv
+# Nothing but what the lock names, byte for byte; and no source archive, whose build would fetch tools that no lock names.
+BY_HASH := --no-deps --only-binary :all: --require-hashes
+# uv takes a tenth of pip's time. It knows nothing of pip's configuration: where it finds no index, pip installs the same lock.
+locked = $(UV) pip install --quiet --python $(BIN)/python $(BY_HASH) -r $(1) || $(PIP) $(BY_HASH) -r $(1)
 
-.PHONY: quickstart test check again lint audit sbom lock soak fuzz clients bench clean
+# Installed without bytecode, most of which nobody would read: Python writes it when a module is first imported, if it may.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: quickstart test check again lint ruff mypy contracts audit sbom lock soak fuzz clients bench clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/portllm quickstart $(QUICKSTART)
@@ -20,7 +25,9 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST) || \
 	{ code=$$?; mkdir -p .pytest_cache; echo $$code > .pytest_cache/ended; exit $$code; }
 
-check: lint audit test
+check:
+	$(MAKE) --jobs=4 --output-sync=target --no-print-directory lint audit
+	$(MAKE) --no-print-directory test
 
 # What failed in the last run, alone and once more: three tests at most, so that no change which breaks things passes here, and
 # only where all tests were run (1), not after an end in the middle.
@@ -29,10 +36,16 @@ again: $(VENV)/.installed-test
 	test "$$(grep -c '": true' .pytest_cache/v/cache/lastfailed)" -le 3
 	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
-lint: $(VENV)/.installed-test
+lint: ruff mypy contracts
+
+ruff: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+mypy: $(VENV)/.installed-test
 	$(BIN)/mypy
+
+contracts: $(VENV)/.installed-test
 	$(BIN)/lint-imports
 
 # Licences of what is installed, and known vulnerabilities of what is locked.
@@ -44,10 +57,8 @@ sbom: $(VENV)/.installed-test
 	$(BIN)/python docker/sbom.py build/sbom.cdx.json
 
 # LOCK=--upgrade takes the newest of everything, LOCK='--upgrade-package NAME' of one; without, only what pyproject.toml wants changes.
-lock:
-	$(PYTHON) -m venv $(VENV)/lock
-	$(VENV)/lock/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: $(UV)
-	$(VENV)/lock/bin/python requirements/lock.py $(VENV)/lock/bin/uv $(LOCK)
+lock: $(UV)
+	$(BIN)/python requirements/lock.py $(UV) $(LOCK)
 
 soak: $(VENV)/.installed-test
 	PORTLLM_SOAK_ROUNDS=50 $(BIN)/python -m pytest tests/faults
@@ -68,17 +79,21 @@ bench: $(VENV)/.installed-test
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
+$(UV): $(VENV)/bin/python requirements/uv.txt
+	$(PIP) $(BY_HASH) --target $(VENV)/uv --upgrade -r requirements/uv.txt
+	touch $@
+
 # torch after all else that it needs: then nothing but torch and the libraries of its CUDA builds comes unchecked. By its exact
 # version, for an open range would fetch the newest build. Which files that is, the index decides (a CPU build, one for a CUDA version).
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml requirements/runtime.txt requirements/torch.txt
-	$(LOCKED) -r requirements/runtime.txt
-	$(if $(TORCH_HASHES),$(LOCKED) -r requirements/torch.txt,$(PIP) "$(TORCH)" $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)))
+$(VENV)/.installed: $(UV) pyproject.toml requirements/runtime.txt requirements/torch.txt
+	$(call locked,requirements/runtime.txt)
+	$(if $(TORCH_HASHES),$(call locked,requirements/torch.txt),$(PIP) --no-compile "$(TORCH)" $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)))
 	$(PIP) --no-deps --no-build-isolation -e .
 	$(BIN)/python -m pip check
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed requirements/test.txt
-	$(LOCKED) --no-compile -r requirements/test.txt
+	$(call locked,requirements/test.txt)
 	$(BIN)/python -m pip check
 	touch $@
 

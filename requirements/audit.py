@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LOCKS = ("runtime", "torch", "test")
+LOCKS = ("runtime", "torch", "test", "uv")
 OURSELVES = "portllm-registry"
 AUDIT_SECONDS = 180
 

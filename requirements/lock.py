@@ -9,6 +9,7 @@ torch.txt    torch and what only its CUDA builds need: the files of the default 
              so this lock is checked only by those who ask for it (README.md)
 sbom.txt     what writes the image's bill of materials; never in the image
 test.txt     what tests and checks need beside runtime.txt
+uv.txt       what installs the others
 """
 
 import re
@@ -19,7 +20,7 @@ import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).parent
-LOCKS = ("runtime", "torch", "sbom", "test")
+LOCKS = ("runtime", "torch", "sbom", "test", "uv")
 # What torch.txt holds. What only a CUDA build needs and is called otherwise lands in runtime.txt, where a review sees it.
 TORCH = re.compile(r"(torch|triton|cuda-.+|nvidia-.+)==")
 ENTRY = re.compile(r"^(?=[A-Za-z0-9])", re.MULTILINE)
@@ -62,15 +63,17 @@ def main(uv: str, *options: str) -> None:
     for name in LOCKS:
         file = HERE / f"{name}.txt"
         kept |= entries(file.read_text()) if file.exists() else {}
-    everything = compiled(uv, "".join(kept.values()), [*needed, *extras["test"], *extras["sbom"]], *options)
+    everything = compiled(uv, "".join(kept.values()), [*needed, *extras["test"], *extras["sbom"], "uv"], *options)
     pins = "".join(everything.values())
     runtime = compiled(uv, pins, needed).keys()
     torch = {name for name, entry in everything.items() if TORCH.match(entry)}
+    tool = compiled(uv, pins, ["uv"]).keys()
     names = {
         "runtime": runtime - torch,
         "torch": torch,
         "sbom": compiled(uv, pins, extras["sbom"]).keys(),
-        "test": everything.keys() - runtime,
+        "test": everything.keys() - runtime - tool,
+        "uv": tool,
     }
     for name in LOCKS:
         (HERE / f"{name}.txt").write_text("".join(everything[package] for package in sorted(names[name])))

@@ -12,7 +12,7 @@ from packaging.version import Version
 from requirements.audit import is_allowed, refusal
 
 ROOT = Path(__file__).parents[2]
-LOCKS = ("runtime", "torch", "sbom", "test")
+LOCKS = ("runtime", "torch", "sbom", "test", "uv")
 ENTRY = re.compile(r"([a-z0-9-]+)==(\S+)( ; [^\\\n]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n")
 TOLD = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -44,10 +44,11 @@ def test_locks_hold_what_is_wanted() -> None:
 
 def test_a_package_has_one_version() -> None:
     """In all locks; and what is installed one after the other is named once."""
-    runtime, torch, sbom, test = map(pins, LOCKS)
+    runtime, torch, sbom, test, uv = map(pins, LOCKS)
     everything = runtime | torch | test
     assert len(everything) == len(runtime) + len(torch) + len(test)
     assert sbom.items() <= everything.items()
+    assert list(uv) == ["uv"]
 
 
 def test_what_only_torch_needs_is_apart() -> None:
@@ -60,9 +61,11 @@ def test_what_only_torch_needs_is_apart() -> None:
 def test_installs_check_hashes() -> None:
     """Makefile and Dockerfile install locks by hash alone and without source archives; what they do not check is torch."""
     makefile, dockerfile = (ROOT / "Makefile").read_text(), (ROOT / "docker/Dockerfile").read_text()
-    assert "LOCKED := $(PIP) --no-deps --only-binary :all: --require-hashes\n" in makefile
-    for line in re.findall(r"^.*-r requirements/.*$", makefile, re.MULTILINE):
-        assert "$(LOCKED) " in line
+    assert "BY_HASH := --no-deps --only-binary :all: --require-hashes\n" in makefile
+    installs = re.findall(r"^.* -r .*$", makefile, re.MULTILINE)
+    assert len(installs) == 2
+    assert all(line.count("$(BY_HASH)") == line.count(" -r ") for line in installs)
+    assert all(f"$(call locked,requirements/{name}.txt)" in makefile for name in ("runtime", "torch", "test"))
     assert " PIP_ONLY_BINARY=:all: " in dockerfile
     installs = re.findall(r"pip install.*", dockerfile)
     assert len(installs) == 5
