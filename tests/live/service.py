@@ -32,11 +32,15 @@ Value = TypeVar("Value")
 
 
 def until(ask: Callable[[], Value], seconds: float = 60, every: float = 0.05) -> Value:
-    """Asks again and again until the answer is true, and returns it; fails after `seconds`, on a busy machine later."""
-    deadline = time.monotonic() + seconds * PATIENCE
+    """Asks again and again until the answer is true, and returns it; fails after `seconds`, on a busy machine later.
+
+    First after `every` seconds, then after a tenth of what it has waited: to be asked costs those who have work to do.
+    """
+    begun = time.monotonic()
     while not (answer := ask()):
-        assert time.monotonic() < deadline, f"not within {seconds * PATIENCE} s: {getattr(ask, '__doc__', None) or ask}"
-        time.sleep(every)
+        waited = time.monotonic() - begun
+        assert waited < seconds * PATIENCE, f"not within {seconds * PATIENCE} s: {getattr(ask, '__doc__', None) or ask}"
+        time.sleep(max(every, min(waited / 10, 1)))
     return answer
 
 

@@ -33,7 +33,9 @@ from app.main import create_app
 from app.runtime import Runtime
 from app.settings import Settings
 from tests.registry.uploading import announced, send
+from tests.support import statements
 
+statements.share()
 API = "/api/v1"
 _numbers = itertools.count(1)
 
@@ -109,7 +111,7 @@ class Service:
         self.data, self.place = root / "data", root / "place"
         self.place.mkdir(parents=True)
         # Tests make hundreds of requests without a token, all from one address.
-        bounds = {"rate_limit_failures": "", **settings}
+        bounds = {"rate_limit_failures": "", "warm": False, **settings}
         self.settings = Settings(jobs=False, data=self.data, allow_roots=[models, self.place], **bounds)
         self.app = create_app(self.settings)
         self.app.state.backend.job_queue = NoJobs  # also on PostgreSQL: this class does what workers would

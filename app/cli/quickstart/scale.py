@@ -115,8 +115,8 @@ class Scale:
             patch_rank=8,
             patch_alpha=16,
             patch_steps=120,
-            patch_batch=16,
-            patch_lr=4e-3,
+            patch_batch=8,
+            patch_lr=6e-3,
             snippet_chars=160,
             heldout_examples=120,
         )
