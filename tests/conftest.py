@@ -15,13 +15,21 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # What is imported for the tests stays to the end: the collector looks at it neither meanwhile nor afterwards.
 gc.disable()
 
-# Files whose tests start many processes take longest: begun first, so that none is left at the end with a core to itself.
+# Files whose tests start many processes take longest, and wait more than they compute.
 LONG = ("faults", "quickstart", "clients_matrix", "image", "s3", "workers", "live", "hub", "cli")
+LONG_SHARE = 0.8
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps the order within a file, which is what is handed out."""
-    items.sort(key=_rank)
+    """Keeps the order within a file, which is what is handed out: long files among short ones, so that somebody always computes
+    where others wait, and the last long one well before the end, so that none has a core to itself.
+    """
+    files = list(dict.fromkeys(item.path for item in items))
+    long = sorted((path for path in files if _rank(path) < len(LONG)), key=_rank)
+    short = [path for path in files if _rank(path) == len(LONG)]
+    places = {path: number / len(long) * LONG_SHARE for number, path in enumerate(long)}
+    places |= {path: number / len(short) for number, path in enumerate(short)}
+    items.sort(key=lambda item: places[item.path])
 
 
 def pytest_collection_finish() -> None:
@@ -29,8 +37,8 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-def _rank(item: pytest.Item) -> int:
-    folder = item.path.relative_to(Path(__file__).parent).parts[0]
+def _rank(path: Path) -> int:
+    folder = path.relative_to(Path(__file__).parent).parts[0]
     return LONG.index(folder) if folder in LONG else len(LONG)
 
 
