@@ -14,7 +14,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
-from dbos import DBOS, DBOSConfig
+from dbos import DBOS, DBOSConfig, Queue
+from dbos._sys_db import SystemDatabase
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from app.core.errors import CoreError
@@ -33,6 +34,7 @@ from app.services.workers import CPU
 EXECUTOR = "local"
 # DBOS's thread that looks for jobs, as Python names it after its function; a DBOS without it is never ready, and tests say so.
 LISTENER = "(queue_thread)"
+STORED_QUEUE = SystemDatabase.get_queue
 ATTEMPTS = 3
 # Starts of one job over its life. A job that breaks its own process is given up after `ATTEMPTS`; what counts here is the
 # end of whole workers, in peace (a rolling restart) or not.
@@ -55,7 +57,7 @@ class Engine:
         begin: opens a unit of work.
         read: opens one that only reads.
         concurrency: how many jobs at once.
-        poll_seconds: how often it looks for jobs. The engine keeps both with the class: all its workers take the last one's.
+        poll_seconds: how often it looks for jobs.
         class_name: the class whose jobs are run.
         presence: of a worker among others; None for a service that has its database to itself.
         device: where jobs compute merged bytes, by its name for torch.
@@ -83,6 +85,7 @@ class Engine:
         DBOS(config=config)
         self._register()
         DBOS.listen_queues([self._class])
+        self._keep_own_limits()
         DBOS.launch()
         DBOS.register_queue(
             self._class, worker_concurrency=self._concurrency, polling_interval_sec=self._poll_seconds,
@@ -90,6 +93,19 @@ class Engine:
         )  # fmt: skip
         if self._presence:
             self._presence.start()
+
+    def _keep_own_limits(self) -> None:
+        """Has DBOS go by what this process was told. It keeps the limits of a queue in one row for all workers: whatever the last
+        to start was told, of them all, and at a start what the row said before.
+        """
+
+        def get_queue(database: SystemDatabase, name: str, **more: Any) -> Queue | None:
+            queue = STORED_QUEUE(database, name, **more)
+            if queue is not None and name == self._class:
+                queue._worker_concurrency, queue._polling_interval_sec = self._concurrency, self._poll_seconds
+            return queue
+
+        SystemDatabase.get_queue = get_queue
 
     def doing(self) -> list[Doing]:
         """The jobs that run now."""
