@@ -15,7 +15,7 @@ locked = $(UV) pip install --quiet --python $(BIN)/python $(BY_HASH) -r $(1) || 
 # Installed without bytecode, most of which nobody would read: Python writes it when a module is first imported, if it may.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test check again lint ruff mypy contracts collect audit sbom lock soak fuzz clients bench clean
+.PHONY: quickstart test check again lint ruff mypy contracts compiled audit sbom lock soak fuzz clients bench clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/portllm quickstart $(QUICKSTART)
@@ -26,7 +26,7 @@ test: $(VENV)/.installed-test
 	{ code=$$?; mkdir -p .pytest_cache; echo $$code > .pytest_cache/ended; exit $$code; }
 
 check:
-	$(MAKE) --jobs=4 --output-sync=target --no-print-directory lint audit collect
+	$(MAKE) --jobs=4 --output-sync=target --no-print-directory lint audit compiled
 	$(MAKE) --no-print-directory test
 
 # What failed in the last run, alone and once more: three tests at most, so that no change which breaks things passes here, and
@@ -48,9 +48,9 @@ mypy: $(VENV)/.installed-test
 contracts: $(VENV)/.installed-test
 	$(BIN)/lint-imports
 
-# Imports everything once: the processes that run the tests would otherwise compile it side by side, each for itself.
-collect: $(VENV)/.installed-test
-	$(BIN)/python -m pytest --collect-only -qq > /dev/null
+# Imports the largest libraries once: the processes that run the tests would otherwise compile them side by side.
+compiled: $(VENV)/.installed-test
+	$(BIN)/python -c "import tests.support.models"
 
 # Licences of what is installed, and known vulnerabilities of what is locked.
 audit: $(VENV)/.installed-test
