@@ -135,7 +135,9 @@ def _skewed(seconds: int) -> dict[str, str]:
     library = next(Path(found.origin).parent.rglob("libfaketime.so.1"), None) if found and found.origin else None
     if library is None:
         pytest.skip("needs the package libfaketime, of the test extra")
+    # No worker here is silent on purpose before one is killed, and two seconds without a word are not rare on a busy machine.
     return {
+        "PORTLLM_WORKER_TTL_SECONDS": "8",
         "LD_PRELOAD": str(library), "FAKETIME": f"{seconds:+}", "DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "NO_FAKE_STAT": "1",
     }  # fmt: skip
