@@ -57,8 +57,7 @@ class Settings(BaseSettings):
         metrics_token: what clients from elsewhere send for /metrics; without it, it answers this machine alone.
         jobs: whether this process runs jobs; by default only on SQLite, where no worker can.
         job_concurrency: how many jobs run at once.
-        job_poll_seconds: how often a worker looks for jobs; four small statements each time. All workers of a class take what the
-            one that started last was told, from their next look on.
+        job_poll_seconds: how often a worker looks for jobs; four small statements each time.
         worker_beat_seconds: how often a worker says that it lives.
         worker_ttl_seconds: how long after its last sign of life its jobs are given to another.
         merged_reads: how many merged files may be streamed at once; 0 leaves all of them to workers.

@@ -7,7 +7,7 @@ of its own, and what is compiled belongs to an engine and its dialect: a fifth o
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import URL, Engine, make_url
+from sqlalchemy import URL, Engine
 from sqlalchemy.engine import Dialect
 from sqlalchemy.util import LRUCache
 
@@ -26,7 +26,7 @@ def _sharing(create: Callable[..., Engine]) -> Callable[..., Engine]:
     def create_engine(url: str | URL, **options: Any) -> Engine:
         engine = create(url, **options)
         # The dialect is a part of each statement's key; it knows nothing of a database but what all of one kind have in common.
-        engine.dialect = _dialects.setdefault(f"{make_url(url).drivername} {options.get('isolation_level')}", engine.dialect)
+        engine.dialect = _dialects.setdefault(f"{engine.url.drivername} {options.get('isolation_level')}", engine.dialect)
         engine.update_execution_options(compiled_cache=COMPILED)
         return engine
 
