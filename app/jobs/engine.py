@@ -14,8 +14,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
-from dbos import DBOS, DBOSConfig, Queue
-from dbos._sys_db import SystemDatabase
+from dbos import DBOS, DBOSConfig, Queue, _sys_db
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from app.core.errors import CoreError
@@ -34,7 +33,7 @@ from app.services.workers import CPU
 EXECUTOR = "local"
 # DBOS's thread that looks for jobs, as Python names it after its function; a DBOS without it is never ready, and tests say so.
 LISTENER = "(queue_thread)"
-STORED_QUEUE = SystemDatabase.get_queue
+STORED_QUEUE = _sys_db.queue_from_db_row
 ATTEMPTS = 3
 # Starts of one job over its life. A job that breaks its own process is given up after `ATTEMPTS`; what counts here is the
 # end of whole workers, in peace (a rolling restart) or not.
@@ -99,13 +98,13 @@ class Engine:
         to start was told, of them all, and at a start what the row said before.
         """
 
-        def get_queue(database: SystemDatabase, name: str, **more: Any) -> Queue | None:
-            queue = STORED_QUEUE(database, name, **more)
-            if queue is not None and name == self._class:
+        def queue_from_db_row(row: Any, **more: Any) -> Queue:
+            queue = STORED_QUEUE(row, **more)
+            if queue.name == self._class:
                 queue._worker_concurrency, queue._polling_interval_sec = self._concurrency, self._poll_seconds
             return queue
 
-        SystemDatabase.get_queue = get_queue
+        _sys_db.queue_from_db_row = queue_from_db_row
 
     def doing(self) -> list[Doing]:
         """The jobs that run now."""
