@@ -64,7 +64,7 @@ class Runtime:
 
     def __init__(self, settings: Settings, merges: bool = True) -> None:
         self.settings, self._merges = settings, merges
-        self.pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="merge")
+        self.pool = ThreadPoolExecutor(arithmetic.threads(), thread_name_prefix="merge")
         self._turns = Turns()
         self._places = Places(settings.merged_reads, settings.merged_reads_of_one)
         self.admin_token: str | None = None

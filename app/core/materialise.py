@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from app.core import arithmetic
 from app.core.disk import sync
 from app.core.errors import OutputError
 from app.core.stream import PIECE_BYTES, Merger, Piece
@@ -34,7 +35,7 @@ def write_model(
         merger: what to write.
         target: must not exist, or be an empty directory; it appears in one rename.
         progress: where given, told how many more bytes were written.
-        threads: defaults to the number of cores.
+        threads: as many as are fastest by default, at most one for each core.
         synced: everything is on the disk before the directory appears, so that it is whole even after a power failure;
             otherwise the operating system writes it out when it likes, as after `cp` or PEFT's `save_pretrained`.
 
@@ -47,7 +48,7 @@ def write_model(
     needed, free = merger.plan.total_bytes, shutil.disk_usage(target.parent).free
     if needed > free:
         raise OutputError("output.no_space", path=str(target), needed=needed, free=free)
-    count = threads or os.cpu_count() or 1
+    count = threads or arithmetic.threads()
     with _staging(target) as staging, ThreadPoolExecutor(count, thread_name_prefix="merge") as pool:
         try:
             for path in merger.plan.files:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -143,7 +142,7 @@ def _open_merger(order: dict[str, Any], base: Source) -> Iterator[Merger]:
 
 def _digest_files(merger: Merger, plan: MergePlan, report: Report) -> dict[str, str]:
     digests = {}
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(arithmetic.threads()) as pool:
         for path, file in plan.files.items():
             if file.carried_from:
                 report(file.size)

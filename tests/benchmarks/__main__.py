@@ -20,6 +20,7 @@ BENCHMARKS = {
     "api_load": "requests/s and latencies with 100,000 patches in PostgreSQL, beside MLflow's model registry",
     "s3_materialise": "a merged model written inside S3, against download, merge and upload of the same",
     "hub_push": "a patch of 1 GiB pushed by a stock huggingface_hub, by Xet and by LFS, and the memory of the service",
+    "accelerator": "one sha256, and GB/s, on the CPU and on the accelerator of this machine",
     "reproducibility": "one sha256 under 1 and 2 threads, several block sizes and instruction sets",
 }
 

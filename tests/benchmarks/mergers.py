@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from app.core.adapter import WEIGHTS_FILE
-from app.core.arithmetic import load
+from app.core.arithmetic import Arithmetic, load
 from app.core.checkpoint import read_checkpoint
 from app.core.deltas import resolve
 from app.core.local import open_directory
@@ -16,10 +16,10 @@ from tests.benchmarks.model import Model
 
 
 @contextmanager
-def mergers(model: Model) -> Iterator[Callable[[int], Merger]]:
+def mergers(model: Model, computing: Arithmetic | None = None) -> Iterator[Callable[[int], Merger]]:
     """Yields a function from the elements of a block to a merger that has computed nothing yet."""
     with open_directory(model.base) as base, open_directory(model.patch) as patch:
         checkpoint, opened = read_checkpoint(base.source, base.files), read_patch(patch.source, patch.files)
         plan = make_plan(checkpoint, resolve(opened.config, opened.factors, checkpoint), Recipe(), opened.files)
         sources = {"base": base.source, "patch": patch.source}
-        yield lambda elements: Merger(plan, sources, WEIGHTS_FILE, opened.header.data_start, load(), elements)
+        yield lambda elements: Merger(plan, sources, WEIGHTS_FILE, opened.header.data_start, computing or load(), elements)

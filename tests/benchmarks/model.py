@@ -68,6 +68,18 @@ def attention_patch(model: Model) -> Path:
     return target
 
 
+def strong_patch(model: Model) -> Path:
+    """A copy of a model's patch whose delta is as large as the weights, not a hundredth of them."""
+    target = model.base.with_name("patch-strong")
+    if not target.is_dir():
+        staging = target.with_name("patch-strong.partial")
+        shutil.copytree(model.patch, staging, dirs_exist_ok=True)
+        config = json.loads((staging / "adapter_config.json").read_text())
+        (staging / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 100 * config["lora_alpha"]}))
+        staging.rename(target)
+    return target
+
+
 def build(work: Path, shape: Shape) -> Model:
     """The model of a shape, from `work` where it was built before."""
     target = work / shape.name

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import httpx
 import pytest
 
+from app.core.arithmetic import best_device
 from app.core.local import merge
 from app.core.recipe import Recipe
 from app.domain.signing import sign_read
@@ -154,7 +155,7 @@ def test_what_a_worker_says_of_itself(reads: Reads) -> None:
     ready = httpx.get(f"{reads.url}/readyz").json()
     assert (ready["status"], ready["parts"].keys()) == ("ok", {"database", "blobs", "jobs"})
     about = httpx.get(f"{reads.url}/about").json()
-    assert (about["id"], about["class_name"], about["device"]) == (reads.worker.id, "cpu", "cpu")
+    assert (about["id"], about["class_name"], about["device"]) == (reads.worker.id, "cpu", best_device().name)
     for path in ("/docs", "/openapi.json", "/api/v1/ports"):
         refused(httpx.get(reads.url + path), 404, "request.route")
 

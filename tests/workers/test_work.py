@@ -11,6 +11,7 @@ import httpx
 import pytest
 import torch
 
+from app.core.arithmetic import best_device
 from tests.live.models import large_release
 from tests.live.service import invoke, run, until
 from tests.registry.service import refused
@@ -76,11 +77,10 @@ def test_cancel_reaches_every_worker(fleet: Fleet, client: httpx.Client) -> None
         doing = {j for w in client.get("/workers").json()["items"] if w["alive"] for j in w["jobs"]}
         assert doing == set(jobs)
         (url,) = (w["url"] for w in client.get("/workers").json()["items"] if w["id"] == workers[0].id)
-        until(lambda: re.search(r'portllm_worker_job_done_bytes{kind="ingest"} [1-9]', httpx.get(f"{url}/metrics").text))
-        # The workers of the test before count until they have been silent for long.
-        told = until(lambda: text if LIVE in (text := httpx.get(f"{url}/metrics").text) else "")
+        done = re.compile(r'portllm_worker_job_done_bytes{kind="ingest"} [1-9]')
+        told = until(lambda: text if done.search(text := httpx.get(f"{url}/metrics").text) else "")
         assert 'portllm_worker_jobs{kind="ingest"} 1.0' in told
-        assert 'portllm_worker_info{class="cpu",device="cpu"' in told
+        assert f'portllm_worker_info{{class="cpu",device="{best_device().name}"' in told
         assert jobs[0] not in told
         table = invoke("workers", **fleet.variables(), COLUMNS="250").stdout
         assert all(text in table for text in (*doing, workers[0].id, workers[1].id, "yes"))
@@ -89,6 +89,8 @@ def test_cancel_reaches_every_worker(fleet: Fleet, client: httpx.Client) -> None
         until(lambda: not workers[0].jobs() and not workers[1].jobs(), 15)
         assert {state(client, job) for job in jobs} == {"cancelled"}
         assert all(worker.process.poll() is None for worker in workers)
+        # The workers of the test before count until they have been silent for long.
+        until(lambda: LIVE in httpx.get(f"{url}/metrics").text)
 
 
 def test_retry(fleet: Fleet, client: httpx.Client) -> None:

@@ -10,6 +10,7 @@ instruction sets give the same bytes. `.to` of a half type goes through float32,
 import math
 import threading
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -22,6 +23,7 @@ ALIGNMENT = 64
 # the end: half a unit there is 2^103 or more. float16 ends at 65504, which ordinary numbers can pass.
 REACH = {"F16": 0, "BF16": 1, "F32": 2, "F64": 3}
 HARMLESS_DELTA = 2.0**100
+SHAPES = 64  # of blocks, for which a thread keeps its views
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,17 @@ class LoadedDelta:
     a: torch.Tensor
     b: torch.Tensor
     bound: float
+
+
+class Scratch(NamedTuple):
+    """Where a thread computes blocks of one shape, in float64: `total` (rows * columns), the same as a `matrix` (rows, columns),
+    and `product` (rows, columns). Views are kept because every call of torch waits for the interpreter's lock, beside other
+    threads longer than it takes.
+    """
+
+    total: torch.Tensor
+    matrix: torch.Tensor
+    product: torch.Tensor
 
 
 class TorchArithmetic:
@@ -65,21 +78,26 @@ class TorchArithmetic:
     def merge_block(
         self, weight: Buffer, dtype: str, delta: LoadedDelta | None, block: Block, out: memoryview, out_dtype: str
     ) -> int:
-        total = self._sum(weight, dtype, delta, block)[0]
-        target = torch.frombuffer(out, dtype=DTYPES[out_dtype]).view(block.rows, block.columns)
-        # Rounded before it leaves the device: half the traffic, and `copy_` between devices need not know how.
-        target.copy_(total if self._is_host else total.to(target.dtype))
+        total = self._sum(_view(weight, dtype), delta, block).total
+        target = _view(out, out_dtype)
+        if self._is_host:
+            rounded = target.copy_(total)
+        else:
+            # Rounded before it leaves the device: a half or a quarter of the traffic.
+            rounded = total.to(target.dtype)
+            target.copy_(rounded)
         grows = delta is not None and delta.bound >= HARMLESS_DELTA
         if REACH[dtype] <= REACH[out_dtype] and out_dtype != "F16" and not grows:
             return 0
-        return _overflow(target, total)
+        return _overflow(rounded, total)
 
     def fidelity(self, weight: Buffer, dtype: str, delta: LoadedDelta, block: Block, out_dtype: str) -> tuple[Moments, int]:
-        total, product = self._sum(weight, dtype, delta, block)
-        kept = total.to(DTYPES[out_dtype]).double()
-        overflow = _overflow(kept, total)
-        kept.sub_(_view(weight, dtype).view(block.rows, block.columns).to(self._device))
-        return _moments(kept.flatten(), product.flatten()), overflow
+        stored = _view(weight, dtype)
+        held = self._sum(stored, delta, block)
+        kept = held.total.to(DTYPES[out_dtype]).double()
+        overflow = _overflow(kept, held.total)
+        kept.sub_(stored.to(self._device))
+        return _moments(kept, held.product.flatten()), overflow
 
     def compare(self, x: bytearray, x_dtype: str, y: bytearray, y_dtype: str) -> Moments:
         self._one_thread()
@@ -89,24 +107,33 @@ class TorchArithmetic:
         self._one_thread()
         return int((~torch.isfinite(_view(data, dtype))).sum())
 
-    def _sum(self, weight: Buffer, dtype: str, delta: LoadedDelta | None, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
+    def _sum(self, stored: torch.Tensor, delta: LoadedDelta | None, block: Block) -> Scratch:
         """float64(W) + D and D, both in this thread's scratch space: valid until its next call."""
         self._one_thread()
-        total, product = self._scratch(block.rows, block.columns)
-        total.copy_(_view(weight, dtype).view(block.rows, block.columns))
+        held = self._scratch(block.rows, block.columns)
+        # Widened where it is computed: `copy_` from the host would send float64.
+        held.total.copy_(stored if self._is_host else stored.to(self._device))
         if delta is None:
-            return total, product
+            return held
         a, b = delta.a, delta.b[block.row : block.row + block.rows]
         if block.columns != a.shape[1]:
             a = a[:, block.column : block.column + block.columns].contiguous()
-        torch.mm(b if b.data_ptr() % ALIGNMENT == 0 else b.clone(), a, out=product)
-        return total.add_(product), product
+        torch.mm(b if b.data_ptr() % ALIGNMENT == 0 else b.clone(), a, out=held.product)
+        held.matrix.add_(held.product)
+        return held
 
-    def _scratch(self, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-        held: torch.Tensor | None = getattr(self._local, "scratch", None)
-        if held is None or held.shape[1] < rows * columns:
-            held = self._local.scratch = torch.empty(2, _rounded(rows * columns), dtype=torch.float64, device=self._device)
-        return held[0, : rows * columns].view(rows, columns), held[1, : rows * columns].view(rows, columns)
+    def _scratch(self, rows: int, columns: int) -> Scratch:
+        shapes: dict[tuple[int, int], Scratch] = self._local.shapes
+        if (rows, columns) not in shapes:
+            space: torch.Tensor = self._local.space
+            if space.shape[1] < rows * columns:
+                space = self._local.space = torch.empty(2, _rounded(rows * columns), dtype=torch.float64, device=self._device)
+                shapes.clear()
+            if len(shapes) >= SHAPES:
+                shapes.clear()
+            total, product = space[:, : rows * columns]
+            shapes[rows, columns] = Scratch(total, total.view(rows, columns), product.view(rows, columns))
+        return shapes[rows, columns]
 
     @property
     def _is_host(self) -> bool:
@@ -114,9 +141,14 @@ class TorchArithmetic:
 
     def _one_thread(self) -> None:
         # The setting belongs to the thread that makes it; blocks run in parallel, so each needs just one.
-        if not getattr(self._local, "limited", False):
-            torch.set_num_threads(1)
-            self._local.limited = True
+        if getattr(self._local, "limited", False):
+            return
+        torch.set_num_threads(1)
+        if not self._is_host:
+            # Else all threads' copies and products wait for each other in one queue of the device.
+            torch.cuda.set_stream(torch.cuda.Stream(self._device))
+        self._local.limited, self._local.shapes = True, {}
+        self._local.space = torch.empty(2, 0, dtype=torch.float64, device=self._device)
 
 
 def best_device() -> tuple[str, str, int] | None:
