@@ -37,6 +37,8 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if SERVICE not in stash:
         root = tmp_path_factory.mktemp("service")
         (root / "releases").mkdir()
-        stash[SERVICE] = Service(root, models, root / "releases", PORTLLM_MERGED_READS="4", **SECRETS).start()
+        # What its jobs know is looked at: their parent is started as for users.
+        started = Service(root, models, root / "releases", ahead=False, PORTLLM_MERGED_READS="4", **SECRETS).start()
+        stash[SERVICE] = started
         request.config.add_cleanup(stash[SERVICE].kill)
     return stash[SERVICE]

@@ -62,10 +62,11 @@ class Service:
         allow: directories that releases may be registered from.
         variables: environment variables of the service.
         data: its data directory, below `root` by default.
+        ahead: the process that forks its jobs is forked with it, see `tests.support.zygote`; otherwise started as for users.
     """
 
-    def __init__(self, root: Path, *allow: Path, data: Path | None = None, **variables: str) -> None:
-        self.root, self.data, self._allow = root, data or root / "data", allow
+    def __init__(self, root: Path, *allow: Path, data: Path | None = None, ahead: bool = True, **variables: str) -> None:
+        self.root, self.data, self._allow, self._ahead = root, data or root / "data", allow, ahead
         # TMPDIR is one of the few variables that jobs inherit: it tells our jobs from those of other services.
         self._mark = root / "tmp"
         self._mark.mkdir(parents=True, exist_ok=True)
@@ -86,7 +87,7 @@ class Service:
         """Starts it and waits for its address."""
         out = self.root / "stdout.txt"
         with out.open("wb") as stdout, (self.root / "stderr.txt").open("ab") as stderr:
-            self._process = zygote.start(self.arguments(), stdout, stderr, self._environment)
+            self._process = zygote.start(self.arguments(), stdout, stderr, self._environment, self._ahead)
 
         def address() -> str | None:
             assert self.process.poll() is None, f"it ended with {self.process.returncode}: {self.errors()}"
@@ -204,7 +205,14 @@ def job_processes(place: Path, name: str = JOB) -> list[int]:
     mark = f"TMPDIR={place}".encode()
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     found = [pid for pid in pids if _read(pid, "comm").strip() == name.encode()]
-    return [pid for pid in found if mark in _read(pid, "environ").split(b"\0")]
+    return [pid for pid in found if mark in _read(pid, "environ").split(b"\0") or _is_in(pid, place)]
+
+
+def _is_in(pid: int, place: Path) -> bool:
+    """Whether it works there, as those do that `tests.support.zygote` forks."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cwd").samefile(place)
+    return False
 
 
 def _read(pid: int, name: str) -> bytes:

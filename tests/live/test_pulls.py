@@ -32,7 +32,8 @@ def hub(models: Path) -> Iterator[FakeHub]:
 @pytest.fixture(scope="module")
 def own(hub: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service that knows the hub as `own`, and says all it can; at its end what it said is looked at."""
-    service = Service(tmp_path_factory.mktemp("pulls"), PORTLLM_LOG_FORMAT="json", PORTLLM_LOG_LEVEL="debug").start()
+    known = {"PORTLLM_LOG_FORMAT": "json", "PORTLLM_LOG_LEVEL": "debug"}
+    service = Service(tmp_path_factory.mktemp("pulls"), ahead=False, **known).start()
     hosts = ("--private-host", "127.0.0.1", "--http-host", "127.0.0.1")
     added = invoke("upstream", "add", "own", "--endpoint", hub.url, *hosts, "--token-stdin", given=TOKEN, **service.variables())
     assert added.exit_code == 0, added.output

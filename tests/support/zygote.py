@@ -5,6 +5,9 @@ point, with an environment, arguments and files of its own. From then on it is a
 killed, and asked how it ended. Where a start itself is tested (images, the quickstart, several processes, another clock),
 `portllm` is executed as usual.
 
+A service or a worker of these finds the process that forks its jobs forked already, before it has threads: that one would
+import torch once more. It is there for the first job; where it ends, the next is executed as usual.
+
 As a program (`python -m tests.support.zygote FD`): the process that waits.
 """
 
@@ -22,7 +25,10 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import IO, Any
+
+from app.jobs import fork_server, launch
 
 # What verbs import when they run, beside what `app.cli.main` imports.
 LATE = (
@@ -33,6 +39,7 @@ LATE = (
 LONGEST_ORDER = 2**20
 # They must be there before a process begins.
 AT_BIRTH = ("LD_PRELOAD", "OMP_", "MKL_", "PYTHON", "PROMETHEUS_")
+WITH_JOBS = ("serve", "worker")
 
 
 class Forked:
@@ -77,10 +84,12 @@ class Zygote:
         theirs.close()
         self._lock = threading.Lock()
 
-    def fork(self, arguments: Sequence[str], out: IO[bytes], errors: IO[bytes], environment: Mapping[str, str]) -> Forked:
+    def fork(
+        self, arguments: Sequence[str], out: IO[bytes], errors: IO[bytes], environment: Mapping[str, str], ahead: bool
+    ) -> Forked:
         """A process that runs `portllm` with these arguments."""
         files = [out.fileno(), errors.fileno()]
-        return Forked(self, self.ask({"arguments": [*arguments], "environment": {**environment}}, files))
+        return Forked(self, self.ask({"arguments": [*arguments], "environment": {**environment}, "ahead": ahead}, files))
 
     def ask(self, order: dict[str, Any], files: Sequence[int] = ()) -> int:
         with self._lock:
@@ -91,7 +100,7 @@ class Zygote:
 
 
 def start(
-    arguments: Sequence[str], out: IO[bytes], errors: IO[bytes], environment: Mapping[str, str]
+    arguments: Sequence[str], out: IO[bytes], errors: IO[bytes], environment: Mapping[str, str], ahead: bool = True
 ) -> "subprocess.Popen[bytes] | Forked":
     """`portllm` as a process.
 
@@ -99,12 +108,13 @@ def start(
         arguments: its words.
         out, errors: where its output goes.
         environment: all of its environment.
+        ahead: the process that forks jobs is forked with it.
     """
     differs = {name for name, value in environment.items() if os.environ.get(name) != value}
     if "--processes" in arguments or any(name.startswith(AT_BIRTH) for name in differs):
         command = [sys.executable, "-m", "app.cli.main", *arguments]
         return subprocess.Popen(command, stdout=out, stderr=errors, env=environment)
-    return _zygote().fork(arguments, out, errors, environment)
+    return _zygote().fork(arguments, out, errors, environment, ahead and arguments[0] in WITH_JOBS)
 
 
 @cache
@@ -123,11 +133,57 @@ def _serve(line: socket.socket) -> list[str]:
             answer = os.waitstatus_to_exitcode(os.waitpid(order["ended"], 0)[1])
         elif (answer := os.fork()) == 0:
             line.close()
+            if order["ahead"]:
+                _fork_ahead(Path(order["environment"].get("TMPDIR", ".")))
             _become(order["environment"], *files)
             return list(order["arguments"])
         for file in files:
             os.close(file)
         line.send(str(answer).encode())
+
+
+class _Ahead(subprocess.Popen[bytes]):
+    """A process that was forked already, for whoever thinks that it starts one."""
+
+    def __init__(self, pid: int, stderr: IO[bytes]) -> None:
+        self.args, self.pid, self.returncode = [fork_server.SERVER], pid, None
+        self.stdin, self.stdout, self.stderr = None, None, stderr
+        self._child_created, self._waitpid_lock = True, threading.Lock()
+
+
+def _fork_ahead(place: Path) -> None:
+    """Forks what `app.jobs.launch` would start for the first job, with nothing of the service's environment.
+
+    Args:
+        place: its working directory, by which tests know the processes of a service's jobs.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    reading, writing = os.pipe()
+    if (pid := os.fork()) == 0:
+        ours.close()
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for number, file in enumerate((nothing, nothing, writing)):
+            os.dup2(file, number)
+        os.closerange(3, theirs.fileno())
+        os.closerange(theirs.fileno() + 1, 1024)
+        os.setsid()
+        os.chdir(place)
+        os.environ.clear()
+        if not theirs.recv(1, socket.MSG_PEEK):  # no job came
+            os._exit(0)
+        sys.argv[1:] = [str(theirs.detach())]
+        fork_server.main()
+        os._exit(0)
+    theirs.close()
+    os.close(writing)
+    process, start = _Ahead(pid, os.fdopen(reading, "rb")), launch.Forks._start
+
+    def first(forks: launch.Forks, _: Mapping[str, str]) -> None:
+        launch.Forks._start = start
+        forks._line, forks._process = ours, process
+        threading.Thread(target=launch._log_complaints, args=(process,), daemon=True).start()
+
+    launch.Forks._start = first
 
 
 def _become(environment: dict[str, str], out: int, errors: int) -> None:
