@@ -26,6 +26,7 @@ def site(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sit
                 found.service.start()
                 found.hire()
                 yield found
+                found.check()
             finally:
                 found.end()
         finally:

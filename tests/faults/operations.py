@@ -88,7 +88,7 @@ class Operation(ABC):
 class Ingestion(Operation):
     """A release of a few shards, by reference or copied."""
 
-    def __init__(self, world: World, copy: bool, layers: int = 3) -> None:
+    def __init__(self, world: World, copy: bool, layers: int = 2) -> None:
         self.copy, self.layers = copy, layers
         self.name = "ingestion, copied" if copy else "ingestion, by reference"
         super().__init__(world)
