@@ -177,7 +177,7 @@ def test_clocks_that_differ(shared: Shared) -> None:
         upload.client.id = draft
         assert upload.client.resume() == "resumed"
         # Who is really gone is taken for gone, by one whose clock is two hours off.
-        long = Ingestion(shared, copy=False, layers=20)
+        long = Ingestion(shared, copy=False, layers=12)
         long.prepare("over")
         long.begin()
         until(lambda: ahead.jobs() or behind.jobs())
