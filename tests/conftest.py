@@ -17,7 +17,7 @@ gc.disable()
 
 # Files whose tests start many processes take longest, and wait more than they compute.
 LONG = ("faults", "quickstart", "clients_matrix", "image", "s3", "workers", "live", "hub", "cli")
-LONG_SHARE = 0.8
+LONG_SHARE = 0.7
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
