@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from app.core import arithmetic
 from app.core.checkpoint import SINGLE_FILE
 from app.core.recipe import BLOCK_ELEMENTS
 from app.core.stream import Merger
@@ -58,8 +59,7 @@ def _devices() -> list[str]:
 
 
 def _threads() -> list[int]:
-    cores = os.cpu_count() or 1
-    return sorted({1, min(4, cores), cores})
+    return sorted({1, arithmetic.threads(), os.cpu_count() or 1})
 
 
 def _child(device: str, threads: int, models: dict[str, Model], runs: int) -> dict[str, Any]:
@@ -73,7 +73,6 @@ def _compute(order: dict[str, Any]) -> dict[str, Any]:
     """The child: digests and median rates by model, the accelerator's name and the most memory that was taken of it."""
     import torch
 
-    from app.core import arithmetic
     from tests.benchmarks.mergers import mergers
 
     computing, digests, rates = arithmetic.load(order["device"]), {}, {}

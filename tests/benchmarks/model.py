@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,38 +60,41 @@ def one_layer(options: Options, dtype: str) -> Model:
 
 def attention_patch(model: Model) -> Path:
     """A second patch for a model, on the projections of queries and values alone: it touches few of the base's bytes."""
-    target = model.base.with_name("patch-qv")
-    if not target.is_dir():
-        staging = target.with_name("patch-qv.partial")
-        shutil.rmtree(staging, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "tests.benchmarks.model", "q_proj,v_proj", staging, model.base], check=True)
-        staging.rename(target)
-    return target
+    return _once(model.base.with_name("patch-qv"), lambda place: _child("q_proj,v_proj", place, model.base))
 
 
 def strong_patch(model: Model) -> Path:
     """A copy of a model's patch whose delta is as large as the weights, not a hundredth of them."""
-    target = model.base.with_name("patch-strong")
-    if not target.is_dir():
-        staging = target.with_name("patch-strong.partial")
-        shutil.copytree(model.patch, staging, dirs_exist_ok=True)
-        config = json.loads((staging / "adapter_config.json").read_text())
-        (staging / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 100 * config["lora_alpha"]}))
-        staging.rename(target)
-    return target
+
+    def write(place: Path) -> None:
+        shutil.copytree(model.patch, place)
+        path = place / "adapter_config.json"
+        config = json.loads(path.read_text())
+        path.write_text(json.dumps(config | {"lora_alpha": 100 * config["lora_alpha"]}))
+
+    return _once(model.base.with_name("patch-strong"), write)
 
 
 def build(work: Path, shape: Shape) -> Model:
     """The model of a shape, from `work` where it was built before."""
-    target = work / shape.name
+    target = _once(work / shape.name, lambda place: _child(json.dumps(asdict(shape)), place))
+    return Model(target / "base", target / "patch", json.loads((target / "facts.json").read_text())["parameters"])
+
+
+def _once(target: Path, write: Callable[[Path], None]) -> Path:
+    """A directory that is written where it is not there yet; it appears when it is whole."""
     if not target.is_dir():
         print(f"building {target} ...", flush=True)
         staging = target.with_name(f"{target.name}.partial")
         shutil.rmtree(staging, ignore_errors=True)
-        # A child, so that the process that measures stays small.
-        subprocess.run([sys.executable, "-m", "tests.benchmarks.model", json.dumps(asdict(shape)), staging], check=True)
+        write(staging)
         staging.rename(target)
-    return Model(target / "base", target / "patch", json.loads((target / "facts.json").read_text())["parameters"])
+    return target
+
+
+def _child(*arguments: str | Path) -> None:
+    """Builds in a process of its own, so that the one that measures stays small."""
+    subprocess.run([sys.executable, "-m", "tests.benchmarks.model", *arguments], check=True)
 
 
 def _write(shape: Shape, target: Path) -> None:

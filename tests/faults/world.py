@@ -26,11 +26,11 @@ class World:
         root: where releases and patches are made.
         backend: what it stands on, in words.
         known: the settings of everything that opens its database and bytes.
-        is_shared: one fault after another happens to it, and every byte is read after the last, not after each.
+        is_kept: for the next fault; who keeps it reads every byte after the last, not after each.
     """
 
     backend = "SQLite, directory"
-    is_shared = False
+    is_kept = False
 
     def __init__(self, root: Path, service: Service, **known: str) -> None:
         self.root, self.service, self.known = root, service, known
@@ -65,7 +65,7 @@ class World:
                 assert not any(sweep_all(runtime.read, runtime.write).values())
             finally:
                 runtime.stop()
-        self.check(quick=self.is_shared)
+        self.check(quick=self.is_kept)
         assert self.left_over() == []
 
     def left_over(self) -> list[str]:
@@ -78,7 +78,7 @@ class Site(World):
     """A service without jobs and two workers, which share a database and a bucket."""
 
     backend = "PostgreSQL, S3"
-    is_shared = True
+    is_kept = True
 
     def __init__(self, root: Path, cluster: Cluster, s3: S3Server) -> None:
         self.cluster, self.s3, self.bucket = cluster, s3, s3.bucket()

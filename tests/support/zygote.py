@@ -39,7 +39,6 @@ LATE = (
 LONGEST_ORDER = 2**20
 # They must be there before a process begins.
 AT_BIRTH = ("LD_PRELOAD", "OMP_", "MKL_", "PYTHON", "PROMETHEUS_")
-WITH_JOBS = ("serve", "worker")
 
 
 class Forked:
@@ -102,19 +101,19 @@ class Zygote:
 def start(
     arguments: Sequence[str], out: IO[bytes], errors: IO[bytes], environment: Mapping[str, str], ahead: bool = True
 ) -> "subprocess.Popen[bytes] | Forked":
-    """`portllm` as a process.
+    """`portllm serve` or `portllm worker` as a process.
 
     Args:
         arguments: its words.
         out, errors: where its output goes.
-        environment: all of its environment.
+        environment: all of its environment, TMPDIR too.
         ahead: the process that forks jobs is forked with it.
     """
     differs = {name for name, value in environment.items() if os.environ.get(name) != value}
     if "--processes" in arguments or any(name.startswith(AT_BIRTH) for name in differs):
         command = [sys.executable, "-m", "app.cli.main", *arguments]
         return subprocess.Popen(command, stdout=out, stderr=errors, env=environment)
-    return _zygote().fork(arguments, out, errors, environment, ahead and arguments[0] in WITH_JOBS)
+    return _zygote().fork(arguments, out, errors, environment, ahead)
 
 
 @cache
@@ -134,7 +133,7 @@ def _serve(line: socket.socket) -> list[str]:
         elif (answer := os.fork()) == 0:
             line.close()
             if order["ahead"]:
-                _fork_ahead(Path(order["environment"].get("TMPDIR", ".")))
+                _fork_ahead(Path(order["environment"]["TMPDIR"]))
             _become(order["environment"], *files)
             return list(order["arguments"])
         for file in files:

@@ -60,7 +60,7 @@ class TorchArithmetic:
     def load_delta(
         self, a: bytearray, a_dtype: str, b: bytearray, b_dtype: str, shape: tuple[int, int], rank: int, scale: float
     ) -> LoadedDelta:
-        self._one_thread()
+        self._prepare_thread()
         rows, columns = shape
         scaled = _view(a, a_dtype).view(rank, columns).double().mul_(scale)
         factor = _view(b, b_dtype).view(rows, rank).double()
@@ -100,16 +100,16 @@ class TorchArithmetic:
         return _moments(kept, held.product.flatten()), overflow
 
     def compare(self, x: bytearray, x_dtype: str, y: bytearray, y_dtype: str) -> Moments:
-        self._one_thread()
+        self._prepare_thread()
         return _moments(_view(x, x_dtype).double(), _view(y, y_dtype).double())
 
     def count_non_finite(self, data: bytearray, dtype: str) -> int:
-        self._one_thread()
+        self._prepare_thread()
         return int((~torch.isfinite(_view(data, dtype))).sum())
 
     def _sum(self, stored: torch.Tensor, delta: LoadedDelta | None, block: Block) -> Scratch:
         """float64(W) + D and D, both in this thread's scratch space: valid until its next call."""
-        self._one_thread()
+        self._prepare_thread()
         held = self._scratch(block.rows, block.columns)
         # Widened where it is computed: `copy_` from the host would send float64.
         held.total.copy_(stored if self._is_host else stored.to(self._device))
@@ -129,7 +129,7 @@ class TorchArithmetic:
             if space.shape[1] < rows * columns:
                 space = self._local.space = torch.empty(2, _rounded(rows * columns), dtype=torch.float64, device=self._device)
                 shapes.clear()
-            if len(shapes) >= SHAPES:
+            elif len(shapes) >= SHAPES:
                 shapes.clear()
             total, product = space[:, : rows * columns]
             shapes[rows, columns] = Scratch(total, total.view(rows, columns), product.view(rows, columns))
@@ -139,15 +139,15 @@ class TorchArithmetic:
     def _is_host(self) -> bool:
         return self._device.type == "cpu"
 
-    def _one_thread(self) -> None:
-        # The setting belongs to the thread that makes it; blocks run in parallel, so each needs just one.
-        if getattr(self._local, "limited", False):
+    def _prepare_thread(self) -> None:
+        if hasattr(self._local, "space"):
             return
+        # The setting belongs to the thread that makes it; blocks run in parallel, so each needs just one.
         torch.set_num_threads(1)
         if not self._is_host:
             # Else all threads' copies and products wait for each other in one queue of the device.
             torch.cuda.set_stream(torch.cuda.Stream(self._device))
-        self._local.limited, self._local.shapes = True, {}
+        self._local.shapes = {}
         self._local.space = torch.empty(2, 0, dtype=torch.float64, device=self._device)
 
 
