@@ -6,6 +6,7 @@ import secrets
 from pathlib import Path
 
 from app.domain.errors import DomainError
+from app.domain.signing import MIN_KEY_BYTES
 
 ADMIN_TOKEN_FILE = "admin-token"  # noqa: S105  a file name
 SECRET_KEY_FILE = "secret-key"  # noqa: S105  a file name
@@ -31,7 +32,11 @@ def lock(data: Path) -> int:
 
 
 def secret_key(data: Path) -> bytes:
-    """The key of an installation that was given none: made once and kept here."""
+    """Returns the key of an installation that was given none: made once and kept here.
+
+    Raises:
+        DomainError: data.secret_key, when the file holds fewer than 32 bytes.
+    """
     path = data / SECRET_KEY_FILE
     if not path.exists():
         partial = path.with_suffix(f".{os.getpid()}")
@@ -39,7 +44,10 @@ def secret_key(data: Path) -> bytes:
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_hex(SECRET_KEY_BYTES))
         partial.rename(path)  # whole or not there: half a key would be another key
-    return path.read_text().encode()
+    key = path.read_text().encode()
+    if len(key) < MIN_KEY_BYTES:
+        raise DomainError("data.secret_key", path=str(path), size=len(key), limit=MIN_KEY_BYTES)
+    return key
 
 
 def keep_admin_token(data: Path, token: str) -> None:

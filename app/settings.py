@@ -14,11 +14,13 @@ from app.domain.errors import DomainError
 from app.domain.issuers import Issuer
 from app.domain.places import Place
 from app.domain.quotas import Quota
+from app.domain.signing import MIN_KEY_BYTES
 from app.services.rates import Rate, RateLimits
 from app.services.uow import Limits
 
 SQLITE = "sqlite:///"
 POSTGRESQL = "postgresql+psycopg://"
+KEY_COMMAND = "openssl rand -hex 32"
 
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0, lt=2**63)]
@@ -32,6 +34,16 @@ def _checked_rate(limit: str) -> str:
 
 
 RateText = Annotated[str, AfterValidator(_checked_rate)]
+
+
+def _checked_key(key: SecretStr) -> SecretStr:
+    """Refuses a key that can be guessed: nothing slows down guessing it once something that it signed is known."""
+    if len(key.get_secret_value().encode()) < MIN_KEY_BYTES:
+        raise ValueError(f"must have {MIN_KEY_BYTES} bytes or more. Make one with: {KEY_COMMAND}")
+    return key
+
+
+Key = Annotated[SecretStr, AfterValidator(_checked_key)]
 
 
 class Settings(BaseSettings):
@@ -49,11 +61,11 @@ class Settings(BaseSettings):
         s3_keeps_no_versions: that S3, where it does not show old versions of objects, has none.
         allow_roots: directories that releases may be registered from.
         allow_s3: s3://bucket/prefix places that releases may be registered from and models materialised to.
-        secret_key: signs the addresses of workers and encrypts secrets that are kept (tokens for upstreams): 32 random bytes or
-            more, as text. Made in the data directory where not given, which replicas do not share.
-        secret_keys_accepted: what it signed with before or will sign with next is believed too, and what is encrypted under them
-            is read. To replace the key: first let all processes accept the new one, then let them sign with it and accept the
-            old one, then run `portllm db reencrypt` and forget the old one.
+        secret_key: signs the addresses of workers and encrypts secrets that are kept (tokens for upstreams): a random text of 32
+            bytes or more; a shorter one is refused. Made in the data directory where not given, which replicas do not share.
+        secret_keys_accepted: keys of the same length. What was signed with before, or will be signed with next, is believed too,
+            and what is encrypted under them is read. To replace the key: let all processes accept the new one first, then
+            let them sign with it and accept the old one, then run `portllm db reencrypt` and forget the old one.
         metrics_token: what clients from elsewhere send for /metrics; without it, it answers this machine alone.
         jobs: whether this process runs jobs; by default only on SQLite, where no worker can.
         job_concurrency: how many jobs run at once.
@@ -95,8 +107,8 @@ class Settings(BaseSettings):
     s3_keeps_no_versions: bool = False
     allow_roots: list[Path] = Field(default_factory=list)
     allow_s3: list[str] = Field(default_factory=list)
-    secret_key: SecretStr | None = None
-    secret_keys_accepted: list[SecretStr] = Field(default_factory=list)
+    secret_key: Key | None = None
+    secret_keys_accepted: list[Key] = Field(default_factory=list)
     metrics_token: SecretStr = SecretStr("")
     jobs: bool | None = None
     job_concurrency: Positive = 1

@@ -18,6 +18,7 @@ EXAMPLES = {
     "allow_roots": "'[\"/models\"]'",
     "allow_s3": "'[\"s3://BUCKET/models\"]'",
     "oidc": "'[{\"issuer\": ...}]'",
+    "secret_keys_accepted": "'[\"OLD KEY\"]'",
     "trusted_proxies": "'[\"10.0.0.1\"]'",
 }
 

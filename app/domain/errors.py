@@ -184,6 +184,7 @@ CATALOGUE: dict[str, Entry] = {
     "worker.unready": Entry("busy", "Worker not ready", "The worker {reason}.", "Retry after a few seconds."),
     "blob.missing": Entry("gone", "Bytes missing", "The bytes {digest} are not in the store.", "Restore the store from a backup."),
     "data.locked": Entry("busy", "Data directory in use", "{path} is in use by another service.", "Stop the other one, or use another --data directory."),
+    "data.secret_key": Entry("invalid", "Key too short", "The key in {path} has {size} bytes; {limit} are needed.", "Restore the file from a backup, or write a new key into it with 'openssl rand -hex 32' and set the tokens of upstreams again."),
 }  # fmt: skip
 
 

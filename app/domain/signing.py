@@ -13,6 +13,8 @@ from typing import Any
 
 from app.domain.errors import DomainError
 
+# Of every key that signs. A shorter one could be guessed from one signature, offline.
+MIN_KEY_BYTES = 32
 PURPOSE = "portllm worker read 1"  # tells these signatures from others that the same key may make
 # Long enough for a client that waits its turn; a read that began goes on.
 SECONDS = 300

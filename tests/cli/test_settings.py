@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from app import datadir
+from app.domain.errors import DomainError
 from app.settings import Settings
 from tests.live.service import invoke
 
@@ -69,6 +71,15 @@ def oidc(rule: dict[str, Any] | None = None, **issuer: Any) -> str:
         (f'ALLOW_S3=["{PASSWORD}"]', "s3://BUCKET/PREFIX"),
         (f"ALLOW_ROOTS={PASSWORD}", "list in JSON"),
         (f"BLOBS=https://{PASSWORD}@host", "s3://BUCKET/PREFIX"),
+        *(
+            (f"SECRET_KEY={short}", "32 bytes or more. Make one with: openssl rand -hex 32")
+            for short in ("", "a", PASSWORD, PASSWORD * 5, "ä" * 15)
+        ),
+        *(
+            (f"SECRET_KEYS_ACCEPTED={json.dumps(keys)}", "32 bytes or more. Make one with: openssl rand -hex 32")
+            for keys in ([""], [PASSWORD], ["k" * 32, PASSWORD * 5])
+        ),
+        (f"SECRET_KEYS_ACCEPTED={PASSWORD}", "list in JSON"),
         (f"LOG_FORMAT={PASSWORD}", "'text' or 'json'"),
         (f"LOG_LEVEL={PASSWORD}", "'debug', 'info' or 'warning'"),
         (f"DIRECT_TRANSFERS={PASSWORD}", "must be a valid boolean"),
@@ -113,6 +124,31 @@ def test_settings_that_do_not_fit_each_other_are_named(settings: dict[str, str],
     assert ended.exit_code == 2
     assert ended.stderr.endswith("[settings.invalid]\n")
     assert all(name in ended.stderr for name in settings)
+
+
+def test_keys_of_32_bytes_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes are counted, not letters."""
+    monkeypatch.setenv("PORTLLM_SECRET_KEY", "ä" * 16)
+    monkeypatch.setenv("PORTLLM_SECRET_KEYS_ACCEPTED", json.dumps(["k" * 32]))
+    settings = Settings(data=tmp_path)
+    assert settings.secret_key is not None
+    assert len(settings.secret_key.get_secret_value().encode()) == 32
+    assert [key.get_secret_value() for key in settings.secret_keys_accepted] == ["k" * 32]
+
+
+def test_a_short_key_in_the_data_directory_is_refused(tmp_path: Path) -> None:
+    """A file that was cut, or written by hand; the sentence names it and does not show it."""
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    (data / "secret-key").write_text(PASSWORD)
+    ended = invoke("serve", "--data", data)
+    assert ended.exit_code == 1
+    assert "[data.secret_key]" in ended.stderr
+    assert str(data / "secret-key") in ended.stderr
+    assert PASSWORD not in ended.output
+    with pytest.raises(DomainError) as refused:
+        datadir.secret_key(data)
+    assert refused.value.code == "data.secret_key"
 
 
 def test_an_issuer_that_is_all_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

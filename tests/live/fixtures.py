@@ -8,7 +8,7 @@ from tests.live.service import Service
 from tests.support.models import continue_base, make_base, make_patch
 
 SECRETS = {
-    "PORTLLM_TOKEN": "plt_not-for-children", "PORTLLM_SECRET_KEY": "not-for-children", "DATABASE_URL": "postgresql://not-for-children",
+    "PORTLLM_TOKEN": "plt_not-for-children", "PORTLLM_SECRET_KEY": "not-for-children" * 2, "DATABASE_URL": "postgresql://not-for-children",
     "AWS_SECRET_ACCESS_KEY": "not-for-children", "HF_TOKEN": "not-for-children",
 }  # fmt: skip
 # A fixture that several conftest files import is made once for each of them; these are made once for all.

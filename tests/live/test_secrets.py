@@ -15,7 +15,7 @@ from tests.support.postgres import own_server
 from tests.support.s3 import SECRET, S3Server
 
 UPSTREAM = "hf_the-token-of-the-upstream"
-PASSWORD, KEY, METRICS = "the-database-password", "the-secret-key-of-this", "the-metrics-token"
+PASSWORD, KEY, METRICS = "the-database-password", "the-secret-key-of-this-installation", "the-metrics-token"
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from tests.live.service import PATIENCE, START_SECONDS, Service, environment, jo
 from tests.support import zygote
 
 BEAT, TTL = 0.3, 2.0
-SECRET = "one-key-for-all"
+SECRET = "one-key-for-all-processes-of-this"
 
 
 class Cluster:
