@@ -1,8 +1,9 @@
-"""The last few values that were asked for."""
+"""A small LRU cache of values that never change, with single flight: one caller makes a value, the others wait for it."""
 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key")
@@ -10,31 +11,57 @@ Value = TypeVar("Value")
 
 
 class Recent(Generic[Key, Value]):
-    """Remembers up to `size` values that never change; safe to use from several threads."""
+    """Remembers up to `size` values, those used last; safe to use from several threads."""
 
     def __init__(self, size: int) -> None:
         self._size, self._lock = size, threading.Lock()
         self._held: OrderedDict[Key, Value] = OrderedDict()
+        self._flights: dict[Key, Future[Value]] = {}
 
     def get(self, key: Key, make: Callable[[], Value]) -> Value:
-        """The value of a key; made where it is not remembered, by whoever asks first or at the same time."""
+        """The value of a key, made by the first caller where it is not remembered; callers meanwhile wait for that one.
+
+        Raises:
+            Exception: whatever `make` raised, for all who waited for it; nothing is remembered then.
+        """
         with self._lock:
             if key in self._held:
                 self._held.move_to_end(key)
                 return self._held[key]
-        value = make()
+            flight = self._flights.get(key)
+            is_first = flight is None
+            if flight is None:
+                flight = self._flights[key] = Future()
+        return self._make(key, make, flight) if is_first else flight.result()
+
+    def _make(self, key: Key, make: Callable[[], Value], flight: Future[Value]) -> Value:
+        try:
+            value = make()
+        except BaseException as error:
+            self._land(key, flight)
+            flight.set_exception(error)
+            raise
         with self._lock:
-            self._held[key] = value
-            while len(self._held) > self._size:
-                self._held.popitem(last=False)
+            if self._flights.get(key) is flight:  # not forgotten meanwhile
+                self._held[key] = value
+                while len(self._held) > self._size:
+                    self._held.popitem(last=False)
+        self._land(key, flight)
+        flight.set_result(value)
         return value
 
-    def remembered(self) -> list[Key]:
-        """What is remembered now."""
+    def _land(self, key: Key, flight: Future[Value]) -> None:
         with self._lock:
-            return list(self._held)
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+
+    def remembered(self) -> list[Key]:
+        """The keys whose values are remembered or being made."""
+        with self._lock:
+            return [*self._held, *self._flights]
 
     def forget(self, key: Key) -> None:
-        """What was remembered of a key does not hold any more."""
+        """Forgets a value; one that is being made is returned to its callers and not remembered."""
         with self._lock:
             self._held.pop(key, None)
+            self._flights.pop(key, None)

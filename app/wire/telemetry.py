@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from functools import cache
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
@@ -27,6 +26,9 @@ from app.services.backend import Backend
 from app.wire.collectors import State
 
 UNMATCHED = "(none)"
+# A client may send any word as the method; what is counted by method is bounded.
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+OTHER = "(other)"
 API = "/api/v1"
 PROXIED = frozenset({"forwarded", "x-forwarded-for", "x-real-ip", "via"})
 # The Prometheus client's own switch: with it, every process counts in files of that directory.
@@ -69,16 +71,20 @@ class Telemetry:
         )
         for reason in ("requests", "writes", "failures", "quota.exceeded"):
             self.refused.labels(reason)
+        self._by_labels: dict[tuple[str, str, int | str], tuple[Counter, Histogram, Counter, Counter]] = {}
         # What is looked up when somebody asks, by the process that is asked: nothing that several would count.
         self._asked = CollectorRegistry()
         self._asked.register(State(backend))
         ProcessCollector(registry=self._asked)
 
-    @cache  # noqa: B019  one for each application, and few routes
     def of(self, method: str, route: str, status: int | str) -> tuple[Counter, Histogram, Counter, Counter]:
         """Requests, seconds, sent and received bytes of a route: finding these by their labels costs as much as counting."""
-        requests, seconds = self.requests.labels(method, route, status), self.seconds.labels(method, route)
-        return requests, seconds, self.sent.labels(route), self.received.labels(route)
+        key = (method if method in METHODS else OTHER, route, status)
+        found = self._by_labels.get(key)
+        if found is None:
+            requests, seconds = self.requests.labels(*key), self.seconds.labels(*key[:2])
+            found = self._by_labels[key] = (requests, seconds, self.sent.labels(route), self.received.labels(route))
+        return found
 
     def exposition(self) -> bytes:
         """Everything, in Prometheus' form; of all processes of this service, where it has several."""

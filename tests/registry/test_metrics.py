@@ -58,6 +58,16 @@ def test_what_there_is(service: Service) -> None:
     assert not [name for name in told if "acme" in name or "llama" in name or "v1" in name], "no names of customers"
 
 
+def test_requests_with_unknown_methods_are_counted_under_one_label(service: Service) -> None:
+    """A client can send any word as its method: the labels stay few."""
+    for number in range(20):
+        answer = service.admin(f"WORD{number}", "/families")
+        assert answer.status_code == 405, answer.text
+    text = service.app.state.telemetry.exposition().decode()
+    assert "WORD" not in text
+    assert 'method="(other)"' in text
+
+
 def test_jobs_and_workers(service: Service, models: Models) -> None:
     """By kind, state and class; how long the oldest waits; those that ended only for a day."""
 
