@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.core.errors import AdapterError
+from app.core.json_text import parse_object
 from app.core.patterns import Pattern, compile_all
 
 CONFIG_FILE = "adapter_config.json"
@@ -81,13 +82,27 @@ class AdapterConfig:
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
 
 
+def load_config(text: bytes) -> dict[str, Any]:
+    """Parses the JSON of adapter_config.json, without judging what it says.
+
+    Raises:
+        AdapterError: adapter.invalid_config.
+    """
+    if len(text) > MAX_CONFIG_BYTES:
+        raise _invalid(f"it has {len(text)} bytes; the limit is {MAX_CONFIG_BYTES}")
+    try:
+        return parse_object(text)
+    except ValueError as error:
+        raise _invalid(str(error)) from None
+
+
 def parse_config(text: bytes) -> AdapterConfig:
     """Reads adapter_config.json.
 
     Raises:
         AdapterError: adapter.invalid_config, or the code of the first feature that is not supported.
     """
-    raw = _load(text)
+    raw = load_config(text)
     _refuse_unsupported(raw)
     rank = _integer(raw.get("r"), "r", 1, MAX_RANK)
     return AdapterConfig(
@@ -157,20 +172,6 @@ class _Names:
 
 def _patterns(mapping: Mapping[str, float], field: str) -> list[tuple[Pattern, float]]:
     return list(zip(compile_all(mapping, field, r"(?:.*\.)?(?:{})"), mapping.values(), strict=True))
-
-
-def _load(text: bytes) -> dict[str, Any]:
-    if len(text) > MAX_CONFIG_BYTES:
-        raise _invalid(f"it has {len(text)} bytes; the limit is {MAX_CONFIG_BYTES}")
-    try:
-        raw = json.loads(text.decode())  # as text: of bytes, Python reads UTF-16 and marks too, which PEFT does not
-        # Python reads NaN and half characters ("\ud800") that are not JSON and cannot be written again.
-        json.dumps(raw, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise _invalid("nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]) from None
-    if not isinstance(raw, dict):
-        raise _invalid("it is not a JSON object")
-    return raw
 
 
 def _refuse_unsupported(raw: dict[str, Any]) -> None:

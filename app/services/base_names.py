@@ -99,14 +99,14 @@ def find(uow: UnitOfWork, principal: Principal, name: str | None, revision: str 
     Returns:
         None where nothing here has that name that the principal may see.
     """
-    if not name or len(name) > MAX_NAME or "@" in name:
+    if not name or not _NAME.fullmatch(name):  # nothing else was ever made known, and a database does not take every character
         return None
     if name.startswith(OWN):
         family = family_rows.by_name(uow.session, name.removeprefix(OWN))
         if family is None or not families.is_visible(uow, principal, family.id):
             return None
         return Found(family, _release(uow, family, revision))
-    keys = ([key_of(name, revision)] if revision and len(revision) <= MAX_REVISION else []) + [key_of(name, None)]
+    keys = ([key_of(name, revision)] if revision and _REVISION.fullmatch(revision) else []) + [key_of(name, None)]
     for key in keys:
         found = rows.by_key(uow.session, key)
         if found and families.is_visible(uow, principal, found.family_id):
@@ -115,9 +115,9 @@ def find(uow: UnitOfWork, principal: Principal, name: str | None, revision: str 
 
 
 def _release(uow: UnitOfWork, family: Family, revision: str | None) -> Release | None:
-    if revision in (None, "", "main"):
+    if not revision or revision == "main":
         return _only(uow, family)
-    release = release_rows.by_name(uow.session, family.id, str(revision))
+    release = release_rows.by_name(uow.session, family.id, revision) if _REVISION.fullmatch(revision) else None
     return release if release and release.state == "ready" else None
 
 

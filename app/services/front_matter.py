@@ -1,8 +1,6 @@
-"""What a model card says of itself: the YAML between two lines of three dashes, as far as it can be trusted to be small."""
+"""Front matter of model cards: the YAML between two lines of three dashes, read as text whatever its tags say."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 import yaml
 
@@ -19,36 +17,45 @@ _EMPTY = frozenset({"", "~", "null", "Null", "NULL"})
 
 
 def is_readable(content: bytes) -> bool:
-    """Whether a README.md has no front matter, or one that is understood."""
+    """Says whether a README.md has no front matter, or one of which something is understood."""
     text = content[:MAX_BYTES].decode("utf-8", "replace")
     return not text.lstrip("\ufeff").startswith("---") or bool(read_front_matter(content))
 
 
 def read_front_matter(content: bytes) -> dict[str, str | list[str]]:
-    """The understood keys of a README.md, of its first `MAX_BYTES`; empty where there is nothing that can be read."""
+    """Returns the understood keys of a README.md, of its first `MAX_BYTES`; empty where nothing can be read. Never raises."""
     found = _FENCED.match(content[:MAX_BYTES].decode("utf-8", "replace"))
     if found is None or len(found[1]) > MAX_YAML or sum(map(found[1].count, BRACKETS)) > MAX_BRACKETS:
         return {}
-    try:
-        # References are not read: with a few lines of them, a page can stand for gigabytes.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(found[1], yaml.BaseLoader)):
-            return {}
-        loaded = yaml.safe_load(found[1])
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return {}
-    if not isinstance(loaded, Mapping):
-        return {}
-    chosen = {key: _plain(loaded[key]) for key in KEYS if key in loaded}
+    nodes = _top_level(found[1])
+    chosen = {key: _plain(nodes[key]) for key in KEYS if key in nodes}
     return {key: value for key, value in chosen.items() if value}
 
 
-def _plain(value: Any) -> str | list[str]:
-    if isinstance(value, list):
-        return [text for item in value[:MAX_ITEMS] if isinstance(item, str) and (text := _text(item))]
-    return _text(value) if isinstance(value, str) else ""
+def _top_level(text: str) -> dict[str, yaml.Node]:
+    """Parses YAML without constructing values, and returns the nodes of the outermost mapping by key.
+
+    Tags and merges ("!!int x", "<<") are not resolved: resolving them runs conversions that raise exceptions of many types.
+    A document with aliases is not read: a few lines of them can stand for gigabytes.
+    """
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.BaseLoader)):
+            return {}
+        root = yaml.compose(text, yaml.BaseLoader)
+    except Exception:  # noqa: BLE001  the scanner raises more than YAMLError, and a card must not make its repository unreadable
+        return {}
+    if not isinstance(root, yaml.MappingNode):
+        return {}
+    return {key.value: value for key, value in root.value if isinstance(key, yaml.ScalarNode)}
+
+
+def _plain(node: yaml.Node) -> str | list[str]:
+    if isinstance(node, yaml.SequenceNode):
+        return [text for item in node.value[:MAX_ITEMS] if isinstance(item, yaml.ScalarNode) and (text := _text(item.value))]
+    return _text(node.value) if isinstance(node, yaml.ScalarNode) else ""
 
 
 def _text(value: str) -> str:
-    """One line of it, without what a terminal or a page would take for more than text."""
+    """Puts a text on one line; returns "" for one with characters that a terminal or a page would take for more than text."""
     line = " ".join(value.split())[:MAX_LENGTH]
     return "" if line in _EMPTY or not line.isprintable() else line

@@ -1,11 +1,10 @@
 """What an engine, or a plug-in of one, needs to serve a port: what it may serve, where it lies, and how the engine is started."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.core.adapter import CONFIG_FILE, MAX_CONFIG_BYTES, WEIGHTS_FILE
+from app.core.adapter import CONFIG_FILE, MAX_CONFIG_BYTES, WEIGHTS_FILE, load_config
 from app.core.findings import Finding
 from app.core.header import Header
 from app.core.recipe import DTYPES, Recipe
@@ -98,8 +97,7 @@ def _facts(uow: UnitOfWork, port: Port, base: Mapping[str, Any]) -> Facts:
 
 def _published_config(uow: UnitOfWork, version: PatchVersion) -> dict[str, Any]:
     with uow.tools.library.open_file(version, CONFIG_FILE, digests_of(version)[CONFIG_FILE]) as source:
-        text = read_range(source, CONFIG_FILE, 0, min(source.size(CONFIG_FILE), MAX_CONFIG_BYTES))
-    return dict(json.loads(text.decode()))
+        return load_config(bytes(read_range(source, CONFIG_FILE, 0, min(source.size(CONFIG_FILE), MAX_CONFIG_BYTES))))
 
 
 def _dtypes(header: Header) -> tuple[str, ...]:

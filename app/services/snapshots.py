@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.core.adapter import CONFIG_FILE, MAX_CONFIG_BYTES
+from app.core.adapter import CONFIG_FILE, MAX_CONFIG_BYTES, load_config
 from app.core.patch import CARD_FILE
 from app.core.source import read_range
 from app.db import commits
@@ -179,7 +179,7 @@ def _rewritten(uow: UnitOfWork, version: PatchVersion, release: Release) -> str:
     """adapter_config.json as it would be, had the patch been trained on this release: engines load the base that it names."""
     digest = digests_of(version)[CONFIG_FILE]
     with uow.tools.library.open_file(version, CONFIG_FILE, digest) as source:
-        config = json.loads(read_range(source, CONFIG_FILE, 0, min(source.size(CONFIG_FILE), MAX_CONFIG_BYTES)).decode())
+        config = load_config(bytes(read_range(source, CONFIG_FILE, 0, min(source.size(CONFIG_FILE), MAX_CONFIG_BYTES))))
     config |= {"base_model_name_or_path": f"base/{release.family.name}", "revision": release.name}
     return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
 

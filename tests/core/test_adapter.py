@@ -49,6 +49,13 @@ def on(module: str, **settings: Any) -> Callable[[Path], None]:
     return file(dict.fromkeys(_names(Q)) | pair, target_modules=[module], **settings)
 
 
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
 def removed(name: str, also: str | None = None) -> Callable[[Path], None]:
     def change(path: Path) -> None:
         (path / name).unlink()
@@ -94,6 +101,7 @@ REFUSALS = [
         )
     ),
     ("adapter.invalid_config", config_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 1%s}' % ("0" * 5000))),
+    ("adapter.invalid_config", config(auto_mapping=nested(60))),
     ("adapter.invalid_config", config(use_rslora=1)),
     ("adapter.invalid_config", config(rank_pattern=["q_proj"])),
     ("adapter.invalid_config", config(rank_pattern={"q_proj": 0})),

@@ -71,6 +71,28 @@ def swapped(draw: st.DrawFn, text: bytes) -> bytes:
     return draw(st.sampled_from(["", "\ufeff"])).encode() + out.encode() if draw(st.booleans()) else out.encode()
 
 
+TAGS = [
+    "!!int", "!!float", "!!bool", "!!null", "!!timestamp", "!!binary", "!!omap", "!!pairs", "!!set", "!!seq",
+    "!!map", "!!str", "!!merge", "!!value", "!!python/object:os.system", "!!python/name:os", "!", "!x", "!<>",
+    "!<!int>", "!!", "&a", "*a", "",
+]  # fmt: skip
+SCALARS = st.one_of(
+    st.sampled_from([
+        "''", "x", "0x", "0b2", "1:x", "2001-99-99", "[a, b]", "{a: b}", "[a, [b]]", "? [a]", ">\n  x", "|2\n x", "=", "<<", "~",
+        "%", "@", "`", '"\\UFFFFFFFF"', '"\\ud800"', '"\\x1b[31m"', "\u00e9", "- a", "'", "{", "\t",
+    ]),
+    st.sampled_from(NUMBERS), st.text(max_size=12),
+)  # fmt: skip
+KEYS = st.sampled_from(["license", "license_name", "tags", "language", "base_model", "<<", "? [a]\n", "x", "%YAML 1.2", "---"])
+
+
+@st.composite
+def cards(draw: st.DrawFn) -> bytes:
+    """README.md with a front matter: tagged scalars, merges, anchors, documents in documents, or any text."""
+    line = st.tuples(KEYS, st.sampled_from(TAGS), SCALARS).map(lambda parts: f"{parts[0]}: {parts[1]} {parts[2]}")
+    return "\n".join(["---", *draw(st.lists(line, max_size=5)), "---", draw(st.text(max_size=10))]).encode(errors="replace")
+
+
 RECODED = ["utf-16", "utf-32", "utf-8-sig", "utf-7", "cp037"]
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.budget import tried
-from tests.fuzz.nasty import NAMES, configs, weights
+from tests.fuzz.nasty import NAMES, cards, configs, weights
 from tests.fuzz.world import CONFIG, WEIGHTS, World
 from tests.registry.service import unique
 
@@ -74,6 +74,25 @@ def test_spoilt_patches(world: World) -> None:
         world.quiet()
 
     spoil()
+
+
+def test_cards(world: World) -> None:
+    """Whatever a README.md says, its patch is published, and everybody who may can read and list it."""
+    good, reader = world.files(), world.callers["reader"]
+
+    @tried(15)
+    @given(cards())
+    def read(card: bytes) -> None:
+        patch, files = world.new_patch(), good | {"README.md": card}
+        publish(world, patch, files)
+        for path in (f"/api/models/{patch}", f"/api/models/{patch}.merged", f"/{patch}/resolve/main/README.md", "/api/models"):
+            answer = reader("GET", path, whole=True)
+            assert answer.status_code == 200, (path, answer.text)
+        checked = reader("POST", "/api/validate-yaml", whole=True, json={"content": card.decode()})
+        assert checked.status_code == 200
+        world.quiet()
+
+    read()
 
 
 ANY_NAME = st.one_of(

@@ -110,3 +110,12 @@ def test_what_it_names_must_be_there(service: Service, acme: Caller) -> None:
     refused(acme.post("/families/llama/aliases", {"name": "org/x"}), 403, "token.scope")
     bad_revision = {"name": "org/x", "revision": "a b"}
     refused(service.admin.post("/families/llama/aliases", bad_revision), 422, "request.name")
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\0", "v1\n", "\u202ev1", "\U0001f600"])
+def test_a_base_named_with_odd_characters_is_unknown_on_every_database(service: Service, text: str) -> None:
+    """A configuration may say anything; PostgreSQL takes no zero character, not even in a question."""
+    assert said(service, f"base/{text}") is None
+    assert said(service, f"org/{text}") is None
+    assert said(service, "base/llama", text) == "llama/"
+    assert said(service, "org/x", text) is None

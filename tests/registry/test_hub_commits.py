@@ -226,7 +226,9 @@ def test_the_card_stays_as_it_was(place: tuple[Service, Caller, Hub]) -> None:
     "license: [a, b]", "license: *x", "a: &x [1]\nlicense: *x", "license: !!python/object:os.system x", "license: {a: b}",
     "[" * 9000, "license: null", "license: 1.0", "? [a]\n: b", 'license: "a\\u202eb"', "license: x\n---\nnot: this",
     "license: \u0000", "<<: {}", "license: " + "1" * 6000, "license: >\n" + " a\n" * 3000, "- a", "license: 2001-99-99",
-    "license: '| x | `y` <b>'",
+    "license: '| x | `y` <b>'", "license: !!int ''", "license: !!float ''", "license: !!bool x", "license: !!timestamp x",
+    "license: !!binary \u00e9", "license: !!omap x", "license: !!int '0x'", "license: 0b2", "<<: x", 'license: "\\UFFFFFFFF"',
+    "%YAML 1." + "9" * 5000 + "\n---\nlicense: x",
 ])  # fmt: skip
 def test_front_matter_of_strangers(lasting: tuple[Service, Caller, Hub], models: Models, tmp_path: Path, front: str) -> None:
     """Whatever a README says, the card is a card, and its front matter a mapping of texts."""
@@ -240,6 +242,32 @@ def test_front_matter_of_strangers(lasting: tuple[Service, Caller, Hub], models:
     assert isinstance(loaded.get("license", ""), str)
     assert all(len(line) < 2000 for line in text.splitlines())
     assert hub.info(name)["sha"]
+
+
+def test_front_matter_of_a_release_with_tags_leaves_its_repositories_readable(
+    fresh: Callable[..., Service], models: Models
+) -> None:
+    """Whoever may read the release, and the models merged with it, is not locked out by its README.md."""
+    service = fresh()
+    release = shutil.copytree(models.v1, service.place / "tagged")
+    (release / "README.md").write_text("---\nlicense: !!timestamp x\ntags: [!!int 'a', !!bool b]\n---\nbody\n")
+    service.admin.family("llama")
+    service.release("llama", "v1", release)
+    acme = service.caller("acme")
+    acme.publish(acme.patch("acme", "tone"), models.patch)
+    port = acme.port("acme/tone", "v1")
+    hub = Hub(acme)
+    assert hub.info("base/llama")["cardData"] == {"license": "x", "tags": ["a", "b"]}
+    assert hub.info("acme/tone.merged")["cardData"]["license"] == "x"
+    assert hub.file("base/llama", "v1", "config.json").status_code == 200
+    assert acme.get(f"/ports/{port['id']}/serving.json").status_code == 200
+
+
+@pytest.mark.parametrize("content", ["---\nlicense: !!bool x\n---\n", "---\nlicense: !!int 'y'\n---\n"])
+def test_validate_yaml_of_tagged_scalars_says_that_they_are_text(place: tuple[Service, Caller, Hub], content: str) -> None:
+    _, acme, _ = place
+    answer = acme("POST", "/api/validate-yaml", whole=True, json={"content": content})
+    assert (answer.status_code, answer.json()) == (200, {"errors": [], "warnings": []})
 
 
 def test_a_patch_without_a_card(lasting: tuple[Service, Caller, Hub], models: Models, tmp_path: Path) -> None:
