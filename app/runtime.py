@@ -31,6 +31,7 @@ from app.jobs.presence import Presence, introduce
 from app.jobs.queue import DbosQueue
 from app.services import tokens, workers
 from app.services.backend import Doing
+from app.services.draining import Draining
 from app.services.house import House
 from app.services.identities import Identities
 from app.services.library import Library
@@ -53,6 +54,7 @@ class Runtime:
         pool: computes pieces of merged files, one thread a core.
         readers: the workers that live and read merged files, as of the last second.
         readiness: whether what it stands on answers.
+        draining: set when the process begins to stop, before its listener closes.
         identities: whom the issuers that are trusted vouch for.
         rates: how many requests there may be, of whom; from the start on.
         worker_ttl: after how many seconds without a word a worker is dead.
@@ -73,9 +75,11 @@ class Runtime:
         self.readers = workers.Readers(self._look_for_readers)
         self.handed_over = WorkerFiles()
         self.readiness = Readiness(self.checks())
+        self.draining = Draining()
         self.identities = Identities(settings.oidc, settings.oidc_max_lifetime_seconds)
         self._stopping = threading.Event()
         self._engine: Engine | None = None
+        self._handing_back = threading.Lock()
         self._lock: int | None = None
         self._database: DatabaseEngine | None = None
         self._counters: DatabaseEngine | None = None
@@ -163,11 +167,17 @@ class Runtime:
     def stop(self) -> None:
         """Hands running jobs back and closes everything."""
         self._stopping.set()
-        if self._engine:
-            self._engine.stop()
+        self.hand_back_jobs()
         self.handed_over.close()
         self.pool.shutdown(wait=False, cancel_futures=True)
         self._let_go()
+
+    def hand_back_jobs(self) -> None:
+        """Takes no more jobs and ends those that run here, so that others take them up; once."""
+        with self._handing_back:  # whoever comes second waits until the first is done
+            engine, self._engine = self._engine, None
+            if engine:
+                engine.stop()
 
     def _let_go(self) -> None:
         """Closes what was opened so far, the data directory's lock last."""
@@ -187,7 +197,8 @@ class Runtime:
 
     def doing(self) -> list[Doing] | None:
         """The jobs that run in this process; None where it runs none."""
-        return self._engine.doing() if self._engine else None
+        engine = self._engine
+        return engine.doing() if engine else None
 
     def checks(self) -> dict[str, Callable[[], object]]:
         """What must answer before this process is of use, by part; each raises what is wrong with it."""
@@ -202,8 +213,8 @@ class Runtime:
         self.tools.blobs.check()
 
     def _check_jobs(self) -> None:
-        if self._engine:
-            self._engine.check()
+        if engine := self._engine:
+            engine.check()
         elif not self.settings.is_embedded:  # others run them: here, they are enqueued
             schema.require_engine_tables(self._started)
 

@@ -84,6 +84,9 @@ class Settings(BaseSettings):
         trusted_proxies: addresses and networks of proxies whose X-Forwarded-For is believed; by default nobody's is.
         head_seconds: how long a client may take to send the head of a request.
         idle_seconds: how long a client may send nothing of a body that it began, or take nothing of an answer.
+        drain_delay_seconds: how long a stopping service or worker still accepts connections after `/readyz` says 503; longer than
+            the load balancer takes to notice. 0: the listener closes at once.
+        drain_seconds: how long requests under way, such as merged downloads, get after that before they are cut.
         warm: whether a service loads torch at its start, so that the first read of a merged model need not wait two seconds for
             it; without, it is loaded when it is needed, and a service whose reads go to workers needs 170 MB less.
         max_patch_bytes: largest patch, all its files together.
@@ -129,6 +132,8 @@ class Settings(BaseSettings):
     trusted_proxies: list[str] = Field(default_factory=list)
     head_seconds: Seconds = 15.0
     idle_seconds: Seconds = 120.0
+    drain_delay_seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    drain_seconds: Annotated[float, Field(ge=0, le=86400)] = 10.0
     warm: bool = True
     max_patch_bytes: Positive = 16 * 2**30
     max_patch_files: Positive = 10_000

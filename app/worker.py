@@ -109,11 +109,12 @@ class WorkerRuntime(Runtime):
         Raises:
             DomainError: worker.unready.
         """
-        if self._engine is None or self._presence is None:
+        engine = self._engine
+        if engine is None or self._presence is None:
             raise DomainError("worker.unready", reason="has not started")
         if not self._presence.is_seen:
             raise DomainError("worker.unready", reason="could give no sign of life")
-        self._engine.check()
+        engine.check()
 
 
 def create_worker_app(settings: Settings, role: Role) -> FastAPI:

@@ -5,17 +5,20 @@ import asyncio
 from app.api.schemas.system import PartOut, ReadyOut
 from app.domain.errors import DomainError
 from app.services.backend import Backend
+from app.services.readiness import Part
+
+DRAINING = Part(ok=False, milliseconds=0.0, reason="the process is about to stop")
 
 
 async def readiness(backend: Backend) -> ReadyOut:
-    """How each part answered.
+    """How each part answered; of a process that drains, only that it does.
 
     Waits without a thread: probes that come while a part hangs take nothing from requests that go on.
 
     Raises:
         DomainError: server.unready, with the parts as its data.
     """
-    parts = await asyncio.wrap_future(backend.readiness.ask())
+    parts = {"draining": DRAINING} if backend.draining.is_set else await asyncio.wrap_future(backend.readiness.ask())
     failed = [f"{name}: {part.reason}" for name, part in parts.items() if not part.ok]
     if failed:
         shown = {name: part.to_dict() for name, part in parts.items()}

@@ -1,6 +1,7 @@
 """`portllm serve`: the service, in one process, or on PostgreSQL in several."""
 
 import gc
+import os
 import signal
 import socket
 import sys
@@ -17,7 +18,6 @@ from app.cli.configured import read_settings
 from app.cli.output import EXIT_USAGE, fail
 from app.core.collector import collector_off
 
-DRAIN_SECONDS = 10
 BACKLOG = 2048
 
 
@@ -49,15 +49,16 @@ def serve(
 def _serve_here(settings: Any, host: str, port: int) -> None:
     """This process does everything."""
     with collector_off():
-        import uvicorn  # noqa: PLC0415  only this verb needs the service
-
+        from app.cli.draining import DrainingServer  # noqa: PLC0415  only this verb needs the service
         from app.main import create_app  # noqa: PLC0415
 
         application = create_app(settings)
     gc.freeze()  # all of it stays
     runtime = application.state.backend
     listener = listen_on(host, port)
-    server = uvicorn.Server(server_config(application, settings))
+    server = DrainingServer(
+        server_config(application, settings), runtime, settings.drain_delay_seconds, runtime.hand_back_jobs
+    )  # fmt: skip
     with ended_by_signals(server):
         # Before the server takes connections: a refusal to start is a sentence here, not a trace in a log.
         _start(runtime)
@@ -128,6 +129,13 @@ def ended_by_signals(server: Any) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def end_at_once(number: int, *_: object) -> None:
+    """Ends the process now, with the exit code of one that died of the signal. Nothing needs to be in order for that: jobs and
+    locks of a process that was killed are taken up by others.
+    """
+    os._exit(128 + number)
+
+
 def server_config(application: Any, settings: Any, **options: Any) -> Any:
     """How the HTTP server runs the application. X-Forwarded-For is believed of the proxies that settings name, of nobody else."""
     import uvicorn  # noqa: PLC0415
@@ -142,7 +150,7 @@ def server_config(application: Any, settings: Any, **options: Any) -> Any:
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=settings.trusted_proxies,
         ws="none",
-        timeout_graceful_shutdown=DRAIN_SECONDS,
+        timeout_graceful_shutdown=settings.drain_seconds,
         server_header=False,
         **options,
     )  # fmt: skip

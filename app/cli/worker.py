@@ -69,19 +69,18 @@ def _run(settings: Any, role: Any) -> NoReturn:
 
 
 def _serve(settings: Any, role: Any, listener: Any) -> NoReturn:
-    """Runs jobs and answers requests until a signal comes."""
+    """Runs jobs and answers requests until a signal comes. Its jobs are handed back while the last requests are answered."""
     import asyncio  # noqa: PLC0415
 
-    import uvicorn  # noqa: PLC0415
-
+    from app.cli.draining import DrainingServer  # noqa: PLC0415
     from app.cli.serve import ended_by_signals, server_config  # noqa: PLC0415
     from app.worker import create_worker_app  # noqa: PLC0415
 
     application = _explained(lambda: create_worker_app(settings, role))
     runtime = application.state.backend
-    config = server_config(application, settings)
-    config.timeout_graceful_shutdown = 2  # its readers go on elsewhere, its jobs wait to be handed back
-    server = uvicorn.Server(config)
+    server = DrainingServer(
+        server_config(application, settings), runtime, settings.drain_delay_seconds, runtime.hand_back_jobs
+    )  # fmt: skip
     with ended_by_signals(server):
         _explained(runtime.start)
         _say(runtime.card)
@@ -90,10 +89,18 @@ def _serve(settings: Any, role: Any, listener: Any) -> NoReturn:
 
 
 def _on_signal() -> threading.Event:
-    """Set when somebody asks this process to end."""
+    """Set when somebody asks this process to end; asked a second time, it ends at once."""
+    from app.cli.serve import end_at_once  # noqa: PLC0415
+
     ended = threading.Event()
+
+    def end(number: int, *_: object) -> None:
+        if ended.is_set():
+            end_at_once(number)
+        ended.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+        signal.signal(number, end)
     return ended
 
 

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from app.services.draining import Draining
 from app.services.identities import Identities
 from app.services.rates import Rates
 from app.services.readiness import Readiness
@@ -36,6 +37,7 @@ class Backend(Protocol):
     pool: Executor
     worker_ttl: float
     readiness: Readiness
+    draining: Draining
     identities: Identities
     rates: Rates
     handed_over: "FilesOfWorkers"

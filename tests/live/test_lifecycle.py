@@ -26,7 +26,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service that these tests may stop."""
     root = tmp_path_factory.mktemp("own")
     large_release(root / "models/long", 8)  # 0.4 GB to read: a second or two
-    service = Service(root, root / "models").start()
+    service = Service(root, root / "models", PORTLLM_DRAIN_SECONDS="3600").start()  # what holds a stop up is seen
     yield service
     service.kill()
 
@@ -150,13 +150,12 @@ def test_a_signal_that_comes_before_the_server_runs() -> None:
 
 
 def test_a_client_that_holds_on_does_not_keep_the_service_from_stopping(own: Service) -> None:
-    """An open stream ends with the service, after the ten seconds that it grants to downloads. Last, because it stops `own`."""
+    """An open stream of events ends in order, and takes none of the time that downloads get. Last, because it stops `own`."""
     with own.client() as client, client.stream("GET", "/events", headers={"Accept": "text/event-stream"}) as stream:
         events = _events(stream)
         next(events)
-        assert own.stop() < 15
-        with pytest.raises(httpx.TransportError):
-            list(events)
+        own.stop()
+        list(events)  # it ended in order
 
 
 def _events(stream: httpx.Response) -> Iterator[dict[str, Any]]:

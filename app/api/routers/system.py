@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import Header, Query, Request, Response
@@ -102,7 +103,7 @@ def _is_good(backend: Backend, principal: Principal) -> bool:
 
 async def _stream(request: Request, backend: Backend, principal: Principal, cursor: int) -> AsyncIterator[str]:
     idle = 0.0
-    while not await request.is_disconnected():
+    while not backend.draining.is_set and not await request.is_disconnected():
         if not await run_in_threadpool(_is_good, backend, principal):
             return
         found = await run_in_threadpool(_events, backend, principal, cursor, 100)
@@ -114,4 +115,5 @@ async def _stream(request: Request, backend: Backend, principal: Principal, curs
             idle = 0.0
             yield ": still here\n\n"
         if not found:
-            await asyncio.sleep(POLL_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(backend.draining.wait(), POLL_SECONDS)
