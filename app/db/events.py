@@ -65,7 +65,11 @@ def last(session: Session) -> int:
     return session.scalar(select(func.max(Event.id))) or 0
 
 
-def was_told(session: Session, owner: str, kind: str, subject: str) -> bool:
-    """Whether there is an event of a kind about a subject."""
-    query = select(Event.id).where(Event.owner == owner, Event.kind == kind, Event.subject == subject).limit(1)
-    return session.scalar(query) is not None
+def told_of(session: Session, kind: str, jobs: Sequence[str]) -> set[str]:
+    """Those of these jobs about which there is an event of a kind; an event about a job is its owner's."""
+    owners = sorted({job.partition(":")[0] for job in jobs})
+    found = set[str]()
+    for start in range(0, len(jobs), 500):
+        query = select(Event.subject).where(Event.owner.in_(owners), Event.kind == kind)
+        found.update(session.scalars(query.where(Event.subject.in_(jobs[start : start + 500]))))
+    return found

@@ -78,10 +78,10 @@ def list_page(
     return page(session, query, Import, after, limit)
 
 
-def unfinished(session: Session, limit: int) -> Sequence[Import]:
-    """Those whose job has not ended with a word, the oldest first."""
-    query = select(Import).where(Import.state.in_(UNFINISHED)).options(*_WITH_VERSION)
-    return session.scalars(query.order_by(Import.id).limit(limit)).all()
+def unfinished(session: Session) -> Sequence[tuple[str, str, int]]:
+    """Owner, id and attempt of every one that waits for its job, the oldest first."""
+    query = select(Import.owner, Import.id, Import.attempt).where(Import.state.in_(UNFINISHED)).order_by(Import.id)
+    return session.execute(query).tuples().all()
 
 
 def settled(session: Session, owner: str, upstream: str, repository: str) -> Sequence[Import]:

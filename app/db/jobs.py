@@ -1,7 +1,8 @@
 """The job engine's own records, where our transactions must agree with them and where its own lists fall short.
 
-The table is DBOS's (3.4): unprefixed on SQLite, in schema dbos on PostgreSQL. It is only read here, but for the queue of jobs
-that wait (`move`), which DBOS has no call for.
+The table is DBOS's (3.4): unprefixed on SQLite, in schema dbos on PostgreSQL. It is only read here, but for two changes that
+DBOS cannot make inside our transactions: `cancel`, and `move` of waiting jobs to another queue. A contract test
+(`tests/registry/test_engine_contract.py`) compares `cancel` with DBOS's own.
 """
 
 import datetime as dt
@@ -21,6 +22,7 @@ from sqlalchemy import (
     column,
     func,
     literal_column,
+    null,
     or_,
     select,
     table,
@@ -28,6 +30,8 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.orm import Session
+
+from app.db.base import clock
 
 RUNNING = "PENDING"
 # A job that was refused has ended well for the engine; its outcome, one of these two forms, tells.
@@ -76,6 +80,27 @@ def executors(session: Session) -> set[str]:
     """Everybody who runs a job, or died over one."""
     jobs = _jobs(session)
     return set(session.scalars(select(jobs.c.executor_id).where(jobs.c.status == RUNNING).distinct()))
+
+
+def live(session: Session) -> set[str]:
+    """Ids of all jobs that wait or run."""
+    jobs = _jobs(session)
+    # Written as the predicate of the engine's partial index, so that jobs that ended are not read.
+    in_flight = select(jobs.c.workflow_uuid).where(text("status IN ('ENQUEUED', 'PENDING')"), jobs.c.name == WORKFLOW)
+    delayed = select(jobs.c.workflow_uuid).where(jobs.c.status == literal_column("'DELAYED'"), jobs.c.name == WORKFLOW)
+    return set(session.scalars(in_flight)) | set(session.scalars(delayed))
+
+
+def cancel(session: Session, job: str) -> bool:
+    """Cancels a job that waits or runs; whether it did. It sets what `DBOSClient.cancel_workflow` sets, in our transaction."""
+    jobs = _jobs(session)
+    moment = int(clock(session).timestamp() * 1000)
+    statement = update(jobs).where(jobs.c.workflow_uuid == job, jobs.c.status.in_([*STATUSES["queued"], RUNNING]))
+    statement = statement.values(
+        status="CANCELLED", owner_xid=null(), queue_name=null(), deduplication_id=null(), started_at_epoch_ms=null(),
+        updated_at=moment, completed_at=moment,
+    )  # fmt: skip
+    return bool(cast(CursorResult[Any], session.execute(statement)).rowcount)
 
 
 def move(session: Session, kinds: Sequence[str], prefix: str, living: Collection[str], to: str) -> int:
@@ -152,8 +177,9 @@ def _in_state(session: Session, jobs: TableClause, state: str) -> ColumnElement[
 
 
 def _jobs(session: Session) -> TableClause:
-    texts = ("workflow_uuid", "status", "name", "executor_id", "output", "queue_name")
-    return _table(session, "workflow_status", *texts, numbers=("created_at", "updated_at", "recovery_attempts"))
+    texts = ("workflow_uuid", "status", "name", "executor_id", "output", "queue_name", "owner_xid", "deduplication_id")
+    numbers = ("created_at", "updated_at", "recovery_attempts", "started_at_epoch_ms", "completed_at")
+    return _table(session, "workflow_status", *texts, numbers=numbers)
 
 
 def _table(session: Session, name: str, *texts: str, numbers: Sequence[str] = ()) -> TableClause:

@@ -59,10 +59,11 @@ def move(session: Session, old_port: str, new_port: str) -> None:
     session.execute(update(Materialisation).where(Materialisation.port_id == old_port).values(port_id=new_port))
 
 
-def unfinished(session: Session, limit: int) -> Sequence[Materialisation]:
-    """Those whose job has not ended with a word, the oldest first."""
-    query = select(Materialisation).where(Materialisation.state.in_(UNFINISHED)).options(*_WITH_PORT)
-    return session.scalars(query.order_by(Materialisation.id).limit(limit)).all()
+def unfinished(session: Session) -> Sequence[tuple[str, str, int]]:
+    """Owner, id and attempt of every one that waits for its job, the oldest first."""
+    query = select(Materialisation.owner, Materialisation.id, Materialisation.attempt)
+    query = query.where(Materialisation.state.in_(UNFINISHED)).order_by(Materialisation.id)
+    return session.execute(query).tuples().all()
 
 
 def ended_since(session: Session, moment: dt.datetime) -> Sequence[Materialisation]:

@@ -93,6 +93,12 @@ def ready(session: Session, family_id: str, limit: int) -> Sequence[Release]:
     return session.scalars(_READY, {"family": family_id, "limit": limit}).all()
 
 
+def ingesting(session: Session) -> Sequence[tuple[str, int]]:
+    """Id and attempt of every release that is being ingested, the oldest first."""
+    query = select(Release.id, Release.attempt).where(Release.state == "ingesting")
+    return session.execute(query.order_by(Release.id)).tuples().all()
+
+
 def list_page(
     session: Session, family_id: str | None, state: str | None, after: str | None, limit: int, reader: str | None = None
 ) -> Sequence[Release]:

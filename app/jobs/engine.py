@@ -220,8 +220,8 @@ class Engine:
 
 
 def _record(uow: UnitOfWork, job: str, kind: str, subject: str, held: Claim, result: dict[str, Any]) -> None:
-    KINDS[kind].record(uow, subject, job, held, result)
-    jobs.done(uow, job, kind, subject)
+    if KINDS[kind].record(uow, subject, job, held, result):
+        jobs.done(uow, job, kind, subject)
 
 
 def _reject(uow: UnitOfWork, job: str, kind: str, subject: str, held: Claim, problem: dict[str, Any]) -> None:

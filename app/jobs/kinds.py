@@ -13,6 +13,8 @@ from app.services.uow import UnitOfWork
 class Kind:
     """Use cases: make the order (None: nothing to do), record the result, record the failure, clear what a child left.
 
+    `record` returns False where the result was recorded before, by an attempt whose commit was not confirmed.
+
     `keep` comes before `record` where bytes must be moved: in a transaction that only reads, which nobody waits for.
 
     Attributes:
@@ -22,7 +24,7 @@ class Kind:
     """
 
     order: Callable[[UnitOfWork, str], dict[str, Any] | None]
-    record: Callable[[UnitOfWork, str, str, Claim, dict[str, Any]], None]
+    record: Callable[[UnitOfWork, str, str, Claim, dict[str, Any]], bool]
     reject: Callable[[UnitOfWork, str, dict[str, Any]], None]
     clear: Callable[[UnitOfWork, dict[str, Any]], None] = lambda uow, order: None  # noqa: ARG005
     keep: Callable[[UnitOfWork, dict[str, Any]], Any] = lambda uow, result: None  # noqa: ARG005

@@ -1,5 +1,7 @@
 """The queue of an embedded service that runs no jobs."""
 
+from collections.abc import Sequence
+
 from sqlalchemy.orm import Session
 
 from app.services.uow import JobStatus
@@ -14,11 +16,23 @@ class NoJobs:
     def enqueue(self, session: Session, job: str, kind: str, subject: str) -> None:  # noqa: ARG002  the protocol's
         self.enqueued.append((job, kind, subject))
 
-    def cancel(self, job: str) -> None:
+    def cancel(self, session: Session, job: str) -> bool:  # noqa: ARG002  the protocol's
+        return self.forget(job)
+
+    def forget(self, job: str) -> bool:
+        """Removes a job from the queue; whether it was there."""
+        before = len(self.enqueued)
         self.enqueued = [e for e in self.enqueued if e[0] != job]
+        return len(self.enqueued) < before
 
     def status(self, job: str) -> JobStatus | None:
-        return next((JobStatus(j, "queued", None, None, None, None) for j, _, _ in self.enqueued if j == job), None)
+        return self.statuses([job]).get(job)
+
+    def statuses(self, jobs: Sequence[str]) -> dict[str, JobStatus]:
+        return {job: JobStatus(job, "queued", None, None, None, None) for job, _, _ in self.enqueued if job in jobs}
+
+    def live(self, session: Session) -> set[str]:  # noqa: ARG002  the protocol's
+        return {job for job, _, _ in self.enqueued}
 
     def page(
         self,

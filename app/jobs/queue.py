@@ -46,11 +46,17 @@ class DbosQueue:
         # The line that leads from a request to its job.
         log.info("a job of kind %s waits", kind, extra={"job_id": job})
 
-    def cancel(self, job: str) -> None:
-        self._client.cancel_workflow(job)
+    def cancel(self, session: Session, job: str) -> bool:
+        return rows.cancel(session, job)
 
     def status(self, job: str) -> JobStatus | None:
-        return next(iter(self._statuses([job])), None)
+        return self.statuses([job]).get(job)
+
+    def statuses(self, jobs: Sequence[str]) -> dict[str, JobStatus]:
+        return {status.id: status for status in self._statuses(jobs)}
+
+    def live(self, session: Session) -> set[str]:
+        return rows.live(session)
 
     def page(
         self, session: Session, owner: str | None, kind: str | None, state: str | None, after: str | None, limit: int

@@ -57,8 +57,8 @@ def order(uow: UnitOfWork, port_id: str) -> dict[str, Any] | None:
     return uow.tools.library.merge_order(port.release, port.version, Recipe.from_dict(port.recipe))
 
 
-def record(uow: UnitOfWork, port_id: str, job: str, held: Claim, result: dict[str, Any]) -> None:
-    """Keeps digests and the exact merge fidelity; fails when the job was lost meanwhile.
+def record(uow: UnitOfWork, port_id: str, job: str, held: Claim, result: dict[str, Any]) -> bool:
+    """Records digests and the exact merge fidelity; False where the port has them, or is gone.
 
     Raises:
         DomainError: job.lost.
@@ -67,12 +67,13 @@ def record(uow: UnitOfWork, port_id: str, job: str, held: Claim, result: dict[st
         raise DomainError("job.lost", job=job)
     port = rows.get(uow.session, port_id)
     if port is None:
-        return
+        return False
     uow.lock(port)
-    if port.state == "purged":
-        return
+    if port.state == "purged" or port.digests is not None:
+        return False
     port.digests = result["digests"]
     port.fidelity = result["fidelity"]
     port.row_version += 1
     worker = Principal(INSTALLATION, frozenset({"admin"}), job)
     uow.event("port.digested", worker, port.owner, port.id, files=len(result["digests"]))
+    return True

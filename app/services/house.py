@@ -34,8 +34,7 @@ class House:
 
     def keep(self) -> None:
         """What is due now; whoever calls this is the only one who does."""
-        with self._write() as uow:
-            jobs.reconcile(uow, self._told)
+        jobs.reconcile(self._read, self._write, self._told)
         if self._opened:
             self._finish_erasures(self._opened)
         if time.monotonic() >= self._next_sweep:

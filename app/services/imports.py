@@ -18,7 +18,6 @@ from app.domain.states import move
 from app.domain.upstreams import Reference
 from app.services import base_names, patches, tokens, uploads, upstreams
 from app.services.quotas import room
-from app.services.releases import crashed
 from app.services.uow import UnitOfWork
 from app.services.uploads import AnnouncedFile
 
@@ -122,7 +121,11 @@ def again(uow: UnitOfWork, principal: Principal, ident: str) -> str:
 
 def job_of(row: Import) -> str:
     """Deterministic: one job for each attempt."""
-    return f"{row.owner}:{IMPORT}:{row.id}-{row.attempt}"
+    return _job(row.owner, row.id, row.attempt)
+
+
+def _job(owner: str, ident: str, attempt: int) -> str:
+    return f"{owner}:{IMPORT}:{ident}-{attempt}"
 
 
 def get(uow: UnitOfWork, principal: Principal, ident: str) -> Import:
@@ -163,8 +166,8 @@ def order(uow: UnitOfWork, ident: str) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def record(uow: UnitOfWork, ident: str, job: str, held: Claim, result: dict[str, Any]) -> None:
-    """Publishes what the job brought, by the steps of any upload; fails when the job was lost meanwhile.
+def record(uow: UnitOfWork, ident: str, job: str, held: Claim, result: dict[str, Any]) -> bool:
+    """Publishes what the job brought, by the steps of any upload; False where the import no longer waits for that.
 
     Raises:
         DomainError: job.lost; import.base, import.release, import.taken, blob.missing, and what creating a patch and publishing
@@ -175,7 +178,7 @@ def record(uow: UnitOfWork, ident: str, job: str, held: Claim, result: dict[str,
         raise DomainError("job.lost", job=job)
     row = _locked(uow, ident)
     if row is None or row.state != "running":
-        return
+        return False
     row.commit = result["commit"]
     settled = rows.settled(uow.session, row.owner, row.upstream, row.repository)
     same = next((found for found in settled if found.commit == row.commit and _is_there(found, row)), None)
@@ -190,6 +193,7 @@ def record(uow: UnitOfWork, ident: str, job: str, held: Claim, result: dict[str,
     who = Principal(INSTALLATION, frozenset({"admin"}), job)
     where = {"upstream": row.upstream, "repository": row.repository, "commit": row.commit}
     uow.event(f"import.{state}", who, row.owner, row.patch, **where)
+    return True
 
 
 def record_refused(uow: UnitOfWork, ident: str, problem: dict[str, Any]) -> None:
@@ -203,19 +207,13 @@ def record_refused(uow: UnitOfWork, ident: str, problem: dict[str, Any]) -> None
     uow.event(f"import.{row.state}", worker, row.owner, row.patch, code=problem["code"], repository=row.repository)
 
 
-def reconcile(uow: UnitOfWork) -> int:
-    """Marks those as refused whose job ended without a word (given up after too many crashes); returns how many."""
-    count = 0
-    for row in rows.unfinished(uow.session, uow.tools.limits.page):
-        problem = crashed(uow, job_of(row))
-        if problem:
-            record_refused(uow, row.id, problem)
-            count += 1
-    return count
+def unfinished(uow: UnitOfWork) -> list[tuple[str, str]]:
+    """(job, id) of every import that waits for its job, the oldest first."""
+    return [(_job(owner, ident, attempt), ident) for owner, ident, attempt in rows.unfinished(uow.session)]
 
 
 def give_up(uow: UnitOfWork, ident: str, job: str, problem: dict[str, Any]) -> None:
-    """The same for one job, unless another attempt was begun since."""
+    """Marks the import of a job that was given up as refused, unless another attempt was begun since."""
     row = rows.get(uow.session, ident)
     if row is not None and job_of(row) == job:
         record_refused(uow, ident, problem)

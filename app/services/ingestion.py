@@ -54,8 +54,8 @@ def keep(uow: UnitOfWork, result: dict[str, Any]) -> Manifest:
     return manifest
 
 
-def record(uow: UnitOfWork, release_id: str, job: str, held: Claim, result: dict[str, Any]) -> None:
-    """Makes a release ready with what its job found; fails when the job was lost meanwhile.
+def record(uow: UnitOfWork, release_id: str, job: str, held: Claim, result: dict[str, Any]) -> bool:
+    """Makes a release ready with what its job found; False where it no longer waits for that.
 
     Raises:
         DomainError: job.lost.
@@ -68,7 +68,7 @@ def record(uow: UnitOfWork, release_id: str, job: str, held: Claim, result: dict
         raise DomainError("job.lost", job=job)
     release = releases.still_ingesting(uow, release_id)
     if release is None:
-        return
+        return False
     blobs, run = uow.tools.blobs, str(result["run"])
     release.manifest = result["manifest_sha256"]
     uow.after_commit(lambda: blobs.discard(run))
@@ -87,6 +87,7 @@ def record(uow: UnitOfWork, release_id: str, job: str, held: Claim, result: dict
     worker = Principal(INSTALLATION, frozenset({"admin"}), job)
     facts = {"manifest": release.manifest, "bytes": release.total_bytes}
     uow.family_event("release.ready", worker, release.family.name, release.name, **facts)
+    return True
 
 
 def _end_push(uow: UnitOfWork, release: Release) -> None:

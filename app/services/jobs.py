@@ -2,7 +2,8 @@
 
 import datetime as dt
 from collections.abc import Callable
-from functools import partial
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 from app.db import events as event_rows
@@ -34,38 +35,81 @@ GIVEN_UP: dict[str, Callable[[UnitOfWork, str, str, dict[str, Any]], None]] = {
     materialisations.MATERIALISE: materialisations.give_up,
     imports.IMPORT: imports.give_up,
 }
+# Subjects that wait for a job, as (job, subject), the oldest first.
+UNFINISHED: dict[str, Callable[[UnitOfWork], list[tuple[str, str]]]] = {
+    releases.INGEST: releases.unfinished,
+    materialisations.MATERIALISE: materialisations.unfinished,
+    imports.IMPORT: imports.unfinished,
+}
 GIVEN_UP_SINCE = dt.timedelta(days=1)
+# How many findings one reconciliation records; the next one, seconds later, records more.
+AT_ONCE = 500
+
+Begin = Callable[[], AbstractContextManager[UnitOfWork]]
 
 
-def reconcile(uow: UnitOfWork, told: set[str]) -> int:
-    """Says what no worker could say: of jobs that the engine gave up, and of facts that wait for a job that has ended.
+def reconcile(read: Begin, write: Begin, told: set[str]) -> int:
+    """Records what no worker could record: jobs that the engine gave up, and subjects whose job ended without a result.
 
-    Whoever calls it is the only one who does (see `app.services.house`). The event and the fact are one transaction, so that
-    each is told once.
+    The look-up reads in one transaction and asks the engine in one query, with no write transaction open; then each finding is
+    recorded in a transaction of its own, the oldest first. Only one process calls this at a time (see `app.services.house`).
 
     Args:
-        uow: a transaction that writes.
-        told: jobs that are known to be told of; grows.
+        read: opens a unit of work that reads.
+        write: opens one that writes.
+        told: jobs that were given up whose failure is recorded already; updated.
 
     Returns:
-        How many were told of now.
+        How many were recorded now.
     """
-    count = 0
-    for job in rows.given_up(uow.session, rows.WORKFLOW, now() - GIVEN_UP_SINCE):
-        owner, kind, key = job.split(":", 2)
-        if job in told:
-            continue
-        uow.after_commit(partial(told.add, job))
-        status = uow.tools.jobs.status(job)
-        if event_rows.was_told(uow.session, owner, FAILED, job) or status is None or status.problem is None:
-            continue
-        subject = key.rpartition("-")[0]
-        if kind in GIVEN_UP:
-            GIVEN_UP[kind](uow, subject, job, status.problem)
-        failed(uow, job, kind, subject, status.problem)
-        uow.session.flush()  # whoever looks for what still waits, below, must not find it again
-        count += 1
-    return count + releases.reconcile(uow) + materialisations.reconcile(uow) + imports.reconcile(uow)
+    with read() as uow:
+        ended, queue = _ended(uow, told)[:AT_ONCE], uow.tools.jobs
+    statuses = queue.statuses([found.job for found in ended])
+    for found in ended:
+        problem = _problem_of(statuses.get(found.job))
+        with write() as uow:
+            if found.kind in GIVEN_UP:
+                GIVEN_UP[found.kind](uow, found.subject, found.job, problem)
+            if found.is_given_up:
+                failed(uow, found.job, found.kind, found.subject, problem)
+        if found.is_given_up:
+            told.add(found.job)
+    return len(ended)
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """A job that ended without a result: the engine gave it up, or its subject still waits for it."""
+
+    job: str
+    kind: str
+    subject: str
+    is_given_up: bool
+
+
+def _ended(uow: UnitOfWork, told: set[str]) -> list[_Ended]:
+    """Jobs that ended without a result, those that the engine gave up first; forgets in `told` what is no longer listed."""
+    given_up = rows.given_up(uow.session, rows.WORKFLOW, now() - GIVEN_UP_SINCE)
+    told &= set(given_up)
+    told |= event_rows.told_of(uow.session, FAILED, [job for job in given_up if job not in told])
+    found = {job: _Ended(job, job.split(":", 2)[1], subject_of(job), True) for job in given_up if job not in told}
+    live = uow.tools.jobs.live(uow.session)
+    for kind, waiting in UNFINISHED.items():
+        for job, subject in waiting(uow):
+            if job not in live:
+                found.setdefault(job, _Ended(job, kind, subject, False))
+    return list(found.values())
+
+
+def subject_of(job: str) -> str:
+    """What a job is about: the last part of its id, without the attempt."""
+    return job.split(":", 2)[2].rpartition("-")[0]
+
+
+def _problem_of(status: JobStatus | None) -> dict[str, Any]:
+    """Why a job ended without a result, by its status; None where the engine does not know it."""
+    error = DomainError("job.crashed", reason="it ended without recording a result")
+    return status.problem if status and status.problem else error.to_problem()
 
 
 def get(uow: UnitOfWork, principal: Principal, job: str) -> JobStatus:
@@ -88,18 +132,26 @@ def list_page(
 def cancel(uow: UnitOfWork, principal: Principal, job: str) -> JobStatus:
     """Stops a job; a release whose ingestion is cancelled is rejected, and can be registered again."""
     status, _, kind, subject = _change(uow, principal, job)
-    if status.state not in ("queued", "running"):
+    if not stop(uow, principal, job, kind, subject):
         raise DomainError("state.move", noun="job", state=status.state, target="cancelled")
-    stop(uow, principal, job, kind, subject)
     return status
 
 
-def stop(uow: UnitOfWork, principal: Principal, job: str, kind: str, subject: str) -> None:
-    """Stops a job that waits or runs, whoever asks."""
+def stop(uow: UnitOfWork, principal: Principal, job: str, kind: str, subject: str) -> bool:
+    """Cancels a job and records that on its subject, in this transaction; False where it neither waits nor runs.
+
+    The job's row is locked before its subject's, as by whoever records a result.
+    """
+    if not uow.tools.jobs.cancel(uow.session, job):
+        return False
+    record_cancelled(uow, principal, job, kind, subject)
+    return True
+
+
+def record_cancelled(uow: UnitOfWork, principal: Principal, job: str, kind: str, subject: str) -> None:
+    """Records on its subject and as an event that a job was cancelled."""
     if kind in CANCELLED:
         CANCELLED[kind](uow, subject, DomainError("job.cancelled").to_problem())
-    # After the commit: the engine writes through a connection of its own, which would wait for this transaction.
-    uow.after_commit(lambda: uow.tools.jobs.cancel(job))
     uow.event("job.cancelled", principal, job.partition(":")[0], job, kind=kind, subject=subject)
 
 
@@ -164,9 +216,9 @@ def _tell(uow: UnitOfWork, what: str, job: str, **data: Any) -> None:
 def _change(uow: UnitOfWork, principal: Principal, job: str) -> tuple[JobStatus, str, str, str]:
     """A job that the principal may change: its status, owner, kind and subject."""
     status = get(uow, principal, job)
-    owner, kind, key = job.split(":", 2)
+    owner, kind, _ = job.split(":", 2)
     if owner == INSTALLATION:
         principal.require_admin()
     else:
         principal.require_publish(owner)
-    return status, owner, kind, key.rpartition("-")[0]
+    return status, owner, kind, subject_of(job)

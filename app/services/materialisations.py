@@ -17,7 +17,6 @@ from app.domain.places import Place
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.states import move
 from app.services import ports
-from app.services.releases import crashed
 from app.services.uow import UnitOfWork
 
 MATERIALISE = "materialise"
@@ -66,7 +65,11 @@ def again(uow: UnitOfWork, principal: Principal, ident: str) -> str:
 
 def job_of(row: Materialisation) -> str:
     """Deterministic: one job for each attempt."""
-    return f"{row.owner}:{MATERIALISE}:{row.id}-{row.attempt}"
+    return _job(row.owner, row.id, row.attempt)
+
+
+def _job(owner: str, ident: str, attempt: int) -> str:
+    return f"{owner}:{MATERIALISE}:{ident}-{attempt}"
 
 
 def get(uow: UnitOfWork, principal: Principal, ident: str) -> Materialisation:
@@ -103,8 +106,8 @@ def order(uow: UnitOfWork, ident: str) -> dict[str, Any] | None:
     }
 
 
-def record(uow: UnitOfWork, ident: str, job: str, held: Claim, result: dict[str, Any]) -> None:
-    """Keeps what was written; fails when the job was lost meanwhile.
+def record(uow: UnitOfWork, ident: str, job: str, held: Claim, result: dict[str, Any]) -> bool:
+    """Records what was written; False where the materialisation no longer waits for that.
 
     Raises:
         DomainError: job.lost.
@@ -113,7 +116,7 @@ def record(uow: UnitOfWork, ident: str, job: str, held: Claim, result: dict[str,
         raise DomainError("job.lost", job=job)
     row = _locked(uow, ident)
     if row is None or row.state != "running":
-        return
+        return False
     _finish(row, "done", clock(uow.session))
     row.result = result
     worker = Principal(INSTALLATION, frozenset({"admin"}), job)
@@ -121,6 +124,7 @@ def record(uow: UnitOfWork, ident: str, job: str, held: Claim, result: dict[str,
         "materialisation.done", worker, row.owner, row.id, port=row.port_id, target=row.target,
         bytes_copied=result["bytes_copied"], bytes_moved=result["bytes_moved"],
     )  # fmt: skip
+    return True
 
 
 def record_failed(uow: UnitOfWork, ident: str, problem: dict[str, Any]) -> None:
@@ -134,19 +138,13 @@ def record_failed(uow: UnitOfWork, ident: str, problem: dict[str, Any]) -> None:
     uow.event(f"materialisation.{row.state}", worker, row.owner, row.id, port=row.port_id, code=problem["code"])
 
 
-def reconcile(uow: UnitOfWork) -> int:
-    """Marks those as failed whose job ended without a word (given up after too many crashes); returns how many."""
-    count = 0
-    for row in rows.unfinished(uow.session, uow.tools.limits.page):
-        problem = crashed(uow, job_of(row))
-        if problem:
-            record_failed(uow, row.id, problem)
-            count += 1
-    return count
+def unfinished(uow: UnitOfWork) -> list[tuple[str, str]]:
+    """(job, id) of every materialisation that waits for its job, the oldest first."""
+    return [(_job(owner, ident, attempt), ident) for owner, ident, attempt in rows.unfinished(uow.session)]
 
 
 def give_up(uow: UnitOfWork, ident: str, job: str, problem: dict[str, Any]) -> None:
-    """The same for one job, unless another attempt was begun since."""
+    """Marks the materialisation of a job that was given up as failed, unless another attempt was begun since."""
     row = rows.get(uow.session, ident)
     if row is not None and job_of(row) == job:
         record_failed(uow, ident, problem)

@@ -92,25 +92,22 @@ def _end_ports(uow: UnitOfWork, principal: Principal, version: PatchVersion) -> 
     """Ends all ports of a version, and what is made of them; whether a process may be writing a merged model just now."""
     found = ports.of_version(uow.session, version.id)
     for port in found:
+        # Before the port is locked, as a worker that records digests does; and after, for a job that was enqueued in between.
+        jobs.stop(uow, principal, digests.job_of(port), digests.DIGEST, port.id)
         uow.lock(port)
-        _stop(uow, principal, digests.job_of(port), digests.DIGEST, port.id)
+        jobs.stop(uow, principal, digests.job_of(port), digests.DIGEST, port.id)
         bury_port(port)
     running = False
     for row in materialisations.of_version(uow.session, version.id):
+        was_cancelled = uow.tools.jobs.cancel(uow.session, job_of(row))
         uow.lock(row)
         if row.state == "done":
             row.state = move("materialisation", row.state, PURGED)
             row.row_version += 1
         elif row.state in materialisations.UNFINISHED:
             running |= row.state == "running"
-            if not _stop(uow, principal, job_of(row), MATERIALISE, row.id):
+            if uow.tools.jobs.cancel(uow.session, job_of(row)) or was_cancelled:
+                jobs.record_cancelled(uow, principal, job_of(row), MATERIALISE, row.id)
+            else:
                 jobs.CANCELLED[MATERIALISE](uow, row.id, DomainError("job.cancelled").to_problem())
     return running
-
-
-def _stop(uow: UnitOfWork, principal: Principal, job: str, kind: str, subject: str) -> bool:
-    status = uow.tools.jobs.status(job)
-    if status is None or status.state not in ("queued", "running"):
-        return False
-    jobs.stop(uow, principal, job, kind, subject)
-    return True

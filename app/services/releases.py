@@ -117,7 +117,11 @@ def ingest_again(uow: UnitOfWork, principal: Principal, release_id: str) -> str:
 
 def job_of(release: Release) -> str:
     """Deterministic, so that a repeat is harmless: one job for each attempt at ingesting."""
-    return f"{INSTALLATION}:{INGEST}:{release.id}-{release.attempt}"
+    return _job(release.id, release.attempt)
+
+
+def _job(release_id: str, attempt: int) -> str:
+    return f"{INSTALLATION}:{INGEST}:{release_id}-{attempt}"
 
 
 def get(uow: UnitOfWork, principal: Principal, family_name: str, name: str) -> Release:
@@ -180,24 +184,9 @@ def record_rejected(uow: UnitOfWork, release_id: str, problem: dict[str, Any]) -
     uow.family_event("release.rejected", worker, release.family.name, release.name, **said)
 
 
-def reconcile(uow: UnitOfWork) -> int:
-    """Rejects releases whose ingestion ended without a word (given up after too many crashes); returns how many."""
-    count = 0
-    for release in rows.list_page(uow.session, None, "ingesting", None, uow.tools.limits.page):
-        problem = crashed(uow, job_of(release))
-        if problem:
-            record_rejected(uow, release.id, problem)
-            count += 1
-    return count
-
-
-def crashed(uow: UnitOfWork, job: str) -> dict[str, Any] | None:
-    """Why a job ended whose subject still waits for it; None while it has not ended."""
-    status = uow.tools.jobs.status(job)
-    if status and status.state not in ("failed", "cancelled", "done"):
-        return None
-    error = DomainError("job.crashed", reason="it ended without recording a result")
-    return status.problem if status and status.problem else error.to_problem()
+def unfinished(uow: UnitOfWork) -> list[tuple[str, str]]:
+    """(job, release id) of every release that waits for its ingestion, the oldest first."""
+    return [(_job(ident, attempt), ident) for ident, attempt in rows.ingesting(uow.session)]
 
 
 def give_up(uow: UnitOfWork, release_id: str, job: str, problem: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The unit of work: one transaction, and what a use case may touch within it. Holds the only commit."""
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,9 @@ from app.domain.quotas import Quota
 from app.services.library import Library
 
 ATTEMPTS = 3
+
+log = logging.getLogger("portllm.uow")
+
 Value = TypeVar("Value")
 
 
@@ -51,11 +55,20 @@ class JobQueue(Protocol):
     def enqueue(self, session: Session, job: str, kind: str, subject: str) -> None:
         """Writes the intent to run a job inside the session's transaction; the same id twice is one job."""
 
-    def cancel(self, job: str) -> None:
-        """Asks a job to stop."""
+    def cancel(self, session: Session, job: str) -> bool:
+        """Cancels a job inside the session's transaction; False where it neither waits nor runs.
+
+        A worker that runs it ends its process within seconds of the commit, and can record no result after it.
+        """
 
     def status(self, job: str) -> JobStatus | None:
         """The state of one job."""
+
+    def statuses(self, jobs: Sequence[str]) -> dict[str, JobStatus]:
+        """The states of those jobs that are known, by id, read in one query."""
+
+    def live(self, session: Session) -> set[str]:
+        """The ids of all jobs that wait or run, as the session's transaction sees them."""
 
     def page(
         self, session: Session, owner: str | None, kind: str | None, state: str | None, after: str | None, limit: int
@@ -98,7 +111,7 @@ class UnitOfWork:
     session: Session
     tools: Tools
     _events: list[Event] = field(default_factory=list)
-    _after_commit: list[Callable[[], None]] = field(default_factory=list)
+    _after_commit: list[Callable[[], object]] = field(default_factory=list)
 
     def add(self, row: Any) -> None:
         self.session.add(row)
@@ -144,8 +157,8 @@ class UnitOfWork:
         self.event(kind, principal, INSTALLATION, f"{family}/{release}" if release else family, **data)
         self._events[-1].family = family
 
-    def after_commit(self, action: Callable[[], None]) -> None:
-        """For clean-up that may be lost (the sweep does it then), never for facts."""
+    def after_commit(self, action: Callable[[], object]) -> None:
+        """Registers clean-up to run after the commit. It may be lost (a crash, an error), so it never carries a fact."""
         self._after_commit.append(action)
 
     def write_events(self) -> None:
@@ -155,8 +168,12 @@ class UnitOfWork:
             events.append(self.session, self._events)
 
     def committed(self) -> None:
+        """Runs the registered clean-up. The transaction is committed, so an error here is logged and fails nothing."""
         for action in self._after_commit:
-            action()
+            try:
+                action()
+            except Exception:  # whatever it is: maintenance repeats the clean-up
+                log.exception("clean-up after a commit failed")
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class Place:
         to = target or f"s3://{self.bucket}/exports/{unique('m')}"
         row = self.service.admin.post(f"/ports/{port}/materialise", {"to": to}).json()
         self.service.run_job(row["job"], "materialise", row["id"], do=work.materialise)
-        self.service.runtime.tools.jobs.cancel(row["job"])
+        self.service.runtime.tools.jobs.forget(row["job"])
         return dict(self.service.admin.get(f"/materialisations/{row['id']}").json())
 
     def objects(self, target: str) -> dict[str, int]:

@@ -163,7 +163,7 @@ class Service:
         """Does all the work that was enqueued."""
         for job, kind, subject in list(self.runtime.tools.jobs.enqueued):
             self.run_job(job, kind, subject)
-            self.runtime.tools.jobs.cancel(job)
+            self.runtime.tools.jobs.forget(job)
 
     def run_job(self, job: str, kind: str, subject: str, do: Callable[..., dict[str, Any]] | None = None) -> None:
         """What `app.jobs.engine` does with one job; `do` in place of the work in this process."""

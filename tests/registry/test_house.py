@@ -16,7 +16,7 @@ from app.blobs.s3_target import S3Target
 from app.domain.errors import DomainError
 from app.jobs import work
 from app.runtime import Runtime, upgrade
-from app.services import garbage, ingestion, materialisations
+from app.services import garbage, ingestion, jobs, materialisations
 from app.services.fsck.check import check
 from app.services.fsck.troubles import Found
 from app.services.house import House, sweep_all
@@ -150,9 +150,8 @@ def test_parts_of_a_model_that_nobody_writes_any_more(service: Service, models: 
 
     queue = service.runtime.tools.jobs
     assert admin.post(f"/jobs/{rows['cancelled']['job']}/cancel").status_code in (200, 202)
-    queue.cancel(rows["given-up"]["job"])  # the engine knows nothing of it any more
-    with service.runtime.write() as uow:
-        assert materialisations.reconcile(uow) == 1
+    queue.forget(rows["given-up"]["job"])  # the engine knows nothing of it any more
+    assert jobs.reconcile(service.runtime.read, service.runtime.write, set()) == 1
     states = {name: admin.get(f"/materialisations/{row['id']}").json()["state"] for name, row in rows.items()}
     assert states == {"cancelled": "cancelled", "running": "running", "given-up": "failed"}
     assert parts() == set(rows)

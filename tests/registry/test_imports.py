@@ -11,7 +11,7 @@ from app.domain.errors import DomainError
 from app.domain.names import patch_name_of
 from app.domain.principal import Principal
 from app.jobs import pull
-from app.services import imports
+from app.services import imports, jobs
 from app.services.fsck.check import check
 from app.services.fsck.troubles import Trouble
 from tests.registry.conftest import Models
@@ -269,11 +269,10 @@ def test_a_job_that_is_gone(service: Service, hub: FakeHub, acme: Caller) -> Non
     """A check finds it, and a running service says it is refused."""
     asked = acme.post("/imports", {"sources": ["own:org/Tone--2"]}).json()
     (row,) = acme.get("/imports", batch=asked["batch"]).json()["items"]
-    service.runtime.tools.jobs.cancel(row["job"])
+    service.runtime.tools.jobs.forget(row["job"])
     troubles = [found for found in check(service.runtime, quick=True, tell=lambda *_: None) if isinstance(found, Trouble)]
     assert [(found.code, found.subject) for found in troubles] == [("import.stuck", f"{row['id']} (acme/tone-2)")]
-    with service.runtime.write() as uow:
-        assert imports.reconcile(uow) == 1
+    assert jobs.reconcile(service.runtime.read, service.runtime.write, set()) == 1
     assert outcome(acme.get(f"/imports/{row['id']}").json()) == ("refused", "job.crashed")
 
 

@@ -2,13 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 
 import pytest
+from sqlalchemy import text
 
 from app.domain.principal import Principal
+from app.jobs.kinds import KINDS
 from app.jobs.queue import DbosQueue
 from app.services import jobs, releases
+from app.services.uow import UnitOfWork
 from tests.registry.conftest import Models
 from tests.registry.service import Caller, Service, refused, unique
 
@@ -29,8 +33,7 @@ def enqueueing(registries: Callable[..., Service], models: Models) -> Iterator[S
 def service(enqueueing: Service) -> Service:
     """The same, without a job and without anything that waits for one."""
     enqueueing.execute(f"DELETE FROM {enqueueing.jobs_table}")
-    with enqueueing.runtime.write() as uow:
-        jobs.reconcile(uow, set())
+    reconcile(enqueueing, set())
     return enqueueing
 
 
@@ -150,13 +153,51 @@ def test_reconcile(service: Service, models: Models, name: str) -> None:
     waiting = service.register("llama", name + "-b", models.v2).json()
     given_up = f"UPDATE {service.jobs_table} SET status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED' WHERE workflow_uuid = :job"
     service.execute(given_up, job=job)
-    with service.runtime.write() as uow:
-        assert releases.reconcile(uow) == 1
+    assert reconcile(service, set()) == 1
     rejected = service.admin.get("/families/llama/releases/" + name).json()
     assert (rejected["state"], rejected["problem"]["code"]) == ("rejected", "job.crashed")
     assert service.admin.get("/families/llama/releases/" + name + "-b").json()["state"] == waiting["state"] == "ingesting"
-    with service.runtime.write() as uow:
-        assert releases.reconcile(uow) == 0
+    assert reconcile(service, set()) == 0
+
+
+def test_reconcile_without_findings_opens_no_write_transaction(service: Service, models: Models, name: str) -> None:
+    """On SQLite everybody who writes would wait for it."""
+
+    def refuse() -> AbstractContextManager[UnitOfWork]:
+        raise AssertionError("a transaction that writes")
+
+    service.register("llama", name, models.v2)
+    assert jobs.reconcile(service.runtime.read, refuse, set()) == 0
+
+
+def test_reconcile_finds_a_lost_job_among_hundreds_that_wait(service: Service, models: Models, name: str) -> None:
+    """However many releases wait, before it and after it: each whose job is gone is found."""
+    first = service.register("llama", name, models.v2).json()
+    columns = "family_id, owner, state, source, copied, created_at, attempt, row_version"
+    copy = f"INSERT INTO releases (id, name, {columns}) SELECT :id, :id, {columns} FROM releases WHERE id = :first"
+    with service.connection() as connection:
+        for number in range(jobs.AT_ONCE + 100):
+            ident = f"rel_{'0' if number % 2 else 'z'}{name}{number}"
+            connection.execute(text(copy), {"id": ident, "first": first["id"]})
+            if number:
+                enqueued = "INSERT INTO {} (workflow_uuid, status, name) VALUES (:job, 'ENQUEUED', 'portllm_job')"
+                job = f"registry:ingest:{ident}-1"
+                connection.execute(text(enqueued.format(service.jobs_table)), {"job": job})
+    assert reconcile(service, set()) == 1
+    lost = service.rows("SELECT id FROM releases WHERE state = 'rejected' AND id LIKE :like", like=f"rel_%{name}%")
+    assert lost == [(f"rel_z{name}0",)]
+    service.execute("UPDATE releases SET state = 'rejected' WHERE id LIKE :like", like=f"rel_%{name}%")
+
+
+def test_a_result_is_recorded_once(service: Service, acme: Caller, port: str) -> None:
+    """A commit that was not confirmed is repeated: the second time there is nothing to record, and so no second event."""
+    job, digests = acme.post(f"/ports/{port}/digest").json()["job"], {"digests": {"a": "0" * 64}, "fidelity": None}
+    service.execute(f"UPDATE {service.jobs_table} SET status = 'PENDING', executor_id = 'w' WHERE workflow_uuid = :job", job=job)
+    told = []
+    for _ in range(2):
+        with service.runtime.write() as uow:
+            told.append(KINDS["digest"].record(uow, port, job, jobs.claim(uow, job, "w"), digests))
+    assert told == [True, False]
 
 
 def give_up(service: Service, job: str) -> None:
@@ -171,8 +212,7 @@ def told_of(service: Service, job: str) -> list[str]:
 
 
 def reconcile(service: Service, told: set[str]) -> int:
-    with service.runtime.write() as uow:
-        return jobs.reconcile(uow, told)
+    return jobs.reconcile(service.runtime.read, service.runtime.write, told)
 
 
 def test_given_up(service: Service, acme: Caller, port: str, models: Models, name: str) -> None:

@@ -91,7 +91,7 @@ def test_same_release_again_after_a_rejection(service: Service, models: Models) 
     """A rejected release is read again once, however many ask for it."""
     name = unique("r")
     registered = service.register("llama", name, models.v2).json()
-    service.runtime.tools.jobs.cancel(registered["job"])
+    service.runtime.tools.jobs.forget(registered["job"])
     with service.runtime.write() as uow:
         releases.record_rejected(uow, registered["id"], {"code": "x", "title": "x", "detail": "x", "remedy": "x"})
     answers = storm(*[lambda: service.register("llama", name, models.v2)] * CLIENTS)

@@ -159,7 +159,7 @@ def test_ingestion_in_its_child_process(world: World) -> None:
 
     (job,) = world.service.runtime.tools.jobs.enqueued
     world.service.run_job(*job, do=in_child)
-    world.service.runtime.tools.jobs.cancel(job[0])
+    world.service.runtime.tools.jobs.forget(job[0])
     release = world.admin.get(f"/families/{family}/releases/v1").json()
     assert (release["state"], release["copied"]) == ("ready", True)
     assert release["manifest"] == world.admin.get("/families/llama/releases/v1").json()["manifest"]
