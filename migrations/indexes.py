@@ -1,16 +1,21 @@
 """Indexes on tables that are in use: made beside whoever writes to them."""
 
 from alembic import op
+from sqlalchemy import text
 
 
-def create(name: str, table: str, columns: list[str]) -> None:
+def create(name: str, table: str, columns: list[str], where: str | None = None) -> None:
     """Makes an index; on PostgreSQL without keeping anybody from writing, outside of a transaction.
 
     One that broke off leaves an index there that is not valid: it is dropped first.
+
+    Args:
+        where: The condition of a partial index.
     """
+    condition = None if where is None else text(where)
     if op.get_context().dialect.name != "postgresql":
-        op.create_index(name, table, columns)
+        op.create_index(name, table, columns, sqlite_where=condition)
         return
     with op.get_context().autocommit_block():
         op.drop_index(name, table, postgresql_concurrently=True, if_exists=True)
-        op.create_index(name, table, columns, postgresql_concurrently=True)
+        op.create_index(name, table, columns, postgresql_concurrently=True, postgresql_where=condition)

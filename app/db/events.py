@@ -1,22 +1,32 @@
-"""Events: what happened, in the transaction of the fact; append-only, which triggers of the database hold."""
+"""Events: what happened, written in the transaction of the fact. Triggers of the database keep the table append-only."""
 
 import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Index, Integer, String, func, select
+from sqlalchemy import BigInteger, BindParameter, Index, Integer, String, bindparam, func, or_, select, text, union_all
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.db.base import Base
-from app.db.families import Family, visible_to
+from app.db.families import EVERYBODY, Family, FamilyGrant
 from app.db.locks import EVENTS, take_turn
+
+# Events about who may see a family. One about a single owner belongs to that owner; before it did, it was an event of the
+# family with the owner's name in its data, and such rows cannot be changed.
+GRANTS = ("family.granted", "family.withdrawn")
+_OF_FAMILIES = text("family IS NOT NULL")
 
 
 class Event(Base):
     """One thing that happened; `id` grows in the order in which transactions become visible, and is the cursor."""
 
     __tablename__ = "events"
-    __table_args__ = (Index("ix_events_owner_id", "owner", "id"), {"sqlite_autoincrement": True})
+    __table_args__ = (
+        Index("ix_events_owner_id", "owner", "id"),
+        Index("ix_events_kind_subject", "kind", "subject"),
+        Index("ix_events_family", "id", "family", sqlite_where=_OF_FAMILIES, postgresql_where=_OF_FAMILIES),
+        {"sqlite_autoincrement": True},
+    )
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
     at: Mapped[dt.datetime]
@@ -32,6 +42,25 @@ class Event(Base):
     request: Mapped[str | None] = mapped_column(String(64))
 
 
+# Built once: they are complex, and asked for by every page and stream.
+_READER: BindParameter[str] = bindparam("reader")
+_AFTER = Event.id > bindparam("cursor")
+_LIMIT: BindParameter[int] = bindparam("limit")
+_READABLE = select(Family.name).join(FamilyGrant).where(FamilyGrant.owner.in_((_READER, EVERYBODY)))
+_IDS = select(Event.id).where(_AFTER).order_by(Event.id).limit(_LIMIT)
+_OWN_IDS = _IDS.where(Event.owner == _READER).subquery()
+_FAMILY_IDS = _IDS.where(
+    Event.family.is_not(None),
+    Event.family.in_(_READABLE),
+    or_(Event.kind.not_in(GRANTS), Event.data["to"].as_string() == EVERYBODY),
+).subquery()
+_ORDERED = select(Event).order_by(Event.id).limit(_LIMIT)
+_ALL = _ORDERED.where(_AFTER)
+_OWN = _ALL.where(Event.owner == _READER)
+# Each part reads one index in order and stops at the limit; with OR in their place, neither index could be used.
+_VISIBLE = _ORDERED.where(Event.id.in_(union_all(select(_OWN_IDS.c.id), select(_FAMILY_IDS.c.id))))
+
+
 def append(session: Session, events: Sequence[Event]) -> None:
     """Writes events as the last thing before the commit.
 
@@ -45,19 +74,20 @@ def append(session: Session, events: Sequence[Event]) -> None:
 
 
 def after(session: Session, cursor: int, owner: str | None, limit: int, with_families: bool = True) -> Sequence[Event]:
-    """Events later than the cursor, oldest first.
+    """Returns the events after a cursor, oldest first.
 
     Args:
-        owner: whose only, and of the families that it may see; None for all events.
-        with_families: False to leave those of families out.
+        owner: Only this owner's events and those of the families that it may see; None for all events.
+        with_families: False to leave the events of families out.
     """
-    query = select(Event).where(Event.id > cursor).order_by(Event.id).limit(limit)
-    if owner is not None:
-        wanted = Event.owner == owner
-        if with_families:
-            wanted |= Event.family.in_(select(Family.name).where(Family.id.in_(visible_to(owner))))
-        query = query.where(wanted)
-    return session.scalars(query).all()
+    query = _ALL if owner is None else _VISIBLE if with_families else _OWN
+    values = {"cursor": cursor, "limit": limit} | ({} if owner is None else {"reader": owner})
+    return session.scalars(query, values).all()
+
+
+def is_for_readers(event: Event) -> bool:
+    """Whether everybody who may see the family of an event may see the event; the same rule as in `_FAMILY_IDS`."""
+    return event.family is not None and (event.kind not in GRANTS or event.data.get("to") == EVERYBODY)
 
 
 def last(session: Session) -> int:

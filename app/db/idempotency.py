@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import String, UniqueConstraint, delete, select
+from sqlalchemy import Index, String, UniqueConstraint, delete, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.db.base import Base, Identified
@@ -15,7 +15,11 @@ class Answer(Identified, Base):
     """One remembered answer; a token's keys are its own."""
 
     __tablename__ = "idempotency_answers"
-    __table_args__ = (UniqueConstraint("token", "key"),)
+    __table_args__ = (
+        UniqueConstraint("token", "key"),
+        Index("ix_idempotency_answers_location", "location"),
+        Index("ix_idempotency_answers_created_at", "created_at"),
+    )
 
     token: Mapped[str] = mapped_column(String(40))
     owner: Mapped[str] = mapped_column(String(64))

@@ -1,20 +1,32 @@
-"""What happened."""
+"""Events as their readers may see them."""
 
 from collections.abc import Sequence
 
 from app.db import events as rows
 from app.db.events import Event
-from app.domain.principal import Principal
+from app.domain.principal import INSTALLATION, Principal
 from app.services.families import reader_of
 from app.services.uow import UnitOfWork
 
 
 def after(uow: UnitOfWork, principal: Principal, cursor: int, limit: int) -> Sequence[Event]:
-    """Events later than a cursor, oldest first: one's own, and those of families that one may see; an admin sees all."""
+    """Returns the events after a cursor, oldest first: the principal's own and those of the families that it may see.
+
+    An admin sees all.
+    """
     return rows.after(uow.session, cursor, reader_of(principal), limit)
 
 
 def audit(uow: UnitOfWork, principal: Principal, cursor: int, limit: int) -> Sequence[Event]:
-    """The same with who did it, by which token and from where: for operators what concerns their owner, for admins all."""
+    """Returns the audit trail after a cursor: the events of the principal's owner, for an admin those of all owners.
+
+    Raises:
+        DomainError: token.scope, unless the principal is an operator.
+    """
     principal.require_operate(principal.owner)
     return rows.after(uow.session, cursor, reader_of(principal), limit, with_families=False)
+
+
+def actor_of(event: Event, for_admin: bool) -> str:
+    """Returns the owner that acted. Of a family's event only admins learn it: an admin's token may belong to any owner."""
+    return event.actor if for_admin or event.family is None else INSTALLATION

@@ -57,7 +57,7 @@ def grant(uow: UnitOfWork, principal: Principal, name: str, owner: str) -> Famil
     if found is None:
         found = FamilyGrant(id=new_id("grt"), created_at=now(), family_id=family.id, owner=owner)
         uow.add(found)
-        uow.family_event("family.granted", principal, name, to=owner)
+        _tell(uow, "family.granted", principal, name, owner)
     return found
 
 
@@ -74,9 +74,17 @@ def withdraw(uow: UnitOfWork, principal: Principal, name: str, owner: str) -> No
         raise DomainError("family.grant", family=name, owner=owner[:100])
     uow.session.delete(found)
     uow.session.flush()
-    uow.family_event("family.withdrawn", principal, name, to=owner)
+    _tell(uow, "family.withdrawn", principal, name, owner)
 
 
 def grants(uow: UnitOfWork, principal: Principal, name: str) -> Sequence[FamilyGrant]:
     principal.require_admin()
     return rows.grants(uow.session, get(uow, principal, name).id)
+
+
+def _tell(uow: UnitOfWork, kind: str, principal: Principal, name: str, owner: str) -> None:
+    """Records the event of a grant: for the owner that it is about, so that other readers of the family do not learn its name."""
+    if owner == EVERYBODY:
+        uow.family_event(kind, principal, name, to=owner)
+    else:
+        uow.event(kind, principal, owner, name, to=owner)

@@ -1,6 +1,7 @@
 """Events: what happened, in order, from a cursor on; of one's own and the installation; as a page or a live stream."""
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,11 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import event
+from sqlalchemy.orm import Session
 
+from app.db import events as rows
+from app.db.base import now
 from tests.registry.conftest import World
 from tests.registry.server import serving
 from tests.registry.service import Caller, Service, refused, unique
@@ -155,3 +160,42 @@ def test_stream_of_a_revoked_token_ends(fresh: Callable[..., Service]) -> None:
         assert service.admin("DELETE", f"/tokens/{ident}").status_code == 200
         service.admin.family("after")
         assert "family.created" not in [m["event"] for m in messages]
+
+
+def test_events_of_one_reader_are_found_by_index(fresh: Callable[..., Service]) -> None:
+    """Among 100,000 events, whatever the cursor: neither the whole table nor the events of all others are read."""
+    service = fresh()
+    service.admin.family("llama")
+    numbers = (
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)"
+        if service.on_sqlite
+        else "WITH n AS (SELECT i FROM generate_series(1, 100000) AS i)"
+    )
+    service.execute(
+        f"{numbers} INSERT INTO events (at, kind, owner, subject, actor, data, family) "
+        "SELECT :moment, 'job.progress', CASE i % 50 WHEN 0 THEN 'registry' ELSE 'owner' || i % 200 END, 'job' || i, 'registry', "
+        "'{}', CASE i % 50 WHEN 0 THEN 'llama' END FROM n",
+        moment=now(),
+    )
+    service.execute("ANALYZE")
+    with service.runtime.read() as uow:
+        for owner in ("owner7", "nobody"):
+            plan = explained(uow.session, lambda owner=owner: rows.after(uow.session, 50_000, owner, 100))
+            assert "ix_events_family" in plan
+            assert "ix_events_owner" in plan
+            assert not re.search(r"Seq Scan on events|SCAN events", plan), plan
+        plan = explained(uow.session, lambda: rows.was_told(uow.session, "owner7", "job.failed", "job7"))
+        assert "ix_events_kind_subject" in plan
+
+
+def explained(session: Session, ask: Callable[[], object]) -> str:
+    """The database's plan for the last statement that `ask` runs."""
+    asked: list[tuple[str, Any]] = []
+    listen = (session.get_bind(), "before_cursor_execute", lambda _c, _cur, text, values, *_: asked.append((text, values)))
+    event.listen(*listen)
+    ask()
+    event.remove(*listen)
+    statement, values = asked[-1]
+    sqlite = session.get_bind().dialect.name == "sqlite"
+    found = session.connection().exec_driver_sql(f"EXPLAIN {'QUERY PLAN ' * sqlite}{statement}", values)
+    return "\n".join(str(row[-1]) for row in found)

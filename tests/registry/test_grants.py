@@ -1,9 +1,12 @@
 """Families are seen by admins alone until they are granted: everything about them, what was merged with them too."""
 
+import json
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from app.db.base import now
+from app.db.events import Event
 from tests.registry.conftest import Models
 from tests.registry.service import Caller, Service, refused
 
@@ -24,6 +27,10 @@ def acme(private: Service) -> Iterator[Caller]:
         private.admin("DELETE", f"/families/secret/grants/{reader}")
 
 
+# An owner keeps the events of its own grants when they are withdrawn.
+OWN_GRANTS = {"family.granted", "family.withdrawn"}
+
+
 def grant(service: Service, reader: str) -> list[str]:
     answer = service.admin("PUT", f"/families/secret/grants/{reader}", json={})
     assert answer.status_code == 200, answer.text
@@ -35,7 +42,8 @@ def sees(caller: Caller) -> set[str]:
     found = {path for path in ("/families/secret", "/families/secret/releases", "/families/secret/releases/v1")
              if caller.get(path).status_code == 200}  # fmt: skip
     found |= {path for path in ("/families", "/releases") if "secret" in caller.get(path).text}
-    return found | {"/events" for e in caller.get("/events", limit=500).json()["items"] if "secret" in e["subject"]}
+    kinds = {e["kind"] for e in caller.get("/events", limit=500).json()["items"] if "secret" in e["subject"]}
+    return found | ({"/events"} if kinds - OWN_GRANTS else set())
 
 
 ALL = {"/families/secret", "/families/secret/releases", "/families/secret/releases/v1", "/families", "/releases", "/events"}
@@ -103,3 +111,50 @@ def test_created_with_readers(private: Service) -> None:
     assert private.admin.get("/families/open/grants").json() == {"family": "open", "readers": ["acme", "rival"]}
     refused(private.admin.post("/families", {"name": "half", "readers": ["acme", "Not a name"]}), 422, "request.name")
     refused(private.admin.get("/families/half"), 404, "family.unknown")
+
+
+def grants_seen(answer: str) -> list[tuple[str, str, str]]:
+    """Kind, family and grantee of the events of grants in an answer, which is JSON lines or a page of events."""
+    try:
+        events = json.loads(answer)["items"]
+    except ValueError:
+        events = [json.loads(line) for line in answer.splitlines()]
+    return [(e["kind"], e["subject"], e["data"]["to"]) for e in events if e["kind"] in OWN_GRANTS]
+
+
+def test_grant_is_told_to_its_grantee_and_admins_only(fresh: Callable[..., Service]) -> None:
+    """Other readers of the family learn neither who else may see it nor which owner the admin's token belongs to."""
+    service = fresh()
+    admin, acme, rival = service.caller("company", "admin"), service.caller("acme", "operate"), service.caller("rival", "operate")
+    admin.family("shared")
+    for reader in ("acme", "rival"):
+        assert admin("PUT", f"/families/shared/grants/{reader}").status_code == 200
+    assert admin("DELETE", "/families/shared/grants/rival").status_code == 200
+    everybody = ("family.granted", "shared", "*")
+    to_acme, to_rival, from_rival = (
+        ("family.granted", "shared", "acme"), ("family.granted", "shared", "rival"), ("family.withdrawn", "shared", "rival"),
+    )  # fmt: skip
+    assert grants_seen(acme.get("/events", limit=500).text) == [everybody, to_acme]
+    assert grants_seen(rival.get("/events", limit=500).text) == [everybody, to_rival, from_rival]
+    assert grants_seen(admin.get("/events", limit=500).text) == [everybody, to_acme, to_rival, from_rival]
+    assert grants_seen(acme.get("/audit").text) == [to_acme]
+    assert grants_seen(rival.get("/audit").text) == [to_rival, from_rival]
+    assert grants_seen(admin.get("/audit").text) == [everybody, to_acme, to_rival, from_rival]
+    assert "rival" not in acme.get("/events", limit=500).text
+    of_family = [e for e in acme.get("/events", limit=500).json()["items"] if e["owner"] == "registry"]
+    assert {e["actor"] for e in of_family} == {"registry"}
+    assert {e["actor"] for e in admin.get("/events", limit=500).json()["items"] if e["subject"] == "shared"} == {"company"}
+
+
+def test_grant_written_by_an_older_version_is_hidden(fresh: Callable[..., Service]) -> None:
+    """Older versions wrote grants as events of the family, and rows of events never change."""
+    service = fresh()
+    service.admin.family("shared")
+    acme = service.caller("acme")
+    old = {"at": now(), "kind": "family.granted", "owner": "registry", "subject": "shared", "actor": "admin", "family": "shared"}
+    with service.runtime.write() as uow:
+        uow.session.add_all(Event(**old, data={"to": reader}) for reader in ("secret-customer", "*"))
+    seen = acme.get("/events", limit=500)
+    assert "secret-customer" not in seen.text
+    assert grants_seen(seen.text) == [("family.granted", "shared", "*")] * 2
+    assert "secret-customer" in service.admin.get("/events", limit=500).text

@@ -43,5 +43,5 @@ def _page(backend: Backend, principal: Principal, after: int) -> Sequence[Event]
 def _lines(backend: Backend, principal: Principal, rows: Sequence[Event]) -> Iterator[str]:
     """Page by page, each in a transaction of its own: a slow reader holds none open."""
     while rows:
-        yield "".join(f"{AuditOut.of(row).model_dump_json()}\n" for row in rows)
+        yield "".join(f"{AuditOut.of(row, principal.is_admin).model_dump_json()}\n" for row in rows)
         rows = _page(backend, principal, rows[-1].id) if len(rows) == PAGE else []

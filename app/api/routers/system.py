@@ -93,7 +93,7 @@ async def list_events(
 
 def _events(backend: Backend, principal: Principal, cursor: int, limit: int) -> list[EventOut]:
     with backend.read() as uow:
-        return [EventOut.of(row) for row in events.after(uow, principal, cursor, limit)]
+        return [EventOut.of(row, principal.is_admin) for row in events.after(uow, principal, cursor, limit)]
 
 
 def _is_good(backend: Backend, principal: Principal) -> bool:

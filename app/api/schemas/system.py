@@ -9,6 +9,7 @@ from app.api.schemas.base import In, Name, Out, Time
 from app.db.events import Event
 from app.db.tokens import Token
 from app.domain.principal import role_of, scopes_of
+from app.services.events import actor_of
 
 DAY = 86_400
 YEAR = 365 * DAY
@@ -98,8 +99,11 @@ class EventOut(Out):
     data: Annotated[dict[str, Any], Field(examples=[{"patch": "acme/tone", "version": 1, "release": "v2"}])]
 
     @classmethod
-    def of(cls, row: Event) -> "EventOut":
-        return cls(id=row.id, at=row.at, kind=row.kind, owner=row.owner, subject=row.subject, actor=row.actor, data=row.data)
+    def of(cls, row: Event, for_admin: bool) -> "EventOut":
+        return cls(
+            id=row.id, at=row.at, kind=row.kind, owner=row.owner, subject=row.subject, actor=actor_of(row, for_admin),
+            data=row.data,
+        )  # fmt: skip
 
 
 class AuditOut(EventOut):
@@ -110,8 +114,9 @@ class AuditOut(EventOut):
     request: Annotated[str | None, Field(examples=["5f1d0c2b9a7e4f63"])]
 
     @classmethod
-    def of(cls, row: Event) -> "AuditOut":
-        return cls(**EventOut.of(row).model_dump(), token=row.token, address=row.address, request=row.request)
+    def of(cls, row: Event, for_admin: bool) -> "AuditOut":
+        event = EventOut.of(row, for_admin)
+        return cls(**event.model_dump(), token=row.token, address=row.address, request=row.request)
 
 
 class EventsOut(Out):
