@@ -9,6 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from app.api import app as api
 from app.core import arithmetic
 from app.hub import app as hub
+from app.jobs.presence import process_id
 from app.runtime import Runtime
 from app.settings import Settings
 from app.wire.app import surround
@@ -33,6 +34,7 @@ class Replica(Runtime):
         if not self._is_open:
             self._is_open = True
             self._open(self.settings.data, arithmetic.load)
+            self.announce_keys("service", process_id())
             self._warm()
 
 

@@ -27,13 +27,14 @@ from app.db.failures import translated
 from app.db.rates import SharedCounters
 from app.jobs.engine import Engine
 from app.jobs.none import NoJobs
-from app.jobs.presence import Presence, introduce
+from app.jobs.presence import Presence, introduce, process_id
 from app.jobs.queue import DbosQueue
 from app.services import tokens, workers
 from app.services.backend import Doing
 from app.services.draining import Draining
 from app.services.house import House
 from app.services.identities import Identities
+from app.services.key_agreement import KeyAgreement, Role
 from app.services.library import Library
 from app.services.places import Places
 from app.services.rates import Rates
@@ -58,6 +59,7 @@ class Runtime:
         identities: whom the issuers that are trusted vouch for.
         rates: how many requests there may be, of whom; from the start on.
         worker_ttl: after how many seconds without a word a worker is dead.
+        keys: compares the secret keys of the installation's processes; None on SQLite, where there is one.
         handed_over: reads on workers for clients that must not be sent there.
         admin_token: the first admin token, where this start made it; to be shown once.
     """
@@ -83,6 +85,7 @@ class Runtime:
         self._lock: int | None = None
         self._database: DatabaseEngine | None = None
         self._counters: DatabaseEngine | None = None
+        self.keys: KeyAgreement | None = None
         self._queue: JobQueue | None = None
 
     def start(self) -> None:
@@ -117,6 +120,7 @@ class Runtime:
             engine.start()
             self._engine = engine
         self._bootstrap(data)
+        self.announce_keys("service", process_id())
         if isinstance(self._queue, DbosQueue):
             house = House(self.read, self.write, self)
             chores.every(chores.RECONCILE_SECONDS, self._stopping, "house", partial(self.keep_house, house))
@@ -168,6 +172,8 @@ class Runtime:
         """Hands running jobs back and closes everything."""
         self._stopping.set()
         self.hand_back_jobs()
+        if self.keys:
+            self.keys.leave()
         self.handed_over.close()
         self.pool.shutdown(wait=False, cancel_futures=True)
         self._let_go()
@@ -202,7 +208,11 @@ class Runtime:
 
     def checks(self) -> dict[str, Callable[[], object]]:
         """What must answer before this process is of use, by part; each raises what is wrong with it."""
-        return {"database": self._check_database, "blobs": self._check_blobs, "jobs": self._check_jobs}
+        checks: dict[str, Callable[[], object]] = {
+            "database": self._check_database, "blobs": self._check_blobs, "jobs": self._check_jobs,
+        }  # fmt: skip
+        # On SQLite there is one process, which agrees with itself.
+        return checks if self.settings.is_embedded else checks | {"keys": self._check_keys}
 
     def _check_database(self) -> None:
         with self.read() as uow:
@@ -217,6 +227,9 @@ class Runtime:
             engine.check()
         elif not self.settings.is_embedded:  # others run them: here, they are enqueued
             schema.require_engine_tables(self._started)
+
+    def _check_keys(self) -> str | None:
+        return self.keys.check() if self.keys else None
 
     @contextmanager
     def merged_read(self, owner: str) -> Iterator[None]:
@@ -272,6 +285,14 @@ class Runtime:
             if free:
                 house.keep()
             return free
+
+    def announce_keys(self, role: Role, ident: str) -> None:
+        """Tells the other processes of this installation which key this one uses, and begins to compare them; not on SQLite."""
+        if self.settings.is_embedded:
+            return
+        self.keys = KeyAgreement(self.write, ident, role, self.tools.secret_keys, self.worker_ttl)
+        self.keys.renew()
+        chores.every(self.settings.worker_beat_seconds, self._stopping, "keys", self.keys.renew)
 
     def watch_purges(self) -> None:
         """Begins to let go, every few seconds, of what this process holds of versions that were purged elsewhere."""

@@ -96,6 +96,7 @@ class WorkerRuntime(Runtime):
         )  # fmt: skip
         engine.start()
         self._engine = engine
+        self.announce_keys("worker", self.card.id)
         self.watch_purges()
 
     def stop(self) -> None:

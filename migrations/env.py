@@ -16,6 +16,7 @@ from app.db import (  # noqa: F401  they map the tables
     idempotency,
     identities,
     imports,
+    key_holders,
     materialisations,
     patches,
     ports,

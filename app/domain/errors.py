@@ -183,6 +183,7 @@ CATALOGUE: dict[str, Entry] = {
     "worker.key": Entry("invalid", "No shared key", "A worker that listens must know the key with which the service signs addresses.", "Set PORTLLM_SECRET_KEY to the same value for the service and all workers."),
     "worker.unready": Entry("busy", "Worker not ready", "The worker {reason}.", "Retry after a few seconds."),
     "blob.missing": Entry("gone", "Bytes missing", "The bytes {digest} are not in the store.", "Restore the store from a backup."),
+    "key.differs": Entry("conflict", "Different keys", "Another key than this process's is used by {others}.", "Set PORTLLM_SECRET_KEY to the same value for all services and workers; to replace it, let all accept the new one first (PORTLLM_SECRET_KEYS_ACCEPTED)."),
     "data.locked": Entry("busy", "Data directory in use", "{path} is in use by another service.", "Stop the other one, or use another --data directory."),
     "data.secret_key": Entry("invalid", "Key too short", "The key in {path} has {size} bytes; {limit} are needed.", "Restore the file from a backup, or write a new key into it with 'openssl rand -hex 32' and set the tokens of upstreams again."),
 }  # fmt: skip

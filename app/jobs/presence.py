@@ -109,9 +109,13 @@ class Presence:
 
 def introduce(class_name: str, device: Device, url: str | None = None, labels: Mapping[str, str] | None = None) -> Card:
     """What this process says of itself as a worker, under an id that no other ever had."""
-    host = socket.gethostname()
     return Card(
-        id=f"{host[:100]}:{os.getpid()}:{secrets.token_hex(3)}", class_name=class_name, host=host, pid=os.getpid(),
+        id=process_id(), class_name=class_name, host=socket.gethostname(), pid=os.getpid(),
         version=importlib.metadata.version(DISTRIBUTION), url=url, device=device.name, memory_bytes=device.memory,
         labels=dict(labels or {}),
     )  # fmt: skip
+
+
+def process_id() -> str:
+    """Returns a name for this process that no other ever had: host, process id, and a random part."""
+    return f"{socket.gethostname()[:100]}:{os.getpid()}:{secrets.token_hex(3)}"

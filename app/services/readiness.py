@@ -19,7 +19,11 @@ log = logging.getLogger("portllm.ready")
 
 @dataclass(frozen=True)
 class Part:
-    """How one part answered: `reason` says why it did not, without addresses and names of this installation."""
+    """How one part answered.
+
+    Attributes:
+        reason: why it does not work, or what to know about one that does; without addresses and secrets of this installation.
+    """
 
     ok: bool
     milliseconds: float
@@ -39,7 +43,7 @@ class Readiness:
     However many ask: one look at a time, one look a second, and never a second thread for a part that still hangs.
 
     Args:
-        checks: by part, what raises when that part does not work.
+        checks: by part, what raises when that part does not work; a text that it returns is shown as the part's reason.
         limit: how long a part may take, in seconds.
     """
 
@@ -85,9 +89,9 @@ class _Question:
         self._check, self._began, self._ended = check, time.monotonic(), 0.0
         self.answer = in_thread(self._run)
 
-    def _run(self) -> None:
+    def _run(self) -> object:
         try:
-            self._check()
+            return self._check()
         finally:
             self._ended = time.monotonic()
 
@@ -98,7 +102,10 @@ class _Question:
             return Part(False, round(1000 * passed, 1), f"no answer within {passed:.0f} s")
         error = self.answer.exception()
         milliseconds = round(1000 * (self._ended - self._began), 1)
-        return Part(error is None, milliseconds, _reason(error) if error else None, error)
+        if error is not None:
+            return Part(False, milliseconds, _reason(error), error)
+        note = self.answer.result()
+        return Part(True, milliseconds, note if isinstance(note, str) else None)
 
 
 def _reason(error: BaseException) -> str:

@@ -1,0 +1,101 @@
+"""Key agreement: all processes of one installation must accept each other's signatures; those that do not are reported.
+
+Every process writes a heartbeat with the names of its keys and reads those of the others. A name is derived from the key by
+HKDF and tells nothing about it. While a key is replaced by way of the accepted keys, all processes accept each other throughout.
+"""
+
+import datetime as dt
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Literal
+
+from app.db import key_holders as rows
+from app.db.key_holders import KeyHolder
+from app.domain.errors import DomainError
+from app.services.secrets import name_of
+from app.services.uow import UnitOfWork
+
+Role = Literal["service", "worker"]
+REMEMBERED = dt.timedelta(days=1)
+
+log = logging.getLogger("portllm.keys")
+
+
+class KeyAgreement:
+    """Announces this process's keys and remembers which other processes have different ones.
+
+    Args:
+        begin: opens a unit of work that writes.
+        ident: of this process.
+        role: of this process.
+        keys: the one that it signs with, then the others that it accepts.
+        ttl: seconds after which a silent process counts as gone.
+    """
+
+    def __init__(
+        self, begin: Callable[[], AbstractContextManager[UnitOfWork]], ident: str, role: Role, keys: Sequence[bytes], ttl: float
+    ) -> None:
+        self._begin, self.ident, self._role, self._ttl = begin, ident, role, ttl
+        self._names = list(dict.fromkeys(map(name_of, keys)))
+        self._blocking: list[str] = []
+        self._differing: list[str] = []
+        self._lock, self._has_left = threading.Lock(), False
+
+    def renew(self) -> None:
+        """Writes the heartbeat and looks at the others'; keeps the last finding where the database does not answer."""
+        with self._lock:
+            if not self._has_left:
+                self._renew()
+
+    def leave(self) -> None:
+        """Removes this process's row, so that another key can be used as soon as all processes have stopped."""
+        with self._lock:
+            if self._has_left:
+                return
+            self._has_left = True
+            try:
+                with self._begin() as uow:
+                    rows.remove(uow.session, self.ident)
+            except DomainError as error:
+                log.warning("this process could not be removed from the list of key holders: %s", error)
+
+    def check(self) -> str | None:
+        """Returns a note that names processes with different keys, where they do not keep this one from working.
+
+        A service is not ready beside an older service with another key, a worker beside any such service: the one that was
+        misconfigured last is taken out, the others go on.
+
+        Raises:
+            DomainError: key.differs.
+        """
+        if self._blocking:
+            raise DomainError("key.differs", others=", ".join(self._blocking))
+        return f"another key is used by {', '.join(self._differing)}" if self._differing else None
+
+    def _renew(self) -> None:
+        try:
+            with self._begin() as uow:
+                rows.forget(uow.session, REMEMBERED)
+                rows.beat(uow.session, KeyHolder(id=self.ident, role=self._role, signs=self._names[0], accepts=self._names))
+                self._compare(rows.live(uow.session, self._ttl))
+        except DomainError as error:
+            log.warning("the keys of this process could not be compared with those of others: %s", error)
+
+    def _compare(self, live: Sequence[KeyHolder]) -> None:
+        before, mine = [*self._blocking, *self._differing], next(index for index, row in enumerate(live) if row.id == self.ident)
+        blocking, differing = list[str](), list[str]()
+        for index, row in enumerate(live):
+            agrees = row.signs in self._names and self._names[0] in row.accepts
+            # Workers show each other nothing that is signed.
+            if agrees or (row.role == self._role == "worker"):
+                continue
+            blocks = row.role == "service" and (self._role == "worker" or index < mine)
+            (blocking if blocks else differing).append(f"{row.role} {row.id}")
+        self._blocking, self._differing = blocking, differing
+        if (found := [*blocking, *differing]) != before:
+            if found:
+                log.warning("another PORTLLM_SECRET_KEY than this process's is used by: %s", ", ".join(found))
+            else:
+                log.warning("all processes accept each other's keys again")
