@@ -22,9 +22,10 @@ from app.clients.workers import WorkerFiles
 from app.core import arithmetic
 from app.core.arithmetic import Arithmetic
 from app.db import locks, schema
-from app.db.engine import counter_engine, make_engine, read_sessions, write_sessions
+from app.db.engine import counter_engine, lock_engine, make_engine, read_sessions, write_sessions
 from app.db.failures import translated
 from app.db.rates import SharedCounters
+from app.domain.errors import DomainError
 from app.jobs.engine import Engine
 from app.jobs.none import NoJobs
 from app.jobs.presence import Presence, introduce, process_id
@@ -86,6 +87,7 @@ class Runtime:
         self._database: DatabaseEngine | None = None
         self._counters: DatabaseEngine | None = None
         self.keys: KeyAgreement | None = None
+        self._locks: DatabaseEngine | None = None
         self._queue: JobQueue | None = None
 
     def start(self) -> None:
@@ -115,7 +117,7 @@ class Runtime:
             presence = None if self.settings.is_embedded else self._presence_of(introduce(workers.CPU, arithmetic.host()))
             engine = Engine(
                 self.settings.database_url, self.write, self.read, self.settings.job_concurrency, self.settings.job_poll_seconds,
-                presence=presence,
+                presence=presence, connections=self.settings.database_job_connections,
             )  # fmt: skip
             engine.start()
             self._engine = engine
@@ -138,13 +140,14 @@ class Runtime:
 
     def _open(self, data: Path, load: Callable[[], Arithmetic]) -> None:
         """Opens what use cases need: database, bytes, the queue of jobs."""
-        self._database = database = make_engine(self.settings.database_url)
+        self._database = database = make_engine(self.settings.database_url, connections=self.settings.database_connections)
         if not self.settings.is_embedded:
             schema.require_head(database)
             schema.require_engine_tables(database)
         self._reads, self._writes = read_sessions(database), write_sessions(database)
         if not self.settings.is_embedded:
-            self._counters = counter_engine(self.settings.database_url)
+            self._counters = counter_engine(self.settings.database_url, self.settings.database_counter_connections)
+            self._locks = lock_engine(self.settings.database_url)
         self.rates = Rates(self.settings.rate_limits, SharedCounters(self._counters) if self._counters else None)
         blobs = self._blobs(data)
         self._queue = queue = self.job_queue()
@@ -160,7 +163,7 @@ class Runtime:
         """Where jobs are enqueued; only an embedded service that runs none has nobody who would take them."""
         if self.settings.is_embedded and not self.settings.jobs:
             return NoJobs()
-        return DbosQueue(self.settings.database_url, self.worker_ttl)
+        return DbosQueue(self.settings.database_url, self.worker_ttl, self.settings.database_job_connections)
 
     def _blobs(self, data: Path) -> BlobStore:
         chosen = self.settings
@@ -258,10 +261,19 @@ class Runtime:
             yield uow
 
     @contextmanager
-    def turn(self, name: str) -> Iterator[None]:
-        """Lets one caller at a time go on, in this process first, so that those who wait here hold no connection."""
-        with self._turns.take(name), translated(), locks.turn(self._started, f"portllm:{name}"):
-            yield
+    def exclusive(self, name: str, what: str) -> Iterator[None]:
+        """Holds a lock by name, in this process first, so that only one of its requests opens a connection for it.
+
+        Raises:
+            DomainError: request.under_way, when somebody else holds the lock.
+        """
+        with self._turns.try_take(name) as here, translated():
+            if not here:
+                raise DomainError("request.under_way", what=what)
+            with locks.lock_if_free(self._locks, f"portllm:{name}") as everywhere:
+                if not everywhere:
+                    raise DomainError("request.under_way", what=what)
+                yield
 
     def _presence_of(self, card: Card) -> Presence:
         return Presence(self.write, card, self.settings.worker_beat_seconds, self.settings.worker_ttl_seconds)
@@ -281,7 +293,7 @@ class Runtime:
 
     def keep_house(self, house: House) -> bool:
         """Does what is due, unless another replica keeps house just now; whether it did."""
-        with translated(), locks.turn_if_free(self._started, locks.HOUSE) as free:
+        with translated(), locks.lock_if_free(self._locks, locks.HOUSE) as free:
             if free:
                 house.keep()
             return free

@@ -10,6 +10,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from app.blobs.s3_client import READ_SECONDS
+from app.db.engine import CONNECTIONS, COUNTER_CONNECTIONS, JOB_CONNECTIONS
 from app.domain.errors import DomainError
 from app.domain.issuers import Issuer
 from app.domain.places import Place
@@ -52,6 +53,10 @@ class Settings(BaseSettings):
     Attributes:
         data: directory of the embedded default: database, blobs, secret key, admin token.
         database_url: where metadata and jobs are kept; SQLite in the data directory by default, or postgresql+psycopg://...
+        database_connections: how many connections to PostgreSQL a process opens at most to answer requests. Fewer than its
+            threads, because a request holds one for milliseconds; see docs/operations.md for the sum over all processes.
+        database_counter_connections: the same for the counters of rate limits.
+        database_job_connections: the same for the job engine.
         blobs: where bytes are kept: s3://bucket/prefix, or empty for the data directory. Endpoint, region and credentials of
             S3 come by boto3's own chain (AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID, ...).
         direct_transfers: whether clients may send bytes straight to S3 and fetch them there.
@@ -103,6 +108,9 @@ class Settings(BaseSettings):
 
     data: Path = Path("portllm-data")
     database_url: str = ""
+    database_connections: Annotated[int, Field(ge=2)] = CONNECTIONS
+    database_counter_connections: Positive = COUNTER_CONNECTIONS
+    database_job_connections: Annotated[int, Field(ge=2)] = JOB_CONNECTIONS
     blobs: str = ""
     direct_transfers: bool = True
     s3_public_endpoint: str = ""

@@ -92,7 +92,7 @@ class WorkerRuntime(Runtime):
         computing = device.id if self.role.has_accelerator else host.id
         engine = Engine(
             settings.database_url, self.write, self.read, self.role.concurrency, settings.job_poll_seconds,
-            self.role.class_name, self._presence, computing,
+            self.role.class_name, self._presence, computing, settings.database_job_connections,
         )  # fmt: skip
         engine.start()
         self._engine = engine

@@ -13,6 +13,23 @@ class Turns:
         self._held: dict[str, tuple[threading.Lock, int]] = {}
 
     @contextmanager
+    def try_take(self, key: str) -> Iterator[bool]:
+        """Lets this thread work on a key unless another does; whether it may. Never waits."""
+        with self._lock:
+            free = key not in self._held
+            if free:
+                self._held[key] = threading.Lock(), 1
+        try:
+            if not free:
+                yield False
+                return
+            with self._held[key][0]:
+                yield True
+        finally:
+            if free:
+                self._leave(key)
+
+    @contextmanager
     def take(self, key: str) -> Iterator[None]:
         with self._lock:
             turn, waiting = self._held.get(key, (threading.Lock(), 0))
@@ -21,7 +38,10 @@ class Turns:
             with turn:
                 yield
         finally:
-            with self._lock:
-                turn, waiting = self._held.pop(key)
-                if waiting > 1:
-                    self._held[key] = turn, waiting - 1
+            self._leave(key)
+
+    def _leave(self, key: str) -> None:
+        with self._lock:
+            turn, waiting = self._held.pop(key)
+            if waiting > 1:
+                self._held[key] = turn, waiting - 1

@@ -1,13 +1,14 @@
 """Publishing a patch: announce, send what is missing, publish."""
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from app.cli.client import API, Client, RefusedError
+from app.cli.client import API, TIMEOUT_SECONDS, Client, RefusedError
 from app.cli.names import file_path, patch_path, release_path, segment
 from app.cli.output import progress_bar
 from app.core.checkpoint import list_files
@@ -18,6 +19,8 @@ from app.domain.names import UNKNOWN
 
 CHUNK = 2**20
 ATTEMPTS = 4
+# Refusals of a publish that pass: the same draft is worked on already, or all places for such work are taken.
+COMES_BACK, PAUSE_SECONDS = ("request.under_way", "server.busy"), 2.0
 
 
 def push_patch(client: Client, owner: str, name: str, directory: Path, family: str, trained_on: str) -> dict[str, Any]:
@@ -91,7 +94,19 @@ def _publish(
             if not (upload["direct"] and _send_direct(client, draft["id"], upload["path"], path, advance)):
                 place = f"{API}/uploads/{segment(draft['id'])}/files/{file_path(upload['path'])}"
                 _send(client, place, upload["size"], path, advance, upload["received"])
-    return dict(client.post(f"/uploads/{segment(draft['id'])}/publish"))
+    return _published(client, draft["id"])
+
+
+def _published(client: Client, draft: str) -> dict[str, Any]:
+    """Publishes a draft; where a request whose answer was lost is still worked on, waits for it and asks again."""
+    give_up = time.monotonic() + TIMEOUT_SECONDS
+    while True:
+        try:
+            return dict(client.post(f"/uploads/{segment(draft)}/publish"))
+        except RefusedError as error:
+            if error.code not in COMES_BACK or time.monotonic() > give_up:
+                raise
+        time.sleep(PAUSE_SECONDS)
 
 
 def _send(client: Client, place: str, size: int, path: Path, advance: Callable[[int], None], offset: int) -> None:

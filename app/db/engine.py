@@ -13,9 +13,9 @@ from app.domain.errors import DomainError
 
 BUSY_TIMEOUT_MS = 30_000
 WRITES = "portllm_writes"
-# The server answers at most 40 requests at once, each with one connection.
-POOL_SIZE, POOL_OVERFLOW, POOL_WAIT_SECONDS = 10, 30, 10
-COUNTERS = 2
+# Fewer than the threads of a process: a request takes at most one, gives it back within milliseconds, and waits so long for it.
+CONNECTIONS, POOL_WAIT_SECONDS = 20, 10
+COUNTER_CONNECTIONS, JOB_CONNECTIONS = 2, 5
 # A connection that was used a moment ago is not asked whether it lives: under load that would be a round trip for every request.
 IDLE_SECONDS = 1.0
 USED = "portllm_used"
@@ -38,15 +38,20 @@ REQUESTS = Patience(statement_ms=30_000, lock_ms=10_000)
 MIGRATIONS = Patience(statement_ms=600_000, lock_ms=300)
 
 
-def make_engine(url: str, patience: Patience = REQUESTS) -> Engine:
+def make_engine(url: str, patience: Patience = REQUESTS, connections: int = CONNECTIONS) -> Engine:
     """An engine for a database URL; for SQLite in WAL mode, with foreign keys and transactions that say what they want.
 
     `options` in a PostgreSQL URL goes before ours: `?options=-c statement_timeout=60s`.
+
+    Args:
+        url: of the database.
+        patience: how long statements may take.
+        connections: how many it opens to PostgreSQL at most, and keeps open.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
         engine = create_engine(
-            parsed, pool_size=POOL_SIZE, max_overflow=POOL_OVERFLOW, pool_timeout=POOL_WAIT_SECONDS,
+            parsed, pool_size=connections, max_overflow=0, pool_timeout=POOL_WAIT_SECONDS,
             connect_args=_connect_args(parsed, patience), hide_parameters=True,
         )  # fmt: skip
         _ping_idle_connections(engine)
@@ -68,13 +73,24 @@ def migration_engine(url: str) -> Engine:
     return make_engine(url).execution_options(**{WRITES: True})
 
 
-def counter_engine(url: str) -> Engine:
+def lock_engine(url: str) -> Engine:
+    """An engine for locks on PostgreSQL that outlive transactions. Each holds a connection for as long as it lasts, which may be
+    minutes: a connection of its own, opened for it and closed after it, so that locks never keep the pool's from requests.
+    """
+    parsed = make_url(url)
+    return create_engine(
+        parsed, poolclass=NullPool, isolation_level="AUTOCOMMIT", hide_parameters=True,
+        connect_args=_connect_args(parsed, REQUESTS),
+    )  # fmt: skip
+
+
+def counter_engine(url: str, connections: int = COUNTER_CONNECTIONS) -> Engine:
     """An engine for statements that are a transaction each, with few connections of its own: for what is counted beside requests
     that hold a connection already.
     """
     parsed = make_url(url)
     engine = create_engine(
-        parsed, pool_size=COUNTERS, max_overflow=COUNTERS, pool_timeout=POOL_WAIT_SECONDS, isolation_level="AUTOCOMMIT",
+        parsed, pool_size=connections, max_overflow=0, pool_timeout=POOL_WAIT_SECONDS, isolation_level="AUTOCOMMIT",
         connect_args=_connect_args(parsed, REQUESTS), hide_parameters=True,
     )  # fmt: skip
     _ping_idle_connections(engine)

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psycopg
 from sqlalchemy import exc
 
 from app.domain.errors import DomainError
@@ -16,6 +17,8 @@ from app.domain.errors import DomainError
 COLLISIONS = frozenset({"23505", "23503", "40001", "40P01"})
 # query_canceled (statement_timeout), lock_not_available (lock_timeout), too_many_connections.
 TOO_LONG = frozenset({"57014", "55P03", "53300"})
+# The same state while a connection is opened, where libpq passes on the server's words alone; the last are PgBouncer's.
+NO_CONNECTION_LEFT = ("too many clients", "remaining connection slots", "too many connections", "no more connections allowed")
 DISK_FULL = "53100"
 
 log = logging.getLogger("portllm.database")
@@ -53,7 +56,7 @@ def refusal_of(error: exc.SQLAlchemyError) -> DomainError | None:
     state = str(getattr(cause, "sqlstate", None) or "")
     if state in COLLISIONS:
         return CollisionError()
-    if state in TOO_LONG or isinstance(error, exc.TimeoutError):
+    if state in TOO_LONG or isinstance(error, exc.TimeoutError) or (not state and _has_no_connection_left(cause)):
         return DomainError("database.busy")
     if state == DISK_FULL:
         return DomainError("server.storage_full")
@@ -66,6 +69,10 @@ def refusal_of(error: exc.SQLAlchemyError) -> DomainError | None:
     if isinstance(error, exc.OperationalError | exc.InterfaceError) or getattr(error, "connection_invalidated", False):
         return DomainError("database.unreachable")
     return None
+
+
+def _has_no_connection_left(cause: object) -> bool:
+    return isinstance(cause, psycopg.OperationalError) and any(words in str(cause) for words in NO_CONNECTION_LEFT)
 
 
 def _first_line(error: exc.SQLAlchemyError) -> str:

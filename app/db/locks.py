@@ -35,12 +35,17 @@ def try_turn(session: Session, name: str) -> bool:
 
 
 @contextmanager
-def turn_if_free(engine: Engine, name: str) -> Iterator[bool]:
-    """A turn that outlives transactions, if nobody has it; whether it was free."""
-    if engine.dialect.name != "postgresql":
+def lock_if_free(engine: Engine | None, name: str) -> Iterator[bool]:
+    """A lock that outlives transactions, held by a connection of its own, unless somebody else holds it; whether it was free.
+
+    Args:
+        engine: on PostgreSQL, `app.db.engine.lock_engine`; None on SQLite, where one process has the database.
+        name: of the lock.
+    """
+    if engine is None:
         yield True
         return
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    with engine.connect() as connection:
         free = bool(connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": key_of(name)}))
         try:
             yield free
@@ -49,22 +54,8 @@ def turn_if_free(engine: Engine, name: str) -> Iterator[bool]:
                 _release(connection, name)
 
 
-@contextmanager
-def turn(engine: Engine, name: str) -> Iterator[None]:
-    """A turn that outlives transactions, held by a connection of its own."""
-    if engine.dialect.name != "postgresql":
-        yield
-        return
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        hold(connection, name)
-        try:
-            yield
-        finally:
-            _release(connection, name)
-
-
 def hold(connection: Connection, name: str) -> None:
-    """Waits for a turn and keeps it as long as the connection lives."""
+    """Waits for a lock and keeps it as long as the connection lives."""
     connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key_of(name)})
 
 

@@ -46,6 +46,7 @@ class PatchVersion(Identified, Versioned, Base):
         dropped: names of announced files that do not belong to a patch.
         facts: rank, alpha, target modules, tensors and dtype; for lists.
         multiparts: for a draft whose bytes go straight to the object store: its id of each file's upload, by path.
+        refusal: why the bytes of a draft cannot be a version, {code, data}; None again when one of its files changes.
         purged_by: owner and token of who purged it.
         erasure: {state, blobs, copies, waits_for, checked_at}, see `app.services.erasure`.
         erased_at: when nothing was left any more.
@@ -71,6 +72,7 @@ class PatchVersion(Identified, Versioned, Base):
     trained_on_id: Mapped[str | None] = mapped_column(ForeignKey("releases.id"))
     facts: Mapped[dict[str, Any] | None]
     multiparts: Mapped[dict[str, Any] | None]
+    refusal: Mapped[dict[str, Any] | None]
     yank_reason: Mapped[str | None] = mapped_column(String(2000))
     published_at: Mapped[dt.datetime | None]
     purged_at: Mapped[dt.datetime | None]

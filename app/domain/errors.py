@@ -40,6 +40,7 @@ CATALOGUE: dict[str, Entry] = {
     "request.cursor": Entry("invalid", "Invalid cursor", "The cursor {cursor!r} did not come from this list.", "Start again without a cursor."),
     "request.idempotency_key": Entry("conflict", "Idempotency key reused", "The Idempotency-Key was used before with another request.", "Use a new key for every new request."),
     "request.changed": Entry("precondition", "Changed meanwhile", "{what} changed since you read it.", "Read it again and repeat the change with the new ETag."),
+    "request.under_way": Entry("busy", "Same work under way", "{what} is being worked on by another request.", "Repeat the request after a few seconds; it is answered when the other one has ended."),
     "request.range": Entry("range", "Range not satisfiable", "{path} has {size} bytes; the range {range!r} lies outside.", "Ask for a range inside the file."),
     "request.route": Entry("not_found", "No such route", "There is nothing at {path}.", "See /docs."),
     "request.method": Entry("invalid", "Method not allowed", "{method} is not possible at {path}.", "See /docs."),

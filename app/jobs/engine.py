@@ -18,13 +18,14 @@ from dbos import DBOS, DBOSConfig, Queue, _sys_db
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from app.core.errors import CoreError
+from app.db.engine import JOB_CONNECTIONS
 from app.db.jobs import Claim
 from app.domain.context import JOB_ID
 from app.domain.errors import DomainError
 from app.jobs import launch, process
 from app.jobs.kinds import KINDS
 from app.jobs.presence import Presence
-from app.jobs.queue import APPLICATION, POOL, PORTABLE, PROGRESS, VERSION, WORKFLOW
+from app.jobs.queue import APPLICATION, PORTABLE, PROGRESS, VERSION, WORKFLOW
 from app.services import jobs
 from app.services.backend import Doing
 from app.services.uow import UnitOfWork
@@ -60,14 +61,15 @@ class Engine:
         class_name: the class whose jobs are run.
         presence: of a worker among others; None for a service that has its database to itself.
         device: where jobs compute merged bytes, by its name for torch.
+        connections: how many the job engine opens to the database at most.
     """
 
     def __init__(
         self, url: str, begin: Begin, read: Begin, concurrency: int, poll_seconds: float, class_name: str = CPU,
-        presence: Presence | None = None, device: str = CPU,
+        presence: Presence | None = None, device: str = CPU, connections: int = JOB_CONNECTIONS,
     ) -> None:  # fmt: skip
         self._url, self._begin, self._read, self._concurrency, self._poll_seconds = url, begin, read, concurrency, poll_seconds
-        self._class, self._presence, self._device = class_name, presence, device
+        self._class, self._presence, self._device, self._connections = class_name, presence, device, connections
         self._executor = presence.card.id if presence else EXECUTOR
         self._running: dict[str, Doing] = {}
 
@@ -79,7 +81,7 @@ class Engine:
             self._presence.announce()
         config = DBOSConfig(
             name=APPLICATION, system_database_url=self._url, executor_id=self._executor, application_version=VERSION,
-            sys_db_pool_size=POOL, log_level="WARNING", run_migrations=self._presence is None,
+            sys_db_pool_size=self._connections, log_level="WARNING", run_migrations=self._presence is None,
         )  # fmt: skip
         DBOS(config=config)
         self._register()

@@ -8,6 +8,7 @@ from dbos import DBOSClient, WorkflowSerializationFormat
 from sqlalchemy.orm import Session
 
 from app.db import jobs as rows
+from app.db.engine import JOB_CONNECTIONS
 from app.domain.errors import DomainError
 from app.jobs.kinds import KINDS
 from app.services import workers
@@ -19,7 +20,6 @@ VERSION = "1"
 WORKFLOW = rows.WORKFLOW
 PROGRESS = "progress"
 PORTABLE = WorkflowSerializationFormat.PORTABLE
-POOL = 5
 log = logging.getLogger("portllm.jobs")
 STATES = {status: state for state, statuses in rows.STATUSES.items() for status in statuses}
 
@@ -29,12 +29,15 @@ class DbosQueue:
 
     Args:
         url: the database.
-        ttl_seconds: after how long without a word a worker counts for dead.
+        ttl_seconds: after how long without a heartbeat a worker counts as dead.
+        connections: how many it opens to the database at most.
     """
 
-    def __init__(self, url: str, ttl_seconds: float) -> None:
+    def __init__(self, url: str, ttl_seconds: float, connections: int = JOB_CONNECTIONS) -> None:
         self._ttl = ttl_seconds
-        self._client = DBOSClient(system_database_url=url, application_name=APPLICATION)
+        self._client = DBOSClient(
+            system_database_url=url, application_name=APPLICATION, system_database_pool_size=connections
+        )  # fmt: skip
 
     def enqueue(self, session: Session, job: str, kind: str, subject: str) -> None:
         class_name = workers.merging_class(session, self._ttl) if KINDS[kind].merges else CPU

@@ -58,11 +58,16 @@ class Backend(Protocol):
     def write(self) -> AbstractContextManager[UnitOfWork]:
         """A unit of work that may write; commits at its end."""
 
-    def turn(self, name: str) -> AbstractContextManager[None]:
-        """Lets one request at a time do what spans several transactions, on all replicas; the others wait.
+    def exclusive(self, name: str, what: str) -> AbstractContextManager[None]:
+        """Holds a lock by name, on all replicas, for work that spans several transactions. It never waits: a request that
+        waited would keep a thread from all others.
+
+        Args:
+            name: of the lock.
+            what: is being worked on, for the sentence; begins a sentence.
 
         Raises:
-            DomainError: database.busy, when another replica takes too long.
+            DomainError: request.under_way, when somebody else holds the lock.
         """
 
     def merged_read(self, owner: str) -> AbstractContextManager[None]:

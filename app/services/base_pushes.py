@@ -38,8 +38,8 @@ class Opened(Protocol):
     def write(self) -> AbstractContextManager[UnitOfWork]:
         """A unit of work that may write; commits at its end."""
 
-    def turn(self, name: str) -> AbstractContextManager[None]:
-        """Lets one at a time do what spans several transactions, on all replicas."""
+    def exclusive(self, name: str, what: str) -> AbstractContextManager[None]:
+        """Holds a lock by name, on all replicas, for work that spans several transactions; see `Backend.exclusive`."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ def commit(opened: Opened, principal: Principal, repository: Repository, release
     Raises:
         DomainError: push.not_sent, push.lost, upload.digest, quota.exceeded, and what `require_new` raises.
     """
-    with opened.turn(f"push:{repository.full_name}@{release}"):
+    pushed = f"{repository.full_name}@{release}"
+    with opened.exclusive(f"push:{pushed}", f"A push to {pushed}"):
         files = settle(opened.write, lambda uow: _record(uow, principal, repository, release, changes))
         name = name_of([(file["path"], file["sha256"]) for file in files.values()])
         with opened.write() as uow:

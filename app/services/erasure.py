@@ -48,8 +48,8 @@ class Opened(Looked, Protocol):
     def write(self) -> AbstractContextManager[UnitOfWork]:
         """A unit of work that may write; commits at its end."""
 
-    def turn(self, name: str) -> AbstractContextManager[None]:
-        """Lets one at a time do what spans several transactions, on all replicas."""
+    def exclusive(self, name: str, what: str) -> AbstractContextManager[None]:
+        """Holds a lock by name, on all replicas, for work that spans several transactions; see `Backend.exclusive`."""
 
 
 def begin(present: dt.datetime, running: bool) -> Report:
@@ -98,7 +98,8 @@ def _staged(opened: Opened, ident: str) -> str | None:
         for upload in _forget_pushed(opened, ident):
             opened.tools.blobs.erase_upload(upload)
         for upload in [ident, *_bury_drafts(opened, ident)]:
-            with opened.turn(f"upload:{upload}"):  # what is being verified would be put into the store after we looked
+            # What is being verified would be put into the store after we looked: it is waited for, by looking again later.
+            with opened.exclusive(f"upload:{upload}", f"The upload {upload}"):
                 opened.tools.blobs.erase_upload(upload)
     except DomainError as error:
         return error.detail

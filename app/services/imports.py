@@ -16,7 +16,7 @@ from app.domain.names import MAX_REPOSITORY, UNKNOWN, check_owner, check_patch, 
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.states import move
 from app.domain.upstreams import Reference
-from app.services import base_names, patches, tokens, uploads, upstreams
+from app.services import base_names, patches, tokens, uploads, upstreams, verification
 from app.services.quotas import room
 from app.services.uow import UnitOfWork
 from app.services.uploads import AnnouncedFile
@@ -242,7 +242,7 @@ def _publish(uow: UnitOfWork, row: Import, result: dict[str, Any]) -> str:
     if is_new:
         version.dropped = sorted(result["dropped"])[: uow.tools.limits.patch_files]
         # The job has read all values already; here only headers are.
-        version = uploads.publish(uow, principal, version.id, uploads.facts_of(uow, version, read_values=False))
+        version = uploads.publish(uow, principal, version.id, verification.facts_of(uow.tools, version, read_values=False))
     row.version_id = version.id
     row.facts = {
         "base_model": base, "family": found.family.name, "trained_on": trained_on, "bytes": version.total_bytes,

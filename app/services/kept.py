@@ -10,7 +10,7 @@ from typing import Any
 from app.db import patches as rows
 from app.db.patches import PatchVersion
 from app.services.objects import PUSHED
-from app.services.uow import UnitOfWork
+from app.services.uow import Tools, UnitOfWork
 
 # Marks of a draft's file: it is in the store already; its bytes were staged by a push, before anything was announced.
 KEPT, STAGED = "kept", "staged"
@@ -18,9 +18,9 @@ KEPT, STAGED = "kept", "staged"
 LOOK_BACK = 20
 
 
-def is_kept(uow: UnitOfWork, file: dict[str, Any]) -> bool:
+def is_kept(tools: Tools, file: dict[str, Any]) -> bool:
     """Whether a file of a draft was verified and its bytes are there; what was purged meanwhile is not."""
-    return bool(file.get(KEPT)) and uow.tools.blobs.size(file["sha256"]) == file["size"]
+    return bool(file.get(KEPT)) and tools.blobs.size(file["sha256"]) == file["size"]
 
 
 def place(version: PatchVersion, index: int) -> tuple[str, str]:
@@ -29,16 +29,16 @@ def place(version: PatchVersion, index: int) -> tuple[str, str]:
     return (pushed, PUSHED) if pushed else (version.id, str(index))
 
 
-def arrived_here(uow: UnitOfWork, version: PatchVersion, index: int) -> int:
+def arrived_here(tools: Tools, version: PatchVersion, index: int) -> int:
     """How many bytes of a draft's file are there; of one that is sent straight to the store, none before it is whole."""
     file = version.files[index]
-    return int(file["size"]) if is_kept(uow, file) else uow.tools.blobs.received(*place(version, index))
+    return int(file["size"]) if is_kept(tools, file) else tools.blobs.received(*place(version, index))
 
 
-def arrived(uow: UnitOfWork, version: PatchVersion, index: int) -> int:
+def arrived(tools: Tools, version: PatchVersion, index: int) -> int:
     """The same, with the parts that were sent straight to the store."""
-    direct, multipart = uow.tools.blobs.direct, (version.multiparts or {}).get(version.files[index]["path"])
-    here = arrived_here(uow, version, index)
+    direct, multipart = tools.blobs.direct, (version.multiparts or {}).get(version.files[index]["path"])
+    here = arrived_here(tools, version, index)
     if here or not multipart or direct is None:
         return here
     return sum((direct.arrived(*place(version, index), multipart) or {}).values())

@@ -17,7 +17,7 @@ from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository
 from app.domain.states import move
-from app.services import base_names, patches, purges, pushes, repositories, snapshots, uploads
+from app.services import base_names, patches, purges, pushes, repositories, snapshots, uploads, verification
 from app.services.pushes import Change, Files
 from app.services.uow import Tools, UnitOfWork, settle
 
@@ -37,8 +37,8 @@ class Opened(Protocol):
     def write(self) -> AbstractContextManager[UnitOfWork]:
         """A unit of work that may write; commits at its end."""
 
-    def turn(self, name: str) -> AbstractContextManager[None]:
-        """Lets one at a time do what spans several transactions, on all replicas."""
+    def exclusive(self, name: str, what: str) -> AbstractContextManager[None]:
+        """Holds a lock by name, on all replicas, for work that spans several transactions; see `Backend.exclusive`."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def commit(
             quota.exceeded, and what `pushes.record` raises.
         CoreError: it is no patch that can be added to what it was trained on.
     """
-    with opened.turn(f"push:{repository.full_name}"):
+    with opened.exclusive(f"push:{repository.full_name}", f"A push to {repository.full_name}"):
         main = main_commit(opened, principal, repository)
 
         def record(uow: UnitOfWork) -> tuple[str | None, bool, list[str]]:
@@ -94,7 +94,7 @@ def publish(opened: Opened, principal: Principal, repository: Repository, said: 
         DomainError: push.none, family.unknown, release.unknown, and what `commit` raises.
         CoreError: as of `commit`.
     """
-    with opened.turn(f"push:{repository.full_name}"):
+    with opened.exclusive(f"push:{repository.full_name}", f"A push to {repository.full_name}"):
         with opened.read() as uow:
             pushes.require_known(uow, principal, repository)
             push = pushes.find(uow, repository)
@@ -121,16 +121,12 @@ def main_commit(opened: Opened, principal: Principal, repository: Repository) ->
 def _seal(opened: Opened, principal: Principal, repository: Repository, said: Said | None) -> PatchVersion:
     upload: str | None = None
 
-    def verify() -> dict[str, object]:
-        with opened.read() as uow:
-            return uploads.verify(uow, principal, str(upload))
-
     try:
         upload = settle(opened.write, lambda uow: _draft(uow, principal, repository, said))
         if upload is None:
             with opened.read() as uow:
                 raise _waits(uow, repository)
-        facts = purges.again(verify)
+        facts = purges.again(lambda: verification.verify(opened, principal, str(upload)))
         return settle(opened.write, lambda uow: _publish(uow, principal, repository, str(upload), facts))
     except (CoreError, DomainError) as error:
         passes = isinstance(error, DomainError) and (error.kind in PASSING or error.code in WAITS)

@@ -18,7 +18,7 @@ FIGURES = ("rank", "alpha", "rslora", "modules", "parameters")
 def bury(version: PatchVersion) -> None:
     """Makes a locked version a tombstone."""
     version.state = move("version", version.state, PURGED)
-    version.dropped, version.multiparts = [], None
+    version.dropped, version.multiparts, version.refusal = [], None, None
     version.facts = {name: version.facts[name] for name in FIGURES if name in version.facts} if version.facts else None
     version.row_version += 1
 

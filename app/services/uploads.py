@@ -1,15 +1,12 @@
 """How a version comes to be: drafted, its bytes received and verified, published once under the next number."""
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from app.blobs.s3_direct import part_bytes
-from app.core.adapter import Selector
-from app.core.deltas import resolve
-from app.core.patch import check_finite, choose_files
+from app.core.patch import choose_files
 from app.core.recipe import digest_of
 from app.db import patches as rows
 from app.db.base import clock, now
@@ -21,7 +18,7 @@ from app.domain.names import UNKNOWN
 from app.domain.principal import Principal
 from app.domain.states import move
 from app.services import kept, patches, releases
-from app.services.quotas import open_account, require_room
+from app.services.quotas import open_account
 from app.services.uow import UnitOfWork
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -72,7 +69,7 @@ def draft(
     release = None if trained_on == UNKNOWN else releases.get_ready(uow, principal, patch.family.name, trained_on)
     chosen, dropped = _choose(announced, uow.tools.limits.patch_bytes, uow.tools.limits.patch_files)
     digest = digest_of([[f.path, f.sha256] for f in chosen])
-    _require_not_purged(uow, owner, digest)
+    require_not_purged(uow, owner, digest)
     account = open_account(uow, owner, "bytes", "versions", "drafts")
     existing = rows.version_by_digest(uow.session, patch.id, digest)
     if existing:
@@ -112,14 +109,26 @@ def staged_name(version: PatchVersion, path: str) -> tuple[str, int]:
 
 def received(uow: UnitOfWork, version: PatchVersion) -> dict[str, int]:
     """How many bytes of each file have arrived, here or straight in the store, or need not be sent again."""
-    return {file["path"]: kept.arrived(uow, version, index) for index, file in enumerate(version.files)}
+    return {file["path"]: kept.arrived(uow.tools, version, index) for index, file in enumerate(version.files)}
 
 
 def place(uow: UnitOfWork, principal: Principal, upload: str, path: str) -> tuple[str, str, int, int]:
     """Where the service puts the bytes of a file: upload, name of the staged file, its size, and how many bytes are there."""
     version = open_upload(uow, principal, upload)
     name, size = staged_name(version, path)
-    return version.id, name, size, kept.arrived_here(uow, version, int(name))
+    return version.id, name, size, kept.arrived_here(uow.tools, version, int(name))
+
+
+def is_refused(uow: UnitOfWork, principal: Principal, upload: str) -> bool:
+    """Whether a draft was verified and refused, and none of its files has changed since."""
+    return open_upload(uow, principal, upload).refusal is not None
+
+
+def forget_refusal(uow: UnitOfWork, principal: Principal, upload: str) -> None:
+    """Lets a refused draft be verified again, because one of its files is about to change."""
+    version = open_upload(uow, principal, upload)
+    uow.lock(version)
+    version.refusal = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +155,7 @@ def direct_parts(uow: UnitOfWork, principal: Principal, upload: str, path: str) 
     direct = uow.tools.blobs.direct
     if direct is None:
         raise DomainError("upload.not_direct")
-    if kept.is_kept(uow, version.files[int(name)]):
+    if kept.is_kept(uow.tools, version.files[int(name)]):
         return part_bytes(size), []
     uow.lock(version)
     multiparts = dict(version.multiparts or {})
@@ -157,68 +166,22 @@ def direct_parts(uow: UnitOfWork, principal: Principal, upload: str, path: str) 
     step = part_bytes(size)
     parts = [(number, offset, min(step, size - offset)) for number, offset in enumerate(range(0, size, step), 1)]
     missing = [part for part in parts if there.get(part[0]) != part[2]]
+    if missing:
+        version.refusal = None  # what is sent now may mend it
     return step, [Part(*part, direct.part_url(version.id, name, multiparts[path], part[0])) for part in missing]
-
-
-def verify(uow: UnitOfWork, principal: Principal, upload: str, verified: list[str] | None = None) -> dict[str, Any]:
-    """Verifies what arrived for a draft and keeps the bytes; stores no row, so nothing becomes visible.
-
-    Apart from `publish` because it reads every byte, which no transaction that writes should wait for.
-
-    Args:
-        verified: is told which files are verified and in the store by now (paths); after a refusal, for `keep`.
-
-    Returns:
-        The facts that `publish` wants.
-
-    Raises:
-        DomainError: upload.incomplete, upload.digest, quota.exceeded.
-        CoreError: what was uploaded is not a patch, or not one for the release it names.
-    """
-    if settled := _settled(uow, principal, upload):
-        return settled.facts or {}
-    version = open_upload(uow, principal, upload)
-    _require_not_purged(uow, version.owner, version.digest)
-    existing = rows.version_by_digest(uow.session, version.patch_id, version.digest)
-    if existing and existing.facts:
-        return existing.facts
-    require_room(uow, version.owner, versions=1)  # before bytes are moved: what was sent stays, for when there is room
-    blobs, verified = uow.tools.blobs, [] if verified is None else verified
-    missing = [(i, f) for i, f in enumerate(kept.mark(version.files, verified)) if not kept.is_kept(uow, f)]
-    for index, file in missing:
-        if (arrived := kept.arrived(uow, version, index)) != file["size"]:
-            raise DomainError("upload.incomplete", path=file["path"], received=arrived, size=file["size"])
-    for index, file in missing:
-        staged, multipart = kept.place(version, index), (version.multiparts or {}).get(file["path"])
-        if multipart and blobs.direct and blobs.received(*staged) != file["size"]:
-            blobs.direct.complete(*staged, multipart)
-        blobs.promote(*staged, file["sha256"], file["path"])
-        verified.append(file["path"])
-    return facts_of(uow, version)
-
-
-def keep(uow: UnitOfWork, principal: Principal, upload: str, verified: Sequence[str]) -> None:
-    """Notes what was verified of a draft that is refused, so that only the rest is sent again.
-
-    Raises:
-        DomainError: upload.unknown.
-    """
-    version = open_upload(uow, principal, upload)
-    uow.lock(version)
-    version.files = kept.mark(version.files, verified)
 
 
 def publish(uow: UnitOfWork, principal: Principal, upload: str, facts: dict[str, Any]) -> PatchVersion:
     """Publishes a verified draft under the next number; the same bytes twice are one version."""
-    if settled := _settled(uow, principal, upload):
-        return settled
+    if ended := settled(uow, principal, upload):
+        return ended
     version = open_upload(uow, principal, upload)
     patch, account = version.patch, open_account(uow, version.owner, "versions")
     uow.lock(patch)  # numbers have no gaps, and the same bytes are one version
     uow.lock(version)
     if version.state != "draft":
         raise CollisionError
-    _require_not_purged(uow, version.owner, version.digest)
+    require_not_purged(uow, version.owner, version.digest)
     uow.after_commit(lambda: uow.tools.blobs.discard(upload))
     trained_on = version.trained_on.name if version.trained_on else UNKNOWN
     existing = rows.version_by_digest(uow.session, patch.id, version.digest)
@@ -227,7 +190,7 @@ def publish(uow: UnitOfWork, principal: Principal, upload: str, facts: dict[str,
         version.state = move("version", version.state, "discarded")
         return existing
     account.charge(versions=1)
-    version.facts, version.files = facts, kept.unmarked(version)
+    version.facts, version.files, version.refusal = facts, kept.unmarked(version), None
     version.number = rows.next_number(uow.session, patch.id)
     version.state = move("version", version.state, "published")
     version.published_digest = version.digest
@@ -237,7 +200,7 @@ def publish(uow: UnitOfWork, principal: Principal, upload: str, facts: dict[str,
     return version
 
 
-def _settled(uow: UnitOfWork, principal: Principal, upload: str) -> PatchVersion | None:
+def settled(uow: UnitOfWork, principal: Principal, upload: str) -> PatchVersion | None:
     """What a draft has become, for a client that lost the answer: a version, or the one that had its bytes already."""
     version = rows.version(uow.session, upload)
     if version is None or not principal.can_read(version.owner):
@@ -247,11 +210,11 @@ def _settled(uow: UnitOfWork, principal: Principal, upload: str) -> PatchVersion
         _check_same(version.patch, existing, version.trained_on_id, trained_on)
         return existing
     if version.state == rows.PURGED:
-        _require_not_purged(uow, version.owner, version.digest)  # names the version, which a draft does not
+        require_not_purged(uow, version.owner, version.digest)  # names the version, which a draft does not
     return version if version.state == "published" else None
 
 
-def _require_not_purged(uow: UnitOfWork, owner: str, digest: str) -> None:
+def require_not_purged(uow: UnitOfWork, owner: str, digest: str) -> None:
     """The very same files are not taken again for an owner who had them erased."""
     if purged := rows.purged_digest(uow.session, owner, digest):
         patches.require_kept(purged)
@@ -276,31 +239,3 @@ def _check_same(patch: Patch, existing: PatchVersion, trained_on_id: str | None,
     if existing.trained_on_id != trained_on_id:
         release = existing.trained_on.name if existing.trained_on else UNKNOWN
         raise DomainError("version.trained_on", version=existing.number, release=release, asked=trained_on)
-
-
-def facts_of(uow: UnitOfWork, version: PatchVersion, read_values: bool = True) -> dict[str, Any]:
-    """Checks the whole patch, against the release that it says it was trained on, and sums it up.
-
-    Args:
-        uow: the transaction.
-        version: a draft whose bytes are in the store.
-        read_values: False where a job has read all values already, and found them finite.
-    """
-    with uow.tools.library.open_patch(version) as opened:
-        if version.trained_on:
-            base = uow.tools.library.manifest(version.trained_on).checkpoint
-            resolve(opened.patch.config, opened.patch.factors, base)
-        else:
-            Selector(opened.patch.config)  # patterns that nothing can be matched with are of no use on any release
-        if read_values:
-            check_finite(opened.patch, opened.source, uow.tools.arithmetic())
-        config, factors = opened.patch.config, opened.patch.factors
-        return {
-            "rank": config.rank,
-            "alpha": config.alpha,
-            "rslora": config.rslora,
-            "modules": len(factors),
-            "parameters": sum(math.prod(t.shape) for t in opened.patch.header.tensors),
-            "base_model": config.base_model,
-            "targets": sorted({module.rpartition(".")[2] for module in factors}),
-        }

@@ -2,17 +2,19 @@
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
+import psycopg
 import pytest
 from dbos._utils import retriable_postgres_exception
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
 
 from app.db import schema
 from app.db.base import now
 from app.db.engine import make_engine
-from app.db.failures import translated
+from app.db.failures import refusal_of, translated
 from app.db.families import Family
 from app.domain.errors import DomainError
 from app.domain.ids import new_id
@@ -26,6 +28,11 @@ def raised(call: Callable[[], object]) -> DomainError:
     with pytest.raises(DomainError) as caught:
         call()
     return caught.value
+
+
+def connected(engine: Engine) -> None:
+    with translated(), engine.connect():
+        pass
 
 
 def test_nobody_migrated_it(server: Postgres, tmp_path: Path) -> None:
@@ -77,6 +84,49 @@ def test_a_connection_that_died_while_idle_is_replaced(server: Postgres, monkeyp
     monkeypatch.setattr("app.db.engine.IDLE_SECONDS", 0.0)
     assert used() not in (first, second)
     engine.dispose()
+
+
+def test_connect_where_no_connection_is_left_is_busy(server: Postgres) -> None:
+    """The server answers and lets nobody in just now: whoever comes again gets in, so it is not said to be away."""
+    name = f"crowded_{new_id('tst')}"
+    server.execute(f"CREATE ROLE {name} LOGIN CONNECTION LIMIT 1 PASSWORD 'crowded'")
+    url = make_url(server.url).set(username=name, password="crowded")
+    engine = make_engine(url.render_as_string(hide_password=False))
+    try:
+        with engine.connect():
+            error = raised(lambda: connected(engine))
+    finally:
+        engine.dispose()
+        server.execute(f"DROP ROLE {name}")
+    assert (error.code, error.kind) == ("database.busy", "busy")
+
+
+@pytest.mark.parametrize("sentence", [
+    "FATAL:  sorry, too many clients already",
+    "FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute",
+    "FATAL:  no more connections allowed (max_client_conn)",
+])  # fmt: skip
+def test_refused_connection_of_a_full_server_is_busy(sentence: str) -> None:
+    """While a connection is opened, libpq passes on the server's sentence and no state."""
+    error = OperationalError("connect", None, psycopg.OperationalError(f"connection failed: {sentence}"))
+    refusal = refusal_of(error)
+    assert refusal is not None
+    assert refusal.code == "database.busy"
+
+
+def test_lock_leaves_the_connections_of_requests_alone(migrated: Callable[[], str], tmp_path: Path) -> None:
+    """As many locks as there are connections for requests, and a request is answered all the same."""
+    settings = Settings(jobs=False, data=tmp_path, database_url=migrated(), secret_key="s" * 32, database_connections=2)
+    runtime = Runtime(settings)
+    runtime.start()
+    try:
+        with ExitStack() as stack:
+            for number in range(3):
+                stack.enter_context(runtime.exclusive(f"upload:{number}", "The upload"))
+            with runtime.read() as uow:
+                assert uow.session.scalar(text("SELECT 1")) == 1
+    finally:
+        runtime.stop()
 
 
 def test_two_write_the_same(registries: Callable[..., Service], migrated: Callable[[], str]) -> None:

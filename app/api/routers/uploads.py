@@ -1,17 +1,15 @@
 """/uploads: the bytes of a draft, streamed to the store, resumable, published at the end."""
 
-from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from app.api.routing import api_router
 from app.api.schemas.patches import DirectIn, DirectOut, PartOut, VersionOut
-from app.core.errors import CoreError
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
-from app.services import purges, uploads
+from app.services import publishing, uploads
 from app.services.backend import Backend
 from app.services.uow import settle
 from app.wire.bodies import pieces, said_bytes
@@ -81,25 +79,17 @@ async def append_bytes(
 def publish(upload: str, backend: BackendDep, principal: PrincipalDep) -> VersionOut:
     """Verify what arrived and publish it under the next version number.
 
-    Two transactions: verifying reads every byte, and nobody should wait for that to write. A client that lost patience
-    and asks again meanwhile waits for the first, and gets its answer. After a refusal, files that were verified are kept.
+    While it is verified, a second request for it is refused (request.under_way); after that, a repeat gets the outcome: the
+    version, or the same refusal until a file of the draft changes. After a refusal, files that were verified are kept.
     """
-    verified: list[str] = []
-
-    def verify() -> dict[str, Any]:
-        with backend.read() as uow:
-            return uploads.verify(uow, principal, upload, verified)
-
-    with backend.turn(f"upload:{upload}"):
-        try:
-            facts = purges.again(verify)
-        except (CoreError, DomainError):
-            with suppress(DomainError):  # the refusal is the answer, whatever becomes of the note
-                settle(backend.write, lambda uow: uploads.keep(uow, principal, upload, verified))
-            raise
-        return settle(backend.write, lambda uow: VersionOut.of(uploads.publish(uow, principal, upload, facts)))
+    return VersionOut.of(publishing.publish(backend, principal, upload))
 
 
 def _target(backend: Backend, principal: Principal, upload: str, path: str) -> tuple[str, str, int, int]:
+    """Where the bytes of a file go; a draft that was refused may be published again once some can arrive."""
     with backend.read() as uow:
-        return uploads.place(uow, principal, upload, path)
+        target = uploads.place(uow, principal, upload, path)
+        is_refused = uploads.is_refused(uow, principal, upload)
+    if is_refused and target[3] < target[2]:
+        settle(backend.write, lambda uow: uploads.forget_refusal(uow, principal, upload))
+    return target

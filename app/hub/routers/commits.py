@@ -1,9 +1,12 @@
 """Commits: what a client asks before it pushes, and the commit itself, read line by line."""
 
+import asyncio
 import base64
 import binascii
 import hashlib
 import json
+import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -30,6 +33,9 @@ router = hub_router()
 # A regular file in base64, with what is said around it.
 MAX_LINE = pushes.REGULAR_BYTES * 4 // 3 + 64 * 2**10
 MAX_COMMIT = 256 * 2**20
+PATIENCE_SECONDS, PAUSE_SECONDS = 5.0, 0.25
+
+Taken = tuple[str, dict[str, str]]  # the commit id, and headers that say what was left out
 
 
 @router.post("/api/models/{owner}/{name}/preupload/{revision:path}")
@@ -68,14 +74,28 @@ async def commit(
     reader = _Reader(backend, principal, repository)
     async for line in lines(request, MAX_LINE, MAX_COMMIT):
         await run_in_threadpool(reader.take, line)
-    oid, said = await run_in_threadpool(_take, backend, principal, repository, revision, reader)
+    oid, said = await _when_free(partial(_take, backend, principal, repository, revision, reader))
     url = address(request, f"{repository.full_name}/commit/{oid}")
     return JSONResponse({"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""}, headers=said)
 
 
+async def _when_free(take: Callable[[], Taken]) -> Taken:
+    """Takes a commit in a thread. While another commit to the repository is worked on, it waits here, without a thread, and tries
+    again for a few seconds: the Hub's clients take any refusal of a commit for the end.
+    """
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return await run_in_threadpool(take)
+        except DomainError as error:
+            if error.code != "request.under_way" or time.monotonic() > give_up:
+                raise
+        await asyncio.sleep(PAUSE_SECONDS)
+
+
 def _take(
     backend: Backend, principal: Principal, repository: Repository, revision: str, reader: "_Reader"
-) -> tuple[str, dict[str, str]]:
+) -> Taken:  # fmt: skip
     """The commit id, and what is to be told beside it."""
     changes = reader.finish()
     if repository.kind == "base":

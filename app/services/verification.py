@@ -1,0 +1,146 @@
+"""Verifies what arrived for a draft: completeness, digests, and that the files are a patch.
+
+Rows are read in a transaction that has ended before the first byte is hashed: that takes as long as it takes, and an open
+transaction would keep a connection from other requests and hold back the database's vacuum.
+"""
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from app.core.adapter import Selector
+from app.core.deltas import resolve
+from app.core.errors import CATALOGUE as CORE
+from app.core.errors import AdapterError, CoreError, HeaderError, PortError
+from app.core.patch import check_finite
+from app.db import patches as rows
+from app.db.patches import PatchVersion
+from app.domain.errors import DomainError
+from app.domain.principal import Principal
+from app.services import kept, uploads
+from app.services.quotas import require_room
+from app.services.uow import Tools, UnitOfWork
+
+
+class Opened(Protocol):
+    """A running registry."""
+
+    tools: Tools
+
+    def read(self) -> AbstractContextManager[UnitOfWork]:
+        """A unit of work that only reads."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A draft as it was read; `facts` where its bytes need not be verified, because they are a version already."""
+
+    version: PatchVersion
+    facts: dict[str, Any] | None = None
+
+
+def find(uow: UnitOfWork, principal: Principal, upload: str) -> Draft:
+    """Reads a draft that the principal may publish, before a byte of it is read.
+
+    Raises:
+        DomainError: upload.unknown, token.scope, version.purged, quota.exceeded; the refusal of a draft that was verified
+            before and has not changed since.
+        CoreError: the same, where the files are no patch.
+    """
+    if ended := uploads.settled(uow, principal, upload):
+        return Draft(ended, ended.facts or {})
+    version = uploads.open_upload(uow, principal, upload)
+    uploads.require_not_purged(uow, version.owner, version.digest)
+    existing = rows.version_by_digest(uow.session, version.patch_id, version.digest)
+    if existing and existing.facts:
+        return Draft(version, existing.facts)
+    require_room(uow, version.owner, versions=1)  # before bytes are moved: what was sent stays until there is room
+    if version.refusal:
+        raise _remembered(version.refusal)
+    return Draft(version)
+
+
+def verify(opened: Opened, principal: Principal, upload: str, verified: list[str] | None = None) -> dict[str, Any]:
+    """Verifies what arrived for a draft and moves the bytes into the store; writes no row, so nothing becomes visible.
+
+    Args:
+        verified: receives the paths of the files that were verified and are in the store; after a refusal, for `refuse`.
+
+    Returns:
+        The facts that `uploads.publish` takes.
+
+    Raises:
+        DomainError: upload.incomplete, upload.digest, and what `find` raises.
+        CoreError: what was uploaded is not a patch, or not one for the release that it names.
+    """
+    with opened.read() as uow:
+        draft = find(uow, principal, upload)
+    if draft.facts is not None:
+        return draft.facts
+    _take(opened.tools, draft.version, [] if verified is None else verified)
+    return facts_of(opened.tools, draft.version)
+
+
+def refuse(uow: UnitOfWork, principal: Principal, upload: str, verified: Sequence[str], error: CoreError | DomainError) -> None:
+    """Records of a refused draft which files were verified, so that only the others are sent again, and the refusal where it is
+    of the bytes: they give the same answer until one of them changes.
+
+    Raises:
+        DomainError: upload.unknown.
+    """
+    version = uploads.open_upload(uow, principal, upload)
+    uow.lock(version)
+    version.files = kept.mark(version.files, verified)
+    if isinstance(error, HeaderError | AdapterError | PortError) or error.code == "upload.digest":
+        version.refusal = {"code": error.code, "data": error.data}
+
+
+def facts_of(tools: Tools, version: PatchVersion, read_values: bool = True) -> dict[str, Any]:
+    """Checks the whole patch, against the release that it says it was trained on, and sums it up.
+
+    Args:
+        tools: the store and the library.
+        version: a draft whose bytes are in the store.
+        read_values: False where a job has read all values already, and found them finite.
+    """
+    with tools.library.open_patch(version) as opened:
+        if version.trained_on:
+            base = tools.library.manifest(version.trained_on).checkpoint
+            resolve(opened.patch.config, opened.patch.factors, base)
+        else:
+            Selector(opened.patch.config)  # patterns that nothing can be matched with are of no use on any release
+        if read_values:
+            check_finite(opened.patch, opened.source, tools.arithmetic())
+        config, factors = opened.patch.config, opened.patch.factors
+        return {
+            "rank": config.rank,
+            "alpha": config.alpha,
+            "rslora": config.rslora,
+            "modules": len(factors),
+            "parameters": sum(math.prod(t.shape) for t in opened.patch.header.tensors),
+            "base_model": config.base_model,
+            "targets": sorted({module.rpartition(".")[2] for module in factors}),
+        }
+
+
+def _take(tools: Tools, version: PatchVersion, verified: list[str]) -> None:
+    """Moves what arrived into the store, file by file, each verified by its digest."""
+    blobs = tools.blobs
+    missing = [(i, f) for i, f in enumerate(kept.mark(version.files, verified)) if not kept.is_kept(tools, f)]
+    for index, file in missing:
+        if (arrived := kept.arrived(tools, version, index)) != file["size"]:
+            raise DomainError("upload.incomplete", path=file["path"], received=arrived, size=file["size"])
+    for index, file in missing:
+        staged, multipart = kept.place(version, index), (version.multiparts or {}).get(file["path"])
+        if multipart and blobs.direct and blobs.received(*staged) != file["size"]:
+            blobs.direct.complete(*staged, multipart)
+        blobs.promote(*staged, file["sha256"], file["path"])
+        verified.append(file["path"])
+
+
+def _remembered(refusal: dict[str, Any]) -> CoreError | DomainError:
+    """A refusal as it was raised the first time."""
+    kind = CoreError if refusal["code"] in CORE else DomainError
+    return kind(refusal["code"], **refusal["data"])
