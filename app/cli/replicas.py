@@ -1,102 +1,87 @@
-"""The processes of `portllm serve --processes N`: each answers requests at the same address, the kernel shares connections out.
+"""The processes of `portllm serve --processes N`: each answers requests at the same address; the kernel spreads connections."""
 
-uvicorn's supervisor starts them, replaces one that died or hangs, and ends them in peace.
-"""
-
-import multiprocessing
+import logging
 import os
 import shutil
 import signal
 import socket
-import threading
+import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from multiprocessing.connection import Connection
+from pathlib import Path
 
-from uvicorn.supervisors import Multiprocess
+from prometheus_client.multiprocess import mark_process_dead
 
 from app.cli import logs
-from app.cli.serve import server_config
+from app.cli.draining import DrainingServer
+from app.cli.serve import ended_by_signals, server_config
+from app.cli.supervisor import report, spawn, supervise
+from app.domain.errors import DomainError
 from app.main import create_app
 from app.settings import Settings
 from app.wire.telemetry import PROCESSES
 
-START_SECONDS = 60
-# A process that reads large patches may be slow to answer its supervisor; one that hangs is silent for good.
-SILENT_SECONDS = 30
 METRICS = "metrics"
+# Beside the time that requests under way get, for closing the database and what else a process holds.
+CLOSE_SECONDS = 30.0
+EXIT_NOT_STARTED = 3
+
+log = logging.getLogger("portllm.processes")
 
 
-class Shared:
-    """An address in the shape of a socket list's entry: whoever unpickles it gets a listener of its own on that address.
-
-    One listener that all processes accept from would give whole bursts of connections to whichever wakes first.
-    """
-
-    def __init__(self, host: str, port: int) -> None:
-        self._address = host, port
-
-    def __reduce__(self) -> tuple[Callable[..., socket.socket], tuple[str, int]]:
-        return _bound, self._address
-
-
-class _Replicas(Multiprocess):
-    """uvicorn's supervisor, which says when all processes answer."""
-
-    def __init__(self, config: Any, sockets: list[Any], ready: Callable[[], None]) -> None:
-        super().__init__(config, sockets)
-        self._ready = ready
-        self.is_serving = False
-
-    def init_processes(self) -> None:
-        """Starts all, and waits until each takes connections."""
-        super().init_processes()
-        self.is_serving = all(process.wait_until_ready(START_SECONDS, self.should_exit) for process in self.processes)
-        if self.is_serving:
-            self._ready()
-
-
-def run_replicas(settings: Settings, host: str, port: int, processes: int, ready: Callable[[], None]) -> bool:
+def run_replicas(
+    settings: Settings, host: str, port: int, processes: int, ready: Callable[[], object], stopping: Callable[[], object]
+) -> bool:
     """Answers requests in several processes until SIGTERM or SIGINT.
 
     Args:
-        settings: of the service; a place for merged reads is one of the whole service, so they are shared out.
+        settings: of the service; places for merged reads are of the whole service, so the processes share them out.
         host, port: where; the port is free and not 0.
         processes: how many.
-        ready: called once, when all of them answer.
+        ready: called once, when all of them accept connections.
+        stopping: called once, when the stop begins.
 
     Returns:
-        Whether they failed to start.
+        Whether it gave up because they did not start.
     """
     shares = {"merged_reads": settings.merged_reads, "merged_reads_per_owner": settings.merged_reads_of_one}
     each = settings.model_copy(update={name: max(min(count, 1), count // processes) for name, count in shares.items()})
-    # Whichever process is asked for metrics adds up what all of them count there.
+    # Every process counts in files there; the one that is asked for metrics adds them up.
     metrics = settings.data / METRICS
     shutil.rmtree(metrics, ignore_errors=True)
     metrics.mkdir(parents=True)
-    os.environ[PROCESSES] = str(metrics)
-    config = server_config(
-        partial(replica, each), settings, factory=True, workers=processes, timeout_worker_healthcheck=SILENT_SECONDS
-    )  # fmt: skip
-    with _bound(host, port):  # does not listen: it keeps the port while a process is replaced
-        supervisor = _Replicas(config, [Shared(host, port)], ready)
-        supervisor.run()
-    return not supervisor.is_serving
+    os.environ[PROCESSES] = str(metrics)  # read by the Prometheus client when it is imported
+    with _bound(host, port):  # keeps the port while a process is replaced; it does not listen
+        return supervise(
+            partial(spawn, answer, each, host, port), processes, ready, stopping, partial(_forget_gauges, metrics),
+            settings.drain_delay_seconds + settings.drain_seconds + CLOSE_SECONDS,
+        )  # fmt: skip
 
 
-def replica(settings: Settings) -> Any:
-    """The application, in one of the processes."""
+def answer(pipe: Connection, settings: Settings, host: str, port: int) -> None:
+    """Runs one of the processes, until its parent asks it to stop or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the parent too, which then sends SIGTERM
     logs.configure(settings.log_format, settings.log_level, logs.secrets_of(settings))
-    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
-    return create_app(settings, replica=True)
+    application = create_app(settings, replica=True)
+    runtime = application.state.backend
+    server = DrainingServer(
+        server_config(application, settings), runtime, settings.drain_delay_seconds, runtime.hand_back_jobs,
+        at_once=lambda _: None,  # a second signal is the parent's to act on: some supervisors signal every process
+    )  # fmt: skip
+    with ended_by_signals(server):
+        report(pipe, lambda: server.started, partial(os.kill, os.getpid(), signal.SIGTERM))
+        try:
+            runtime.start()
+        except DomainError as error:
+            log.warning("this process cannot start: %s [%s]", error, error.code)
+            sys.exit(EXIT_NOT_STARTED)
+        server.run(sockets=[_bound(host, port)])
 
 
-def _end_with_parent() -> None:
-    """Without the process that holds the lock and keeps the house, this one must not go on answering."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
+def _forget_gauges(metrics: Path, pid: int) -> None:
+    """Drops what a process that ended counted as under way."""
+    mark_process_dead(pid, str(metrics))  # type: ignore[no-untyped-call]
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -70,6 +70,7 @@ def _serve_in_processes(settings: Any, host: str, port: int, processes: int) -> 
     """This process locks the data directory, keeps the house and runs what jobs a service runs; others answer."""
     from app.cli.replicas import run_replicas  # noqa: PLC0415
     from app.runtime import Runtime  # noqa: PLC0415
+    from app.services.threads import in_thread  # noqa: PLC0415
 
     if settings.is_embedded:
         text = "On SQLite one process answers. Leave --processes out, or set PORTLLM_DATABASE_URL to a PostgreSQL address."
@@ -79,10 +80,11 @@ def _serve_in_processes(settings: Any, host: str, port: int, processes: int) -> 
     runtime = Runtime(settings, merges=False)
     _start(runtime)
     try:
-        failed = run_replicas(settings, name, chosen, processes, lambda: _announce(runtime, name, chosen))
+        announce, hand_back = partial(_announce, runtime, name, chosen), partial(in_thread, runtime.hand_back_jobs)
+        gave_up = run_replicas(settings, name, chosen, processes, announce, hand_back)
     finally:
         runtime.stop()
-    if failed:
+    if gave_up:
         fail("serve.replicas", "The processes that answer requests did not start; the log says why.")
 
 

@@ -82,6 +82,66 @@ def test_a_process_that_dies_is_replaced(service: Replicas) -> None:
     ask(service, 5)
 
 
+def test_process_lost_while_the_database_is_away_is_replaced_when_it_is_back(service: Replicas, cluster: Cluster) -> None:
+    """One that cannot start is tried again and again; the service goes on with the others, and ends in order afterwards."""
+    before = until(lambda: len(found := ready(service)) == 2 and found)
+    failures = service.errors().count("cannot start")
+    cluster.crash()
+    try:
+        os.kill(min(before), signal.SIGKILL)
+        until(lambda: service.errors().count("cannot start") >= failures + 2)
+        assert service.process.poll() is None
+        assert max(before) in ready(service)
+        assert httpx.get(f"{service.url}/healthz").status_code == 200
+    finally:
+        cluster.start()
+    until(lambda: len(ready(service)) == 2)
+    ask(service, 5)
+
+
+def test_all_processes_lost_at_once_are_replaced(service: Replicas) -> None:
+    """Nobody answers for a moment; the service does not end."""
+    before = until(lambda: len(found := ready(service)) == 2 and found)
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: len(ready(service) - before) == 2)
+    ask(service, 5)
+
+
+def ready(service: Replicas) -> set[int]:
+    """The processes that listen: those that can be asked for a connection that none of the others took."""
+    listening = set()
+    port = f":{int(service.url.rpartition(':')[2]):04X} "
+    inodes = {line.split()[9] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if port in line and " 0A " in line}
+    for pid in service.answering():
+        with suppress(OSError):  # it ended
+            links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+            listening |= {pid} if any(f"socket:[{inode}]" in links for inode in inodes) else set()
+    return listening
+
+
+def test_stop_is_announced_by_every_process_and_a_second_signal_ends_all(service: Replicas) -> None:
+    """Each says 503 with the part "draining" while it accepts."""
+    service.stop()
+    service.change(PORTLLM_DRAIN_DELAY_SECONDS="3600")
+    service.start()
+    processes = service.answering()
+    os.kill(service.pid, signal.SIGTERM)
+    until(lambda: all(parts == ["draining"] for parts in [readiness(service) for _ in range(10)]))
+    assert len(ready(service)) == 2
+    os.kill(service.pid, signal.SIGTERM)
+    assert service.process.wait(30) == 128 + signal.SIGTERM
+    until(lambda: not any(_runs(pid) for pid in processes), 30)
+    service.change(PORTLLM_DRAIN_DELAY_SECONDS="0")
+    service.start()
+
+
+def readiness(service: Replicas) -> list[str]:
+    """The parts of one answer of /readyz that are not ready."""
+    answer = httpx.get(f"{service.url}/readyz").json()
+    return [name for name, part in (answer.get("data") or answer)["parts"].items() if not part["ok"]]
+
+
 def test_no_process_outlives_the_service(service: Replicas) -> None:
     """Also where it is killed: nobody would hold its lock or keep its house any more."""
     processes = service.answering()
