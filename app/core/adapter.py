@@ -14,7 +14,7 @@ from typing import Any
 
 from app.core.errors import AdapterError
 from app.core.json_text import parse_object
-from app.core.patterns import Pattern, compile_all
+from app.core.patterns import LOOKUP_UNITS, MATCH_UNITS, FirstMatch, Pattern, compile_all, require_affordable
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -130,8 +130,22 @@ class Selector:
         templates = config.layers_pattern or (r"[^.]*",)
         prefix = r"(?:^|.*?\.){}\.(\d+)\." if config.layers_pattern else r".*?\.{}\.(\d+)\."
         self._layers = list(compile_all(templates, "layers_pattern", prefix)) if config.layers_to_transform else []
-        self._ranks = _patterns(config.rank_pattern, "rank_pattern")
-        self._alphas = _patterns(config.alpha_pattern, "alpha_pattern")
+        self._ranks = FirstMatch(tuple(config.rank_pattern), "rank_pattern")
+        self._alphas = FirstMatch(tuple(config.alpha_pattern), "alpha_pattern")
+        self._rank_values, self._alpha_values = tuple(config.rank_pattern.values()), tuple(config.alpha_pattern.values())
+
+    def require_affordable(self, modules: int) -> None:
+        """Refuses patterns that would take too long to match with so many modules.
+
+        Raises:
+            AdapterError: adapter.pattern.
+        """
+        layers = sum(MATCH_UNITS + pattern.program_size for pattern in self._layers)
+        units = {
+            "target_modules": self._target.units, "exclude_modules": self._exclude.units, "layers_pattern": layers,
+            "rank_pattern": self._ranks.units, "alpha_pattern": self._alphas.units,
+        }  # fmt: skip
+        require_affordable(units, modules)
 
     def names(self, module: str) -> bool:
         """True where PEFT would put a LoRA layer on this module (dotted path inside the base model)."""
@@ -144,9 +158,11 @@ class Selector:
 
     def rank_and_alpha(self, module: str) -> tuple[int, float]:
         """The first pattern that matches wins, as in PEFT."""
-        rank = next((v for p, v in self._ranks if p.fullmatch(module)), self._config.rank)
-        alpha = next((v for p, v in self._alphas if p.fullmatch(module)), self._config.alpha)
-        return int(rank), alpha
+        rank, alpha = self._ranks.find(module), self._alphas.find(module)
+        return (
+            self._config.rank if rank is None else self._rank_values[rank],
+            self._config.alpha if alpha is None else self._alpha_values[alpha],
+        )
 
 
 class _Names:
@@ -156,6 +172,11 @@ class _Names:
         self._all_linear = names == "all-linear"
         self._pattern = Pattern(names, field) if isinstance(names, str) and not self._all_linear else None
         self._names = frozenset(() if isinstance(names, str) else names)
+
+    @property
+    def units(self) -> int:
+        """What matching one module costs at most, see `patterns.MAX_MATCHING`."""
+        return LOOKUP_UNITS + (MATCH_UNITS + self._pattern.program_size if self._pattern else 0)
 
     def match(self, module: str) -> bool:
         if self._all_linear:
@@ -168,10 +189,6 @@ class _Names:
     def exact(self, module: str) -> bool:
         """PEFT looks at layers_to_transform only where a list entry matched by its ending."""
         return module in self._names or self._pattern is not None or self._all_linear
-
-
-def _patterns(mapping: Mapping[str, float], field: str) -> list[tuple[Pattern, float]]:
-    return list(zip(compile_all(mapping, field, r"(?:.*\.)?(?:{})"), mapping.values(), strict=True))
 
 
 def _refuse_unsupported(raw: dict[str, Any]) -> None:

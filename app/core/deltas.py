@@ -66,13 +66,14 @@ def resolve(config: AdapterConfig, factors: Mapping[str, Factors], base: Checkpo
 
     Raises:
         AdapterError: adapter.empty, adapter.not_targeted, adapter.not_in_file, adapter.tied_target, adapter.embedding,
-            adapter.rank.
+            adapter.rank, adapter.pattern.
         PortError: port.target_missing, port.shape, port.target_dtype.
     """
     if not factors:
         raise AdapterError("adapter.empty")
-    selector = Selector(config)
-    named = {m for m in linear_modules(base.tensors) if selector.names(m)}
+    selector, linear = Selector(config), linear_modules(base.tensors)
+    selector.require_affordable(max(len(linear), len(factors)))
+    named = {m for m in linear if selector.names(m)}
     for module in sorted(named | set(factors)):  # first: one end of a tie has no tensor of its own
         _check_target(module, base)
     missing = [m for m in factors if weight_of(m) not in base.tensors]

@@ -28,6 +28,7 @@ PEFT_SAVE = "Save the adapter again with PEFT's save_pretrained and retry."
 CATALOGUE: dict[str, Entry] = {
     # -- safetensors headers
     "header.truncated": Entry("File too short", "{path}: needs {expected} bytes but has {size}.", "The copy or upload was cut short; copy the file again."),
+    "header.too_many_tensors": Entry("Too many tensors", "{path}: the header names {count} tensors; the limit is {limit}.", "Publish LoRA factors alone, two tensors for each linear module of the base."),
     "header.too_large": Entry("Header too large", "{path}: the header claims {length} bytes; the limit is {limit}.", RESAVE),
     "header.invalid_json": Entry("Header is not JSON", "{path}: the header is not a JSON object: {reason}.", RESAVE),
     "header.duplicate_key": Entry("Duplicate key in header", "{path}: the header names {key!r} twice.", RESAVE),

@@ -53,7 +53,18 @@ class Header:
         return {t.name: t for t in self.tensors}
 
 
-def parse_length(prefix: bytes, path: str, file_size: int) -> int:
+@dataclass(frozen=True, slots=True)
+class HeaderLimits:
+    """How large a header may be, in bytes and tensors."""
+
+    length: int = MAX_HEADER_BYTES
+    tensors: int = MAX_HEADER_BYTES
+
+
+ANY_HEADER = HeaderLimits()
+
+
+def parse_length(prefix: bytes, path: str, file_size: int, limits: HeaderLimits = ANY_HEADER) -> int:
     """Reads the header length from the first 8 bytes of a file.
 
     Raises:
@@ -62,26 +73,29 @@ def parse_length(prefix: bytes, path: str, file_size: int) -> int:
     if len(prefix) < 8 or file_size < 8:
         raise HeaderError("header.truncated", path=path, expected=8, size=min(len(prefix), file_size))
     length = int.from_bytes(prefix[:8], "little")
-    if length > MAX_HEADER_BYTES:
-        raise HeaderError("header.too_large", path=path, length=length, limit=MAX_HEADER_BYTES)
+    if length > limits.length:
+        raise HeaderError("header.too_large", path=path, length=length, limit=limits.length)
     if 8 + length > file_size:
         raise HeaderError("header.truncated", path=path, expected=8 + length, size=file_size)
     return length
 
 
-def parse_header(text: bytes, path: str, file_size: int) -> Header:
+def parse_header(text: bytes, path: str, file_size: int, limits: HeaderLimits = ANY_HEADER) -> Header:
     """Parses the JSON part of a header and checks it against the size of the file.
 
     Args:
         text: the N bytes of JSON.
         path: name for messages.
         file_size: size of the whole file in bytes.
+        limits: how many tensors it may name.
 
     Raises:
         HeaderError: any header.* code.
     """
     entries = _load_json(text, path)
     metadata = _metadata(entries.pop("__metadata__", None), path)
+    if len(entries) > limits.tensors:
+        raise HeaderError("header.too_many_tensors", path=path, count=len(entries), limit=limits.tensors)
     tensors = sorted((_tensor(name, e, path) for name, e in entries.items()), key=lambda t: (t.begin, t.end))
     data_start = 8 + len(text)
     _check_layout(tensors, path, file_size - data_start)

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
 from app.core.errors import CheckpointError
-from app.core.header import Header, parse_header, parse_length
+from app.core.header import ANY_HEADER, Header, HeaderLimits, parse_header, parse_length
 
 
 class FileStat(NamedTuple):
@@ -120,12 +120,12 @@ def read_range(source: Source, path: str, offset: int, length: int) -> bytearray
     return buffer
 
 
-def read_header(source: Source, path: str) -> Header:
+def read_header(source: Source, path: str, limits: HeaderLimits = ANY_HEADER) -> Header:
     """Reads and validates the safetensors header of a file.
 
     Raises:
         HeaderError: any header.* code.
     """
     size = source.size(path)
-    length = parse_length(bytes(read_range(source, path, 0, min(8, size))), path, size)
-    return parse_header(bytes(read_range(source, path, 8, length)), path, size)
+    length = parse_length(bytes(read_range(source, path, 0, min(8, size))), path, size, limits)
+    return parse_header(bytes(read_range(source, path, 8, length)), path, size, limits)

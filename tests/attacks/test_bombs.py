@@ -9,6 +9,7 @@ import zlib
 
 import pytest
 
+from app.core.patch import HEADER_LIMITS
 from tests.fuzz.world import CONFIG, WEIGHTS, World
 from tests.registry.service import refused
 from tests.support.files import raw_file
@@ -120,6 +121,32 @@ def test_archives_and_pickles_are_left_out(world: World) -> None:
 def test_a_header_that_claims_to_be_large(world: World, claimed: int) -> None:
     """Nothing is set aside for what a file says of itself."""
     files = world.files() | {WEIGHTS: raw_file(b"{}", b"", claimed)}
+    draft = world.draft(world.new_patch(), files).json()
+    world.send(draft, files)
+    assert world.check(world.acme.post(f"/uploads/{draft['id']}/publish")) == "header.too_large"
+
+
+def test_more_tensors_than_any_adapter_has_are_refused_before_they_are_looked_at(world: World) -> None:
+    """What is published is parsed again by every check of a port."""
+    tensors = {}
+    for number in range(HEADER_LIMITS.tensors // 2 + 1):
+        for half, begin in (("A", 4 * number), ("B", 4 * number + 2)):
+            name = f"base_model.model.{number}.lora_{half}.weight"
+            tensors[name] = {"dtype": "F16", "shape": [1, 1], "data_offsets": [begin, begin + 2]}
+    files = world.files() | {WEIGHTS: raw_file(tensors, bytes(2 * len(tensors)))}
+    assert len(files[WEIGHTS]) < HEADER_LIMITS.length
+    draft = world.draft(world.new_patch(), files).json()
+    world.send(draft, files)
+    refusal = world.acme.post(f"/uploads/{draft['id']}/publish")
+    assert (refusal.status_code, world.check(refusal)) == (422, "header.too_many_tensors")
+
+
+def test_a_header_longer_than_any_adapter_needs_is_refused(world: World) -> None:
+    """Headers of releases may be longer: an admin registers those, and they are parsed once."""
+    files = world.files()
+    header = json.loads(files[WEIGHTS][8 : 8 + int.from_bytes(files[WEIGHTS][:8], "little")])
+    header["__metadata__"] = {"x": "y" * HEADER_LIMITS.length}
+    files[WEIGHTS] = raw_file(header, files[WEIGHTS][8 + int.from_bytes(files[WEIGHTS][:8], "little") :])
     draft = world.draft(world.new_patch(), files).json()
     world.send(draft, files)
     assert world.check(world.acme.post(f"/uploads/{draft['id']}/publish")) == "header.too_large"

@@ -124,7 +124,8 @@ def test_as_the_file_of_a_patch(code: str, file: bytes, base: Path, patch: Path,
 
 
 def test_every_code_of_headers_is_in_the_table() -> None:
-    assert {code for code, _, _ in FILES} == {code for code in CATALOGUE if code.startswith("header.")}
+    of_patches_alone = {"header.too_many_tensors"}  # tests/attacks/test_bombs.py
+    assert {code for code, _, _ in FILES} | of_patches_alone == {code for code in CATALOGUE if code.startswith("header.")}
 
 
 def test_megabytes_of_keys(base: Path, patch: Path, refusal: Refusal) -> None:

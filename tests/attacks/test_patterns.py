@@ -94,10 +94,12 @@ HEAVY = "([^b]{1,30}){1,30}"
     ("code", "keys"),
     [
         ("adapter.invalid_config", [f"x{i}" for i in range(20_001)]),
-        ("adapter.pattern", [f"x{i}" for i in range(20_000)]),
+        ("adapter.rank", [f"x{i}" for i in range(20_000)]),
+        ("adapter.pattern", [f"x{i}+" for i in range(20_000)]),
         ("adapter.pattern", [f"{HEAVY}{i}" for i in range(20_000)]),
         ("adapter.rank", [f"model.layers.{i}.self_attn.q_proj" for i in range(1, 1500)]),
-        ("adapter.rank", [f"{HEAVY}{i}" for i in range(20)]),
+        ("adapter.rank", [f"{HEAVY}{i}" for i in range(4)]),
+        ("adapter.pattern", [f"{HEAVY}{i}" for i in range(20)]),
     ],
 )
 def test_many_patterns(code: str, keys: list[str], field: str, base: Path, patch: Path, refusal: Refusal) -> None:
@@ -105,6 +107,21 @@ def test_many_patterns(code: str, keys: list[str], field: str, base: Path, patch
     settings = {"r": 9, "target_modules": ["q_proj"], field: dict.fromkeys(keys, 2)}
     write_adapter_config(patch, **settings)
     assert refusal(base, patch).code == code
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_patterns_that_cost_too_much_for_the_number_of_modules_are_refused(field: str) -> None:
+    """A pattern of 8,000 instructions is fine for a few modules, and takes a second for some thousand."""
+    chosen = selector(**({"layers_to_transform": [0]} | FIELDS[field](HEAVY)))
+    chosen.require_affordable(500)
+    with pytest.raises(AdapterError) as refused:
+        chosen.require_affordable(2_000)
+    assert (refused.value.code, refused.value.data["field"]) == ("adapter.pattern", field)
+
+
+def test_names_of_many_modules_are_affordable_for_the_largest_models() -> None:
+    names = dict.fromkeys((f"model.layers.{layer}.{half}_proj" for layer in range(126) for half in "abcdefg"), 2)
+    selector(rank_pattern=names, alpha_pattern=names).require_affordable(882)
 
 
 def test_many_layer_patterns(base: Path, patch: Path, refusal: Refusal) -> None:
