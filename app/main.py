@@ -13,6 +13,7 @@ from app.jobs.presence import process_id
 from app.runtime import Runtime
 from app.settings import Settings
 from app.wire.app import surround
+from app.wire.body_routes import BodyLimits
 
 DESCRIPTION = """\
 Keeps LoRA patches and carries them to new releases of their base model, without training and without data.
@@ -62,5 +63,6 @@ def create_app(settings: Settings, replica: bool = False) -> FastAPI:
     app.state.backend = runtime
     api.mount(app)
     hub.mount(app)
-    surround(app, settings.max_body_bytes, settings.metrics_token.get_secret_value())
+    limits = BodyLimits(settings.max_body_bytes, settings.body_bytes, settings.body_bytes_of_one)
+    surround(app, limits, settings.metrics_token.get_secret_value())
     return app

@@ -95,7 +95,13 @@ class Settings(BaseSettings):
         warm: whether a service loads torch at its start, so that the first read of a merged model need not wait two seconds for
             it; without, it is loaded when it is needed, and a service whose reads go to workers needs 170 MB less.
         max_patch_bytes: largest patch, all its files together.
-        max_body_bytes: largest JSON body, the list of the files of a version; of all others below /api/v1 64 KiB at most.
+        max_body_bytes: largest JSON body: a list of files, or a card; all others have 64 KiB at most.
+        body_bytes: how many bytes of request bodies one process holds in memory at once; beyond, requests are refused with
+            request.bodies_busy. A streamed body counts by the piece that is written at once (1 MiB; 8 MiB on S3).
+        body_bytes_per_owner: how many of them one owner may send; a quarter of them by default.
+        body_rate: how many bytes a second a client must send of a body, on average over every `body_rate_seconds`; slower
+            connections are closed. 0: any number.
+        body_rate_seconds: see `body_rate`; so long a body may take however slowly it comes.
         oidc: issuers of identity tokens (OpenID Connect) that are trusted, and rules that say whom of theirs to let in as what:
             [{"issuer": "https://issuer.example", "audience": "portllm", "client_id": "portllm-cli",
               "rules": [{"claims": {"groups": "ml-team"}, "owner": "acme", "role": "publisher"}]}], see `app.domain.issuers`.
@@ -146,6 +152,10 @@ class Settings(BaseSettings):
     max_patch_bytes: Positive = 16 * 2**30
     max_patch_files: Positive = 10_000
     max_body_bytes: Positive = 8 * 2**20
+    body_bytes: Positive = 256 * 2**20
+    body_bytes_per_owner: Positive | None = None
+    body_rate: Natural = 4096
+    body_rate_seconds: Seconds = 60.0
     max_page: Positive = 500
     oidc: list[Issuer] = Field(default_factory=list)
     oidc_max_lifetime_seconds: Annotated[int, Field(ge=60)] = 12 * 3600
@@ -208,6 +218,9 @@ class Settings(BaseSettings):
             raise ValueError("PORTLLM_WORKER_BEAT_SECONDS must be less than PORTLLM_WORKER_TTL_SECONDS")
         if self.is_embedded and self.merged_reads == 0:
             raise ValueError("PORTLLM_MERGED_READS must be 1 or more on SQLite, where no worker reads in the service's place")
+        if not self.max_body_bytes <= self.body_bytes_of_one <= self.body_bytes:
+            names = ("PORTLLM_MAX_BODY_BYTES", "PORTLLM_BODY_BYTES_PER_OWNER", "PORTLLM_BODY_BYTES")
+            raise ValueError("{} must be at most {}, and that at most {}".format(*names))
         return self
 
     @property
@@ -219,6 +232,11 @@ class Settings(BaseSettings):
     def merged_reads_of_one(self) -> int:
         """How many merged files of one owner may be streamed at once."""
         return self.merged_reads_per_owner or max(1, self.merged_reads // 2)
+
+    @property
+    def body_bytes_of_one(self) -> int:
+        """How many bytes of bodies of one owner a process holds at once."""
+        return self.body_bytes_per_owner or max(self.body_bytes // 4, min(self.max_body_bytes, self.body_bytes))
 
     @property
     def rate_limits(self) -> RateLimits:

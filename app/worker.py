@@ -140,5 +140,5 @@ def create_worker_app(settings: Settings, role: Role) -> FastAPI:
         docs_url=None, redoc_url=None, openapi_url=None,
     )  # fmt: skip
     app.state.backend = runtime
-    worker.mount(app, settings.max_body_bytes, settings.metrics_token.get_secret_value())
+    worker.mount(app, settings.metrics_token.get_secret_value())
     return app

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from app.wire.body_routes import BodyRoute
 from app.wire.problems import MEDIA_TYPE
 
 PREFIX = "/api/v1"
@@ -22,4 +23,4 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 def api_router(tags: list[str] | None = None) -> APIRouter:
     """A router for one noun, below the prefix."""
-    return APIRouter(prefix=PREFIX, tags=list(tags or []), responses=PROBLEMS)
+    return APIRouter(prefix=PREFIX, route_class=BodyRoute, tags=list(tags or []), responses=PROBLEMS)

@@ -79,7 +79,7 @@ def read_file(
     return purges.again(read)
 
 
-def mount(app: FastAPI, max_body_bytes: int, metrics_token: str = "") -> None:
+def mount(app: FastAPI, metrics_token: str = "") -> None:
     """Adds routes, error handlers and bounds to a worker's application."""
     app.include_router(router)
-    surround(app, max_body_bytes, metrics_token)
+    surround(app, None, metrics_token)

@@ -1,8 +1,9 @@
-"""The HTTP server's protocol with bounds that uvicorn's has not: on the head of a request, and on clients that stand still.
+"""The HTTP server's protocol with bounds that uvicorn's has not: on the head of a request, and on slow clients.
 
 uvicorn on httptools keeps whatever comes of a head, and waits for ever: for the first byte of a connection, for the rest of a
 head or a body, for a client that takes nothing of its answer. One such client costs little, all that somebody can open cost
-every file descriptor. So a head is bounded, and a look at each connection every few seconds ends those that make no progress.
+every file descriptor. So a head is bounded, and a look at each connection every few seconds closes those that make no progress,
+and those whose body comes more slowly than a minimum rate.
 """
 
 import asyncio
@@ -16,7 +17,10 @@ from app.wire.problems import MEDIA_TYPE, OWN_STATUS, body_of
 
 MAX_HEAD_BYTES = 64 * 2**10
 MAX_HEADERS = 100
-LOOKS = 4  # in the shorter of both times
+LOOKS = 4  # in the shortest of the times below
+# After an answer that came before the end of the body, so much of the rest is discarded before the connection is closed: a
+# client that still sends can read the answer first.
+MAX_DISCARDED_BYTES = 2**20
 
 
 def _too_large() -> bytes:
@@ -39,12 +43,21 @@ class BoundedProtocol(HttpToolsProtocol):
     Args:
         head_seconds: how long the head of a request may take, from the connection or its first byte on.
         idle_seconds: how long nothing may come of a body that began, or nothing go of an answer.
+        body_rate: how many bytes of a body must come a second, on average over each period of `body_rate_seconds`; 0: any
+            number. Time in which the service does not read does not count.
+        body_rate_seconds: see `body_rate`.
     """
 
-    def __init__(self, *args: Any, head_seconds: float, idle_seconds: float, **options: Any) -> None:
+    def __init__(
+        self, *args: Any, head_seconds: float, idle_seconds: float, body_rate: int, body_rate_seconds: float, **options: Any
+    ) -> None:
         super().__init__(*args, **options)
         self._head_limit, self._idle_limit = head_seconds, idle_seconds
-        self._pause = min(head_seconds, idle_seconds) / LOOKS
+        self._rate, self._rate_period = body_rate, body_rate_seconds
+        self._pause = min(head_seconds, idle_seconds, body_rate_seconds) / LOOKS
+        # The present period of a body: seconds waited for it, bytes that came, and when it was last looked at.
+        self._waited, self._arrived, self._looked_at = 0.0, 0, 0.0
+        self._discarded = 0
         self._look_again: asyncio.TimerHandle | None = None
         # Since when a head, a body and the client are waited for; None: they are not.
         self._head_since: float | None = None
@@ -87,6 +100,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._steps += 1
         self._head_bytes, self._head_since, self._in_head = 0, self.loop.time(), True
+        self._discarded = 0
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -101,11 +115,17 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._steps += 1
         self._head_since, self._body_since, self._in_head = None, self.loop.time(), False
+        self._waited, self._arrived, self._looked_at = 0.0, 0, self.loop.time()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._steps += 1
+        self._arrived += len(body)
         super().on_body(body)
+        if self.cycle.response_complete:
+            self._discarded += len(body)
+            if self._discarded > MAX_DISCARDED_BYTES:
+                self.transport.close()
 
     def on_message_complete(self) -> None:
         self._steps += 1
@@ -129,7 +149,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _look(self) -> None:
         present = self.loop.time()
-        if self._is_stuck(present):
+        if self._is_stuck(present) or self._is_too_slow(present):
             self.transport.abort()  # closing would wait for the client
             return
         self._look_again = self.loop.call_later(self._pause, self._look)
@@ -144,6 +164,19 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_since = present if self._head_since is not None else None
             self._body_since = present if self._body_since is not None else None
         return _is_over(self._head_since, self._head_limit, present) or _is_over(self._body_since, self._idle_limit, present)
+
+    def _is_too_slow(self, present: float) -> bool:
+        """Whether a period of a body ends now in which too little of it came."""
+        if self._body_since is None or not self._rate:
+            return False
+        if not self.flow.read_paused:
+            self._waited += present - self._looked_at
+        self._looked_at = present
+        if self._waited < self._rate_period:
+            return False
+        is_too_slow = self._arrived < self._rate * self._waited
+        self._waited, self._arrived = 0.0, 0
+        return is_too_slow
 
 
 def _is_over(since: float | None, limit: float, present: float) -> bool:

@@ -148,7 +148,10 @@ def server_config(application: Any, settings: Any, **options: Any) -> Any:
         application,
         log_config=None,
         access_log=False,
-        http=partial(BoundedProtocol, head_seconds=settings.head_seconds, idle_seconds=settings.idle_seconds),  # type: ignore[arg-type]
+        http=partial(  # type: ignore[arg-type]
+            BoundedProtocol, head_seconds=settings.head_seconds, idle_seconds=settings.idle_seconds,
+            body_rate=settings.body_rate, body_rate_seconds=settings.body_rate_seconds,
+        ),
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=settings.trusted_proxies,
         ws="none",

@@ -35,6 +35,7 @@ CATALOGUE: dict[str, Entry] = {
     "request.invalid": Entry("invalid", "Invalid request", "{reason}", "Compare the request with /docs."),
     "request.name": Entry("invalid", "Invalid name", "{name!r} cannot be used as {what}: {reason}.", "Lower-case letters, digits, '.', '_' and '-'; at most {limit} characters."),
     "request.too_large": Entry("too_large", "Too large", "{what} has {size} bytes; the limit is {limit}.", "Send less, or ask the operator to raise the limit."),
+    "request.bodies_busy": Entry("busy", "Too many bodies at once", "The request bodies {whose} that are being received fill the {limit} bytes that this process holds of them.", "Retry after a few seconds, and send fewer requests at once; an operator raises PORTLLM_BODY_BYTES."),
     "request.too_complex": Entry("too_large", "Too much in it", "The body holds {parts} lists, objects and members; the limit is {limit}.", "Send less in one request."),
     "request.head": Entry("too_large", "Headers too large", "The request has more than {limit} bytes beside its body.", "Send fewer and shorter headers."),
     "request.cursor": Entry("invalid", "Invalid cursor", "The cursor {cursor!r} did not come from this list.", "Start again without a cursor."),

@@ -6,8 +6,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
-from fastapi.routing import APIRoute
 
+from app.wire.body_routes import BodyRoute
 from app.wire.problems import answered
 
 CODE, MESSAGE = "X-Error-Code", "X-Error-Message"
@@ -30,7 +30,7 @@ COME_BACK_SECONDS = "10"
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-class HubRoute(APIRoute):
+class HubRoute(BodyRoute):
     """A route whose refusals are said in the Hub's language too."""
 
     def get_route_handler(self) -> Handler:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.domain.errors import DomainError
 from app.hub.answers import in_a_header
+from app.wire.body_routes import buffered_body
 
 MAX_PATHS = 10_000
 Path = Annotated[str, Field(min_length=1, max_length=1024)]
@@ -77,13 +78,13 @@ class TagIn(Body):
 Model = TypeVar("Model", bound=Body)
 
 
-async def parsed(request: Request, model: type[Model]) -> Model:
-    """The body of a request, read after it is known who sends it.
+def parsed(request: Request, model: type[Model]) -> Model:
+    """The body of a request, which its route has buffered.
 
     Raises:
         DomainError: request.invalid.
     """
-    return checked(await request.body(), model)
+    return checked(buffered_body(request), model)
 
 
 def checked(body: bytes, model: type[Model]) -> Model:

@@ -3,11 +3,23 @@
 from fastapi import FastAPI
 
 from app.wire import problems, telemetry
-from app.wire.middleware import RequestBounds
+from app.wire.body_routes import BodyLimits, require_body_routes
+from app.wire.middleware import RequestFrame
 
 
-def surround(app: FastAPI, max_body_bytes: int, metrics_token: str = "") -> None:
-    """Adds error handlers, bounds and metrics to an application, whichever surfaces it has."""
+def surround(app: FastAPI, bodies: BodyLimits | None, metrics_token: str = "") -> None:
+    """Adds error handlers, bounds and metrics to an application, whichever surfaces it has.
+
+    Args:
+        app: with all its routes.
+        bodies: the limits of request bodies; None where no route takes any.
+        metrics_token: see `telemetry.install`.
+
+    Raises:
+        RuntimeError: a route would read its body without a limit.
+    """
+    require_body_routes(app.routes)
+    app.state.bodies = bodies
     problems.install(app)
-    app.add_middleware(RequestBounds, max_body_bytes=max_body_bytes)
+    app.add_middleware(RequestFrame)
     telemetry.install(app, metrics_token)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, Header, Query, Request, Security
+from fastapi.concurrency import run_in_threadpool
 from fastapi.encoders import jsonable_encoder
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -38,10 +39,17 @@ def origin_of(request: Request) -> tuple[str | None, str]:
     return request.client.host[:64] if request.client else None, request.state.request_id
 
 
-def get_principal(
+async def get_principal(
     request: Request, backend: BackendDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
 ) -> Principal:
-    """Who asks; every route below /api/v1 depends on it."""
+    """Who asks; every route below /api/v1 depends on it. Looked up once a request: `BodyRoute` asks before the body is read."""
+    known: Principal | None = getattr(request.state, "principal", None)
+    if known is None:
+        known = request.state.principal = await run_in_threadpool(_authenticated, request, backend, credentials)
+    return known
+
+
+def _authenticated(request: Request, backend: Backend, credentials: HTTPAuthorizationCredentials | None) -> Principal:
     with refusals_counted(request, backend):
         if credentials is None:
             raise DomainError("token.missing")

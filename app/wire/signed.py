@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request, Security
+from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials
 
 from app.domain.principal import Principal
@@ -23,22 +24,30 @@ class Sender:
     claims: dict[str, Any]
 
 
-def get_sender(
+async def get_sender(
     request: Request, backend: BackendDep, signature: Annotated[str, Query(alias="signed", max_length=2000)] = ""
 ) -> Sender:  # fmt: skip
     """Who sends to an address that we signed."""
-    return _believed(request, backend, signature)
+    return await _sender(request, backend, signature)
 
 
-def get_bearer(
+async def get_bearer(
     request: Request, backend: BackendDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
 ) -> Sender:
     """Who sends with a token that we signed."""
-    return _believed(request, backend, credentials.credentials if credentials else "")
+    return await _sender(request, backend, credentials.credentials if credentials else "")
 
 
 SenderDep = Annotated[Sender, Depends(get_sender)]
 BearerDep = Annotated[Sender, Depends(get_bearer)]
+
+
+async def _sender(request: Request, backend: Backend, text: str) -> Sender:
+    """Who sends, looked up once a request: `BodyRoute` asks before the body is read."""
+    known: Sender | None = getattr(request.state, "sender", None)
+    if known is None:
+        known = request.state.sender = await run_in_threadpool(_believed, request, backend, text)
+    return known
 
 
 def _believed(request: Request, backend: Backend, text: str) -> Sender:

@@ -121,17 +121,17 @@ def require_guard(routes: list[Any], rules: Rules, prefix: str = "") -> None:
         RuntimeError: names the route.
     """
     for route in routes:
-        asks = bool(_calls(route.dependant) & {get_principal, get_access, get_sender, get_bearer})
+        asks = bool(calls_of(route.dependant) & {get_principal, get_access, get_sender, get_bearer})
         if not asks and not is_open(route, rules, prefix):
             raise RuntimeError(f"{route.path} asks for no token")
         if asks and is_open(route, rules, prefix):
             raise RuntimeError(f"{route.path} asks for a token, and its rule says that it is open")
 
 
-def _calls(dependant: Any) -> set[Any]:
+def calls_of(dependant: Any) -> set[Any]:
     """The functions that FastAPI calls before an endpoint."""
     below = dependant.dependencies
-    return {dependency.call for dependency in below}.union(*map(_calls, below))
+    return {dependency.call for dependency in below}.union(*map(calls_of, below))
 
 
 def _marker(parameter: inspect.Parameter) -> Any:

@@ -15,16 +15,25 @@ from app.cli.protocol import MAX_HEAD_BYTES, MAX_HEADERS
 from app.cli.serve import server_config
 from app.settings import Settings
 
-HEAD, IDLE = 0.4, 1.0
+HEAD, IDLE, PERIOD = 0.4, 1.0, 0.5
 BIG = 24 * 2**20
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
-    """Takes a whole body, then answers with its size, or with very much; /slow thinks longer than a client may stand still."""
+    """Takes a whole body, then answers with its size, or with very much; /slow thinks longer than a client may stand still.
+
+    /early answers before it has read the body, /patient begins to read after longer than a body may take.
+    """
     import asyncio
 
     if scope["type"] != "http":
+        return
+    if scope["path"] == "/patient":
+        await asyncio.sleep(3 * PERIOD)
+    if scope["path"] == "/early":
+        await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
         return
     size, more = 0, True
     while more:
@@ -43,7 +52,8 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 @contextmanager
 def served(**settings: Any) -> Iterator[Callable[[], socket.socket]]:
     """The application behind the server as `portllm serve` configures it; connects to it."""
-    config = server_config(application, Settings(head_seconds=HEAD, idle_seconds=IDLE, **settings), lifespan="off")
+    chosen = {"head_seconds": HEAD, "idle_seconds": IDLE, "body_rate": 0, **settings}
+    config = server_config(application, Settings(**chosen), lifespan="off")
     config.timeout_graceful_shutdown = 1
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -155,6 +165,60 @@ def test_a_body_that_stands_still(connect: Callable[[], socket.socket]) -> None:
             time.sleep(IDLE / 2)
             client.sendall(b"x")
         assert IDLE / 2 <= seconds(client) < 10
+
+
+def test_a_body_slower_than_the_minimum_rate_ends_its_connection() -> None:
+    """Though something comes all the time, so that it never stands still."""
+    with served(body_rate=10_000, body_rate_seconds=PERIOD) as connecting, connecting() as client:
+        client.sendall(GET + b"Content-Length: 1000000\r\n\r\n")
+        stop = threading.Event()
+
+        def drip() -> None:
+            with suppress(OSError):
+                while not stop.wait(PERIOD / 10):
+                    client.sendall(b"x" * 10)
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        assert everything(client) == b""
+        stop.set()
+        dripping.join()
+
+
+def test_a_body_that_began_fast_and_then_drips_ends_its_connection() -> None:
+    """The rate holds for every period: what came before buys no time."""
+    with served(body_rate=10_000, body_rate_seconds=PERIOD) as connecting, connecting() as client:
+        client.sendall(GET + b"Content-Length: 100000000\r\n\r\n" + b"x" * BIG)
+        with suppress(OSError):
+            while True:
+                client.sendall(b"x" * 10)
+                time.sleep(PERIOD / 10)
+        assert everything(client) == b""
+
+
+def test_a_body_that_the_service_does_not_read_is_not_slow() -> None:
+    """Nothing more can come of it then."""
+    with served(body_rate=10_000, body_rate_seconds=PERIOD) as connecting, connecting() as client:
+        request = b"POST /patient HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % BIG
+        client.sendall(request + bytes(BIG))
+        assert answer(client) == (200, b"(%d, '127.0.0.1')" % BIG)
+
+
+def test_an_early_answer_arrives_and_the_rest_of_a_large_body_ends_the_connection(connect: Callable[[], socket.socket]) -> None:
+    """A little more is discarded, so that a client which still sends can read the answer; a small rest keeps the connection."""
+    early = b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    with connect() as client:
+        for _ in range(2):
+            client.sendall(early % 1000)
+            assert answer(client)[0] == 401
+            client.sendall(bytes(1000))
+        client.sendall(early % 2**30)
+        assert answer(client)[0] == 401
+        sent = 0
+        with suppress(ConnectionError):
+            while sent < 2**28:
+                sent += client.send(bytes(2**16))
+        assert sent < 2**26
 
 
 def test_a_client_that_takes_nothing(connect: Callable[[], socket.socket]) -> None:

@@ -14,6 +14,7 @@ from app.domain.repositories import parse_repository
 from app.services import erasure, patches, purges, sealing, uploads, versions
 from app.services.sealing import Said
 from app.services.uow import UnitOfWork, settle
+from app.wire.body_routes import buffers_body
 from app.wire.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
 from app.wire.visits import AccessDep, at_once
 
@@ -93,6 +94,7 @@ def set_alias(
 
 
 @router.post("/patches/{owner}/{patch}/versions", status_code=201, response_model=VersionOut)
+@buffers_body(None)
 def draft_version(owner: str, patch: str, body: VersionIn, once: OnceDep, principal: PrincipalDep) -> object:
     """Announce the files of a version. Bytes that are published already return their version (200), nothing is to be sent."""
 

@@ -13,6 +13,7 @@ from app.services import publishing, uploads
 from app.services.backend import Backend
 from app.services.uow import settle
 from app.wire.bodies import pieces, said_bytes
+from app.wire.body_routes import streams_body
 from app.wire.deps import BackendDep, PrincipalDep, ReadUnit, WriteUnit
 from app.wire.visits import at_once
 
@@ -53,6 +54,7 @@ def get_offset(upload: str, path: str, uow: ReadUnit, principal: PrincipalDep) -
         "requestBody": {"content": {"application/offset+octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
     },
 )
+@streams_body()
 async def append_bytes(
     upload: str,
     path: str,

@@ -25,6 +25,7 @@ from app.services.objects import PUSHED, new_upload
 from app.services.pushes import Added, Change, Deleted
 from app.services.uow import settle
 from app.wire.bodies import lines
+from app.wire.body_routes import buffers_body, streams_body
 from app.wire.deps import BackendDep, PrincipalDep
 from app.wire.sizes import require_simple
 
@@ -39,11 +40,12 @@ Taken = tuple[str, dict[str, str]]  # the commit id, and headers that say what w
 
 
 @router.post("/api/models/{owner}/{name}/preupload/{revision:path}")
+@buffers_body(None)
 async def preupload(
     owner: str, name: str, revision: str, request: Request, backend: BackendDep, principal: PrincipalDep
 ) -> JSONResponse:
     """How each file is to be sent, which need not be, and which belong to no patch."""
-    body, repository = await parsed(request, FilesIn), parse_repository(owner, name)
+    body, repository = parsed(request, FilesIn), parse_repository(owner, name)
     announced = {file.path: file.size for file in body.files}
 
     def look() -> tuple[list[offers.Offer], bool]:
@@ -60,6 +62,7 @@ async def preupload(
 
 
 @router.post("/api/models/{owner}/{name}/commit/{revision:path}")
+@streams_body(MAX_LINE)
 async def commit(
     owner: str, name: str, revision: str, request: Request, backend: BackendDep, principal: PrincipalDep
 ) -> JSONResponse:

@@ -16,6 +16,7 @@ from app.services import leave, objects, offers
 from app.services.objects import PUSHED, Place, Wanted, new_upload
 from app.services.uow import UnitOfWork, settle
 from app.wire.bodies import stage
+from app.wire.body_routes import buffers_body, streams_body
 from app.wire.deps import BackendDep, PrincipalDep
 from app.wire.signed import Sender, SenderDep
 
@@ -25,9 +26,10 @@ LFS = "application/vnd.git-lfs+json"
 
 
 @router.post("/{owner}/{name}.git/info/lfs/objects/batch")
+@buffers_body(None)
 async def batch(owner: str, name: str, request: Request, backend: BackendDep, principal: PrincipalDep) -> JSONResponse:
     """Where each file is to be sent; nowhere where it is there."""
-    body, repository = await parsed(request, BatchIn), parse_repository(owner, name)
+    body, repository = parsed(request, BatchIn), parse_repository(owner, name)
     if body.operation != "upload":
         raise DomainError("request.invalid", reason="Files are read by their addresses under /resolve/, not by LFS.")
     wanted = list(dict.fromkeys(Wanted(one.oid, one.size) for one in body.objects))
@@ -45,6 +47,7 @@ async def batch(owner: str, name: str, request: Request, backend: BackendDep, pr
 
 
 @router.put("/api/objects/{ident}")
+@streams_body()
 async def put_object(ident: str, request: Request, backend: BackendDep, sender: SenderDep) -> JSONResponse:
     """Takes a file, and hashes it while it comes; one that broke off is sent again from its beginning."""
     _require(sender, ident)
@@ -80,7 +83,7 @@ def complete(ident: str, backend: BackendDep, sender: SenderDep) -> JSONResponse
 @router.post("/api/objects/{owner}/{name}/verify")
 async def verify(owner: str, name: str, request: Request, backend: BackendDep, principal: PrincipalDep) -> JSONResponse:
     """Whether a file is there, after it was sent."""
-    body = await parsed(request, ObjectIn)
+    body = parsed(request, ObjectIn)
     await run_in_threadpool(_verify, backend, principal, owner, name, Wanted(body.oid, body.size))
     return JSONResponse({})
 

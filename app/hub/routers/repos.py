@@ -16,6 +16,7 @@ from app.services.front_matter import is_readable
 from app.services.objects import require_push
 from app.services.repositories import Adapter
 from app.services.uow import UnitOfWork, settle
+from app.wire.body_routes import buffers_body
 from app.wire.deps import BackendDep, PrincipalDep
 from app.wire.problems import MEDIA_TYPE, body_of
 
@@ -25,7 +26,7 @@ router = hub_router()
 @router.post("/api/repos/create")
 async def create(request: Request, backend: BackendDep, principal: PrincipalDep) -> JSONResponse:
     """Announces a repository. A patch has a family when something says what its base is; a base is made a family at once."""
-    body = await parsed(request, CreateIn)
+    body = parsed(request, CreateIn)
     repository = _named(body, principal)
 
     def make(uow: UnitOfWork) -> bool:
@@ -47,15 +48,16 @@ async def create(request: Request, backend: BackendDep, principal: PrincipalDep)
 @router.delete("/api/repos/delete")
 async def delete(request: Request, backend: BackendDep, principal: PrincipalDep) -> JSONResponse:
     """Takes back a repository that never became a patch."""
-    repository = _named(await parsed(request, CreateIn), principal)
+    repository = _named(parsed(request, CreateIn), principal)
     await run_in_threadpool(settle, backend.write, lambda uow: pushes.forget(uow, principal, repository))
     return JSONResponse({})
 
 
 @router.post("/api/validate-yaml")
+@buffers_body(None)
 async def validate_card(request: Request, principal: PrincipalDep) -> JSONResponse:  # noqa: ARG001  for who may ask
     """Whether the front matter of a card can be read; a card that cannot be is kept all the same."""
-    body = await parsed(request, CardIn)
+    body = parsed(request, CardIn)
     if await run_in_threadpool(is_readable, body.content.encode(errors="replace")):
         return JSONResponse({"errors": [], "warnings": []})
     said = "The front matter is no YAML that is understood here: licence and tags will not be shown."
@@ -67,7 +69,7 @@ async def create_tag(
     owner: str, name: str, revision: str, request: Request, backend: BackendDep, principal: PrincipalDep
 ) -> JSONResponse:
     """Pins a version: an alias that points at it."""
-    body = await parsed(request, TagIn)
+    body = parsed(request, TagIn)
     repository = parse_repository(owner, name)
 
     def make(uow: UnitOfWork) -> None:

@@ -15,6 +15,7 @@ from app.hub.paging import PageDep
 from app.hub.routing import hub_router
 from app.services import history, purges
 from app.services.snapshots import Entry, Snapshot
+from app.wire.body_routes import buffered_body, buffers_body
 from app.wire.visits import AccessDep
 
 router = hub_router()
@@ -48,22 +49,20 @@ def list_tree(
 
 
 async def get_form(request: Request) -> dict[str, list[str]]:
-    """A form, as clients send it; the body was bounded before.
+    """A form, as clients send it.
 
     Raises:
-        DomainError: request.invalid, request.too_large.
+        DomainError: request.invalid.
     """
-    body = await request.body()
-    if len(body) > MAX_FORM:
-        raise DomainError("request.too_large", what="the form", size=len(body), limit=MAX_FORM)
     try:
-        return parse_qs(body.decode(), max_num_fields=MAX_PATHS + 10, errors="strict")
+        return parse_qs(buffered_body(request).decode(), max_num_fields=MAX_PATHS + 10, errors="strict")
     except ValueError:
         reason = f"The body is no form of at most {MAX_PATHS} paths (application/x-www-form-urlencoded)."
         raise DomainError("request.invalid", reason=reason) from None
 
 
 @router.post("/api/models/{owner}/{name}/paths-info/{revision}")
+@buffers_body(MAX_FORM)
 def get_paths(
     owner: str, name: str, revision: str, access: AccessDep, form: Annotated[dict[str, list[str]], Depends(get_form)]
 ) -> JSONResponse:  # fmt: skip

@@ -12,7 +12,7 @@ from fastapi import Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from app.core.xet import MAX_BLOCK_BYTES, BlockScanner, ShardFile, ShardScanner
+from app.core.xet import MAX_BLOCK_BYTES, MAX_TERMS, RECORD, BlockScanner, ShardFile, ShardScanner
 from app.domain.errors import DomainError
 from app.domain.repositories import Repository, parse_repository
 from app.hub.bodies import address
@@ -22,6 +22,7 @@ from app.services.backend import Backend
 from app.services.objects import PUSHED, new_upload
 from app.services.uow import settle
 from app.wire.bodies import pieces, said_bytes, stage
+from app.wire.body_routes import ignores_body, streams_body
 from app.wire.deps import BackendDep, PrincipalDep
 from app.wire.signed import BearerDep, Sender
 
@@ -30,6 +31,8 @@ router = hub_router()
 # So many shards are put together at once by a process; each takes a core.
 REBUILDS = 2
 WAIT_SECONDS = 60.0
+# What is kept of a shard while its files are put together: `MAX_TERMS` records, and a piece of its body.
+SHARD_BYTES = RECORD * MAX_TERMS + 256 * 2**10
 LARGEST_BASE = 2**42
 
 _SESSION = re.compile(r"[A-Za-z0-9_-]{8,64}")
@@ -56,6 +59,7 @@ def write_token(
 
 
 @router.post("/cas/{session}/v1/xorbs/{prefix}/{block}")
+@streams_body()
 async def put_block(
     session: str, prefix: str, block: str, request: Request, backend: BackendDep, sender: BearerDep  # noqa: ARG001
 ) -> JSONResponse:  # fmt: skip
@@ -90,6 +94,7 @@ async def put_block(
 
 
 @router.post("/cas/{session}/v1/shards")
+@streams_body(SHARD_BYTES)
 async def put_shard(session: str, request: Request, backend: BackendDep, sender: BearerDep) -> JSONResponse:
     """Puts the files together that a shard describes; they are believed when their sha256 was computed here."""
     scope, repository = _scope(sender, session)
@@ -109,6 +114,7 @@ async def put_shard(session: str, request: Request, backend: BackendDep, sender:
 
 @router.get("/cas/{session}/{rest:path}")
 @router.post("/cas/{session}/{rest:path}")
+@ignores_body
 def not_here(session: str, rest: str, sender: BearerDep) -> Response:  # noqa: ARG001
     """What other stores have and this one does not: clients do without it."""
     raise DomainError("request.route", path="/cas/...")

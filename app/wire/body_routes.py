@@ -1,0 +1,196 @@
+"""How a route takes its body: buffered within a limit, or streamed, where its endpoint declares that.
+
+A body is read after its sender was authenticated, and never whole without a limit. FastAPI would parse the body before it runs
+any dependency, so `BodyRoute` authenticates, reads the body and only then lets FastAPI handle the request.
+"""
+
+import hashlib
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fastapi import Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
+
+from app.domain.errors import DomainError
+from app.wire.bodies import said_bytes
+from app.wire.body_budget import BodyBudget, Reservation
+from app.wire.deps import READING, bearer, get_principal
+from app.wire.signed import get_bearer, get_sender
+from app.wire.sizes import require_simple
+from app.wire.visits import calls_of, get_access
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+DEFAULT_BYTES = 64 * 2**10
+_DECLARED = "takes_body"
+
+
+@dataclass(frozen=True)
+class Buffered:
+    """A body that is read whole before the endpoint runs; `limit` in bytes, None: PORTLLM_MAX_BODY_BYTES."""
+
+    limit: int | None = DEFAULT_BYTES
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """A body that the endpoint reads in pieces, with limits of its own.
+
+    Attributes:
+        held: how many bytes of it the endpoint holds in memory at most; None: as many as the store takes in one write.
+    """
+
+    held: int | None = None
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """A body that nobody reads: the answer is the same whatever it is, and clients wait for that answer."""
+
+
+Policy = Buffered | Streamed | Ignored
+
+
+def buffers_body(limit: int | None) -> Callable[[Endpoint], Endpoint]:
+    """Declares that an endpoint takes a body of other than `DEFAULT_BYTES`: of `limit`, or None for the largest allowed."""
+    return _declares(Buffered(limit))
+
+
+def streams_body(held: int | None = None) -> Callable[[Endpoint], Endpoint]:
+    """Declares that an endpoint reads its body in pieces and bounds it; see `Streamed`."""
+    return _declares(Streamed(held))
+
+
+def ignores_body(endpoint: Endpoint) -> Endpoint:
+    """Declares that an endpoint answers without reading its body; see `Ignored`."""
+    return _declares(Ignored())(endpoint)
+
+
+def _declares(policy: Policy) -> Callable[[Endpoint], Endpoint]:
+    def mark(endpoint: Endpoint) -> Endpoint:
+        setattr(endpoint, _DECLARED, policy)
+        return endpoint
+
+    return mark
+
+
+class BufferedRequest(Request):
+    """A request whose body was read, within the limit of its route."""
+
+    def __init__(self, request: Request, whole: bytes) -> None:
+        super().__init__(request.scope, request.receive)
+        self._whole = whole
+
+    async def body(self) -> bytes:
+        return self._whole
+
+
+class BodyLimits:
+    """What `BodyRoute` needs of the application.
+
+    Args:
+        largest: bytes of the largest body that is buffered.
+        total, each: see `BodyBudget`.
+    """
+
+    def __init__(self, largest: int, total: int, each: int) -> None:
+        self.largest, self.budget = largest, BodyBudget(total, each)
+
+
+class BodyRoute(APIRoute):
+    """A route that authenticates its caller before it reads the body, and bounds the body."""
+
+    @property
+    def policy(self) -> Policy:
+        """What the endpoint declares, or else the default."""
+        declared: Policy = getattr(self.endpoint, _DECLARED, Buffered())
+        return declared
+
+    def get_route_handler(self) -> Handler:
+        handle = super().get_route_handler()
+        guards, policy = calls_of(self.dependant), self.policy
+        if READING.issuperset(self.methods or ()) or isinstance(policy, Ignored):
+            return handle
+
+        async def bounded(request: Request) -> Response:
+            await _authenticate(request, guards)
+            limits: BodyLimits = request.app.state.bodies
+            # Requests without a token, which only the exchange of identity tokens takes, share by address.
+            sender = getattr(request.state, "owner", None) or f"address {request.client.host if request.client else None}"
+            with limits.budget.open(sender) as reservation:
+                if isinstance(policy, Streamed):
+                    held = policy.held or request.app.state.backend.tools.blobs.write_bytes
+                    reservation.grow(min(held, said_bytes(request) or held))
+                    return await handle(request)
+                whole = await _read_whole(request, min(policy.limit or limits.largest, limits.largest), reservation)
+                request.state.body_sha256 = hashlib.sha256(whole).hexdigest()
+                return await handle(BufferedRequest(request, whole))
+
+        return bounded
+
+
+def buffered_body(request: Request) -> bytes:
+    """The body of a request, for endpoints that parse it themselves.
+
+    Raises:
+        TypeError: the endpoint declares that it streams its body, so nothing has bounded it.
+    """
+    if not isinstance(request, BufferedRequest):
+        raise TypeError("The body of this request was not buffered: its endpoint declares streams_body.")
+    return request._whole
+
+
+def require_body_routes(routes: Iterable[Any]) -> None:
+    """Refuses to build an application with a route that would read its body without a limit.
+
+    Raises:
+        RuntimeError: names the route.
+    """
+    for route in routes:
+        methods = getattr(route, "methods", None) or ()
+        if not READING.issuperset(methods) and not isinstance(route, BodyRoute):
+            raise RuntimeError(f"{route.path} takes a body and is no BodyRoute")
+
+
+async def _authenticate(request: Request, guards: set[Any]) -> None:
+    """Asks who sends a request, as the dependencies of its route will.
+
+    Raises:
+        DomainError: what those dependencies raise.
+    """
+    backend = request.app.state.backend
+    if get_principal in guards:
+        await get_principal(request, backend, await bearer(request))
+    elif get_access in guards:
+        access = await get_access(request, await bearer(request))
+        await run_in_threadpool(access.require)
+    elif get_sender in guards:
+        await get_sender(request, backend, request.query_params.get("signed", ""))
+    elif get_bearer in guards:
+        await get_bearer(request, backend, await bearer(request))
+
+
+async def _read_whole(request: Request, limit: int, reservation: Reservation) -> bytes:
+    """Reads a body.
+
+    Raises:
+        DomainError: request.too_large, request.too_complex, request.bodies_busy; upload.broken where the client went away.
+    """
+    if (said := said_bytes(request)) > limit:
+        raise DomainError("request.too_large", what="the body", size=said, limit=limit)
+    # No list of pieces: of two bytes each, they would take twenty times as much.
+    body = bytearray()
+    try:
+        async for piece in request.stream():
+            if len(body) + len(piece) > limit:
+                raise DomainError("request.too_large", what="the body", size=len(body) + len(piece), limit=limit)
+            reservation.grow(len(body) + len(piece))
+            body += piece
+    except ClientDisconnect:
+        raise DomainError("upload.broken") from None
+    require_simple(body)
+    return bytes(body)
