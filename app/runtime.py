@@ -154,8 +154,9 @@ class Runtime:
         given = self.settings.secret_key
         secret_key = given.get_secret_value().encode() if given else datadir.secret_key(data)
         accepted = (key.get_secret_value().encode() for key in self.settings.secret_keys_accepted)
+        roots = tuple(self.settings.allow_roots)
         self.tools = Tools(
-            blobs, Library(blobs), queue, load, tuple(self.settings.allow_roots), tuple(self.settings.allow_s3),
+            blobs, Library(blobs, roots), queue, load, roots, tuple(self.settings.allow_s3),
             self.settings.limits, (secret_key, *accepted),
         )  # fmt: skip
 

@@ -1,8 +1,9 @@
 """Places and sinks: where bytes lie, and where they may be written, as plain values that a job's process can open.
 
 A place is {"kind": "files", "locations": {path: file}}, {"kind": "directory", "directory", "stats": {path: [size, mtime_ns,
-inode]}} or {"kind": "s3", "bucket", "objects": {path: [key, size, etag]}}. A sink is {"kind": "directory", "directory"} or
-{"kind": "s3", "bucket", "prefix", "store"}, the last being what the store's own keys begin with.
+inode]}, "beneath": [directories that links may lead to]} or {"kind": "s3", "bucket", "objects": {path: [key, size, etag]}}.
+A sink is {"kind": "directory", "directory"} or {"kind": "s3", "bucket", "prefix", "store"}, the last being what the store's own
+keys begin with.
 """
 
 import os
@@ -31,7 +32,7 @@ def open_place(place: Mapping[str, Any]) -> Source:
         return DirectorySource(Path("/"), None, {path: Path(location) for path, location in place["locations"].items()})
     if place["kind"] == "directory":
         stats = {path: FileStat(*stat) for path, stat in place["stats"].items()}
-        return DirectorySource(Path(place["directory"]), stats)
+        return DirectorySource(Path(place["directory"]), stats, beneath=[Path(root) for root in place["beneath"]])
     return S3Source(shared_client(), place["bucket"], {path: Object(*found) for path, found in place["objects"].items()})
 
 

@@ -4,11 +4,12 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
+from app.core.confined import READ, OutsideError, open_beneath
 from app.core.errors import CheckpointError
 from app.core.header import ANY_HEADER, Header, HeaderLimits, parse_header, parse_length
 
@@ -42,12 +43,17 @@ class DirectorySource:
         expected: where given, only these paths can be read, and a file whose size, mtime or inode differs from what is
             expected is refused at open: a registered release is served as registered, or not at all.
         locations: absolute locations of paths that do not lie at `root / path` (content-addressed copies).
+        beneath: where given, files are opened beneath these directories only (real paths), wherever links lead by then.
     """
 
     def __init__(
-        self, root: Path, expected: Mapping[str, FileStat] | None = None, locations: Mapping[str, Path] | None = None
+        self,
+        root: Path,
+        expected: Mapping[str, FileStat] | None = None,
+        locations: Mapping[str, Path] | None = None,
+        beneath: Sequence[Path] | None = None,
     ) -> None:
-        self._root = root
+        self._root, self._beneath = root, beneath
         self._expected = expected
         self._locations = locations or {}
         self._lock = threading.Lock()
@@ -88,9 +94,11 @@ class DirectorySource:
     def _open(self, path: str) -> int:
         if self._expected is not None and path not in self._expected:
             raise CheckpointError("checkpoint.missing_file", path=path)
+        location = self._locations.get(path, self._root / path)
         try:
-            # Without waiting: a pipe that took the file's name would hold us, and all who read with us, for ever.
-            descriptor = os.open(self._locations.get(path, self._root / path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = os.open(location, READ) if self._beneath is None else open_beneath(location, self._beneath)
+        except OutsideError:
+            raise CheckpointError("checkpoint.link", path=path) from None
         except OSError as error:
             if self._expected is not None:
                 raise CheckpointError("checkpoint.changed", path=path, reason=error.strerror) from None

@@ -23,7 +23,7 @@ from app.core.plan import MergePlan, make_plan
 from app.core.readahead import ReadAhead, Windows
 from app.core.recipe import Recipe
 from app.core.signals import measure_fidelity
-from app.core.source import Source, read_range, stat_of
+from app.core.source import DirectorySource, FileStat, Source, read_range, stat_of
 from app.core.stream import Merger
 from app.jobs.materialise import write_to_s3
 
@@ -58,9 +58,10 @@ def ingest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         CoreError: it is not a release that can be used.
         DomainError: of an upstream, see `app.jobs.pull.pull_release`.
     """
-    where = order["source"]
     where, expected = _brought(order["source"], reporter)
-    files, stats = _list(where, order["roots"])
+    if where["kind"] == "directory":
+        where = {**where, "beneath": [str(Path(root).resolve()) for root in order["roots"]]}
+    files, stats = _list(where)
     sink = Sink(order["sink"])
     with closing(open_place(_with_stats(where, stats))) as source:
         checkpoint = read_checkpoint(source, files)
@@ -174,28 +175,34 @@ def _check_unchanged(
     In S3 every read was of just the object that was listed.
     """
     for path in checkpoint.files:
-        is_same = where["kind"] != "directory" or list(stat_of(Path(where["directory"], path))) == stats[path]
+        is_same = where["kind"] != "directory" or list(_identify(where, path)) == stats[path]
         if not is_same or expected.get(path, manifest.file_digests[path]) != manifest.file_digests[path]:
             raise CheckpointError("checkpoint.changed", path=path, reason="it changed while it was read")
 
 
-def _list(where: dict[str, Any], roots: list[str]) -> tuple[dict[str, int], dict[str, list[Any]]]:
+def _list(where: dict[str, Any]) -> tuple[dict[str, int], dict[str, list[Any]]]:
     """Sizes of a release's files, and what tells that they are still the same."""
     if where["kind"] == "stored":  # bytes in the store are named by their digest
         return dict(where["sizes"]), {}
-    return _list_s3(where) if where["kind"] == "s3" else _list_directory(where, roots)
+    return _list_s3(where) if where["kind"] == "s3" else _list_directory(where)
 
 
-def _list_directory(where: dict[str, Any], roots: list[str]) -> tuple[dict[str, int], dict[str, list[Any]]]:
-    """Sizes and identities of a directory's files; a link may lead to another allowed place (as in a hub cache), nowhere else."""
-    root = Path(where["directory"])
-    files = list_files(root)
-    allowed = [Path(r).resolve() for r in roots]
-    for path in files:
-        real = (root / path).resolve()
-        if not any(real.is_relative_to(r) for r in allowed):
-            raise CheckpointError("checkpoint.link", path=path)
-    return files, {path: list(stat_of(root / path)) for path in files}
+def _list_directory(where: dict[str, Any]) -> tuple[dict[str, int], dict[str, list[Any]]]:
+    """Sizes and identities of a directory's files, each taken from the descriptor that was judged to lie beneath a root.
+
+    A link may lead to another allowed place (as in a hub cache), nowhere else.
+
+    Raises:
+        CheckpointError: checkpoint.link, and what `list_files` raises.
+    """
+    found = {path: _identify(where, path) for path in list_files(Path(where["directory"]))}
+    return {path: held.size for path, held in found.items()}, {path: list(held) for path, held in found.items()}
+
+
+def _identify(where: dict[str, Any], path: str) -> FileStat:
+    """The identity of one file of a directory as it is now."""
+    with closing(DirectorySource(Path(where["directory"]), beneath=[Path(root) for root in where["beneath"]])) as source:
+        return stat_of(source.descriptor(path))
 
 
 def _list_s3(where: dict[str, Any]) -> tuple[dict[str, int], dict[str, list[Any]]]:

@@ -1,10 +1,11 @@
 """Opens what rows only name: manifests, releases, patches, merged models."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from app.blobs.places import is_far, open_place
@@ -44,10 +45,14 @@ class Library:
     """Opens releases and patches; remembers manifests and plans, which never change.
 
     What is open or remembered of a version can be taken away (`revoke`): bytes that were removed are not read on.
+
+    Args:
+        blobs: the store.
+        allowed_roots: directories that files of releases by reference may lie beneath, when they are opened too.
     """
 
-    def __init__(self, blobs: BlobStore) -> None:
-        self._blobs = blobs
+    def __init__(self, blobs: BlobStore, allowed_roots: Sequence[Path] = ()) -> None:
+        self._blobs, self._allowed_roots = blobs, allowed_roots
         self._manifests: Recent[str, Manifest] = Recent(MANIFESTS)
         self._plans: Recent[tuple[str, str], tuple[MergePlan, int]] = Recent(PLANS)
         self._opened = Openings()
@@ -193,7 +198,9 @@ class Library:
             return self._blobs.place(self.manifest(release).file_digests)
         stats = release.stats or {}
         if not release.source.startswith(S3):
-            return {"kind": "directory", "directory": release.source, "stats": stats}
+            # The directory was judged when it was registered, and is opened by its real path, without following links.
+            beneath = [release.source, *(str(root.resolve()) for root in self._allowed_roots)]
+            return {"kind": "directory", "directory": release.source, "stats": stats, "beneath": beneath}
         at = Place.parse(release.source)
         return {"kind": "s3", "bucket": at.bucket, "objects": {path: [at.key(path), *stat] for path, stat in stats.items()}}
 

@@ -21,7 +21,9 @@ STATUS: dict[Kind, int] = {
     "precondition": 412, "too_large": 413, "range": 416, "busy": 503, "full": 507, "limited": 429,
 }  # fmt: skip
 # What was sent cannot be used (422), unless a file is not there (404) or is not any more what it was (409).
-CORE_STATUS = {"output.unknown_file": 404, "output.range": 416, "checkpoint.changed": 409, "port.overflow": 409}
+CORE_STATUS = {
+    "output.unknown_file": 404, "output.range": 416, "checkpoint.changed": 409, "checkpoint.link": 409, "port.overflow": 409,
+}  # fmt: skip
 # Answered with a status of their own, not that of their kind.
 OWN_STATUS = {"request.head": 431, "request.method": 405, "server.error": 500}
 # Refusals of limits, by the policy that was exceeded or else the code: who operates the service wants to see their number.

@@ -73,6 +73,24 @@ def test_link_out_of_the_root_inside_the_directory(service: Service, models: Mod
     assert service.release("llama", name, directory)["state"] == "ready"
 
 
+def test_a_link_that_leads_outside_after_registration_is_refused(
+    service: Service, models: Models, name: str, tmp_path: Path
+) -> None:
+    """Every open judges again: a file that is now a link, and a directory that is one; identities may be what they were."""
+    directory = shutil.copytree(models.v1, service.place / name)
+    (service.place / f"{name}-blob").write_text("inside")
+    (directory / "notes.txt").symlink_to(service.place / f"{name}-blob")
+    files = _port(service, name, directory, copy=False)
+    assert service.admin.get(f"{files}/notes.txt").content == b"inside"
+    shutil.move(service.place / f"{name}-blob", tmp_path / "blob")
+    (service.place / f"{name}-blob").symlink_to(tmp_path / "blob")
+    problem = refused(service.admin.get(f"{files}/notes.txt"), 409, "checkpoint.link")
+    assert "notes.txt is a link" in problem["detail"]
+    shutil.move(directory, tmp_path / "moved")
+    directory.symlink_to(tmp_path / "moved")
+    refused(service.admin.get(f"{files}/{SHARD}"), 409, "checkpoint.link")
+
+
 def test_directory_that_became_a_link_before_the_job_ran(service: Service, models: Models, name: str, tmp_path: Path) -> None:
     """The allow-list is asked again when the job begins."""
     directory = shutil.copytree(models.v1, service.place / name)

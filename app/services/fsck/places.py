@@ -83,6 +83,9 @@ def reference(tools: Tools, row: Release) -> Iterator[Found]:
                 try:
                     read_range(source, path, 0, min(1, source.size(path)))
                 except CoreError as error:
-                    yield Trouble("release.changed", f"{name}/{path}", error.detail)
+                    if error.code == "checkpoint.link":  # the service may know more allowed roots than this process
+                        yield Unseen(f"{name}/{path}", f"{error.detail} Set PORTLLM_ALLOW_ROOTS as for the service.")
+                    else:
+                        yield Trouble("release.changed", f"{name}/{path}", error.detail)
     except DomainError as error:
         yield Unseen(name, error.detail)
