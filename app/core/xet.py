@@ -8,7 +8,7 @@ session of one client only, and every file is believed when its sha256 was compu
 
 import struct
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -21,6 +21,13 @@ MAX_CHUNK_BYTES = 128 * 2**10
 MAX_SHARD_BYTES = 64 * 2**20
 MAX_FILES = 10_000
 MAX_TERMS = 200_000
+# Files may be so many times as large as the blocks that they are put together from: repeated chunks and LZ4 make up for about
+# two, a block of zeros for a thousand. Files up to a size may be whatever they like.
+MAX_EXPANSION = 16
+ANY_EXPANSION_BYTES = 256 * 2**20
+# Clients cut no chunk shorter but the last of a file, and each term costs a read of the store.
+LEAST_CHUNK_BYTES = 8 * 2**10
+ANY_TERMS = 1000
 READ_BYTES = 4 * 2**20
 FOOTER = b"XETBLOB"
 PLAIN, LZ4, GROUPED = 0, 1, 2
@@ -257,6 +264,26 @@ class ShardScanner:
         size = sum(fields[2] for fields in _TERM.iter_unpack(records))
         self.files.append(ShardFile(hash_name(record[:32]), size, records))
         self._next = self._file
+
+
+def check_effort(files: Sequence[ShardFile], sent: int) -> None:
+    """Refuses a shard that takes far more work than the bytes that were sent for it.
+
+    Args:
+        files: what the shard says.
+        sent: bytes of the blocks that it names.
+
+    Raises:
+        XetError: xet.shard.
+    """
+    total = sum(file.size for file in files)
+    if total > max(ANY_EXPANSION_BYTES, MAX_EXPANSION * sent):
+        raise _shard(
+            f"its files have {total} bytes, more than {MAX_EXPANSION} times the {sent} bytes of the blocks that were sent"
+        )
+    terms = sum(len(file.records) for file in files) // RECORD
+    if terms > ANY_TERMS + total // LEAST_CHUNK_BYTES:
+        raise _shard(f"its files of {total} bytes are in {terms} parts")
 
 
 def hash_name(raw: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from fastapi import FastAPI
 
+from app.hub.rebuilds import Rebuilds
 from app.hub.routers import accounts, commits, files, lfs, models, repos, trees, xet
 from app.hub.rules import RULES
 from app.hub.waiting import Waiting
@@ -16,6 +17,7 @@ PARTS = (accounts, repos, commits, lfs, xet, files, trees, models)
 def mount(app: FastAPI) -> None:
     """Adds its routes to an application, after all others: theirs begin with a name that somebody chose."""
     app.state.waiting = Waiting()
+    app.state.rebuilds = Rebuilds()
     for part in PARTS:
         require_guard(part.router.routes, RULES)
         require_rules(part.router.routes, RULES)

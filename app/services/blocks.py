@@ -11,7 +11,7 @@ from typing import Protocol
 
 from app.core.errors import XetError
 from app.core.source import Source, read_range
-from app.core.xet import Block, ShardFile
+from app.core.xet import Block, ShardFile, check_effort
 from app.db import pushes as rows
 from app.db.base import clock
 from app.db.pushes import XORB, PushedObject
@@ -99,6 +99,7 @@ def rebuild(
     with opened.read() as uow:
         require_push(principal, repository)
         found = _blocks(uow, repository, session, names)
+        check_effort(files, sum(row.size for row in found.values()))
         quotas.require_room(uow, owner_of(repository), bytes=max(0, total - sum(row.charged for row in found.values())))
     reader = _Blocks(opened.tools, {name: str(row.staged) for name, row in found.items()})
     for file in files:

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from app.core.xet import DESCRIBED, TAG
+from app.hub.rebuilds import Rebuilds
 from tests.core.test_xet import chunk, raw
 from tests.hub.pushing import trained
 from tests.registry.conftest import Models
@@ -267,6 +268,23 @@ def test_a_bomb_by_xet(service: Service, models: Models, registries: Callable[..
         refused(session.block("short", b"x"), 422, "request.invalid")
 
 
+def test_a_shard_far_larger_than_its_blocks_is_refused_before_a_byte_is_unpacked(pusher: Pusher) -> None:
+    """A chunk of 128 KiB of zeros that took some hundred bytes, named 3,000 times: 375 MiB."""
+    session, name = pusher.session(), "ab" * 32
+    assert session.block(name, chunk(bytes(2**17), 1)).status_code == 200
+    message = refused(session.shard((digest(b""), [(name, 2**17, 0, 1)] * 3000)), 422, "xet.shard")
+    assert "16 times" in message
+
+
+def test_a_shard_of_very_many_tiny_parts_is_refused(pusher: Pusher) -> None:
+    """Each is a read of the store."""
+    session, name = pusher.session(), "ab" * 32
+    assert session.block(name, chunk(b"x")).status_code == 200
+    message = refused(session.shard((digest(b"x" * 1500), [(name, 1, 0, 1)] * 1500)), 422, "xet.shard")
+    assert "1500 parts" in message
+    assert session.shard((digest(b"x" * 900), [(name, 1, 0, 1)] * 900)).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("line", "word"),
     [
@@ -463,19 +481,19 @@ def test_leave_expires(service: Service, pusher: Pusher, monkeypatch: pytest.Mon
     refused(pusher.session().block("ab" * 32, b"x"), 401, "upload.expired")
 
 
-def test_shards_wait_their_turn(pusher: Pusher, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No more of them are put together at once than there are places; the others are told when to come back."""
-    import asyncio
-
-    from app.hub.routers import xet
-
-    monkeypatch.setattr(xet, "_turns", asyncio.BoundedSemaphore(1))
-    monkeypatch.setattr(xet, "WAIT_SECONDS", 0.05)
-    assert pusher.session().shard().status_code == 200
-    monkeypatch.setattr(xet, "_turns", asyncio.Semaphore(0))
-    answer = pusher.session().shard()
-    refused(answer, 503, "push.busy")
-    assert answer.headers["Retry-After"]
+def test_a_shard_that_finds_no_place_is_told_to_come_back(service: Service, pusher: Pusher) -> None:
+    before, service.app.state.rebuilds = service.app.state.rebuilds, Rebuilds(places=1, wait_seconds=0.05)
+    try:
+        assert pusher.session().shard().status_code == 200
+        taken = service.app.state.rebuilds.turn("acme")
+        service.client.portal.call(taken.__aenter__)
+        answer = pusher.session().shard()
+        refused(answer, 503, "push.busy")
+        assert answer.headers["Retry-After"]
+        other = Pusher(service, f"rival/{unique('shard')}", "rival").create()
+        assert other.session().shard().status_code == 200
+    finally:
+        service.app.state.rebuilds = before
 
 
 def test_a_client_that_goes_away() -> None:

@@ -3,7 +3,6 @@
 What clients take a 404 for is not here: chunks that others sent, leave to send to storage, shards of the next version.
 """
 
-import asyncio
 import re
 import secrets
 from typing import Annotated
@@ -16,6 +15,7 @@ from app.core.xet import MAX_BLOCK_BYTES, MAX_TERMS, RECORD, BlockScanner, Shard
 from app.domain.errors import DomainError
 from app.domain.repositories import Repository, parse_repository
 from app.hub.bodies import address
+from app.hub.rebuilds import Rebuilds
 from app.hub.routing import hub_router
 from app.services import blocks, leave, offers
 from app.services.backend import Backend
@@ -28,16 +28,13 @@ from app.wire.signed import BearerDep, Sender
 
 router = hub_router()
 
-# So many shards are put together at once by a process; each takes a core.
-REBUILDS = 2
-WAIT_SECONDS = 60.0
 # What is kept of a shard while its files are put together: `MAX_TERMS` records, and a piece of its body.
-SHARD_BYTES = RECORD * MAX_TERMS + 256 * 2**10
+SHARD_PIECE = 256 * 2**10
+SHARD_BYTES = RECORD * MAX_TERMS + SHARD_PIECE
 LARGEST_BASE = 2**42
 
 _SESSION = re.compile(r"[A-Za-z0-9_-]{8,64}")
 _HASH = re.compile(r"[0-9a-f]{64}")
-_turns = asyncio.BoundedSemaphore(REBUILDS)
 
 
 @router.get("/api/models/{owner}/{name}/xet-write-token/{revision:path}")
@@ -98,17 +95,13 @@ async def put_block(
 async def put_shard(session: str, request: Request, backend: BackendDep, sender: BearerDep) -> JSONResponse:
     """Puts the files together that a shard describes; they are believed when their sha256 was computed here."""
     scope, repository = _scope(sender, session)
-    scanner = ShardScanner()
-    async for piece in pieces(request, 256 * 2**10):
-        await run_in_threadpool(scanner.feed, piece)
-    try:
-        await asyncio.wait_for(_turns.acquire(), WAIT_SECONDS)
-    except TimeoutError:
-        raise DomainError("push.busy") from None
-    try:
-        await run_in_threadpool(_rebuild, backend, sender, repository, scope, scanner.finish())
-    finally:
-        _turns.release()
+    rebuilds: Rebuilds = request.app.state.rebuilds
+    async with rebuilds.turn(sender.principal.owner):
+        scanner = ShardScanner()
+        async for piece in pieces(request, SHARD_PIECE):
+            await run_in_threadpool(scanner.feed, piece)
+        async with rebuilds.place():
+            await run_in_threadpool(_rebuild, backend, sender, repository, scope, scanner.finish())
     return JSONResponse({"result": 1})
 
 
