@@ -7,10 +7,12 @@ from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 
 from app.api import app as api
+from app.api.event_streams import EventStreams, message
 from app.core import arithmetic
 from app.hub import app as hub
 from app.jobs.presence import process_id
 from app.runtime import Runtime
+from app.services.event_feed import EventFeed
 from app.settings import Settings
 from app.wire.app import surround
 from app.wire.body_routes import BodyLimits
@@ -61,6 +63,7 @@ def create_app(settings: Settings, replica: bool = False) -> FastAPI:
         docs_url=None, redoc_url=None,  # ours are in app.api.pages
     )  # fmt: skip
     app.state.backend = runtime
+    app.state.event_streams = EventStreams(EventFeed(runtime.read, runtime.draining, settings.stream_limits, message))
     api.mount(app)
     hub.mount(app)
     limits = BodyLimits(settings.max_body_bytes, settings.body_bytes, settings.body_bytes_of_one)

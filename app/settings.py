@@ -16,6 +16,7 @@ from app.domain.issuers import Issuer
 from app.domain.places import Place
 from app.domain.quotas import Quota
 from app.domain.signing import MIN_KEY_BYTES
+from app.services.event_feed import StreamLimits
 from app.services.rates import Rate, RateLimits
 from app.services.uow import Limits
 
@@ -79,6 +80,9 @@ class Settings(BaseSettings):
         worker_ttl_seconds: how long after its last sign of life its jobs are given to another.
         merged_reads: how many merged files may be streamed at once; 0 leaves all of them to workers.
         merged_reads_per_owner: how many of them of models of one owner; half of them by default.
+        event_streams: How many live streams of events each process serves at once.
+        event_streams_per_owner: How many of them one owner may have.
+        event_stream_seconds: How long a stream lasts; clients connect again and go on where it ended.
         rate_limit: how many requests an owner may make: "N/second", "N/minute" or "N/hour"; empty: any number. Generous by
             default: a client that runs in circles is stopped before it takes everything, none that works is.
         rate_limit_writes: the same for requests that may change something; off by default, because the files of a patch are
@@ -134,6 +138,9 @@ class Settings(BaseSettings):
     worker_ttl_seconds: Seconds = 15.0
     merged_reads: Annotated[int, Field(ge=0)] = 16
     merged_reads_per_owner: Positive | None = None
+    event_streams: Positive = 1000
+    event_streams_per_owner: Positive = 50
+    event_stream_seconds: Seconds = 3600.0
     rate_limit: RateText = "60000/minute"
     rate_limit_writes: RateText = ""
     rate_limit_failures: RateText = "60/minute"
@@ -237,6 +244,11 @@ class Settings(BaseSettings):
     def body_bytes_of_one(self) -> int:
         """How many bytes of bodies of one owner a process holds at once."""
         return self.body_bytes_per_owner or max(self.body_bytes // 4, min(self.max_body_bytes, self.body_bytes))
+
+    @property
+    def stream_limits(self) -> StreamLimits:
+        """How many live streams of events there may be."""
+        return StreamLimits(self.event_streams, self.event_streams_per_owner, self.event_stream_seconds)
 
     @property
     def rate_limits(self) -> RateLimits:

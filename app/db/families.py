@@ -1,6 +1,7 @@
 """Families, and who may see them."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import ForeignKey, Select, String, UniqueConstraint, bindparam, exists, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -59,3 +60,12 @@ def grant(session: Session, family_id: str, owner: str) -> FamilyGrant | None:
 
 def grants(session: Session, family_id: str) -> Sequence[FamilyGrant]:
     return session.scalars(select(FamilyGrant).where(FamilyGrant.family_id == family_id).order_by(FamilyGrant.owner)).all()
+
+
+def readers(session: Session, names: Collection[str]) -> dict[str, set[str]]:
+    """Returns the owners that may see each of these families, `EVERYBODY` among them where it was granted to all."""
+    query = select(Family.name, FamilyGrant.owner).join(FamilyGrant).where(Family.name.in_(names))
+    found = defaultdict[str, set[str]](set)
+    for name, owner in session.execute(query):
+        found[name].add(owner)
+    return found

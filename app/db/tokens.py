@@ -1,7 +1,7 @@
 """Tokens."""
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Row, String, bindparam, select
@@ -45,3 +45,9 @@ def any_exists(session: Session) -> bool:
 def list_page(session: Session, owner: str | None, after: str | None, limit: int) -> Sequence[Token]:
     query = select(Token) if owner is None else select(Token).where(Token.owner == owner)
     return page(session, query, Token, after, limit)
+
+
+def ends(session: Session, idents: Collection[str]) -> dict[str, dt.datetime | None]:
+    """Returns when each of these tokens expires; revoked ones are left out."""
+    query = select(_TOKENS.id, _TOKENS.expires_at).where(_TOKENS.id.in_(idents), _TOKENS.revoked_at.is_(None))
+    return {row.id: row.expires_at for row in session.execute(query)}

@@ -3,7 +3,7 @@
 import datetime as dt
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from app.db import tokens as rows
@@ -47,10 +47,16 @@ def authenticate(uow: UnitOfWork, secret: str, address: str | None = None, reque
     return Principal(token.owner, frozenset(token.scopes), token.id, address, request)
 
 
+def valid(uow: UnitOfWork, idents: Collection[str]) -> dict[str, dt.datetime | None]:
+    """Returns those of these tokens that are valid, with when they expire: for answers that stay open."""
+    present = now()
+    found = rows.ends(uow.session, idents)
+    return {ident: end for ident, end in found.items() if end is None or end > present}
+
+
 def is_good(uow: UnitOfWork, principal: Principal) -> bool:
-    """Whether the principal's token still is: asked again and again by answers that stay open."""
-    token = uow.session.get(Token, principal.token)
-    return token is not None and _is_valid(token)
+    """Returns whether the principal's token is still valid."""
+    return bool(valid(uow, [principal.token]))
 
 
 def own(uow: UnitOfWork, principal: Principal) -> Token:

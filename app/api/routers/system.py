@@ -1,16 +1,12 @@
 """/tokens, /whoami, /events."""
 
-import asyncio
 import datetime as dt
-import json
-from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Annotated, Any
 
-from fastapi import Header, Query, Request, Response
+from fastapi import Depends, Header, Query, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import StreamingResponse
 
+from app.api.event_streams import EventStream, EventStreams, get_event_streams
 from app.api.routing import api_router
 from app.api.schemas.base import Listing
 from app.api.schemas.system import EventOut, EventsOut, NewTokenOut, RotateIn, TokenIn, TokenOut, WhoAmIOut
@@ -27,9 +23,6 @@ STREAM: dict[int | str, dict[str, Any]] = {
         "content": {"text/event-stream": {"schema": {"type": "string", "description": "`id`, `event` and `data`, an EventOut."}}}
     }
 }
-
-POLL_SECONDS = 1.0
-KEEP_ALIVE_SECONDS = 15.0
 
 
 @router.get("/whoami", tags=["tokens"])
@@ -74,7 +67,7 @@ def rotate_token(token: str, body: RotateIn, uow: WriteUnit, response: Response,
 
 @router.get("/events", tags=["events"], response_model=EventsOut, responses=STREAM)
 async def list_events(
-    request: Request,
+    streams: Annotated[EventStreams, Depends(get_event_streams)],
     backend: BackendDep,
     principal: PrincipalDep,
     after: Annotated[int, Query(ge=0, lt=2**63, description="The cursor of the answer before.")] = 0,
@@ -85,8 +78,7 @@ async def list_events(
     """What happened, oldest first; a live stream when asked for text/event-stream."""
     cursor = last_event_id if last_event_id is not None else after
     if "text/event-stream" in accept:
-        stream = _stream(request, backend, principal, cursor)
-        return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        return EventStream(streams, principal, cursor)
     found = await run_in_threadpool(_events, backend, principal, cursor, limit)
     return EventsOut(items=found, cursor=found[-1].id if found else cursor)
 
@@ -94,26 +86,3 @@ async def list_events(
 def _events(backend: Backend, principal: Principal, cursor: int, limit: int) -> list[EventOut]:
     with backend.read() as uow:
         return [EventOut.of(row, principal.is_admin) for row in events.after(uow, principal, cursor, limit)]
-
-
-def _is_good(backend: Backend, principal: Principal) -> bool:
-    with backend.read() as uow:
-        return tokens.is_good(uow, principal)
-
-
-async def _stream(request: Request, backend: Backend, principal: Principal, cursor: int) -> AsyncIterator[str]:
-    idle = 0.0
-    while not backend.draining.is_set and not await request.is_disconnected():
-        if not await run_in_threadpool(_is_good, backend, principal):
-            return
-        found = await run_in_threadpool(_events, backend, principal, cursor, 100)
-        for event in found:
-            cursor = event.id
-            yield f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps(event.model_dump(mode='json'))}\n\n"
-        idle = 0.0 if found else idle + POLL_SECONDS
-        if idle >= KEEP_ALIVE_SECONDS:
-            idle = 0.0
-            yield ": still here\n\n"
-        if not found:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(backend.draining.wait(), POLL_SECONDS)

@@ -1,0 +1,247 @@
+"""Live streams of events. One thread of the process reads new events once and hands them to every stream that may see them.
+
+A stream starts at a cursor. Until it has caught up it reads pages of its own (`catch_up`); from then on the poller fills its
+queue. A stream that takes its messages too slowly leaves the fan-out when its queue is full, and catches up again. Ids of
+events become visible in their order (`app.db.events.append`), so no stream misses an event or is given one twice.
+"""
+
+import datetime as dt
+import logging
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+from app.db import events as rows
+from app.db import families
+from app.db.base import now
+from app.db.events import Event
+from app.db.families import EVERYBODY
+from app.domain.errors import DomainError
+from app.domain.principal import Principal
+from app.services import events, tokens
+from app.services.draining import Draining
+from app.services.garbage import Begin
+
+POLL_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 30.0  # between attempts while the database does not answer
+TOKEN_CHECK_SECONDS = 15.0
+# After one of these, tokens are checked before any event is handed out.
+TOKEN_ENDS = frozenset({"token.revoked", "token.rotated"})
+PAGE = 100  # events that a stream reads at once while it catches up
+BATCH = 500  # events that the poller reads at once
+QUEUE = 500  # messages that wait for one stream
+
+log = logging.getLogger("portllm.events")
+
+
+@dataclass(frozen=True)
+class StreamLimits:
+    """How many streams one process has open at once, in all and for one owner, and for how many seconds each."""
+
+    total: int
+    each: int
+    seconds: float
+
+
+@dataclass(eq=False)
+class Subscription:
+    """One open stream; changed by its feed only.
+
+    Attributes:
+        principal: Whose stream it is.
+        cursor: All events up to this id were handed out, or passed over because the principal may not see them.
+        wake: Called from any thread when there are messages or the stream has ended.
+        deadline: When it ends, on the monotonic clock.
+        expires_at: When its token ends, as of the last check.
+        queue: Messages that wait to be sent.
+        is_live: Whether the poller fills the queue; otherwise the stream has to catch up.
+        has_ended: Whether nothing more may be sent.
+    """
+
+    principal: Principal
+    cursor: int
+    wake: Callable[[], None]
+    deadline: float
+    expires_at: dt.datetime | None = None
+    queue: deque[str] = field(default_factory=deque)
+    is_live: bool = False
+    has_ended: bool = False
+
+
+class EventFeed:
+    """The streams of one process and the thread that reads for them, which runs only while there are any.
+
+    Args:
+        read: Opens a unit of work that reads.
+        draining: When it is set, all streams end.
+        limits: How many streams there may be.
+        message: Makes the text of an event, for an admin or for others.
+    """
+
+    def __init__(self, read: Begin, draining: Draining, limits: StreamLimits, message: Callable[[Event, bool], str]) -> None:
+        self._read, self._draining, self._limits, self._message = read, draining, limits, message
+        self._lock = threading.Lock()
+        self._open = set[Subscription]()
+        self._is_polling = False
+        self._head: int | None = None  # the poller has handed out all events up to this id
+        self._next_check = 0.0
+
+    def subscribe(self, principal: Principal, cursor: int, wake: Callable[[], None]) -> Subscription:
+        """Opens a stream after a cursor; whoever opened it closes it.
+
+        Raises:
+            DomainError: server.busy, when there are too many; server.unready, when the process is about to stop.
+        """
+        subscription = Subscription(principal, cursor, wake, time.monotonic() + self._limits.seconds)
+        with self._lock:
+            if self._draining.is_set:
+                raise DomainError("server.unready", reason="the process is about to stop")
+            self._require_place(principal.owner)
+            self._open.add(subscription)
+            if not self._is_polling:
+                self._is_polling = True
+                threading.Thread(target=self._poll_while_open, name="events", daemon=True).start()
+        return subscription
+
+    def close(self, subscription: Subscription) -> None:
+        """Ends a stream and gives its place back."""
+        with self._lock:
+            subscription.has_ended = True
+            self._open.discard(subscription)
+
+    def take(self, subscription: Subscription) -> list[str]:
+        """Returns the messages that wait for a stream, oldest first."""
+        with self._lock:
+            found = list(subscription.queue)
+            subscription.queue.clear()
+            return found
+
+    def catch_up(self, subscription: Subscription) -> list[str]:
+        """Reads the next page for a stream whose queue is empty, and returns its messages; after the last page it is live.
+
+        Raises:
+            DomainError: database.unreachable, database.busy.
+        """
+        principal = subscription.principal
+        with self._read() as uow:
+            ends = tokens.valid(uow, [principal.token])
+            newest = rows.last(uow.session)
+            found = events.after(uow, principal, subscription.cursor, PAGE) if ends else ()
+        if not ends:
+            self.close(subscription)
+            return []
+        with self._lock:
+            subscription.expires_at = ends[principal.token]
+            if found:
+                subscription.cursor = found[-1].id
+            if len(found) < PAGE:  # nothing else up to `newest` concerns this stream
+                subscription.cursor = max(subscription.cursor, newest)
+                if self._head is None:
+                    self._head = newest
+                subscription.is_live = self._head <= newest
+        return [self._message(event, principal.is_admin) for event in found]
+
+    def _require_place(self, owner: str) -> None:
+        if len(self._open) >= self._limits.total:
+            raise DomainError("server.busy", limit=self._limits.total, what="event streams")
+        if sum(subscription.principal.owner == owner for subscription in self._open) >= self._limits.each:
+            raise DomainError("server.busy", limit=self._limits.each, what=f"event streams of {owner}", owner=owner)
+
+    def _poll_while_open(self) -> None:
+        pause = POLL_SECONDS
+        while not self._draining.wait_in_thread(pause):
+            with self._lock:
+                if not self._open:
+                    self._is_polling, self._head = False, None
+                    return
+            try:
+                self._poll()
+                pause = POLL_SECONDS
+            except DomainError:  # `app.db.failures` has logged a line about it
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            except Exception:  # a defect must not silence all streams for good
+                log.exception("new events could not be read")
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        self._end(lambda _: True)
+
+    def _poll(self) -> None:
+        """Ends the streams whose time is over, and hands out all new events."""
+        monotonic, present = time.monotonic(), now()
+        self._end(lambda held: held.deadline <= monotonic or (held.expires_at is not None and held.expires_at <= present))
+        is_due = monotonic >= self._next_check
+        count = self._read_batch(is_due)
+        if is_due:
+            self._next_check = monotonic + TOKEN_CHECK_SECONDS
+        while count == BATCH:
+            count = self._read_batch(False)
+
+    def _read_batch(self, check_tokens: bool) -> int:
+        with self._lock:
+            head, held = self._head, {subscription.principal.token for subscription in self._open}
+        with self._read() as uow:
+            found = rows.after(uow.session, head, None, BATCH) if head is not None else ()
+            if check_tokens := check_tokens or any(event.kind in TOKEN_ENDS for event in found):
+                valid = tokens.valid(uow, held)
+            named = {event.family for event in found if event.family is not None}
+            readers = families.readers(uow.session, named) if named else {}
+        if check_tokens:
+            self._note_tokens(held, valid)
+        if found:
+            self._hand_out(found, readers)
+        return len(found)
+
+    def _note_tokens(self, held: set[str], valid: Mapping[str, dt.datetime | None]) -> None:
+        """Ends the streams of tokens that are not valid any more; those that were opened meanwhile are not in `held`."""
+        self._end(lambda subscription: subscription.principal.token in held - valid.keys())
+        with self._lock:
+            for subscription in self._open:
+                subscription.expires_at = valid.get(subscription.principal.token, subscription.expires_at)
+
+    def _hand_out(self, found: Sequence[Event], readers: Mapping[str, set[str]]) -> None:
+        """Puts events into the queues of all live streams that may see them."""
+        woken = set[Subscription]()
+        with self._lock:
+            live = [subscription for subscription in self._open if subscription.is_live]
+            admins = [subscription for subscription in live if subscription.principal.is_admin]
+            by_owner = defaultdict[str, list[Subscription]](list)
+            for subscription in live:
+                by_owner[subscription.principal.owner].append(subscription)
+            for event in found:
+                concerned = {event.owner}
+                if event.family is not None and rows.is_for_readers(event):
+                    concerned |= readers.get(event.family, set())
+                chosen = live if EVERYBODY in concerned else chain(admins, *(by_owner[owner] for owner in concerned))
+                woken.update(self._put(event, chosen))
+            self._head = found[-1].id
+        for subscription in woken:
+            subscription.wake()
+
+    def _put(self, event: Event, subscriptions: Iterable[Subscription]) -> Iterator[Subscription]:
+        """Puts an event into queues and yields the streams. One that has the event is passed over, one whose queue is full
+        has to catch up.
+        """
+        texts = dict[bool, str]()
+        for subscription in subscriptions:
+            if not subscription.is_live or event.id <= subscription.cursor:
+                continue
+            if len(subscription.queue) >= QUEUE:
+                subscription.is_live = False
+                continue
+            is_admin = subscription.principal.is_admin
+            if is_admin not in texts:
+                texts[is_admin] = self._message(event, is_admin)
+            subscription.queue.append(texts[is_admin])
+            subscription.cursor = event.id
+            yield subscription
+
+    def _end(self, is_over: Callable[[Subscription], bool]) -> None:
+        with self._lock:
+            ended = [subscription for subscription in self._open if is_over(subscription)]
+            for subscription in ended:
+                subscription.has_ended = True
+                self._open.discard(subscription)
+        for subscription in ended:
+            subscription.wake()
