@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
@@ -41,14 +42,14 @@ class Replica(Runtime):
             self._warm()
 
 
-def create_app(settings: Settings, replica: bool = False) -> FastAPI:
+def create_app(settings: Settings, counts: Path | None = None) -> FastAPI:
     """Builds the application; nothing is opened before it starts.
 
     Args:
         settings: what the installation chose.
-        replica: whether another process keeps the house of this service (`Replica`).
+        counts: of a `Replica`, one of several processes of a service: the directory in which all of them count for metrics.
     """
-    runtime = Replica(settings) if replica else Runtime(settings)
+    runtime = Replica(settings) if counts else Runtime(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -67,5 +68,5 @@ def create_app(settings: Settings, replica: bool = False) -> FastAPI:
     api.mount(app)
     hub.mount(app)
     limits = BodyLimits(settings.max_body_bytes, settings.body_bytes, settings.body_bytes_of_one)
-    surround(app, limits, settings.metrics_token.get_secret_value())
+    surround(app, limits, settings.metrics_token.get_secret_value(), counts)
     return app

@@ -14,6 +14,7 @@ from sqlalchemy import Engine as DatabaseEngine
 from sqlalchemy import text
 
 from app import chores, datadir
+from app.blobs import s3_client
 from app.blobs.local import LocalBlobs
 from app.blobs.locks import Turns
 from app.blobs.s3 import S3Blobs
@@ -140,6 +141,7 @@ class Runtime:
 
     def _open(self, data: Path, load: Callable[[], Arithmetic]) -> None:
         """Opens what use cases need: database, bytes, the queue of jobs."""
+        s3_client.configure(self.settings.s3)
         self._database = database = make_engine(self.settings.database_url, connections=self.settings.database_connections)
         if not self.settings.is_embedded:
             schema.require_head(database)

@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from app.blobs.s3_client import READ_SECONDS
+from app.blobs.s3_client import READ_SECONDS, S3Options
 from app.db.engine import CONNECTIONS, COUNTER_CONNECTIONS, JOB_CONNECTIONS
 from app.domain.errors import DomainError
 from app.domain.issuers import Issuer
@@ -62,8 +62,7 @@ class Settings(BaseSettings):
             S3 come by boto3's own chain (AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID, ...).
         direct_transfers: whether clients may send bytes straight to S3 and fetch them there.
         s3_public_endpoint: where clients reach S3, if not at the address that this service uses.
-        s3_read_timeout: how many seconds S3 may be silent in the middle of an answer. This and the next are checked here, and
-            read where the client is made, in jobs' processes too, which have no settings.
+        s3_read_timeout: how many seconds S3 may be silent in the middle of an answer.
         s3_keeps_no_versions: that S3, where it does not show old versions of objects, has none.
         allow_roots: directories that releases may be registered from.
         allow_s3: s3://bucket/prefix places that releases may be registered from and models materialised to.
@@ -72,7 +71,7 @@ class Settings(BaseSettings):
         secret_keys_accepted: keys of the same length. What was signed with before, or will be signed with next, is believed too,
             and what is encrypted under them is read. To replace the key: let all processes accept the new one first, then
             let them sign with it and accept the old one, then run `portllm db reencrypt` and forget the old one.
-        metrics_token: what clients from elsewhere send for /metrics; without it, it answers this machine alone.
+        metrics_token: what clients send for /metrics; where it is not set, /metrics answers this machine alone.
         jobs: whether this process runs jobs; by default only on SQLite, where no worker can.
         job_concurrency: how many jobs run at once.
         job_poll_seconds: how often a worker looks for jobs; four small statements each time.
@@ -254,6 +253,11 @@ class Settings(BaseSettings):
     def rate_limits(self) -> RateLimits:
         """How many requests there may be, of whom."""
         return RateLimits(self.rate_limit, self.rate_limit_writes, self.rate_limit_failures)
+
+    @property
+    def s3(self) -> S3Options:
+        """What is chosen about S3 beside boto3's own chain."""
+        return S3Options(self.s3_read_timeout, self.s3_keeps_no_versions)
 
     @property
     def limits(self) -> Limits:

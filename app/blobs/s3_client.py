@@ -7,25 +7,54 @@ import datetime as dt
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from app.blobs.failures import noted
 from app.domain.errors import DomainError
 
-READ_TIMEOUT = "PORTLLM_S3_READ_TIMEOUT"
 # What of the environment the chain reads; a job's process is given it only where its order names S3.
 CHAIN = (
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION",
     "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE",
     "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_EC2_METADATA_DISABLED",
-    "AWS_MAX_ATTEMPTS", "HOME", READ_TIMEOUT,
+    "AWS_MAX_ATTEMPTS", "HOME",
 )  # fmt: skip
 DEFAULT_REGION = "us-east-1"
 CONNECTIONS = 32
 READ_SECONDS = 60.0
 ATTEMPTS = 6
 IMPATIENT_SECONDS = 1.5
+
+
+@dataclass(frozen=True)
+class S3Options:
+    """What an installation chooses about S3 beside boto3's own chain.
+
+    Attributes:
+        read_seconds: how long S3 may be silent in the middle of an answer.
+        keeps_no_versions: that a store that does not show old versions of objects has none.
+    """
+
+    read_seconds: float = READ_SECONDS
+    keeps_no_versions: bool = False
+
+
+_options = S3Options()
+
+
+def configure(chosen: S3Options) -> None:
+    """Sets the options of this process's clients. Called by whoever starts a process: a service, a worker, or a job's process,
+    whose order carries them.
+    """
+    global _options  # noqa: PLW0603  the client is one of the process, and so are its options
+    _options = chosen
+
+
+def options() -> S3Options:
+    """The options of this process's clients."""
+    return _options
 
 
 def make_client(endpoint: str = "", impatient: bool = False) -> Any:
@@ -39,10 +68,10 @@ def make_client(endpoint: str = "", impatient: bool = False) -> Any:
     import boto3  # noqa: PLC0415  half a second that installations without S3 need not pay
     from botocore.config import Config  # noqa: PLC0415
 
-    read_seconds, attempts = os.environ.get(READ_TIMEOUT, READ_SECONDS), os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS)
+    attempts = os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS)
     config = Config(
         connect_timeout=IMPATIENT_SECONDS if impatient else 5,
-        read_timeout=IMPATIENT_SECONDS if impatient else float(read_seconds),
+        read_timeout=IMPATIENT_SECONDS if impatient else _options.read_seconds,
         retries={"mode": "standard", "max_attempts": 1 if impatient else int(attempts)},
         max_pool_connections=CONNECTIONS,
         request_checksum_calculation="when_required", response_checksum_validation="when_required",
@@ -56,16 +85,16 @@ def make_client(endpoint: str = "", impatient: bool = False) -> Any:
 
 def shared_client() -> Any:
     """The one client of a process, at the address that the chain names now: making one takes a tenth of a second."""
-    return _client(False, *(os.environ.get(name, "") for name in CHAIN))
+    return _client(False, _options, *(os.environ.get(name, "") for name in CHAIN))
 
 
 def impatient_client() -> Any:
     """The same for a question whose answer is worth nothing when it comes late."""
-    return _client(True, *(os.environ.get(name, "") for name in CHAIN))
+    return _client(True, _options, *(os.environ.get(name, "") for name in CHAIN))
 
 
 @cache
-def _client(impatient: bool, *_: str) -> Any:
+def _client(impatient: bool, *_: object) -> Any:
     return make_client(impatient=impatient)
 
 

@@ -4,18 +4,14 @@ Not every bucket shows us its versions. What is seen is removed all the same; th
 bucket shows them, or says that it never kept any, or the operator says so for stores that have none.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from app.blobs.s3_client import is_missing, status_of, translated
+from app.blobs.s3_client import is_missing, options, status_of, translated
 from app.domain.errors import DomainError
 
 # What stores say that know no versions, or do not show them to us.
 NOT_SHOWN = (400, 403, 404, 405, 501)
-# For stores that keep none and do not say so.
-KEEPS_NONE = "PORTLLM_S3_KEEPS_NO_VERSIONS"
-TRUE = ("true", "1", "yes", "y", "on", "t")  # as `app.settings` reads it
 
 
 class Held(NamedTuple):
@@ -62,7 +58,7 @@ def _require_none_kept(client: Any, bucket: str, refusal: str) -> None:
     """Raises `DomainError` (storage.hidden) unless a bucket that shows no versions has none."""
     from botocore.exceptions import ClientError  # noqa: PLC0415
 
-    if os.environ.get(KEEPS_NONE, "").lower() in TRUE:
+    if options().keeps_no_versions:
         return
     try:
         status = client.get_bucket_versioning(Bucket=bucket).get("Status")

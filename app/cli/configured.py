@@ -1,14 +1,17 @@
 """The settings of the verbs that run the service or look at its database: one place that reads them, and says what is wrong."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.cli import variables
 from app.cli.output import EXIT_USAGE, fail
+from app.cli.variables import PREFIX
 
 if TYPE_CHECKING:
     from app.settings import Settings
 
-PREFIX = "PORTLLM_"
+DATA_VARIABLE = "PORTLLM_DATA"  # of every option --data
 WORDS = {
     "Input should": "must",
     "Field required": "must have this field",
@@ -26,14 +29,17 @@ EXAMPLES = {
 def read_settings(data: Path, as_json: bool = False) -> "Settings":
     """The settings of this environment.
 
-    Ends with one sentence (settings.invalid, exit code 2) that names each variable and what it must be; never its value,
-    which may hold a password.
+    Ends with one sentence (exit code 2) that names each variable that is no setting and the nearest that is one
+    (settings.unknown), or each whose value cannot be and what it must be (settings.invalid); never the value, which may hold a
+    password.
     """
     from pydantic import ValidationError  # noqa: PLC0415  `portllm ls` need not pay for the service's libraries
     from pydantic_settings import SettingsError  # noqa: PLC0415
 
     from app.settings import Settings  # noqa: PLC0415
 
+    if found := variables.unknown(os.environ, Settings.model_fields):
+        fail("settings.unknown", f"{'; '.join(map(_unknown, found.items()))}.", as_json, EXIT_USAGE)
     try:
         return Settings(data=data)
     except ValidationError as error:
@@ -41,6 +47,11 @@ def read_settings(data: Path, as_json: bool = False) -> "Settings":
         fail("settings.invalid", f"{'; '.join(reasons)}.", as_json, EXIT_USAGE)
     except SettingsError as error:  # a list that is no JSON, found before anything is validated
         fail("settings.invalid", f"{_no_list(str(error))}.", as_json, EXIT_USAGE)
+
+
+def _unknown(found: tuple[str, str | None]) -> str:
+    name, nearest = found
+    return f"{name} is not a setting ({f'the nearest is {nearest}' if nearest else 'portllm config lists them'})"
 
 
 def _no_list(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.configured import read_settings
+from app.cli.configured import DATA_VARIABLE, read_settings
 from app.cli.output import fail, fail_file, print_json
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 db = typer.Typer(no_args_is_help=True, help="Upgrade, look at and back up the database (PORTLLM_DATABASE_URL, or --data).")
 
-Data = Annotated[Path, typer.Option(help="Data directory, where no PORTLLM_DATABASE_URL is set.")]
+Data = Annotated[Path, typer.Option(envvar=DATA_VARIABLE, help="Data directory, where no PORTLLM_DATABASE_URL is set.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 HERE = Path("portllm-data")
 

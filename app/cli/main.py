@@ -11,6 +11,7 @@ from app.cli import (
     activity,
     audit,
     base_names,
+    config,
     db,
     families,
     fsck,
@@ -57,6 +58,7 @@ cli.command()(command.quickstart)
 cli.command()(serve.serve)
 cli.command()(worker.worker)
 cli.add_typer(db.db, name="db")
+cli.command()(config.config)
 cli.command()(fsck.fsck)
 cli.command()(garbage.gc)
 cli.command()(offline.merge)

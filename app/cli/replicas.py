@@ -20,9 +20,10 @@ from app.cli.supervisor import report, spawn, supervise
 from app.domain.errors import DomainError
 from app.main import create_app
 from app.settings import Settings
-from app.wire.telemetry import PROCESSES
 
 METRICS = "metrics"
+# The Prometheus client's own switch, read when it is imported: with it, values are files of that directory.
+PROCESSES = "PROMETHEUS_MULTIPROC_DIR"
 # Beside the time that requests under way get, for closing the database and what else a process holds.
 CLOSE_SECONDS = 30.0
 EXIT_NOT_STARTED = 3
@@ -51,7 +52,7 @@ def run_replicas(
     metrics = settings.data / METRICS
     shutil.rmtree(metrics, ignore_errors=True)
     metrics.mkdir(parents=True)
-    os.environ[PROCESSES] = str(metrics)  # read by the Prometheus client when it is imported
+    os.environ[PROCESSES] = str(metrics)
     with _bound(host, port):  # keeps the port while a process is replaced; it does not listen
         return supervise(
             partial(spawn, answer, each, host, port), processes, ready, stopping, partial(_forget_gauges, metrics),
@@ -63,7 +64,7 @@ def answer(pipe: Connection, settings: Settings, host: str, port: int) -> None:
     """Runs one of the processes, until its parent asks it to stop or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the parent too, which then sends SIGTERM
     logs.configure(settings.log_format, settings.log_level, logs.secrets_of(settings))
-    application = create_app(settings, replica=True)
+    application = create_app(settings, settings.data / METRICS)
     runtime = application.state.backend
     server = DrainingServer(
         server_config(application, settings), runtime, settings.drain_delay_seconds, runtime.hand_back_jobs,

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli import logs
-from app.cli.configured import read_settings
+from app.cli.configured import DATA_VARIABLE, read_settings
 from app.cli.output import EXIT_USAGE, fail
 from app.core.collector import collector_off
 
@@ -22,7 +22,9 @@ BACKLOG = 2048
 
 
 def serve(
-    data: Annotated[Path, typer.Option(help="Directory for database, blobs and the admin token.")] = Path("portllm-data"),
+    data: Annotated[Path, typer.Option(envvar=DATA_VARIABLE, help="Directory for database, blobs and the admin token.")] = Path(
+        "portllm-data"
+    ),
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 chooses a free one.", min=0, max=65535)] = 8000,
     allow_root: Annotated[

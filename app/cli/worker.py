@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import typer
 
 from app.cli import logs
-from app.cli.configured import read_settings
+from app.cli.configured import DATA_VARIABLE, read_settings
 from app.cli.output import EXIT_USAGE, fail, fail_file
 from app.core.collector import collector_off
 
@@ -31,7 +31,9 @@ def worker(
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Jobs at once, for all workers of the class; default 1, and no other for gpu.")
     ] = None,
-    data: Annotated[Path, typer.Option(help="Directory for bytes, where they are not kept in S3.")] = Path("portllm-data"),
+    data: Annotated[Path, typer.Option(envvar=DATA_VARIABLE, help="Directory for bytes, where they are not kept in S3.")] = Path(
+        "portllm-data"
+    ),
     allow_root: Annotated[
         list[Path] | None, typer.Option(help="Directory that releases may be registered from; the service's.")
     ] = None,

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -9,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from app.blobs.places import needs_s3
-from app.blobs.s3_client import CHAIN
+from app.blobs.s3_client import CHAIN, options
 from app.jobs.launch import Launched, launch, log_lines
 
 GRACE_SECONDS = 5.0
@@ -65,7 +66,7 @@ async def run(order: dict[str, Any], on_progress: Callable[[dict[str, Any]], Awa
     relay = asyncio.create_task(_relay(process.stderr))
     try:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # how it ended says more
-            process.stdin.write(json.dumps(order).encode() + b"\n")
+            process.stdin.write(json.dumps(order | {"s3": dataclasses.asdict(options())}).encode() + b"\n")
             await process.stdin.drain()
         final: dict[str, Any] | None = None
         async for line in process.stdout:

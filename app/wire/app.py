@@ -1,5 +1,7 @@
 """What is around every surface of an application: the language of errors, bounds on requests, metrics."""
 
+from pathlib import Path
+
 from fastapi import FastAPI
 
 from app.wire import problems, telemetry
@@ -7,13 +9,13 @@ from app.wire.body_routes import BodyLimits, require_body_routes
 from app.wire.middleware import RequestFrame
 
 
-def surround(app: FastAPI, bodies: BodyLimits | None, metrics_token: str = "") -> None:
+def surround(app: FastAPI, bodies: BodyLimits | None, metrics_token: str = "", counts: Path | None = None) -> None:
     """Adds error handlers, bounds and metrics to an application, whichever surfaces it has.
 
     Args:
         app: with all its routes.
         bodies: the limits of request bodies; None where no route takes any.
-        metrics_token: see `telemetry.install`.
+        metrics_token, counts: see `telemetry.install`.
 
     Raises:
         RuntimeError: a route would read its body without a limit.
@@ -22,4 +24,4 @@ def surround(app: FastAPI, bodies: BodyLimits | None, metrics_token: str = "") -
     app.state.bodies = bodies
     problems.install(app)
     app.add_middleware(RequestFrame)
-    telemetry.install(app, metrics_token)
+    telemetry.install(app, metrics_token, counts)

@@ -3,9 +3,9 @@
 import hmac
 import ipaddress
 import logging
-import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
@@ -31,8 +31,6 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 OTHER = "(other)"
 API = "/api/v1"
 PROXIED = frozenset({"forwarded", "x-forwarded-for", "x-real-ip", "via"})
-# The Prometheus client's own switch: with it, every process counts in files of that directory.
-PROCESSES = "PROMETHEUS_MULTIPROC_DIR"
 
 router = APIRouter()
 access_log = logging.getLogger("portllm.access")
@@ -43,11 +41,12 @@ class Telemetry:
 
     Args:
         backend: asked for the state of things when somebody looks.
-        token: what a client that is not on this machine must send; empty to refuse all of those.
+        token: what a client must send; where it is empty, clients on this machine need none and all others are refused.
+        counts: the directory in which the processes of one service count together; None where it has one process.
     """
 
-    def __init__(self, backend: Callable[[], Backend], token: str) -> None:
-        self.token = token
+    def __init__(self, backend: Callable[[], Backend], token: str, counts: Path | None = None) -> None:
+        self.token, self._counts = token, counts
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "portllm_requests", "Requests by route and status.", ["method", "route", "status"], registry=self.registry
@@ -89,9 +88,9 @@ class Telemetry:
     def exposition(self) -> bytes:
         """Everything, in Prometheus' form; of all processes of this service, where it has several."""
         registry = self.registry
-        if PROCESSES in os.environ:
+        if self._counts:
             registry = CollectorRegistry()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+            MultiProcessCollector(registry, str(self._counts))  # type: ignore[no-untyped-call]
         return generate_latest(registry) + generate_latest(self._asked)
 
 
@@ -154,13 +153,14 @@ def get_telemetry(request: Request) -> Telemetry:
 
 
 def require_watcher(request: Request, telemetry: Annotated[Telemetry, Depends(get_telemetry)]) -> None:
-    """Lets clients on this machine in, and those that send the token for metrics.
+    """Lets clients in that send the token for metrics; where none is set, clients on this machine.
 
     Raises:
         DomainError: token.missing.
     """
     given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
-    if not (_is_local(request) or (telemetry.token and hmac.compare_digest(given, telemetry.token.encode()))):
+    is_let_in = hmac.compare_digest(given, telemetry.token.encode()) if telemetry.token else _is_local(request)
+    if not is_let_in:
         raise DomainError("token.missing")
 
 
@@ -170,9 +170,9 @@ def metrics(telemetry: Annotated[Telemetry, Depends(get_telemetry)]) -> Response
     return Response(telemetry.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
-def install(app: FastAPI, token: str) -> None:
+def install(app: FastAPI, token: str, counts: Path | None = None) -> None:
     """Adds the route, and the middleware around everything else."""
-    app.state.telemetry = Telemetry(lambda: app.state.backend, token)
+    app.state.telemetry = Telemetry(lambda: app.state.backend, token, counts)
     app.include_router(router)
     app.add_middleware(Observed, telemetry=app.state.telemetry)
 

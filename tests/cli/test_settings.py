@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from app import datadir
+from app.blobs import s3_client
+from app.db import schema
 from app.domain.errors import DomainError
+from app.runtime import Runtime
 from app.settings import Settings
 from tests.live.service import invoke
 
@@ -165,3 +168,83 @@ def test_an_issuer_that_is_all_right(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert full.audiences == ("portllm", "portllm-cli")
     assert full.rules[0].claims == {"email_verified": True, "level": 3}
     assert full.rules[0].claims["email_verified"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("PORTLLM_BLOB", "the nearest is PORTLLM_BLOBS"),
+        ("PORTLLM_DATABSE_URL", "the nearest is PORTLLM_DATABASE_URL"),
+        ("portllm_secret_keys", "the nearest is PORTLLM_SECRET_KEY"),
+        ("PORTLLM_TOKENS", "the nearest is PORTLLM_TOKEN"),
+        ("PORTLLM_QQQ", "portllm config lists them"),
+        ("PORTLLM_METRICS_PORT", "the nearest is PORTLLM_METRICS_TOKEN"),
+    ],
+)
+def test_variable_that_is_no_setting_is_refused_with_the_nearest_name(
+    name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By every verb that reads settings, before it leaves anything: a setting with a typing error would have no effect."""
+    monkeypatch.chdir(tmp_path)
+    for command in (["serve"], ["worker"], ["db", "check"], ["fsck"], ["gc"], ["config"], ["db", "upgrade", "--json"]):
+        ended = invoke(*command, **{name: PASSWORD})
+        assert ended.exit_code == 2, (command, ended.output)
+        assert ended.stderr == f"portllm: {name} is not a setting ({said}). [settings.unknown]\n"
+        assert PASSWORD not in ended.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_variables_of_clients_tests_and_kubernetes_are_accepted() -> None:
+    """They may be set where a service starts; Kubernetes sets the last ones for a Service called portllm."""
+    known = {
+        "PORTLLM_URL": "http://x", "PORTLLM_TOKEN": "x", "PORTLLM_ID_TOKEN": "x", "PORTLLM_VLLM_BASE": "x",
+        "PORTLLM_IMAGE_TAG": "x",
+        "PORTLLM_SOAK_ROUNDS": "3", "PORTLLM_TEST_DATABASE_URL": "x", "PORTLLM_SERVICE_HOST": "10.0.0.1",
+        "PORTLLM_SERVICE_PORT_HTTP": "8000", "PORTLLM_PORT": "tcp://10.0.0.1:8000", "PORTLLM_PORT_8000_TCP_PORT": "8000",
+        "PORTLLM_API_PORT_8000_TCP_ADDR": "10.0.0.1",
+    }  # fmt: skip
+    assert invoke("config", **known).exit_code == 0
+
+
+def test_config_shows_values_with_their_sources_and_masks_secrets(tmp_path: Path) -> None:
+    """A default, a variable, an option and a file; no password, key or token in any form."""
+    (tmp_path / "secret-key").write_text(PASSWORD * 10)
+    variables = {
+        "PORTLLM_DATABASE_URL": f"postgresql+psycopg://bob:{PASSWORD}@db/x", "PORTLLM_METRICS_TOKEN": PASSWORD,
+        "PORTLLM_SECRET_KEYS_ACCEPTED": json.dumps([PASSWORD * 6]), "PORTLLM_MERGED_READS": "3",
+    }  # fmt: skip
+    for form in ([], ["--json"]):
+        ended = invoke("config", "--data", tmp_path, *form, **variables)
+        assert ended.exit_code == 0, ended.output
+        assert PASSWORD not in ended.output
+    shown = {row["variable"]: (row["value"], row["source"]) for row in json.loads(ended.stdout)["items"]}
+    assert shown["PORTLLM_MERGED_READS"] == (3, "environment variable")
+    assert shown["PORTLLM_MAX_PAGE"] == (500, "default")
+    assert shown["PORTLLM_DATA"] == (str(tmp_path), "option --data")
+    assert shown["PORTLLM_SECRET_KEY"] == ("***", f"file {tmp_path / 'secret-key'}")
+    assert shown["PORTLLM_SECRET_KEYS_ACCEPTED"] == (["***"], "environment variable")
+    assert shown["PORTLLM_METRICS_TOKEN"] == ("***", "environment variable")
+    assert shown["PORTLLM_DATABASE_URL"][0] == "postgresql+psycopg://bob:***@db/x"
+    assert len(shown) == len(Settings.model_fields)
+
+
+def test_data_directory_is_read_from_its_variable(tmp_path: Path) -> None:
+    """Unless the option names another."""
+    ended = invoke("config", "--json", PORTLLM_DATA=str(tmp_path))
+    (row,) = (row for row in json.loads(ended.stdout)["items"] if row["variable"] == "PORTLLM_DATA")
+    assert (row["value"], row["source"]) == (str(tmp_path), "environment variable")
+
+
+def test_settings_of_s3_reach_its_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As values: the environment says nothing of them here."""
+    monkeypatch.delenv("PORTLLM_S3_READ_TIMEOUT", raising=False)
+    before = s3_client.options()
+    runtime = Runtime(Settings(data=tmp_path, s3_read_timeout=7, s3_keeps_no_versions=True, jobs=False))
+    schema.upgrade(runtime.settings.database_url)
+    try:
+        runtime.look()
+        assert s3_client.shared_client().meta.config.read_timeout == 7
+        assert s3_client.options().keeps_no_versions
+    finally:
+        runtime.stop()
+        s3_client.configure(before)

@@ -31,23 +31,26 @@ def test_metrics_and_log(models: Path, tmp_path: Path) -> None:
 
 
 def test_metrics_are_not_for_strangers(models: Path, tmp_path: Path) -> None:
-    """A client of another machine needs the token for metrics, also one for whom a proxy on this machine speaks."""
+    """Where a token is set, everybody needs it; where none is, only clients of this machine for whom no proxy speaks get in."""
     code = (
         "import sys; from fastapi.testclient import TestClient; from pathlib import Path\n"
         "from app.main import create_app; from app.settings import Settings\n"
-        "app = create_app(Settings(data=Path(sys.argv[1]), jobs=False, metrics_token='for-metrics'))\n"
+        "app = create_app(Settings(data=Path(sys.argv[1]), jobs=False, metrics_token=sys.argv[2]))\n"
         "from dbos import run_dbos_database_migrations\n"
         "with TestClient(app, client=('203.0.113.5', 1)) as c:\n"
         "    run_dbos_database_migrations(app.state.backend.settings.database_url)\n"
         "    headers = ({}, {'Authorization': 'Bearer x'}, {'Authorization': 'Bearer for-metrics'})\n"
         "    print([c.get('/metrics', headers=h).status_code for h in headers])\n"
         "    local = TestClient(app, client=('127.0.0.1', 1))\n"
-        "    print([local.get('/metrics', headers=h).status_code for h in ({}, {'X-Forwarded-For': '203.0.113.5'})])\n"
+        "    print([local.get('/metrics', headers=h).status_code for h in (*headers, {'X-Forwarded-For': '203.0.113.5'})])\n"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, env=environment(), check=False
-    )
-    assert ended.stdout == "[401, 401, 200]\n[200, 401]\n", ended.stderr
+    for token, expected in (
+        ("for-metrics", "[401, 401, 200]\n[401, 401, 200, 401]\n"),
+        ("", "[401, 401, 401]\n[200, 200, 200, 401]\n"),
+    ):
+        command = [sys.executable, "-c", code, str(tmp_path), token]
+        ended = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+        assert ended.stdout == expected, ended.stderr
 
 
 def test_fsck_beside_a_service(service: Service) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from app.blobs.s3_client import shared_client
-from app.blobs.s3_versions import KEEPS_NONE, held
+from app.blobs import s3_client
+from app.blobs.s3_client import S3Options, shared_client
+from app.blobs.s3_versions import held
 from app.domain.errors import DomainError
 from tests.registry.conftest import Models, on_sqlite
 from tests.registry.purging import WHY, Place, opened
@@ -98,14 +99,23 @@ def hidden_keys(place: Place) -> set[str]:
     return {entry["Key"] for page in pages for entry in page.get("Versions", ())}
 
 
-def test_a_store_that_says_nothing(place: Place, proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def restored_options() -> Iterator[None]:
+    """The options of S3's clients are what they were, whatever a test made of them."""
+    before = s3_client.options()
+    yield
+    s3_client.configure(before)
+
+
+@pytest.mark.usefixtures("restored_options")
+def test_a_store_that_says_nothing(place: Place, proxy: FaultyS3) -> None:
     """It may keep versions: only the operator's word that it has none ends it."""
     patch, target, _ = version_with_a_copy(place)
     hides(proxy, "501", also_says_nothing=True)
     report = place.purge(patch)["erasure"]
     assert report["state"] == "pending"
     assert all("GetBucketVersioning: 501" in part["problem"] for part in [*report["blobs"], *report["copies"]])
-    monkeypatch.setenv(KEEPS_NONE, "true")
+    s3_client.configure(S3Options(keeps_no_versions=True))
     assert again(place, patch)["state"] == "done"
     assert place.objects(target) == {}
 
