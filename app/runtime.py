@@ -55,6 +55,7 @@ class Runtime:
 
     Attributes:
         pool: computes pieces of merged files, one thread a core.
+        merged_reads, far_reads: places for reads that keep large buffers.
         readers: the workers that live and read merged files, as of the last second.
         readiness: whether what it stands on answers.
         draining: set when the process begins to stop, before its listener closes.
@@ -72,7 +73,8 @@ class Runtime:
         self.settings, self._merges = settings, merges
         self.pool = ThreadPoolExecutor(arithmetic.threads(), thread_name_prefix="merge")
         self._turns = Turns()
-        self._places = Places(settings.merged_reads, settings.merged_reads_of_one)
+        self.merged_reads = Places(settings.merged_reads, settings.merged_reads_of_one, "reads of merged models")
+        self.far_reads = Places(settings.far_reads, settings.far_reads_of_one, "reads of large files from the object store")
         self.admin_token: str | None = None
         self.card: Card | None = None
         self.worker_ttl = settings.worker_ttl_seconds
@@ -236,20 +238,6 @@ class Runtime:
 
     def _check_keys(self) -> str | None:
         return self.keys.check() if self.keys else None
-
-    @contextmanager
-    def merged_read(self, owner: str) -> Iterator[None]:
-        """A place for one stream of bytes of a merged model, of an owner.
-
-        Raises:
-            DomainError: server.busy, when all are taken, or all that one owner may have.
-        """
-        with self._places.take(owner):
-            yield
-
-    def has_room(self, owner: str) -> bool:
-        """Whether a place was free just now."""
-        return self._places.has_room(owner)
 
     @contextmanager
     def read(self) -> Iterator[UnitOfWork]:

@@ -77,8 +77,10 @@ class Settings(BaseSettings):
         job_poll_seconds: how often a worker looks for jobs; four small statements each time.
         worker_beat_seconds: how often a worker says that it lives.
         worker_ttl_seconds: how long after its last sign of life its jobs are given to another.
-        merged_reads: how many merged files may be streamed at once; 0 leaves all of them to workers.
+        merged_reads: how many merged files may be computed for readers at once; 0 leaves all of them to workers.
         merged_reads_per_owner: how many of them of models of one owner; half of them by default.
+        far_reads: how many large files may be read at once from an object store by way of the service.
+        far_reads_per_owner: how many of them by one owner; half of them by default.
         event_streams: How many live streams of events each process serves at once.
         event_streams_per_owner: How many of them one owner may have.
         event_stream_seconds: How long a stream lasts; clients connect again and go on where it ended.
@@ -137,6 +139,8 @@ class Settings(BaseSettings):
     worker_ttl_seconds: Seconds = 15.0
     merged_reads: Annotated[int, Field(ge=0)] = 16
     merged_reads_per_owner: Positive | None = None
+    far_reads: Positive = 16
+    far_reads_per_owner: Positive | None = None
     event_streams: Positive = 1000
     event_streams_per_owner: Positive = 50
     event_stream_seconds: Seconds = 3600.0
@@ -236,13 +240,18 @@ class Settings(BaseSettings):
 
     @property
     def merged_reads_of_one(self) -> int:
-        """How many merged files of one owner may be streamed at once."""
+        """How many merged files of one owner may be computed for readers at once."""
         return self.merged_reads_per_owner or max(1, self.merged_reads // 2)
 
     @property
     def body_bytes_of_one(self) -> int:
         """How many bytes of bodies of one owner a process holds at once."""
         return self.body_bytes_per_owner or max(self.body_bytes // 4, min(self.max_body_bytes, self.body_bytes))
+
+    @property
+    def far_reads_of_one(self) -> int:
+        """How many large files one owner may read from an object store at once."""
+        return self.far_reads_per_owner or max(1, self.far_reads // 2)
 
     @property
     def stream_limits(self) -> StreamLimits:

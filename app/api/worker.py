@@ -3,6 +3,7 @@
 from typing import Annotated, Protocol, cast
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
 from app.api.readiness import readiness
 from app.api.schemas.jobs import AboutOut
@@ -11,10 +12,12 @@ from app.domain.principal import INSTALLATION, Principal
 from app.domain.signing import check_read
 from app.services import ports, purges, workers
 from app.services.backend import Backend
+from app.services.merged import MergedModel
 from app.services.workers import Card
 from app.wire.app import surround
 from app.wire.deps import BackendDep
-from app.wire.reading import Conditions, answer
+from app.wire.merged_files import respond_merged
+from app.wire.reading import ConditionsDep
 from app.wire.telemetry import require_watcher
 
 router = APIRouter()
@@ -26,7 +29,7 @@ class WorkerBackend(Backend, Protocol):
     card: Card
 
 
-def get_card(backend: BackendDep) -> Card:
+async def get_card(backend: BackendDep) -> Card:
     return cast(WorkerBackend, backend).card
 
 
@@ -56,13 +59,13 @@ def about(card: CardDep) -> AboutOut:
 
 @router.head("/ports/{port}/files/{path:path}", response_class=Response)
 @router.get("/ports/{port}/files/{path:path}", response_class=Response)
-def read_file(
+async def read_file(
     port: str,
     path: str,
     request: Request,
     backend: BackendDep,
     card: CardDep,
-    conditions: Annotated[Conditions, Depends()],
+    conditions: ConditionsDep,
     expires: Annotated[int, Query(ge=0, lt=2**40)],
     signature: Annotated[str, Query(max_length=64)],
 ) -> Response:
@@ -74,9 +77,10 @@ def read_file(
     def read() -> Response:
         with backend.read() as uow:
             workers.require_fresh(uow, expires)
-            return answer(backend, uow, ports.readable(uow, service, port), path, request, conditions)
+            row = ports.readable(uow, service, port)
+        return respond_merged(request, conditions, backend, MergedModel(backend.tools.library, row), path)
 
-    return purges.again(read)
+    return await run_in_threadpool(purges.again, read)
 
 
 def mount(app: FastAPI, metrics_token: str = "") -> None:

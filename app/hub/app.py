@@ -5,7 +5,6 @@ from fastapi import FastAPI
 from app.hub.rebuilds import Rebuilds
 from app.hub.routers import accounts, commits, files, lfs, models, repos, trees, xet
 from app.hub.rules import RULES
-from app.hub.waiting import Waiting
 from app.wire.rules import require_rules
 from app.wire.visits import require_guard
 
@@ -16,7 +15,6 @@ PARTS = (accounts, repos, commits, lfs, xet, files, trees, models)
 
 def mount(app: FastAPI) -> None:
     """Adds its routes to an application, after all others: theirs begin with a name that somebody chose."""
-    app.state.waiting = Waiting()
     app.state.rebuilds = Rebuilds()
     for part in PARTS:
         require_guard(part.router.routes, RULES)

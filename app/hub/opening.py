@@ -1,15 +1,14 @@
 """Opens a repository at a revision for one request, and writes its commit down where nobody asked for it before."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 from app.domain.errors import DomainError
+from app.domain.principal import Principal
 from app.domain.repositories import Repository, parse_repository
 from app.services import repositories, snapshots
 from app.services.snapshots import Entry, Snapshot
-from app.services.uow import UnitOfWork, settle
+from app.services.uow import settle
 from app.wire.visits import Access
 
 ATTEMPTS = 3
@@ -18,9 +17,9 @@ COMMIT = "X-Repo-Commit"
 
 @dataclass(frozen=True)
 class Opened:
-    """A repository at a revision, within a transaction that reads."""
+    """A repository at a revision, as it was in a transaction that has ended."""
 
-    uow: UnitOfWork
+    principal: Principal
     repository: Repository
     revision: str
     snapshot: Snapshot
@@ -36,8 +35,7 @@ class Opened:
         return DomainError("hub.entry", repository=self.repository.full_name, path=path[:200], revision=self.revision[:100])
 
 
-@contextmanager
-def opened(access: Access, owner: str, name: str, revision: str) -> Iterator[Opened]:
+def open_repository(access: Access, owner: str, name: str, revision: str) -> Opened:
     """A repository at a revision, for whoever asks.
 
     From then on refusals name the commit too (X-Repo-Commit): clients remember that a file is not in it.
@@ -50,10 +48,9 @@ def opened(access: Access, owner: str, name: str, revision: str) -> Iterator[Ope
             repository = parse_repository(owner, name)
             thing = repositories.find(uow, principal, repository, revision)
             snapshot = snapshots.written(uow, thing)
-            if snapshot is not None:
-                access.say(**{COMMIT: snapshot.commit})
-                yield Opened(uow, repository, revision, snapshot)
-                return
-            drawn = snapshots.draw(uow, thing)
+        if snapshot is not None:
+            access.say(**{COMMIT: snapshot.commit})
+            return Opened(principal, repository, revision, snapshot)
+        drawn = snapshots.draw(access.backend.tools.library, thing)
         settle(access.backend.write, partial(snapshots.keep, drawn=drawn))
     raise DomainError("database.collision")

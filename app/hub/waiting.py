@@ -1,62 +1,43 @@
-"""Waiting for a place to read a merged model.
+"""Waiting for a place to read a file.
 
 A client that is sent away comes back five times at most, and some not at all. It waits ten seconds for a first byte, so nearly as
-long it waits here: in the order of coming, without a thread, and only the first in line asks again.
+long it waits here, in the order of coming and without a thread.
 """
 
-import asyncio
-import time
-from collections import defaultdict
 from collections.abc import Callable
 
 from fastapi import Response
 from fastapi.concurrency import run_in_threadpool
 
-from app.domain.errors import DomainError
-from app.services.backend import Backend
+from app.services.places import NoPlaceError, Place
+from app.wire.admission import place_in_turn
+from app.wire.reading import FileResponse
 
 PATIENCE_SECONDS = 8.0
-PAUSE_SECONDS = 0.02
-BUSY = "server.busy"
+
+Read = Callable[[Place | None], Response]
 
 
-class Waiting:
-    """The lines of one process: one for the places of each owner, and one for all places."""
+async def read_in_turn(read: Read) -> Response:
+    """Runs a read in a thread, and where it finds no place, again with one that was waited for.
 
-    def __init__(self) -> None:
-        self._lines: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+    Raises:
+        DomainError: server.busy, when none came in time; whatever `read` raises.
+    """
+    try:
+        return await run_in_threadpool(read, None)
+    except NoPlaceError as refusal:
+        place = await place_in_turn(refusal, PATIENCE_SECONDS)
+    return await run_in_threadpool(_read_with, read, place)
 
-    async def read(self, backend: Backend, read: Callable[[], Response]) -> Response:
-        """Runs a read in a thread, and again when there is a place.
 
-        Raises:
-            DomainError: server.busy, when none came; whatever `read` raises.
-        """
-        try:
-            return await run_in_threadpool(read)
-        except DomainError as error:
-            if error.code != BUSY:
-                raise
-            return await self._in_line(backend, read, error)
-
-    async def _in_line(self, backend: Backend, read: Callable[[], Response], refusal: DomainError) -> Response:
-        owner, deadline = str(refusal.data.get("owner", "")), time.monotonic() + PATIENCE_SECONDS
-        line = self._lines[owner]
-        try:
-            await asyncio.wait_for(line.acquire(), PATIENCE_SECONDS)
-        except TimeoutError:
-            raise refusal from None
-        try:
-            while time.monotonic() < deadline:
-                if backend.has_room(owner):
-                    try:
-                        return await run_in_threadpool(read)
-                    except DomainError as error:
-                        if error.code != BUSY:
-                            raise
-                await asyncio.sleep(PAUSE_SECONDS)
-            raise refusal
-        finally:
-            line.release()
-            if not line.locked():
-                self._lines.pop(owner, None)
+def _read_with(read: Read, place: Place) -> Response:
+    """The answer owns the place where it reads a file; otherwise it is given back."""
+    try:
+        answer = read(place)
+    except BaseException:
+        place.release()
+        raise
+    if not isinstance(answer, FileResponse):
+        place.release()
+    return answer

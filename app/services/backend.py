@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from app.services.draining import Draining
 from app.services.identities import Identities
+from app.services.places import Places
 from app.services.rates import Rates
 from app.services.readiness import Readiness
 from app.services.uow import Tools, UnitOfWork
@@ -31,7 +32,12 @@ class Doing:
 
 
 class Backend(Protocol):
-    """Units of work, tools, and places for heavy reads."""
+    """Units of work, tools, and places for heavy reads.
+
+    Attributes:
+        merged_reads: places for reads of merged files.
+        far_reads: places for reads of large files in an object store that are handed out as they are.
+    """
 
     tools: Tools
     pool: Executor
@@ -41,6 +47,8 @@ class Backend(Protocol):
     identities: Identities
     rates: Rates
     handed_over: "FilesOfWorkers"
+    merged_reads: Places
+    far_reads: Places
 
     @property
     def card(self) -> Card | None:
@@ -69,13 +77,3 @@ class Backend(Protocol):
         Raises:
             DomainError: request.under_way, when somebody else holds the lock.
         """
-
-    def merged_read(self, owner: str) -> AbstractContextManager[None]:
-        """A place for one stream of bytes of a merged model, of an owner.
-
-        Raises:
-            DomainError: server.busy, when all are taken, or all that one owner may have.
-        """
-
-    def has_room(self, owner: str) -> bool:
-        """Whether a place was free just now."""

@@ -109,7 +109,7 @@ def draw_missing(uow: UnitOfWork, subjects: Sequence[Subject]) -> tuple[list[Dra
         thing = _load(uow, *subject)
         with suppress(CoreError):
             if thing is not None:
-                drawn.append(snapshots.draw(uow, thing))
+                drawn.append(snapshots.draw(uow.tools.library, thing))
     return drawn, 0
 
 

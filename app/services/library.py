@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.blobs.places import is_far, open_place
 from app.blobs.recent import Recent
@@ -41,6 +41,13 @@ class OpenPatch:
     digests: Mapping[str, str]
 
 
+class Planned(NamedTuple):
+    """The plan of a merged model, and the offset of the data section in the patch's weights, in bytes."""
+
+    plan: MergePlan
+    data_start: int
+
+
 class Library:
     """Opens releases and patches; remembers manifests and plans, which never change.
 
@@ -54,7 +61,7 @@ class Library:
     def __init__(self, blobs: BlobStore, allowed_roots: Sequence[Path] = ()) -> None:
         self._blobs, self._allowed_roots = blobs, allowed_roots
         self._manifests: Recent[str, Manifest] = Recent(MANIFESTS)
-        self._plans: Recent[tuple[str, str], tuple[MergePlan, int]] = Recent(PLANS)
+        self._plans: Recent[tuple[str, str], Planned] = Recent(PLANS)
         self._opened = Openings()
         self._probes = Probes()
 
@@ -100,7 +107,7 @@ class Library:
 
     @contextmanager
     def open_release(self, release: Release, in_order: bool = False) -> Iterator[Source]:
-        """A source for a ready release: its directory, checked file by file, or the copies; `in_order` as in `open_merger`."""
+        """A source for a ready release: its directory, checked file by file, or the copies; `in_order` as in `open_planned`."""
         source = self._release_source(release)
         if in_order and is_far(source):
             source = ReadAhead(source)
@@ -127,26 +134,39 @@ class Library:
         with self._opened.take(version.id, self._blobs.open({path: digest})) as opening:
             yield opening.source
 
+    def is_far(self, release: Release) -> bool:
+        """Whether a ready release lies in an object store, where every read takes a while."""
+        return self._blobs.where()["kind"] == "s3" if release.copied else release.source.startswith(S3)
+
     @contextmanager
     def open_merger(
-        self, release: Release, version: PatchVersion, recipe: Recipe, arithmetic: Arithmetic, in_order: bool = False
-    ) -> Iterator[Merger]:
+        self, release: Release, version: PatchVersion, recipe: Recipe, arithmetic: Arithmetic
+    ) -> Iterator[Merger]:  # fmt: skip
         """The merged model of a release and a patch version.
-
-        Args:
-            release, version, recipe, arithmetic: what makes it.
-            in_order: whether its files will be read from some place on, not here and there: then far-away bytes are read ahead.
 
         Raises:
             CoreError: the two do not fit each other.
+        """
+        with self.open_planned(release, version, self.planned(release, version, recipe), arithmetic) as merger:
+            yield merger
+
+    @contextmanager
+    def open_planned(
+        self, release: Release, version: PatchVersion, planned: Planned, arithmetic: Arithmetic, in_order: bool = False
+    ) -> Iterator[Merger]:
+        """The merged model that was planned for a release and a patch version.
+
+        Args:
+            release, version, planned, arithmetic: what makes it.
+            in_order: whether its files will be read from some place on, not here and there: then far-away bytes are read ahead.
         """
         base = self._release_source(release)
         if in_order and is_far(base):
             base = ReadAhead(base)
         try:
             with self._opened.take(version.id, self._blobs.open(digests_of(version))) as opening:
-                plan, data_start = self._planned(release, version, recipe)
-                merger = Merger(plan, {"base": base, "patch": opening.source}, WEIGHTS_FILE, data_start, arithmetic)
+                sources = {"base": base, "patch": opening.source}
+                merger = Merger(planned.plan, sources, WEIGHTS_FILE, planned.data_start, arithmetic)
                 opening.on_revoked(merger.forget)
                 yield merger
         finally:
@@ -158,7 +178,7 @@ class Library:
         Raises:
             CoreError: the two do not fit each other.
         """
-        return self._planned(release, version, recipe)[0]
+        return self.planned(release, version, recipe).plan
 
     def merge_order(self, release: Release, version: PatchVersion, recipe: Recipe) -> dict[str, Any]:
         """Everything that a child process needs to compute the merged model, as plain values."""
@@ -170,15 +190,16 @@ class Library:
             "recipe": recipe.to_dict(),
         }
 
-    def _planned(self, release: Release, version: PatchVersion, recipe: Recipe) -> tuple[MergePlan, int]:
+    def planned(self, release: Release, version: PatchVersion, recipe: Recipe) -> Planned:
+        """The same, with what a merger needs beside the plan."""
         key = version.id, fingerprint(recipe, str(release.manifest), version.digest)
         return self._plans.get(key, lambda: self._plan(release, version, recipe))
 
-    def _plan(self, release: Release, version: PatchVersion, recipe: Recipe) -> tuple[MergePlan, int]:
+    def _plan(self, release: Release, version: PatchVersion, recipe: Recipe) -> Planned:
         base = self.manifest(release).checkpoint
         with self.open_patch(version) as opened:
             deltas = resolve(opened.patch.config, opened.patch.factors, base)
-            return make_plan(base, deltas, recipe, opened.patch.files), opened.patch.header.data_start
+            return Planned(make_plan(base, deltas, recipe, opened.patch.files), opened.patch.header.data_start)
 
     def _read_manifest(self, digest: str) -> Manifest:
         source = self._blobs.open({MANIFEST: digest})

@@ -1,13 +1,22 @@
-"""The files of a merged model: names, sizes, ETags, digests."""
+"""The files of a merged model: names, sizes, ETags, digests, and where their bytes come from.
 
+Nothing here asks the database: a port is looked up in a transaction, which ends before its model is planned or read.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
-from app.core.errors import OutputError
 from app.core.plan import PlannedFile
 from app.core.recipe import Recipe, etag
 from app.db.ports import Port
-from app.services.library import digests_of
-from app.services.uow import UnitOfWork
+from app.services.backend import Backend
+from app.services.file_reads import Content
+from app.services.library import Library, digests_of
+from app.services.stored_files import patch_content, release_content
+
+AHEAD = 6  # pieces computed in advance
 
 
 @dataclass(frozen=True)
@@ -21,30 +30,57 @@ class MergedFile:
     computed: bool
 
 
-def files(uow: UnitOfWork, port: Port) -> list[MergedFile]:
-    """All files, by path."""
-    plan = uow.tools.library.plan(port.release, port.version, Recipe.from_dict(port.recipe))
-    return [_file(uow, port, planned) for planned in plan.files.values()]
+class MergedModel:
+    """The merged model of a port, planned.
 
-
-def file(uow: UnitOfWork, port: Port, path: str) -> MergedFile:
-    """One file.
+    Args:
+        library: opens what rows name.
+        port: a port that may be read, with its version and release.
 
     Raises:
-        OutputError: output.unknown_file.
+        CoreError: release and version do not fit each other, or their bytes are not what they were.
     """
-    plan = uow.tools.library.plan(port.release, port.version, Recipe.from_dict(port.recipe))
-    if path not in plan.files:
-        raise OutputError("output.unknown_file", path=path[:200])
-    return _file(uow, port, plan.files[path])
 
+    def __init__(self, library: Library, port: Port) -> None:
+        self._library, self._port = library, port
+        self._planned = library.planned(port.release, port.version, Recipe.from_dict(port.recipe))
 
-def _file(uow: UnitOfWork, port: Port, planned: PlannedFile) -> MergedFile:
-    """Carried files are named by their sha256; computed ones by their recipe, until and after a job computed theirs."""
-    path, size = planned.path, planned.size
-    if planned.carried_from:
-        carried = (
-            digests_of(port.version) if planned.carried_from == "patch" else uow.tools.library.manifest(port.release).file_digests
-        )
-        return MergedFile(path, size, carried[path], carried[path], computed=False)
-    return MergedFile(path, size, etag(port.fingerprint, path), (port.digests or {}).get(path), computed=True)
+    def files(self) -> list[MergedFile]:
+        """All files, by path."""
+        return [self._file(planned) for planned in self._planned.plan.files.values()]
+
+    def file(self, path: str) -> MergedFile:
+        """One file.
+
+        Raises:
+            OutputError: output.unknown_file.
+        """
+        return self._file(self._planned.plan.file(path))
+
+    def content(self, backend: Backend, path: str, start: int, stop: int) -> Content:
+        """Where bytes [start, stop) of a file come from: computed, or of the release or the patch as they are."""
+        port, origin = self._port, self._planned.plan.file(path).carried_from
+        if origin == "patch":
+            return patch_content(self._library, port.version, path, digests_of(port.version)[path], stop)
+        if origin == "base":
+            return release_content(backend, port.release, path, start, stop, port.owner)
+        return Content(partial(self._compute, backend, path, stop), backend.merged_reads, port.owner, is_computed=True)
+
+    @contextmanager
+    def _compute(self, backend: Backend, path: str, stop: int, start: int) -> Iterator[Iterator[memoryview]]:
+        port, arithmetic = self._port, backend.tools.arithmetic()
+        with self._library.open_planned(port.release, port.version, self._planned, arithmetic, in_order=True) as merger:
+            pieces = merger.stream(path, start, stop, pool=backend.pool, ahead=AHEAD)
+            try:
+                yield pieces
+            finally:
+                pieces.close()
+
+    def _file(self, planned: PlannedFile) -> MergedFile:
+        """Carried files are named by their sha256; computed ones by their recipe, until and after a job computed theirs."""
+        path, size, port = planned.path, planned.size, self._port
+        if planned.carried_from:
+            is_own = planned.carried_from == "patch"
+            carried = digests_of(port.version) if is_own else self._library.manifest(port.release).file_digests
+            return MergedFile(path, size, carried[path], carried[path], computed=False)
+        return MergedFile(path, size, etag(port.fingerprint, path), (port.digests or {}).get(path), computed=True)

@@ -1,7 +1,6 @@
 """Ports: a patch version carried to a release, with reasons."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,6 @@ from app.core.findings import Finding, refusal
 from app.core.manifest import Manifest
 from app.core.recipe import Recipe, fingerprint
 from app.core.signals import Lineage, assess_effect, judge_lineage, measure_lineage
-from app.core.stream import Merger
 from app.db import commits
 from app.db import materialisations as materialisation_rows
 from app.db import ports as rows
@@ -236,14 +234,6 @@ def readable(uow: UnitOfWork, principal: Principal, port_id: str) -> Port:
     if port.state != "ready":
         raise DomainError("port.not_ready", state=port.state)
     return port
-
-
-@contextmanager
-def open_merged(uow: UnitOfWork, port: Port) -> Iterator[Merger]:
-    """The merged model of a ready port."""
-    recipe = Recipe.from_dict(port.recipe)
-    with uow.tools.library.open_merger(port.release, port.version, recipe, uow.tools.arithmetic(), in_order=True) as merger:
-        yield merger
 
 
 def _state(findings: Sequence[Finding], version: PatchVersion, force: str | None) -> str:

@@ -109,7 +109,7 @@ def main_commit(opened: Opened, principal: Principal, repository: Repository) ->
         thing = repositories.find(uow, principal, repository, MAIN)
         if found := snapshots.written(uow, thing):
             return found.commit
-        drawn = snapshots.draw(uow, thing)
+    drawn = snapshots.draw(opened.tools.library, thing)
     with opened.write() as uow:
         snapshots.keep(uow, drawn)
     with opened.read() as uow:

@@ -17,7 +17,7 @@ from app.db.ports import Port
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.services import families, patches, ports, snapshots
-from app.services.library import digests_of
+from app.services.library import Library, digests_of
 from app.services.repositories import Adapter, Base, Merged, Thing
 from app.services.snapshots import Drawn, Snapshot
 from app.services.uow import UnitOfWork
@@ -55,38 +55,59 @@ class Serving:
     to_write: tuple[Drawn, ...] = ()
 
 
-def describe(uow: UnitOfWork, principal: Principal, port_id: str) -> Serving:
-    """Says which engines can serve a port, and how.
+@dataclass(frozen=True)
+class Found:
+    """A port, and what Hub clients see of it: base, adapter, merged model, each with its snapshot where it is written down."""
+
+    port: Port
+    shown: tuple[tuple[Thing, Snapshot | None], ...]
+
+
+def find(uow: UnitOfWork, principal: Principal, port_id: str) -> Found:
+    """Looks up what `describe` needs.
 
     Raises:
         DomainError: port.unknown; family.unknown where its base model may not be seen (any more); version.purged.
-        CoreError: the stored bytes are not what was published.
     """
     port = ports.get(uow, principal, port_id)
     if not families.is_visible(uow, principal, port.release.family_id):
         raise DomainError("family.unknown", family=port.release.family.name)
     patches.require_kept(port.version)
     if port.state != "ready":
+        return Found(port, ())
+    shown = rows.between(uow.session, port.version_id, port.release_id) or port  # the one that the names stand for
+    things = (Base(port.release), Adapter(port.version, shown), Merged(shown))
+    return Found(port, tuple((thing, snapshots.written(uow, thing)) for thing in things))
+
+
+def describe(library: Library, found: Found) -> Serving:
+    """Says which engines can serve a port, and how. Reads files, so no transaction should be open meanwhile.
+
+    Raises:
+        CoreError: the stored bytes are not what was published.
+    """
+    port = found.port
+    if port.state != "ready":
         facts = Facts(port.state, Recipe.from_dict(port.recipe), {}, frozenset(), frozenset(), (), "", ())
         return Serving(port, facts, decide(facts), None, ())
-    config = uow.tools.library.manifest(port.release).checkpoint.config
-    facts = _facts(uow, port, config)
+    config = library.manifest(port.release).checkpoint.config
+    facts = _facts(library, port, config)
     architectures = config.get("architectures")
     named = tuple(str(one)[:100] for one in architectures[:10]) if isinstance(architectures, list) else ()
-    addresses, drawn = _addresses(uow, port, facts.is_canonical)
+    addresses, drawn = _addresses(library, found, facts.is_canonical)
     return Serving(port, facts, decide(facts), addresses, named, drawn)
 
 
-def _facts(uow: UnitOfWork, port: Port, base: Mapping[str, Any]) -> Facts:
+def _facts(library: Library, port: Port, base: Mapping[str, Any]) -> Facts:
     recipe, version = Recipe.from_dict(port.recipe), port.version
-    plan = uow.tools.library.plan(port.release, version, recipe)
+    plan = library.plan(port.release, version, recipe)
     touched = {compute.dtype for compute in plan.computed_tensors()}
-    with uow.tools.library.open_patch(version) as opened:
+    with library.open_patch(version) as opened:
         factors, header = opened.patch.factors, opened.patch.header
     low = next((Finding(**found) for found in port.findings if found["code"] == "fidelity.low"), None)
-    release, brought = uow.tools.library.manifest(port.release).file_digests, digests_of(version)
+    release, brought = library.manifest(port.release).file_digests, digests_of(version)
     return Facts(
-        state=port.state, recipe=recipe, config=_published_config(uow, version),
+        state=port.state, recipe=recipe, config=_published_config(library, version),
         ranks=frozenset(pair.rank for pair in factors.values()),
         modules=frozenset(module.rpartition(".")[2] for module in factors), factor_dtypes=_dtypes(header),
         model_type=str(base.get("model_type"))[:60], output_dtypes=tuple(sorted(touched)),
@@ -95,8 +116,8 @@ def _facts(uow: UnitOfWork, port: Port, base: Mapping[str, Any]) -> Facts:
     )  # fmt: skip
 
 
-def _published_config(uow: UnitOfWork, version: PatchVersion) -> dict[str, Any]:
-    with uow.tools.library.open_file(version, CONFIG_FILE, digests_of(version)[CONFIG_FILE]) as source:
+def _published_config(library: Library, version: PatchVersion) -> dict[str, Any]:
+    with library.open_file(version, CONFIG_FILE, digests_of(version)[CONFIG_FILE]) as source:
         return load_config(bytes(read_range(source, CONFIG_FILE, 0, min(source.size(CONFIG_FILE), MAX_CONFIG_BYTES))))
 
 
@@ -109,16 +130,12 @@ def _yanked(port: Port) -> tuple[str, ...]:
     return tuple(what for what, state in states.items() if state == "yanked")
 
 
-def _addresses(uow: UnitOfWork, port: Port, is_canonical: bool) -> tuple[Addresses | None, tuple[Drawn, ...]]:
+def _addresses(library: Library, found: Found, is_canonical: bool) -> tuple[Addresses | None, tuple[Drawn, ...]]:
     """Where base, adapter and merged model lie; or the commits that have to be written down first."""
-    things: list[Thing] = [Base(port.release)]
-    if is_canonical:
-        shown = rows.between(uow.session, port.version_id, port.release_id) or port  # the one that the names stand for
-        things += [Adapter(port.version, shown), Merged(shown)]
-    found = [snapshots.written(uow, thing) for thing in things]
-    missing = tuple(snapshots.draw(uow, thing) for thing, snapshot in zip(things, found, strict=True) if snapshot is None)
+    shown = found.shown if is_canonical else found.shown[:1]  # other recipes have no names
+    missing = tuple(snapshots.draw(library, thing) for thing, snapshot in shown if snapshot is None)
     if missing:
         return None, missing
-    base, adapter, merged = (*found, None, None)[:3]
+    base, adapter, merged = (*(snapshot for _, snapshot in shown), None, None)[:3]
     assert base is not None  # noqa: S101  nothing is missing
     return Addresses(base, adapter, merged), ()

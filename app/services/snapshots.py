@@ -21,10 +21,11 @@ from app.db.patches import PatchVersion
 from app.db.ports import Port
 from app.db.releases import Release
 from app.domain.ids import new_id
-from app.services import merged, patches
+from app.services import patches
 from app.services.cards import merged_card, patch_card
 from app.services.front_matter import MAX_BYTES, read_front_matter
-from app.services.library import digests_of
+from app.services.library import Library, digests_of
+from app.services.merged import MergedModel
 from app.services.repositories import Adapter, Base, Kind, Merged, Nothing, Thing
 from app.services.uow import UnitOfWork
 
@@ -76,18 +77,18 @@ def written(uow: UnitOfWork, thing: Thing) -> Snapshot | None:
     return _read(thing, row) if row else None
 
 
-def draw(uow: UnitOfWork, thing: Thing) -> Drawn:
-    """Finds out what is to be written down; reads a few small files, where they are not known yet.
+def draw(library: Library, thing: Thing) -> Drawn:
+    """Finds out what is to be written down; reads a few small files, so no transaction should be open meanwhile.
 
     Raises:
         DomainError, CoreError: storage does not answer, or what it has is not what was published.
     """
     if isinstance(thing, Base):
-        return _of_base(uow, thing.release)
+        return _of_base(library, thing.release)
     if isinstance(thing, Adapter):
-        return _of_adapter(uow, thing.version, thing.port)
+        return _of_adapter(library, thing.version, thing.port)
     assert isinstance(thing, Merged)  # noqa: S101  a repository with nothing in it needs nothing written down
-    return _of_merged(uow, thing.port)
+    return _of_merged(library, thing.port)
 
 
 def keep(uow: UnitOfWork, drawn: Drawn) -> None:
@@ -143,16 +144,16 @@ def _read(thing: Base | Adapter | Merged, row: Commit) -> Snapshot:
     return Snapshot(thing, row.name, entries, row.card, moment_of(thing))
 
 
-def _of_base(uow: UnitOfWork, release: Release) -> Drawn:
-    manifest = uow.tools.library.manifest(release)
+def _of_base(library: Library, release: Release) -> Drawn:
+    manifest = library.manifest(release)
     files = [[path, size, manifest.file_digests[path]] for path, size in manifest.checkpoint.files.items()]
-    return Drawn("base", release.id, release.family_id, None, sorted(files), {}, dict(_base_front(uow, release)))
+    return Drawn("base", release.id, release.family_id, None, sorted(files), {}, dict(_base_front(library, release)))
 
 
-def _of_adapter(uow: UnitOfWork, version: PatchVersion, port: Port | None) -> Drawn:
-    texts, front = dict[str, str](), _patch_front(uow, version)
+def _of_adapter(library: Library, version: PatchVersion, port: Port | None) -> Drawn:
+    texts, front = dict[str, str](), _patch_front(library, version)
     if port is not None:
-        texts[CONFIG_FILE] = _rewritten(uow, version, port.release)
+        texts[CONFIG_FILE] = _rewritten(library, version, port.release)
     if CARD_FILE not in digests_of(version):
         card = patch_card(version, port.release.name if port else None)
         texts[CARD_FILE], front = card.text, card.front
@@ -161,10 +162,10 @@ def _of_adapter(uow: UnitOfWork, version: PatchVersion, port: Port | None) -> Dr
     return Drawn(kind, port.id if port else version.id, version.patch_id, version, _over(files, texts), texts, dict(front))
 
 
-def _of_merged(uow: UnitOfWork, port: Port) -> Drawn:
-    files = [[file.path, file.size, file.etag] for file in merged.files(uow, port)]
+def _of_merged(library: Library, port: Port) -> Drawn:
+    files = [[file.path, file.size, file.etag] for file in MergedModel(library, port).files()]
     has_readme = any(path == CARD_FILE for path, _, _ in files)
-    card = merged_card(port, _base_front(uow, port.release), _patch_front(uow, port.version), has_readme)
+    card = merged_card(port, _base_front(library, port.release), _patch_front(library, port.version), has_readme)
     texts = {CARD_FILE: card.text}
     return Drawn("merged", port.id, port.version.patch_id, port.version, _over(files, texts), texts, dict(card.front))
 
@@ -175,25 +176,25 @@ def _over(files: list[list[Any]], texts: Mapping[str, str]) -> list[list[Any]]:
     return sorted([file for file in files if file[0] not in texts] + generated)
 
 
-def _rewritten(uow: UnitOfWork, version: PatchVersion, release: Release) -> str:
+def _rewritten(library: Library, version: PatchVersion, release: Release) -> str:
     """adapter_config.json as it would be, had the patch been trained on this release: engines load the base that it names."""
     digest = digests_of(version)[CONFIG_FILE]
-    with uow.tools.library.open_file(version, CONFIG_FILE, digest) as source:
+    with library.open_file(version, CONFIG_FILE, digest) as source:
         config = load_config(bytes(read_range(source, CONFIG_FILE, 0, min(source.size(CONFIG_FILE), MAX_CONFIG_BYTES))))
     config |= {"base_model_name_or_path": f"base/{release.family.name}", "revision": release.name}
     return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
 
 
-def _base_front(uow: UnitOfWork, release: Release) -> Mapping[str, str | list[str]]:
-    if CARD_FILE not in uow.tools.library.manifest(release).file_digests:
+def _base_front(library: Library, release: Release) -> Mapping[str, str | list[str]]:
+    if CARD_FILE not in library.manifest(release).file_digests:
         return {}
-    with uow.tools.library.open_release(release) as source:
+    with library.open_release(release) as source:
         return read_front_matter(bytes(read_range(source, CARD_FILE, 0, min(source.size(CARD_FILE), MAX_BYTES))))
 
 
-def _patch_front(uow: UnitOfWork, version: PatchVersion) -> Mapping[str, str | list[str]]:
+def _patch_front(library: Library, version: PatchVersion) -> Mapping[str, str | list[str]]:
     digest = digests_of(version).get(CARD_FILE)
     if digest is None:
         return {}
-    with uow.tools.library.open_file(version, CARD_FILE, digest) as source:
+    with library.open_file(version, CARD_FILE, digest) as source:
         return read_front_matter(bytes(read_range(source, CARD_FILE, 0, min(source.size(CARD_FILE), MAX_BYTES))))

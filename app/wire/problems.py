@@ -14,6 +14,7 @@ from app.core.errors import CoreError
 from app.core.findings import MEANINGS
 from app.domain.errors import CATALOGUE as DOMAIN
 from app.domain.errors import DomainError, Kind
+from app.services.places import NoPlaceError
 from app.wire.browsers import INERT, NO_SNIFF
 
 STATUS: dict[Kind, int] = {
@@ -102,6 +103,9 @@ def _domain(request: Request, error: Exception) -> JSONResponse:
         headers |= _rate_limit(error.data)
     if error.code in COUNTED:
         request.app.state.telemetry.refused.labels(error.data.get("policy") or error.code).inc()
+    if isinstance(error, NoPlaceError):
+        telemetry, is_merged = request.app.state.telemetry, error.places is request.app.state.backend.merged_reads
+        (telemetry.merged_refused if is_merged else telemetry.far_refused).inc()
     if error.kind == "range":
         headers["Content-Range"] = f"bytes */{error.data['size']}"
     return problem(error, STATUS[error.kind], headers)

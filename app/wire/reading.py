@@ -1,58 +1,42 @@
-"""One merged file as an answer: Range, If-Range, If-None-Match and HEAD as for a static file.
+"""One file as an answer: Range, If-Range, If-None-Match and HEAD, in bounded memory.
 
-The service and its workers share it.
+A file is found in a transaction. That has ended when `respond` is called: no database connection is in use while bytes are
+opened, computed or sent.
 """
 
-import base64
 import mimetypes
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import Annotated, Any
 
-from fastapi import Header, Request, Response
+import anyio
+from fastapi import Depends, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from app.db.ports import Port
-from app.domain.errors import DomainError
-from app.services import merged, ports
-from app.services.backend import Backend
-from app.services.merged import MergedFile
-from app.services.uow import UnitOfWork
+from app.services.file_reads import Content, FileRead
+from app.services.places import NoPlaceError, Place
+from app.wire.admission import place_in_turn
 from app.wire.conditional import Span, is_match, span
 from app.wire.telemetry import Telemetry, get_telemetry
 
-AHEAD = 6
+# How long a client whose place was reclaimed while it was slow waits for another, before its connection is closed.
+RESUME_SECONDS = 60.0
 Text = Annotated[str | None, Header(max_length=1000)]
 # Of the type that its name says, such as application/json; no schema, for the bytes are what somebody put there.
 BINARY: dict[str, dict[str, Any]] = {"*/*": {}}
 # What strangers published is never a page of ours: a browser neither guesses its type nor runs it in this origin.
 FOREIGN = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox; default-src 'none'"}
-Body = Generator[memoryview, None, None]
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a request asks of a file: bytes of it, of a port."""
-
-    port: Port
-    file: MergedFile
-    span: Span
-
-
 class Conditions:
     """The headers that say which bytes are wanted, and whether they are."""
 
-    def __init__(
-        self,
-        range: Text = None,  # noqa: A002  the header's name
-        if_range: Text = None,
-        if_none_match: Text = None,
-    ) -> None:
-        self.range, self.if_range, self.if_none_match = range, if_range, if_none_match
+    range: str | None
+    if_range: str | None
+    if_none_match: str | None
 
     def passed_on(self) -> dict[str, str]:
         """The range as headers of a request to a worker."""
@@ -60,91 +44,99 @@ class Conditions:
         return {name: value for name, value in named.items() if value is not None}
 
 
-def answer(
-    backend: Backend, uow: UnitOfWork, port: Port, path: str, request: Request, conditions: Conditions,
-    elsewhere: Callable[[Wanted], Response | Body | None] = lambda _: None,
+# `async`, because FastAPI sends plain functions and classes to a thread.
+async def get_conditions(range: Text = None, if_range: Text = None, if_none_match: Text = None) -> Conditions:  # noqa: A002
+    return Conditions(range, if_range, if_none_match)
+
+
+ConditionsDep = Annotated[Conditions, Depends(get_conditions)]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A file that was found: its path, size in bytes, ETag, and headers of its own."""
+
+    path: str
+    size: int
+    etag: str
+    headers: Mapping[str, str]
+
+
+def respond(
+    request: Request, conditions: Conditions, target: Target, content: Callable[[Span], Content | Response],
+    place: Place | None = None,
 ) -> Response:  # fmt: skip
-    """The answer to a GET or HEAD of one file.
+    """The answer to a GET or HEAD of one file; the first piece is read here, so that an error at the start is an answer.
 
     Args:
-        backend: where it is computed.
-        uow: the transaction in which `port` was read.
-        port: a port that the caller may read.
-        path: the file.
         request: for its method.
         conditions: its headers.
-        elsewhere: asked before a byte is computed here; gives another answer, or the body from elsewhere.
+        target: the file.
+        content: called where bytes are wanted; says where they come from, or gives another answer.
+        place: one that was waited for.
+
+    Raises:
+        DomainError: request.range, server.busy, and what opening the file raises.
     """
-    file = merged.file(uow, port, path)
-    headers = _headers(file)
-    if is_match(conditions.if_none_match, file.etag):
+    headers = {**target.headers, "ETag": f'"{target.etag}"'} | FOREIGN
+    if is_match(conditions.if_none_match, target.etag):
         return Response(status_code=304, headers=headers)
-    wanted = Wanted(port, file, span(conditions.range, conditions.if_range, file.etag, file.size, path))
-    media_type = mimetypes.guess_type(path)[0] or "application/octet-stream"
-    status = 206 if wanted.span.partial else 200
-    headers |= wanted.span.headers()
+    wanted = span(conditions.range, conditions.if_range, target.etag, target.size, target.path)
+    media_type = mimetypes.guess_type(target.path)[0] or "application/octet-stream"
+    status, headers = 206 if wanted.partial else 200, headers | wanted.headers()
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
-    found = elsewhere(wanted)
+    found = content(wanted)
     if isinstance(found, Response):
         return found
-    return MergedResponse(found or _open(backend, uow, wanted, get_telemetry(request)), status, headers, media_type)
+    read = FileRead(found, wanted.start, wanted.stop)
+    try:
+        first = read.next(place)
+    except BaseException:
+        read.close()
+        raise
+    return FileResponse(read, first, get_telemetry(request) if found.is_computed else None, status, headers, media_type)
 
 
-class MergedResponse(StreamingResponse):
-    """A stream that is closed when the client goes away, also before the first piece was sent."""
+class FileResponse(StreamingResponse):
+    """Sends a file piece by piece; closes it when the client goes away, also before the first piece was sent.
 
-    def __init__(self, body: Body, status: int, headers: dict[str, str], media_type: str) -> None:
-        super().__init__(body, status, headers, media_type)
-        self._body = body
+    Args:
+        read: the rest of the file.
+        first: its first piece; None where it is empty.
+        telemetry: counts its bytes, where they are computed.
+        status, headers, media_type: of the answer.
+    """
+
+    def __init__(
+        self, read: FileRead, first: memoryview | None, telemetry: Telemetry | None, status: int, headers: dict[str, str],
+        media_type: str,
+    ) -> None:  # fmt: skip
+        super().__init__(self._pieces(first), status, headers, media_type)
+        self._read, self._telemetry = read, telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._telemetry:
+            self._telemetry.merged_reads.inc()
         try:
             await super().__call__(scope, receive, send)
         finally:
-            await run_in_threadpool(self._finish)
+            if self._telemetry:
+                self._telemetry.merged_reads.dec()
+            with anyio.CancelScope(shield=True):
+                await run_in_threadpool(self._read.close)
 
-    def _finish(self) -> None:
-        # A generator that never began has no `finally` to run: begin it, then close it.
-        next(self._body, None)
-        self._body.close()
-
-
-def _headers(file: MergedFile) -> dict[str, str]:
-    headers = {"ETag": f'"{file.etag}"', "Cache-Control": "private, no-transform"} | FOREIGN
-    if file.sha256:
-        headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(file.sha256)).decode()}:"
-    return headers
-
-
-def _open(backend: Backend, uow: UnitOfWork, wanted: Wanted, telemetry: Telemetry) -> Body:
-    """Starts the read and makes its first piece, so that what goes wrong at the start is an error, not a broken download."""
-    stack = ExitStack()
-    try:
-        _take_place(backend, stack, telemetry, wanted.port.owner)
-        merger = stack.enter_context(ports.open_merged(uow, wanted.port))
-        pieces = merger.stream(wanted.file.path, wanted.span.start, wanted.span.stop, pool=backend.pool, ahead=AHEAD)
-        stack.callback(pieces.close)
-        first = next(pieces, None)
-    except BaseException:
-        stack.close()
-        raise
-    return _body(stack, first, pieces, telemetry if wanted.file.computed else None)
-
-
-def _take_place(backend: Backend, stack: ExitStack, telemetry: Telemetry, owner: str) -> None:
-    try:
-        stack.enter_context(backend.merged_read(owner))
-    except DomainError:
-        telemetry.merged_refused.inc()
-        raise
-    stack.enter_context(telemetry.merged_reads.track_inprogress())
-
-
-def _body(stack: ExitStack, first: memoryview | None, rest: Iterator[memoryview], telemetry: Telemetry | None) -> Body:
-    """Gives its place and its files back when it ends, however it ends; `telemetry` counts its bytes, where they are computed."""
-    with stack:
-        for piece in chain(() if first is None else (first,), rest):
-            if telemetry:
-                telemetry.merged_bytes.inc(len(piece))
+    async def _pieces(self, piece: memoryview | None) -> AsyncIterator[memoryview]:
+        while piece is not None:
+            if self._telemetry:
+                self._telemetry.merged_bytes.inc(len(piece))
             yield piece
+            piece = await self._next()
+
+    async def _next(self) -> memoryview | None:
+        """The next piece; waits for a place where the read lost its own while the client was slow."""
+        try:
+            return await run_in_threadpool(self._read.next)
+        except NoPlaceError as refusal:
+            place = await place_in_turn(refusal, RESUME_SECONDS)
+            return await run_in_threadpool(self._read.next, place)

@@ -65,6 +65,11 @@ class Telemetry:
             "Reads of merged models refused because all places were taken.",
             registry=self.registry,
         )
+        self.far_refused = Counter(
+            "portllm_far_reads_refused",
+            "Reads of large files in the object store refused because all places were taken.",
+            registry=self.registry,
+        )
         self.refused = Counter(
             "portllm_refused", "Requests refused by a rate limit (its name) or a quota.", ["reason"], registry=self.registry
         )

@@ -3,11 +3,15 @@
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 
+import httpx
 import pytest
 
 from app.services import probes
+from app.services.places import Place
 from tests.registry.conftest import Models
 from tests.registry.hub import Hub
 from tests.registry.service import Service
@@ -77,7 +81,7 @@ def test_a_read_waits_for_a_place(place: tuple[Service, Hub]) -> None:
     taken, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with service.runtime.merged_read("acme"):
+        with service.runtime.merged_reads.hold("acme"):
             taken.set()
             done.wait(20)
 
@@ -92,6 +96,33 @@ def test_a_read_waits_for_a_place(place: tuple[Service, Hub]) -> None:
     holder.join()
 
 
+def test_reads_that_wait_are_served_in_order(place: tuple[Service, Hub]) -> None:
+    """One place and three clients that came one after another; after each of them the test has the place, and looks."""
+    service, hub = place
+    shard, places, granted = shard_of(hub), service.runtime.merged_reads, Queue[Place]()
+    reads = list[Future[httpx.Response]]()
+    with ThreadPoolExecutor(3) as pool:
+        held = places.take("acme")
+        for number in range(3):
+            reads.append(pool.submit(hub.file, "acme/tone.merged", "main", shard))
+            until(lambda: places.waiting() == 2 * number + 1)  # noqa: B023  called here and now
+            places.wait("acme", granted.put)
+        held.release()
+        for number in range(3):
+            own = granted.get(timeout=7)
+            assert reads[number].result(7).status_code == 200
+            assert not any(read.done() for read in reads[number + 1 :])
+            own.release()
+    assert (places.waiting(), places.taken()) == (0, {})
+
+
+def until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + 7
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize(("agent", "status", "seconds"), [
     ("unknown/None; hf_hub/2.4.0; python/3.11", 429, "10"), ("transformers/5; hf_hub/1.33.0", 429, "10"),
     ("unknown/None; hf_hub/0.36.2; python/3.11", 503, "2"), ("curl/8", 503, "2"),
@@ -103,7 +134,7 @@ def test_a_place_that_never_comes(
     service, hub = place
     shard = shard_of(hub)
     monkeypatch.setattr("app.hub.waiting.PATIENCE_SECONDS", 0.3)
-    with service.runtime.merged_read("acme"):
+    with service.runtime.merged_reads.hold("acme"):
         got = hub.file("acme/tone.merged", "main", shard, headers={"User-Agent": agent})
     assert (got.status_code, got.json()["status"], got.json()["code"]) == (status, status, "server.busy")
     assert got.headers["Retry-After"] == seconds

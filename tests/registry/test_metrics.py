@@ -103,7 +103,7 @@ def test_merged_reads(service: Service) -> None:
         assert len(service.admin.get(f"/ports/{port}/files/{file['path']}").content) == file["size"]
     assert registry.get_sample_value("portllm_merged_bytes_total") == computed["size"]
     assert registry.get_sample_value("portllm_merged_reads") == 0
-    with service.runtime.merged_read("acme"), service.runtime.merged_read("other"):
+    with service.runtime.merged_reads.hold("acme"), service.runtime.merged_reads.hold("other"):
         refused(service.admin.get(f"/ports/{port}/files/{computed['path']}"), 503, "server.busy")
     assert registry.get_sample_value("portllm_merged_reads_refused_total") == 1
 

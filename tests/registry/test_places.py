@@ -6,31 +6,105 @@ from contextlib import ExitStack
 import pytest
 
 from app.domain.errors import DomainError
-from app.services.places import Places
+from app.services.places import NoPlaceError, Place, Places
 from tests.registry.conftest import Models
 from tests.registry.service import Service, refused
+
+SHARD = "model-00001-of-00003.safetensors"
 
 
 def test_each_owner_has_its_share() -> None:
     """The refusal says whether the owner's places are taken or all of them."""
-    places = Places(total=3, each=2)
+    places = Places(total=3, each=2, what="reads")
     with ExitStack() as acme:
         for _ in range(2):
-            acme.enter_context(places.take("acme"))
-        with pytest.raises(DomainError) as error, places.take("acme"):
+            acme.enter_context(places.hold("acme"))
+        with pytest.raises(DomainError) as error, places.hold("acme"):
             pass
         assert (error.value.code, error.value.data["limit"], error.value.data["owner"]) == ("server.busy", 2, "acme")
-        with places.take("other"):
+        with places.hold("other"):
             for owner in ("other", "third"):
-                with pytest.raises(DomainError) as error, places.take(owner):
+                with pytest.raises(DomainError) as error, places.hold(owner):
                     pass
                 assert (error.value.data["limit"], "owner" in error.value.data) == (3, False)
-        with pytest.raises(RuntimeError), places.take("other"):
+        with pytest.raises(RuntimeError), places.hold("other"):
             raise RuntimeError
     with ExitStack() as acme:
         for owner in ("acme", "acme", "other"):
-            acme.enter_context(places.take(owner))
-    assert not places._taken, "nobody is remembered"
+            acme.enter_context(places.hold(owner))
+    assert not places.taken()
+
+
+def test_waiters_are_served_in_order_and_no_newcomer_overtakes() -> None:
+    places, served = Places(total=1, each=1, what="reads"), list[tuple[str, Place]]()
+    first = places.take("acme")
+    for owner in ("one", "two", "three"):
+        places.wait(owner, lambda place, owner=owner: served.append((owner, place)))  # type: ignore[misc]
+    first.release()
+    assert [owner for owner, _ in served] == ["one"]
+    for _ in range(2):
+        with pytest.raises(NoPlaceError):
+            places.take("newcomer")
+        served[-1][1].release()
+    assert [owner for owner, _ in served] == ["one", "two", "three"]
+    served[-1][1].release()
+    assert (places.taken(), places.waiting()) == ({}, 0)
+
+
+def test_waiters_of_an_owner_with_all_its_places_are_passed_over() -> None:
+    places, served = Places(total=3, each=2, what="reads"), list[str]()
+    held = [places.take("acme") for _ in range(2)]
+    for owner in ("acme", "acme", "other"):
+        places.wait(owner, lambda _, owner=owner: served.append(owner))  # type: ignore[misc]
+    places.reclaim()
+    assert served == ["other"]
+    held[0].release()
+    assert served == ["other", "acme"]
+
+
+def test_waiter_that_leaves_is_not_served() -> None:
+    places, served = Places(total=1, each=1, what="reads"), list[str]()
+    held = places.take("acme")
+    gone = places.wait("gone", lambda _: served.append("gone"))
+    places.wait("stays", lambda _: served.append("stays"))
+    assert places.is_first(gone)
+    places.leave(gone)
+    held.release()
+    assert served == ["stays"]
+
+
+def test_idle_place_is_reclaimed_with_its_buffers_and_only_when_somebody_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest idle goes first; a read that computes is never interrupted; what was reclaimed is not given back twice."""
+    places, dropped = Places(total=3, each=3, what="reads"), list[str]()
+    monkeypatch.setattr("app.services.places.IDLE_SECONDS", 0.0)
+    busy, first, second = (places.take("acme") for _ in range(3))
+    first.rest(lambda: dropped.append("first"))
+    second.rest(lambda: dropped.append("second"))
+    assert dropped == []
+    places.take("other")
+    assert dropped == ["first"]
+    assert (first.resume(), second.resume(), busy.resume()) == (False, True, True)
+    with pytest.raises(NoPlaceError):
+        places.take("other")
+    first.release()
+    assert places.taken() == {"acme": 2, "other": 1}
+
+
+def test_idle_place_is_kept_for_a_while() -> None:
+    places = Places(total=1, each=1, what="reads")
+    places.take("acme").rest(lambda: pytest.fail("reclaimed at once"))
+    with pytest.raises(NoPlaceError):
+        places.take("other")
+
+
+def test_owner_at_its_limit_reclaims_its_own_place_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    places, dropped = Places(total=4, each=1, what="reads"), list[str]()
+    monkeypatch.setattr("app.services.places.IDLE_SECONDS", 0.0)
+    for owner in ("other", "acme"):
+        places.take(owner).rest(lambda owner=owner: dropped.append(owner))  # type: ignore[misc]
+    places.take("acme")
+    assert dropped == ["acme"]
+    assert places.taken() == {"other": 1, "acme": 1}
 
 
 def test_two_owners(fresh: Callable[..., Service], models: Models) -> None:
@@ -42,8 +116,8 @@ def test_two_owners(fresh: Callable[..., Service], models: Models) -> None:
     files = {}
     for owner, caller in callers.items():
         caller.publish(caller.patch(owner, "tone"), models.patch)
-        files[owner] = f"/ports/{caller.port(f'{owner}/tone', 'v1')['id']}/files/config.json"
-    with service.runtime.merged_read("acme"):
+        files[owner] = f"/ports/{caller.port(f'{owner}/tone', 'v1')['id']}/files/{SHARD}"
+    with service.runtime.merged_reads.hold("acme"):
         answer = callers["acme"].get(files["acme"])
         problem = refused(answer, 503, "server.busy")
         assert int(answer.headers["Retry-After"]) > 0

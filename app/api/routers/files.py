@@ -1,19 +1,18 @@
 """/ports/{id}/files: the merged model, computed while it is read, on a worker where there is one."""
 
-from functools import partial
 from typing import Annotated
 
-from fastapi import Depends, Query, Request, Response
-from fastapi.responses import RedirectResponse, StreamingResponse
+from fastapi import Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
 
 from app.api.routing import api_router
 from app.api.schemas.ports import MergedFileOut, MergedFilesOut
 from app.db.ports import Port
-from app.services import merged, ports, purges, workers
-from app.services.merged import MergedFile
-from app.services.uow import UnitOfWork
-from app.wire.deps import BackendDep, PrincipalDep
-from app.wire.reading import BINARY, Body, Conditions, Wanted, answer
+from app.services import ports, purges, workers
+from app.services.merged import MergedFile, MergedModel
+from app.wire.merged_files import respond_merged
+from app.wire.reading import BINARY, ConditionsDep
 from app.wire.visits import AccessDep, at_once
 
 router = api_router(tags=["merged models"])
@@ -37,7 +36,7 @@ def list_files(port: str, access: AccessDep) -> MergedFilesOut:
     def read() -> tuple[Port, list[MergedFile]]:
         with access.read() as (uow, principal):
             row = ports.readable(uow, principal, port)
-            return row, merged.files(uow, row)
+        return row, MergedModel(access.backend.tools.library, row).files()
 
     row, files = purges.again(read)
     return MergedFilesOut(
@@ -48,32 +47,22 @@ def list_files(port: str, access: AccessDep) -> MergedFilesOut:
 
 @router.head("/ports/{port}/files/{path:path}", response_class=Response)
 @router.get("/ports/{port}/files/{path:path}", response_class=StreamingResponse, responses=ANSWERS)
-def read_file(
-    port: str,
-    path: str,
-    request: Request,
-    backend: BackendDep,
-    principal: PrincipalDep,
-    conditions: Annotated[Conditions, Depends()],
-    redirect: Redirect = True,
-) -> Response:
+async def read_file(
+    port: str, path: str, request: Request, access: AccessDep, conditions: ConditionsDep, redirect: Redirect = True
+) -> Response:  # fmt: skip
     """One file of a merged model: Range, If-Range, If-None-Match and HEAD as for a static file.
 
     Where workers read merged models, a file that must be computed is answered with 307 and a worker's address.
     """
-
-    def on_a_worker(uow: UnitOfWork, wanted: Wanted) -> Response | Body | None:
-        reader = workers.choose(backend.readers(), wanted.port.fingerprint) if wanted.file.computed else None
-        if reader is None:
-            return None
-        url = workers.signed_url(uow, reader, wanted.port.id, path)
-        if redirect:
-            return RedirectResponse(url, 307, headers={"Cache-Control": "no-store"})
-        return backend.handed_over.read(url, conditions.passed_on(), wanted.span.length)
+    backend = access.backend
 
     def read() -> Response:
-        with backend.read() as uow:
+        readers = backend.readers()
+        with access.read() as (uow, principal):
             row = ports.readable(uow, principal, port)
-            return answer(backend, uow, row, path, request, conditions, partial(on_a_worker, uow))
+            reader = workers.choose(readers, row.fingerprint)
+            url = workers.signed_url(uow, reader, row.id, path) if reader else None
+        model = MergedModel(backend.tools.library, row)
+        return respond_merged(request, conditions, backend, model, path, worker_url=url, redirect=redirect)
 
-    return purges.again(read)
+    return await run_in_threadpool(purges.again, read)

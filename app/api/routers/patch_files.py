@@ -2,18 +2,20 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Query, Request, Response
+from fastapi import Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse, StreamingResponse
 
 from app.api.routers.patches import Number
 from app.api.routing import api_router
 from app.db.patches import PatchVersion
 from app.services import purges, versions
-from app.services.uow import UnitOfWork
-from app.wire.conditional import is_match
-from app.wire.deps import BackendDep, PrincipalDep
-from app.wire.reading import BINARY, FOREIGN, Conditions
-from app.wire.stored import stored
+from app.services.file_reads import Content
+from app.services.stored_files import patch_content
+from app.services.uow import Tools
+from app.wire.conditional import Span
+from app.wire.reading import BINARY, FOREIGN, Conditions, ConditionsDep, Target, respond
+from app.wire.visits import AccessDep
 
 router = api_router(tags=["patches"])
 
@@ -28,34 +30,36 @@ REDIRECT = "Where the bytes lie in an object store, 307 to an address there that
         200: {"content": BINARY}, 206: {"content": BINARY}, 304: {"description": "Not modified"}, 307: {"description": REDIRECT}
     },
 )  # fmt: skip
-def read_patch_file(
+async def read_patch_file(
     owner: str,
     patch: str,
     number: Number,
     path: str,
     request: Request,
-    backend: BackendDep,
-    principal: PrincipalDep,
-    conditions: Annotated[Conditions, Depends()],
+    access: AccessDep,
+    conditions: ConditionsDep,
     redirect: Annotated[bool, Query(description="False: never answer with another address.")] = True,
 ) -> Response:
     """One file of a version, as it was published; its ETag is its sha256."""
 
     def read() -> Response:
-        with backend.read() as uow:
+        with access.read() as (uow, principal):
             version = versions.get(uow, principal, owner, patch, number)
-            return _answer(uow, version, path, request, conditions, redirect)
+        return _answer(access.backend.tools, version, path, request, conditions, redirect)
 
-    return purges.again(read)
+    return await run_in_threadpool(purges.again, read)
 
 
 def _answer(
-    uow: UnitOfWork, version: PatchVersion, path: str, request: Request, conditions: Conditions, redirect: bool
+    tools: Tools, version: PatchVersion, path: str, request: Request, conditions: Conditions, redirect: bool
 ) -> Response:  # fmt: skip
     digest, size = versions.file_of(version, path)
-    headers = {"Cache-Control": "private, immutable"}
-    direct = uow.tools.blobs.direct
-    if request.method == "GET" and redirect and direct is not None and not is_match(conditions.if_none_match, digest):
-        to = {**headers, "ETag": f'"{digest}"'} | FOREIGN
-        return RedirectResponse(direct.url(digest, path.rpartition("/")[2]), 307, to)
-    return stored(request, conditions, path, digest, size, headers, lambda: uow.tools.library.open_file(version, path, digest))
+    headers, direct = {"Cache-Control": "private, immutable"}, tools.blobs.direct
+
+    def content(wanted: Span) -> Content | Response:
+        if redirect and direct is not None:
+            to = {**headers, "ETag": f'"{digest}"'} | FOREIGN
+            return RedirectResponse(direct.url(digest, path.rpartition("/")[2]), 307, to)
+        return patch_content(tools.library, version, path, digest, wanted.stop)
+
+    return respond(request, conditions, Target(path, size, digest, headers), content)

@@ -25,7 +25,8 @@ def get_serving(port: str, access: AccessDep) -> ServingOut:
 
     def read() -> Serving:
         with access.read() as (uow, principal):
-            return serving.describe(uow, principal, port)
+            found = serving.find(uow, principal, port)
+        return serving.describe(access.backend.tools.library, found)
 
     for _ in range(ATTEMPTS):
         found = purges.again(read)

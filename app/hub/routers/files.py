@@ -2,23 +2,23 @@
 
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from functools import partial
-from typing import Annotated
+from dataclasses import dataclass
 
-from fastapi import Depends, Request, Response
+from fastapi import Request, Response
 
-from app.core.source import Source
-from app.db.releases import Release
-from app.hub.opening import COMMIT, Opened, opened
+from app.hub.opening import COMMIT, Opened, open_repository
 from app.hub.routing import hub_router
-from app.hub.texts import text_source
-from app.hub.waiting import Waiting
+from app.hub.waiting import read_in_turn
 from app.services import purges, workers
-from app.services.repositories import Adapter, Base, Nothing
+from app.services.file_reads import Content
+from app.services.merged import MergedModel
+from app.services.places import Place
+from app.services.repositories import Adapter, Base, Merged, Nothing, Thing
 from app.services.snapshots import SHA256_DIGITS, Entry
-from app.wire.reading import Body, Conditions, Wanted, answer
-from app.wire.stored import stored
+from app.services.stored_files import patch_content, release_content, text_content
+from app.wire.conditional import Span
+from app.wire.merged_files import respond_merged
+from app.wire.reading import Conditions, ConditionsDep, Target, respond
 from app.wire.visits import Access, AccessDep
 
 router = hub_router()
@@ -32,21 +32,32 @@ _COMMIT_ID = re.compile(r"[0-9a-f]{40}")
 @router.head("/{owner}/{name}/resolve/{revision}/{path:path}")
 @router.get("/{owner}/{name}/resolve/{revision}/{path:path}")
 async def read_file(
-    owner: str, name: str, revision: str, path: str, request: Request, access: AccessDep,
-    conditions: Annotated[Conditions, Depends()],
+    owner: str, name: str, revision: str, path: str, request: Request, access: AccessDep, conditions: ConditionsDep
 ) -> Response:  # fmt: skip
     """One file: HEAD says what it is and whether it can be had now (503 and Retry-After where not), GET sends it."""
 
-    def read() -> Response:
-        with opened(access, owner, name, revision) as found:
-            return _answer(access, found, found.entry(path), request, conditions)
+    def read(place: Place | None) -> Response:
+        def once() -> Response:
+            found = open_repository(access, owner, name, revision)
+            return _answer(_Asked(access, request, conditions, place), found, found.entry(path))
 
-    waiting: Waiting = request.app.state.waiting
-    return await waiting.read(access.backend, partial(purges.again, read))
+        return purges.again(once)
+
+    return await read_in_turn(read)
 
 
-def _answer(access: Access, found: Opened, entry: Entry, request: Request, conditions: Conditions) -> Response:
-    made = _made(access, found, entry, request, conditions)
+@dataclass(frozen=True)
+class _Asked:
+    """A request for a file; `place` is one that was waited for."""
+
+    access: Access
+    request: Request
+    conditions: Conditions
+    place: Place | None
+
+
+def _answer(asked: _Asked, found: Opened, entry: Entry) -> Response:
+    made = _merged(asked, found.snapshot.thing, entry) if _is_computed(found, entry) else _stored(asked, found, entry)
     made.headers[COMMIT] = found.snapshot.commit
     made.headers["Cache-Control"] = PINNED if _COMMIT_ID.fullmatch(found.revision) else MOVABLE
     if entry.path.endswith(WEIGHTS):
@@ -55,51 +66,48 @@ def _answer(access: Access, found: Opened, entry: Entry, request: Request, condi
     return made
 
 
-def _made(access: Access, found: Opened, entry: Entry, request: Request, conditions: Conditions) -> Response:
-    """The answer from where the file's bytes are: a text, the release, the version, or a merge."""
-    thing, library = found.snapshot.thing, found.uow.tools.library
-    assert not isinstance(thing, Nothing)  # noqa: S101  it has no files
-    plain = partial(stored, request, conditions, entry.path, entry.etag, entry.size, {})
-    if entry.text is not None:
-        return plain(partial(text_source, entry.text))
-    if isinstance(thing, Adapter):
-        opens = partial(library.open_file, thing.version, entry.path, entry.etag)
-        return _checked(request, partial(library.require_readable, None, thing.version), plain, opens)
-    if isinstance(thing, Base) or _is_carried(entry):
-        release = thing.release if isinstance(thing, Base) else thing.port.release
-        return _checked(request, partial(library.require_readable, release), plain, _release(found, release))
-    port = thing.port
-    if request.method == "HEAD":
-        library.require_readable(port.release, port.version)
-    elsewhere = partial(_on_a_worker, access, found, conditions)
-    return answer(access.backend, found.uow, port, entry.path, request, conditions, elsewhere)
+def _is_computed(found: Opened, entry: Entry) -> bool:
+    """Whether a file is of a merged model, and not the release's own byte for byte: the ETag of that is a digest.
 
-
-def _is_carried(entry: Entry) -> bool:
-    """Whether a file of a merged model is the release's own, byte for byte: then no place is taken for it, and nothing computed.
-
-    The ETag says so: it is a digest. The canonical recipe carries nothing from the patch.
+    The canonical recipe carries nothing from the patch.
     """
-    return len(entry.etag) == SHA256_DIGITS
+    return isinstance(found.snapshot.thing, Merged) and entry.text is None and len(entry.etag) != SHA256_DIGITS
 
 
-def _checked(
-    request: Request, check: Callable[[], None], answered: Callable[..., Response],
-    opens: Callable[[], AbstractContextManager[Source]],
-) -> Response:  # fmt: skip
-    if request.method == "HEAD":
-        check()
-    return answered(opens)
+def _stored(asked: _Asked, found: Opened, entry: Entry) -> Response:
+    """The answer from a text, the release or the version."""
+    backend, thing, text = asked.access.backend, found.snapshot.thing, entry.text
+    library = backend.tools.library
+    if text is not None:
+        return _respond(asked, entry, lambda wanted: text_content(text, wanted.stop))
+    if isinstance(thing, Adapter):
+        version = thing.version
+        if asked.request.method == "HEAD":
+            library.require_readable(None, version)
+        return _respond(asked, entry, lambda wanted: patch_content(library, version, entry.path, entry.etag, wanted.stop))
+    assert not isinstance(thing, Nothing)  # noqa: S101  it has no files
+    release = thing.release if isinstance(thing, Base) else thing.port.release
+    if asked.request.method == "HEAD":
+        library.require_readable(release)
+    owner = found.principal.owner
+    return _respond(
+        asked, entry, lambda wanted: release_content(backend, release, entry.path, wanted.start, wanted.stop, owner)
+    )  # fmt: skip
 
 
-def _release(found: Opened, release: Release) -> Callable[[], AbstractContextManager[Source]]:
-    return partial(found.uow.tools.library.open_release, release, in_order=True)
+def _respond(asked: _Asked, entry: Entry, content: Callable[[Span], Content]) -> Response:
+    return respond(asked.request, asked.conditions, Target(entry.path, entry.size, entry.etag, {}), content, asked.place)
 
 
-def _on_a_worker(access: Access, found: Opened, conditions: Conditions, wanted: Wanted) -> Body | None:
-    """The bytes by way of a worker, where one reads merged files: clients are never sent elsewhere with their tokens."""
-    reader = workers.choose(access.backend.readers(), wanted.port.fingerprint) if wanted.file.computed else None
-    if reader is None:
-        return None
-    url = workers.signed_url(found.uow, reader, wanted.port.id, wanted.file.path)
-    return access.backend.handed_over.read(url, conditions.passed_on(), wanted.span.length)
+def _merged(asked: _Asked, thing: Thing, entry: Entry) -> Response:
+    """The answer from a merge, here or by way of a worker: clients are never sent elsewhere with their tokens."""
+    assert isinstance(thing, Merged)  # noqa: S101  only of those files are computed
+    backend, port = asked.access.backend, thing.port
+    if asked.request.method == "HEAD":
+        backend.tools.library.require_readable(port.release, port.version)
+    url = None
+    if reader := workers.choose(backend.readers(), port.fingerprint):
+        with backend.read() as uow:
+            url = workers.signed_url(uow, reader, port.id, entry.path)
+    model = MergedModel(backend.tools.library, port)
+    return respond_merged(asked.request, asked.conditions, backend, model, entry.path, asked.place, url)

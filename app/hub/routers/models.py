@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from app.domain.errors import DomainError
 from app.domain.repositories import MAIN, parse_repository, unknown_repository
 from app.hub import shapes
-from app.hub.opening import Opened, opened
+from app.hub.opening import Opened, open_repository
 from app.hub.paging import PageDep
 from app.hub.routing import hub_router
 from app.services import catalogue, history, purges, repositories, snapshots
@@ -84,8 +84,9 @@ def list_refs(owner: str, name: str, access: AccessDep, include_prs: bool = Fals
 @router.get("/api/models/{owner}/{name}/commits/{revision}")
 def list_commits(request: Request, owner: str, name: str, revision: str, access: AccessDep, page: PageDep) -> JSONResponse:
     """A revision and what it continues, newest first."""
-    with opened(access, owner, name, revision) as found:
-        moments = history.history(found.uow, found.snapshot.thing)
+    found = open_repository(access, owner, name, revision)
+    with access.read() as (uow, _):
+        moments = history.history(uow, found.snapshot.thing)
     start = page.offset
     chosen = moments[start : start + page.limit]
     named = _names(access, [one.subject for one in chosen if one.subject])
@@ -109,8 +110,7 @@ def not_here(request: Request, access: AccessDep) -> JSONResponse:
 
 def _info(access: Access, owner: str, name: str, revision: str, blobs: bool, expand: Sequence[str] | None) -> JSONResponse:
     def read() -> JSONResponse:
-        with opened(access, owner, name, revision) as found:
-            return JSONResponse(_shape(found, blobs, expand))
+        return JSONResponse(_shape(open_repository(access, owner, name, revision), blobs, expand))
 
     return purges.again(read)
 

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 
 from app.domain.errors import DomainError
 from app.hub import shapes
-from app.hub.opening import opened
+from app.hub.opening import open_repository
 from app.hub.paging import PageDep
 from app.hub.routing import hub_router
 from app.services import history, purges
@@ -33,17 +33,17 @@ def list_tree(
     """What lies in a directory, or everywhere below it; by path, in pages."""
 
     def read() -> JSONResponse:
-        with opened(access, owner, name, revision) as found:
-            inside = _below(found.snapshot.files, path.strip("/"))
-            if path.strip("/") and not inside:
-                raise found.no_entry(path)
-            last = shapes.last_commit(found.snapshot, history.title_of(found.snapshot.thing)) if expand else None
-            every = _children(inside, path.strip("/"), recursive)
-            start = bisect_right(list(every), page.after) if page.after else 0
-            chosen = list(every)[start : start + page.limit]
-            shown = [_shape(one, every[one], last) for one in chosen]
-            more = start + page.limit < len(every)
-            return JSONResponse(shown, headers=page.link(request, chosen[-1] if more else None))
+        found = open_repository(access, owner, name, revision)
+        inside = _below(found.snapshot.files, path.strip("/"))
+        if path.strip("/") and not inside:
+            raise found.no_entry(path)
+        last = shapes.last_commit(found.snapshot, history.title_of(found.snapshot.thing)) if expand else None
+        every = _children(inside, path.strip("/"), recursive)
+        start = bisect_right(list(every), page.after) if page.after else 0
+        chosen = list(every)[start : start + page.limit]
+        shown = [_shape(one, every[one], last) for one in chosen]
+        more = start + page.limit < len(every)
+        return JSONResponse(shown, headers=page.link(request, chosen[-1] if more else None))
 
     return purges.again(read)
 
@@ -69,11 +69,11 @@ def get_paths(
     """Those of some paths that are there."""
 
     def read() -> JSONResponse:
-        with opened(access, owner, name, revision) as found:
-            expand = form.get("expand", ["false"])[-1].lower() == "true"
-            last = shapes.last_commit(found.snapshot, history.title_of(found.snapshot.thing)) if expand else None
-            paths = [path.strip("/") for path in dict.fromkeys(form.get("paths", ()))]
-            return JSONResponse([shape for path in paths if (shape := _at(found.snapshot, path, last))])
+        found = open_repository(access, owner, name, revision)
+        expand = form.get("expand", ["false"])[-1].lower() == "true"
+        last = shapes.last_commit(found.snapshot, history.title_of(found.snapshot.thing)) if expand else None
+        paths = [path.strip("/") for path in dict.fromkeys(form.get("paths", ()))]
+        return JSONResponse([shape for path in paths if (shape := _at(found.snapshot, path, last))])
 
     return purges.again(read)
 

@@ -1,0 +1,52 @@
+"""Files that are handed out as they lie: of a release, of a patch version, or a text."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+
+from app.core.readahead import BLOCK_BYTES
+from app.core.source import Source, read_range
+from app.db.patches import PatchVersion
+from app.db.releases import Release
+from app.services.backend import Backend
+from app.services.file_reads import Content
+from app.services.library import Library
+
+PIECE_BYTES = 2**20
+
+
+def release_content(backend: Backend, release: Release, path: str, start: int, stop: int, owner: str) -> Content:
+    """Bytes [start, stop) of a release's file, read by `owner`.
+
+    From an object store more than a block is read ahead, and then the read needs a place. From a directory, and where little is
+    asked for, one piece is in memory at a time.
+    """
+    library = backend.tools.library
+    if not library.is_far(release) or stop - start <= BLOCK_BYTES:
+        return Content(partial(_pieces, partial(library.open_release, release), path, stop))
+    opens = partial(library.open_release, release, in_order=True)
+    return Content(partial(_pieces, opens, path, stop), backend.far_reads, owner)
+
+
+def patch_content(library: Library, version: PatchVersion, path: str, digest: str, stop: int) -> Content:
+    """Bytes of a file of a version, up to `stop`, as they were published."""
+    return Content(partial(_pieces, partial(library.open_file, version, path, digest), path, stop))
+
+
+def text_content(text: bytes, stop: int) -> Content:
+    """Bytes of a text, up to `stop`."""
+
+    @contextmanager
+    def opened(start: int) -> Iterator[Iterator[memoryview]]:
+        yield iter((memoryview(text)[start:stop],))
+
+    return Content(opened)
+
+
+@contextmanager
+def _pieces(
+    opens: Callable[[], AbstractContextManager[Source]], path: str, stop: int, start: int
+) -> Iterator[Iterator[memoryview]]:  # fmt: skip
+    with opens() as source:
+        offsets = range(start, stop, PIECE_BYTES)
+        yield (memoryview(read_range(source, path, offset, min(PIECE_BYTES, stop - offset))) for offset in offsets)

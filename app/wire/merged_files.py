@@ -1,0 +1,55 @@
+"""A file of a merged model as an answer: computed here or on a worker, or carried from the release or the patch as it is."""
+
+import base64
+from collections.abc import Mapping
+from contextlib import closing
+
+from fastapi import Request, Response
+from fastapi.responses import RedirectResponse
+
+from app.services.backend import Backend
+from app.services.file_reads import Content
+from app.services.merged import MergedFile, MergedModel
+from app.services.places import Place
+from app.wire.conditional import Span
+from app.wire.reading import Conditions, Target, respond
+
+CACHING = {"Cache-Control": "private, no-transform"}
+
+
+def respond_merged(
+    request: Request, conditions: Conditions, backend: Backend, model: MergedModel, path: str,
+    place: Place | None = None, worker_url: str | None = None, redirect: bool = False,
+) -> Response:  # fmt: skip
+    """The answer to a GET or HEAD of one file of a merged model; to be called outside of any transaction.
+
+    Args:
+        request, conditions: what is asked.
+        backend: where it is computed.
+        model: of a port that the caller may read.
+        path: the file.
+        place: one that was waited for.
+        worker_url: a signed address of the file on a worker, where one computes merged files.
+        redirect: whether the client is sent there; otherwise the bytes come through this process.
+
+    Raises:
+        OutputError: output.unknown_file.
+        DomainError: request.range, server.busy, and what the storage answers.
+    """
+    file = model.file(path)
+
+    def content(wanted: Span) -> Content | Response:
+        if worker_url and file.computed and wanted.length:
+            if redirect:
+                return RedirectResponse(worker_url, 307, headers={"Cache-Control": "no-store"})
+            if body := backend.handed_over.read(worker_url, conditions.passed_on(), wanted.length):
+                return Content(lambda _: closing(body))
+        return model.content(backend, path, wanted.start, wanted.stop)
+
+    return respond(request, conditions, Target(path, file.size, file.etag, _headers(file)), content, place)
+
+
+def _headers(file: MergedFile) -> Mapping[str, str]:
+    if not file.sha256:
+        return CACHING
+    return CACHING | {"Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(file.sha256)).decode()}:"}
