@@ -75,6 +75,7 @@ class Runtime:
         self._turns = Turns()
         self.merged_reads = Places(settings.merged_reads, settings.merged_reads_of_one, "reads of merged models")
         self.far_reads = Places(settings.far_reads, settings.far_reads_of_one, "reads of large files from the object store")
+        self._checks = Places(settings.checks, settings.checks_of_one, "checks of patches")
         self.admin_token: str | None = None
         self.card: Card | None = None
         self.worker_ttl = settings.worker_ttl_seconds
@@ -161,7 +162,7 @@ class Runtime:
         roots = tuple(self.settings.allow_roots)
         self.tools = Tools(
             blobs, Library(blobs, roots), queue, load, roots, tuple(self.settings.allow_s3),
-            self.settings.limits, (secret_key, *accepted),
+            self.settings.limits, self._checks, (secret_key, *accepted),
         )  # fmt: skip
 
     def job_queue(self) -> JobQueue:

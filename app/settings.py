@@ -84,6 +84,8 @@ class Settings(BaseSettings):
         event_streams: How many live streams of events each process serves at once.
         event_streams_per_owner: How many of them one owner may have.
         event_stream_seconds: How long a stream lasts; clients connect again and go on where it ended.
+        checks: how many patches may be checked at once, when they are published or ported; the others are refused for a moment.
+        checks_per_owner: how many of them of patches of one owner; half of them by default.
         rate_limit: how many requests an owner may make: "N/second", "N/minute" or "N/hour"; empty: any number. Generous by
             default: a client that runs in circles is stopped before it takes everything, none that works is.
         rate_limit_writes: the same for requests that may change something; off by default, because the files of a patch are
@@ -144,6 +146,8 @@ class Settings(BaseSettings):
     event_streams: Positive = 1000
     event_streams_per_owner: Positive = 50
     event_stream_seconds: Seconds = 3600.0
+    checks: Positive = 16
+    checks_per_owner: Positive | None = None
     rate_limit: RateText = "60000/minute"
     rate_limit_writes: RateText = ""
     rate_limit_failures: RateText = "60/minute"
@@ -257,6 +261,11 @@ class Settings(BaseSettings):
     def stream_limits(self) -> StreamLimits:
         """How many live streams of events there may be."""
         return StreamLimits(self.event_streams, self.event_streams_per_owner, self.event_stream_seconds)
+
+    @property
+    def checks_of_one(self) -> int:
+        """How many patches of one owner may be checked at once."""
+        return self.checks_per_owner or max(1, self.checks // 2)
 
     @property
     def rate_limits(self) -> RateLimits:

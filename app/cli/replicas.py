@@ -37,7 +37,7 @@ def run_replicas(
     """Answers requests in several processes until SIGTERM or SIGINT.
 
     Args:
-        settings: of the service; places for reads are of the whole service, so the processes share them out.
+        settings: of the service; places for reads and checks are of the whole service, so the processes share them out.
         host, port: where; the port is free and not 0.
         processes: how many.
         ready: called once, when all of them accept connections.
@@ -49,6 +49,7 @@ def run_replicas(
     shares = {
         "merged_reads": settings.merged_reads, "merged_reads_per_owner": settings.merged_reads_of_one,
         "far_reads": settings.far_reads, "far_reads_per_owner": settings.far_reads_of_one,
+        "checks": settings.checks, "checks_per_owner": settings.checks_of_one,
     }  # fmt: skip
     each = settings.model_copy(update={name: max(min(count, 1), count // processes) for name, count in shares.items()})
     # Every process counts in files there; the one that is asked for metrics adds them up.

@@ -1,7 +1,7 @@
 """Opens what rows only name: manifests, releases, patches, merged models."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +14,7 @@ from app.blobs.store import BlobStore
 from app.core.adapter import WEIGHTS_FILE
 from app.core.arithmetic import Arithmetic
 from app.core.deltas import resolve
+from app.core.findings import Finding
 from app.core.manifest import Manifest
 from app.core.patch import Patch, read_patch
 from app.core.plan import MergePlan, make_plan
@@ -30,6 +31,22 @@ from app.services.probes import Probes
 MANIFEST = "manifest"
 MANIFESTS = 32
 PLANS = 64
+ASSESSMENTS = 1024
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """Whether a patch version can be carried to a release, apart from who asks and why; see `app.services.assessments`.
+
+    Attributes:
+        findings: the reasons for and against.
+        fidelity: sampled; None where nothing was merged.
+        tensors_changed: how many tensors of the release the patch changes; 0 where they do not fit each other.
+    """
+
+    findings: tuple[Finding, ...]
+    fidelity: dict[str, Any] | None
+    tensors_changed: int
 
 
 @dataclass(frozen=True)
@@ -62,6 +79,7 @@ class Library:
         self._blobs, self._allowed_roots = blobs, allowed_roots
         self._manifests: Recent[str, Manifest] = Recent(MANIFESTS)
         self._plans: Recent[tuple[str, str], Planned] = Recent(PLANS)
+        self._assessments: Recent[tuple[str, str], Assessment] = Recent(ASSESSMENTS)
         self._opened = Openings()
         self._probes = Probes()
 
@@ -88,13 +106,15 @@ class Library:
 
     def held(self) -> set[str]:
         """Ids of the versions that something is open or remembered of."""
-        return {version for version, _ in self._plans.remembered()} | self._opened.versions()
+        remembered = [*self._plans.remembered(), *self._assessments.remembered()]
+        return {version for version, _ in remembered} | self._opened.versions()
 
     def revoke(self, versions: Collection[str]) -> None:
         """Forgets versions, and ends the reads of them that are under way."""
-        for key in self._plans.remembered():
-            if key[0] in versions:
-                self._plans.forget(key)
+        for recent in (self._plans, self._assessments):
+            for key in recent.remembered():
+                if key[0] in versions:
+                    recent.forget(key)
         self._opened.revoke(versions)
 
     def manifest(self, release: Release) -> Manifest:
@@ -180,6 +200,10 @@ class Library:
         """
         return self.planned(release, version, recipe).plan
 
+    def assessment(self, release: Release, version: PatchVersion, recipe: Recipe, make: Callable[[], Assessment]) -> Assessment:
+        """Returns the assessment of a version on a release; made by one caller where it is not remembered, refusals included."""
+        return self._assessments.get(_key(release, version, recipe), make)
+
     def merge_order(self, release: Release, version: PatchVersion, recipe: Recipe) -> dict[str, Any]:
         """Everything that a child process needs to compute the merged model, as plain values."""
         return {
@@ -192,8 +216,7 @@ class Library:
 
     def planned(self, release: Release, version: PatchVersion, recipe: Recipe) -> Planned:
         """The same, with what a merger needs beside the plan."""
-        key = version.id, fingerprint(recipe, str(release.manifest), version.digest)
-        return self._plans.get(key, lambda: self._plan(release, version, recipe))
+        return self._plans.get(_key(release, version, recipe), lambda: self._plan(release, version, recipe))
 
     def _plan(self, release: Release, version: PatchVersion, recipe: Recipe) -> Planned:
         base = self.manifest(release).checkpoint
@@ -229,3 +252,7 @@ class Library:
 def digests_of(version: PatchVersion) -> dict[str, str]:
     """sha256 by path of a version's files."""
     return {file["path"]: file["sha256"] for file in version.files}
+
+
+def _key(release: Release, version: PatchVersion, recipe: Recipe) -> tuple[str, str]:
+    return version.id, fingerprint(recipe, str(release.manifest), version.digest)

@@ -1,15 +1,12 @@
 """Ports: a patch version carried to a release, with reasons."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.core.companions import judge_left_out, judge_releases, judge_tokenizers
-from app.core.errors import CoreError
-from app.core.findings import Finding, refusal
-from app.core.manifest import Manifest
+from app.core.findings import Finding
 from app.core.recipe import Recipe, fingerprint
-from app.core.signals import Lineage, assess_effect, judge_lineage, measure_lineage
+from app.core.signals import Lineage
 from app.db import commits
 from app.db import materialisations as materialisation_rows
 from app.db import ports as rows
@@ -22,10 +19,10 @@ from app.domain.errors import DomainError
 from app.domain.ids import new_id
 from app.domain.principal import Principal
 from app.domain.states import move
-from app.services import families, patches, releases
-from app.services.library import digests_of
+from app.services import assessments, families, patches, releases
+from app.services.assessments import Case
 from app.services.quotas import open_account
-from app.services.uow import UnitOfWork
+from app.services.uow import Tools, UnitOfWork
 
 # What a reason can outweigh: judgements about likeness. A patch that does not fit exactly is never forced.
 ARGUABLE = frozenset({"lineage.unrelated"})
@@ -59,11 +56,11 @@ class Verdict:
     lineage: Lineage | None
 
 
-def assess(uow: UnitOfWork, principal: Principal, wish: Wish) -> Verdict:
-    """Says whether a patch can be carried to a release and why; stores nothing.
+def find(uow: UnitOfWork, principal: Principal, wish: Wish) -> Case:
+    """Reads what a wish names, before a byte is read.
 
     Raises:
-        DomainError: the patch, version or release is not there or cannot be used. Misfits are findings, not errors.
+        DomainError: the patch, version or release is not there or cannot be used.
     """
     patch = patches.get(uow, principal, wish.owner, wish.patch)
     if wish.family not in (None, patch.family.name):
@@ -72,24 +69,28 @@ def assess(uow: UnitOfWork, principal: Principal, wish: Wish) -> Verdict:
         raise DomainError("port.force")
     version = patches.resolve_version(uow, patch, wish.version)
     release = releases.get_ready(uow, principal, patch.family.name, wish.release)
-    manifest = uow.tools.library.manifest(release)
-    findings = list(_companions(uow, version, release, manifest, wish.recipe))
-    fidelity, lineage, changed = None, None, 0
-    try:
-        plan = uow.tools.library.plan(release, version, wish.recipe)
-    except CoreError as error:
-        findings.insert(0, refusal(error))
-    else:
-        changed = len(plan.deltas)
-        lineage, judged = _lineage(uow, version, release, [d.tensor for d in plan.deltas])
-        findings += judged
-        with uow.tools.library.open_merger(release, version, wish.recipe, uow.tools.arithmetic()) as merger:
-            measured, judged = assess_effect(merger, uow.tools.arithmetic())
-        findings += judged
-        fidelity = measured.to_dict() if measured else None
+    old = version.trained_on
+    known = release_rows.lineage(uow.session, str(old.manifest), str(release.manifest)) if old else None
+    return Case(version, release, wish.recipe, known)
+
+
+def assess(tools: Tools, case: Case, force: str | None) -> Verdict:
+    """Says whether a patch can be carried to a release and why; stores nothing. No transaction may be open.
+
+    Args:
+        tools: the library, and places for checks.
+        case: from `find`.
+        force: the reason why a finding about lineage does not hold, if there is one.
+
+    Raises:
+        DomainError: server.busy; storage.unavailable, among others, where bytes cannot be read.
+        CoreError: bytes are not what they were any more. Misfits are findings, not errors.
+    """
+    found, lineage = assessments.assess(tools, case)
     return Verdict(
-        version, release, wish.recipe, fingerprint(wish.recipe, str(release.manifest), version.digest),
-        _state(findings, version, wish.force), tuple(findings), fidelity, changed, lineage,
+        case.version, case.release, case.recipe,
+        fingerprint(case.recipe, str(case.release.manifest), case.version.digest),
+        _state(found.findings, case.version, force), found.findings, found.fidelity, found.tensors_changed, lineage,
     )  # fmt: skip
 
 
@@ -241,35 +242,3 @@ def _state(findings: Sequence[Finding], version: PatchVersion, force: str | None
     if refusals - (ARGUABLE if force else frozenset()):
         return "refused"
     return "held" if version.trained_on is None else "ready"
-
-
-def _companions(
-    uow: UnitOfWork, version: PatchVersion, release: Release, manifest: Manifest, recipe: Recipe
-) -> Iterator[Finding]:
-    yield from judge_left_out(manifest.checkpoint.left_out)
-    yield from judge_tokenizers(digests_of(version), manifest.file_digests, recipe)
-    if version.trained_on is None:
-        text = "It is not known which release the patch was trained on, so nothing tells whether this one continues it."
-        yield Finding("lineage.unknown", "warn", f"{text} Approve the port to go on, or publish the patch with --trained-on.")
-    elif version.trained_on_id != release.id:
-        old = uow.tools.library.manifest(version.trained_on)
-        yield from judge_releases(old.checkpoint.config, old.file_digests, manifest.checkpoint.config, manifest.file_digests)
-
-
-def _lineage(
-    uow: UnitOfWork, version: PatchVersion, release: Release, touched: Sequence[str]
-) -> tuple[Lineage | None, list[Finding]]:
-    """What was sampled just now (None when it was known), and the findings."""
-    old = version.trained_on
-    if old is None or old.manifest == release.manifest:
-        return None, []
-    known = release_rows.lineage(uow.session, str(old.manifest), str(release.manifest))
-    if known:
-        return None, list(judge_lineage(Lineage.from_dict(known), touched))
-    library = uow.tools.library
-    with library.open_release(old) as old_source, library.open_release(release) as new_source:
-        sampled = measure_lineage(
-            library.manifest(old).checkpoint, old_source, library.manifest(release).checkpoint, new_source,
-            uow.tools.arithmetic(),
-        )  # fmt: skip
-    return sampled, list(judge_lineage(sampled, touched))

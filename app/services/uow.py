@@ -21,6 +21,7 @@ from app.domain.errors import DomainError
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.quotas import Quota
 from app.services.library import Library
+from app.services.places import Places
 
 ATTEMPTS = 3
 
@@ -91,6 +92,7 @@ class Tools:
     """What use cases need beside the database; built once by the runtime.
 
     Attributes:
+        checks: places for verifying drafts and assessing ports.
         secret_keys: the first signs what we hand out and encrypts what we keep; all are believed, and decrypt.
     """
 
@@ -101,6 +103,7 @@ class Tools:
     allowed_roots: tuple[Path, ...]
     allowed_s3: tuple[str, ...]
     limits: Limits
+    checks: Places
     secret_keys: tuple[bytes, ...] = field(repr=False)
 
 

@@ -6,7 +6,7 @@ transaction would keep a connection from other requests and hold back the databa
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from app.core.adapter import Selector
 from app.core.deltas import resolve
 from app.core.errors import CATALOGUE as CORE
 from app.core.errors import AdapterError, CoreError, HeaderError, PortError
-from app.core.patch import check_finite
+from app.core.patch import Patch, check_finite
 from app.db import patches as rows
 from app.db.patches import PatchVersion
 from app.domain.errors import DomainError
@@ -72,7 +72,7 @@ def verify(opened: Opened, principal: Principal, upload: str, verified: list[str
         The facts that `uploads.publish` takes.
 
     Raises:
-        DomainError: upload.incomplete, upload.digest, and what `find` raises.
+        DomainError: upload.incomplete, upload.digest, server.busy, and what `find` raises.
         CoreError: what was uploaded is not a patch, or not one for the release that it names.
     """
     with opened.read() as uow:
@@ -103,14 +103,17 @@ def facts_of(tools: Tools, version: PatchVersion, read_values: bool = True) -> d
     Args:
         tools: the store and the library.
         version: a draft whose bytes are in the store.
-        read_values: False where a job has read all values already, and found them finite.
+        read_values: False for a job, which has read all values already, and needs no place: few run at once.
+
+    Raises:
+        DomainError: server.busy.
+        CoreError: it is no patch, or not one for the release that it names.
     """
-    with tools.library.open_patch(version) as opened:
-        if version.trained_on:
-            base = tools.library.manifest(version.trained_on).checkpoint
-            resolve(opened.patch.config, opened.patch.factors, base)
-        else:
-            Selector(opened.patch.config)  # patterns that nothing can be matched with are of no use on any release
+    with ExitStack() as stack:
+        # A place for what costs memory; the values are read in small pieces.
+        with tools.checks.hold(version.owner) if read_values else nullcontext():
+            opened = stack.enter_context(tools.library.open_patch(version))
+            _require_fit(tools, version, opened.patch)
         if read_values:
             check_finite(opened.patch, opened.source, tools.arithmetic())
         config, factors = opened.patch.config, opened.patch.factors
@@ -123,6 +126,14 @@ def facts_of(tools: Tools, version: PatchVersion, read_values: bool = True) -> d
             "base_model": config.base_model,
             "targets": sorted({module.rpartition(".")[2] for module in factors}),
         }
+
+
+def _require_fit(tools: Tools, version: PatchVersion, patch: Patch) -> None:
+    """Raises `CoreError` where a patch does not fit the release that it was trained on, or could fit none."""
+    if version.trained_on:
+        resolve(patch.config, patch.factors, tools.library.manifest(version.trained_on).checkpoint)
+    else:  # patterns that nothing can be matched with, or not in time, are of no use on any release
+        Selector(patch.config).require_affordable(len(patch.factors))
 
 
 def _take(tools: Tools, version: PatchVersion, verified: list[str]) -> None:

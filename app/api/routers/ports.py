@@ -24,7 +24,8 @@ def check_port(body: PortIn, access: AccessDep) -> VerdictOut:
 
     def assess() -> Verdict:
         with access.read() as (uow, principal):
-            return ports.assess(uow, principal, body.wish())
+            case = ports.find(uow, principal, body.wish())
+        return ports.assess(access.backend.tools, case, body.force)
 
     verdict = purges.again(assess)
     if verdict.lineage:
@@ -42,10 +43,10 @@ def create_port(body: PortIn, backend: BackendDep, once: OnceDep, principal: Pri
         return repeated
     wish = body.wish()
 
-    # Assessing reads samples of both releases; nobody should wait for that to write.
     def assess() -> Verdict:
         with backend.read() as uow:
-            return ports.assess(uow, principal, wish)
+            case = ports.find(uow, principal, wish)
+        return ports.assess(backend.tools, case, wish.force)
 
     verdict = purges.again(assess)
 

@@ -1,0 +1,100 @@
+"""Assessments: whether a patch version can be carried to a release, and why. Made outside transactions, and remembered.
+
+Each reads headers and samples of weights, and publishers may ask for as many as they like. So each takes a place of
+`Tools.checks`, and none is made twice for the same version, release and recipe: their bytes never change. Refusals are remembered
+as well.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from app.core.companions import judge_left_out, judge_releases, judge_tokenizers
+from app.core.errors import AdapterError, HeaderError, PortError
+from app.core.findings import Finding, refusal
+from app.core.recipe import Recipe
+from app.core.signals import Lineage, assess_effect, judge_lineage, measure_lineage
+from app.db.patches import PatchVersion
+from app.db.releases import Release
+from app.services.library import Assessment, digests_of
+from app.services.uow import Tools
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is assessed, as it was read from the database.
+
+    Attributes:
+        lineage: what is known of the release that the patch was trained on and this one; None where it was never sampled.
+    """
+
+    version: PatchVersion
+    release: Release
+    recipe: Recipe
+    lineage: dict[str, Any] | None
+
+
+def assess(tools: Tools, case: Case) -> tuple[Assessment, Lineage | None]:
+    """Says whether a patch can be carried to a release and why. No transaction may be open: it reads bytes.
+
+    Returns:
+        The assessment, and the lineage where it was sampled just now.
+
+    Raises:
+        DomainError: server.busy; storage.unavailable, among others, where bytes cannot be read.
+        CoreError: bytes of the release or of the patch are not what they were any more. Misfits are findings, not errors.
+    """
+    library, sampled, made = tools.library, list[Lineage](), list[Assessment]()
+
+    def make() -> Assessment:
+        with tools.checks.hold(case.version.owner):
+            made.append(_made(tools, case, sampled))
+        return made[0]
+
+    found = library.assessment(case.release, case.version, case.recipe, make)
+    if not made and found.tensors_changed:  # what is remembered says nothing about bytes that were changed or lost since
+        library.require_readable(case.release, case.version)
+    return found, sampled[0] if sampled else None
+
+
+def _made(tools: Tools, case: Case, sampled: list[Lineage]) -> Assessment:
+    library, findings = tools.library, list(_companions(tools, case))
+    try:
+        plan = library.plan(case.release, case.version, case.recipe)
+    except (AdapterError, HeaderError, PortError) as error:
+        return Assessment((refusal(error), *findings), None, 0)
+    lineage = _lineage(tools, case, sampled)
+    if lineage:
+        findings += judge_lineage(lineage, [delta.tensor for delta in plan.deltas])
+    with library.open_merger(case.release, case.version, case.recipe, tools.arithmetic()) as merger:
+        fidelity, judged = assess_effect(merger, tools.arithmetic())
+    findings += judged
+    return Assessment(tuple(findings), fidelity.to_dict() if fidelity else None, len(plan.deltas))
+
+
+def _lineage(tools: Tools, case: Case, sampled: list[Lineage]) -> Lineage | None:
+    """How alike the release and the one that the patch was trained on are; None where that is not known, or they are the same."""
+    old, new, library = case.version.trained_on, case.release, tools.library
+    if old is None or old.manifest == new.manifest:
+        return None
+    if case.lineage:
+        return Lineage.from_dict(case.lineage)
+    with library.open_release(old) as old_source, library.open_release(new) as new_source:
+        sampled.append(
+            measure_lineage(
+                library.manifest(old).checkpoint, old_source, library.manifest(new).checkpoint, new_source, tools.arithmetic()
+            )
+        )
+    return sampled[0]
+
+
+def _companions(tools: Tools, case: Case) -> Iterator[Finding]:
+    version, release, manifest = case.version, case.release, tools.library.manifest(case.release)
+    yield from judge_left_out(manifest.checkpoint.left_out)
+    yield from judge_tokenizers(digests_of(version), manifest.file_digests, case.recipe)
+    if version.trained_on is None:
+        text = "It is not known which release the patch was trained on, so nothing tells whether this one continues it."
+        yield Finding("lineage.unknown", "warn", f"{text} Approve the port to go on, or publish the patch with --trained-on.")
+    elif version.trained_on_id != release.id:
+        old = tools.library.manifest(version.trained_on)
+        yield from judge_releases(old.checkpoint.config, old.file_digests, manifest.checkpoint.config, manifest.file_digests)
