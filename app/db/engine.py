@@ -183,5 +183,5 @@ def _begin_sqlite(connection: Any) -> None:
 
 def _name_full_disk(context: ExceptionContext) -> None:
     """A full disk is the operator's to mend, and said in the same words wherever it shows first."""
-    if getattr(context.original_exception, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+    if getattr(context.original_exception, "sqlite_errorcode", None) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE):
         raise DomainError("server.storage_full") from context.original_exception

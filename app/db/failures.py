@@ -20,6 +20,8 @@ TOO_LONG = frozenset({"57014", "55P03", "53300"})
 # The same state while a connection is opened, where libpq passes on the server's words alone; the last are PgBouncer's.
 NO_CONNECTION_LEFT = ("too many clients", "remaining connection slots", "too many connections", "no more connections allowed")
 DISK_FULL = "53100"
+# SQLITE_FULL, and SQLITE_IOERR_SHMSIZE: the write-ahead log's index could not grow.
+SQLITE_DISK_FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
 
 log = logging.getLogger("portllm.database")
 
@@ -60,6 +62,8 @@ def refusal_of(error: exc.SQLAlchemyError) -> DomainError | None:
         return DomainError("database.busy")
     if state == DISK_FULL:
         return DomainError("server.storage_full")
+    if _is_sqlite_full(cause):
+        return DomainError("server.storage_full")
     if isinstance(cause, sqlite3.Error):
         is_busy = getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
         return DomainError("database.busy") if is_busy else None
@@ -73,6 +77,21 @@ def refusal_of(error: exc.SQLAlchemyError) -> DomainError | None:
 
 def _has_no_connection_left(cause: object) -> bool:
     return isinstance(cause, psycopg.OperationalError) and any(words in str(cause) for words in NO_CONNECTION_LEFT)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a failure says that the database has no space left, as an error of SQLAlchemy or as the refusal made of it.
+
+    The same refusal is made where the store of bytes is full; that one has another cause.
+    """
+    if isinstance(error, DomainError):
+        return error.code == "server.storage_full" and isinstance(error.__cause__, sqlite3.Error | exc.SQLAlchemyError)
+    cause = getattr(error, "orig", None)
+    return getattr(cause, "sqlstate", None) == DISK_FULL or _is_sqlite_full(cause)
+
+
+def _is_sqlite_full(cause: object) -> bool:
+    return getattr(cause, "sqlite_errorcode", None) in SQLITE_DISK_FULL
 
 
 def _first_line(error: exc.SQLAlchemyError) -> str:

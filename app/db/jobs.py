@@ -1,8 +1,8 @@
 """The job engine's own records, where our transactions must agree with them and where its own lists fall short.
 
-The table is DBOS's (3.4): unprefixed on SQLite, in schema dbos on PostgreSQL. It is only read here, but for two changes that
-DBOS cannot make inside our transactions: `cancel`, and `move` of waiting jobs to another queue. A contract test
-(`tests/registry/test_engine_contract.py`) compares `cancel` with DBOS's own.
+The table is DBOS's (3.4): unprefixed on SQLite, in schema dbos on PostgreSQL. It is only read here, but for three changes that
+DBOS cannot make inside our transactions or has no call for: `cancel`, `requeue`, and `move` of waiting jobs to another queue.
+Contract tests (`tests/registry/test_engine_contract.py`) compare the first two with DBOS's own.
 """
 
 import datetime as dt
@@ -100,6 +100,24 @@ def cancel(session: Session, job: str) -> bool:
         status="CANCELLED", owner_xid=null(), queue_name=null(), deduplication_id=null(), started_at_epoch_ms=null(),
         updated_at=moment, completed_at=moment,
     )  # fmt: skip
+    return bool(cast(CursorResult[Any], session.execute(statement)).rowcount)
+
+
+def assigned(session: Session, executor: str) -> set[str]:
+    """Ids of the jobs that an executor runs, according to the engine."""
+    jobs = _jobs(session)
+    # Written as the predicate of the engine's partial index over what runs.
+    query = select(jobs.c.workflow_uuid).where(text("status = 'PENDING'"), jobs.c.executor_id == executor)
+    return set(session.scalars(query.where(jobs.c.name == WORKFLOW)))
+
+
+def requeue(session: Session, job: str, executor: str) -> bool:
+    """Returns a job that an executor no longer runs to its queue; whether it did. It sets what the engine's recovery sets."""
+    jobs = _jobs(session)
+    statement = update(jobs).where(jobs.c.workflow_uuid == job, jobs.c.executor_id == executor, jobs.c.status == RUNNING)
+    statement = statement.values(
+        status="ENQUEUED", owner_xid=null(), started_at_epoch_ms=null(), updated_at=int(clock(session).timestamp() * 1000)
+    )
     return bool(cast(CursorResult[Any], session.execute(statement)).rowcount)
 
 

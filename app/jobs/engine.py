@@ -19,11 +19,13 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from app.core.errors import CoreError
 from app.db.engine import JOB_CONNECTIONS
+from app.db.failures import is_full
 from app.db.jobs import Claim
 from app.domain.context import JOB_ID
 from app.domain.errors import DomainError
 from app.jobs import launch, process
 from app.jobs.kinds import KINDS
+from app.jobs.lost_jobs import LostJobs
 from app.jobs.presence import Presence
 from app.jobs.queue import APPLICATION, PORTABLE, PROGRESS, VERSION, WORKFLOW
 from app.services import jobs
@@ -72,6 +74,7 @@ class Engine:
         self._class, self._presence, self._device, self._connections = class_name, presence, device, connections
         self._executor = presence.card.id if presence else EXECUTOR
         self._running: dict[str, Doing] = {}
+        self._lost: LostJobs | None = None
 
     def start(self) -> None:
         """Launches DBOS; the jobs of a service that was alone are taken up again."""
@@ -83,7 +86,7 @@ class Engine:
             name=APPLICATION, system_database_url=self._url, executor_id=self._executor, application_version=VERSION,
             sys_db_pool_size=self._connections, log_level="WARNING", run_migrations=self._presence is None,
         )  # fmt: skip
-        DBOS(config=config)
+        instance = DBOS(config=config)
         self._register()
         DBOS.listen_queues([self._class])
         self._keep_own_limits()
@@ -92,6 +95,9 @@ class Engine:
             self._class, worker_concurrency=self._concurrency, polling_interval_sec=self._poll_seconds,
             on_conflict="always_update",
         )  # fmt: skip
+        # The executions that are in this process's memory, until their outcome is written; a contract test holds the name.
+        self._lost = LostJobs(self._read, self._begin, self._executor, instance._active_workflows_set.activeList)
+        self._lost.start()
         if self._presence:
             self._presence.start()
 
@@ -121,6 +127,8 @@ class Engine:
         """Takes no more jobs, ends children and hands running jobs back: to the other workers, or to the next start."""
         if self._presence:
             self._presence.stop()
+        if self._lost:
+            self._lost.stop()
         DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=0)
         launch.stop()
         if self._presence:
@@ -143,7 +151,15 @@ class Engine:
             self._running[job] = Doing(job, kind, {})
             try:
                 await self._patiently(jobs.started, job, kind, subject, held)
-                return await run(job, kind, subject, held)
+                while True:
+                    try:
+                        return await run(job, kind, subject, held)
+                    except OperationalError as error:
+                        # The engine could not record the step. Run again, it finds what was recorded of the job, or does it anew.
+                        if not is_full(error):
+                            raise
+                        log.warning("the database has no space left: waits")
+                    await asyncio.sleep(LONGEST_PAUSE)
             except asyncio.CancelledError:
                 raise
             except Exception as error:
@@ -167,8 +183,7 @@ class Engine:
         async def report(progress: dict[str, Any]) -> None:
             nonlocal told
             self._running[job] = Doing(job, kind, progress)
-            # DBOS refuses this write once another worker has the job; the error ends the child.
-            await DBOS.set_event_async(PROGRESS, progress, serialization_type=PORTABLE)
+            await _keep_progress(progress)
             if time.monotonic() - told >= TELL_SECONDS:
                 told = time.monotonic()
                 await self._patiently(jobs.progressed, job, kind, subject, progress)
@@ -204,13 +219,18 @@ class Engine:
         return {"error": problem}
 
     async def _patiently(self, use_case: Callable[..., Result], *arguments: Any, begin: Begin | None = None) -> Result:
-        """One transaction, again and again while database or store are away: hours of work may hang on it."""
+        """Runs a use case in a transaction, repeated while database or store are away: hours of work may hang on it.
+
+        A database that is away is waited for `PATIENCE` seconds, one that is full until it has space.
+        """
         deadline, pause = time.monotonic() + PATIENCE, 0.5
         while True:
             try:
                 return await asyncio.to_thread(self._in_unit, use_case, *arguments, begin=begin)
             except (OperationalError, InterfaceError, DomainError) as error:
-                if not _can_pass(error) or time.monotonic() > deadline:
+                if is_full(error):
+                    deadline = time.monotonic() + PATIENCE
+                elif not _can_pass(error) or time.monotonic() > deadline:
                     raise
                 log.info("waits: %s", error)
             await asyncio.sleep(pause)
@@ -219,6 +239,15 @@ class Engine:
     def _in_unit(self, use_case: Callable[..., Result], *arguments: Any, begin: Begin | None = None) -> Result:
         with (begin or self._begin)() as uow:
             return use_case(uow, *arguments)
+
+
+async def _keep_progress(progress: dict[str, Any]) -> None:
+    """Stores progress. DBOS refuses that once another worker has the job, and the error ends the child; a full disk does not."""
+    try:
+        await DBOS.set_event_async(PROGRESS, progress, serialization_type=PORTABLE)
+    except OperationalError as error:
+        if not is_full(error):
+            raise
 
 
 def _record(uow: UnitOfWork, job: str, kind: str, subject: str, held: Claim, result: dict[str, Any]) -> None:
@@ -237,6 +266,8 @@ def _can_pass(error: BaseException) -> bool:
 
     A refusal stays one, however often it is asked for.
     """
+    if is_full(error):  # waited out where it is met; three attempts would be over long before there is space
+        return False
     return isinstance(error, process.ChildError | process.BusyError | OperationalError | InterfaceError) or (
         isinstance(error, DomainError) and error.kind == "busy"
     )

@@ -180,6 +180,16 @@ def claim(uow: UnitOfWork, job: str, executor: str) -> Claim:
     return held
 
 
+def assigned(uow: UnitOfWork, executor: str) -> set[str]:
+    """The jobs that an executor runs, according to the engine."""
+    return rows.assigned(uow.session, executor)
+
+
+def requeue(uow: UnitOfWork, job: str, executor: str) -> bool:
+    """Returns a job that an executor no longer runs to its queue; whether it did."""
+    return rows.requeue(uow.session, job, executor)
+
+
 def is_ours(uow: UnitOfWork, job: str, held: Claim) -> bool:
     """Whether a job still runs under a claim; if so it does until the end of this transaction."""
     return rows.still_ours(uow.session, job, held)

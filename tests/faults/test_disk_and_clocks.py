@@ -1,7 +1,6 @@
 """PostgreSQL and one directory for all: a disk that is full, and clocks that differ."""
 
 import importlib.util
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -15,12 +14,10 @@ from tests.faults.operations import FAMILY, Ingestion, Upload, digests
 from tests.faults.rounds import LONG, ROUNDS, each_round
 from tests.faults.world import World
 from tests.live.service import until
+from tests.support.disk import MEGABYTE, ROOM, Disk
 from tests.support.workers import Cluster, Fleet, Worker
 
 pytestmark = pytest.mark.timeout(LONG)
-MEGABYTE = 10**6
-# What one round needs, and more.
-ROOM = 300 * MEGABYTE
 HOUR = 3600
 
 
@@ -52,23 +49,6 @@ def cluster() -> Iterator[Cluster]:
         found = Cluster(Path(place) / "data")
         yield found
         found.stop()
-
-
-class Disk:
-    """A disk of its own that has as much space left as it is told, however much was written before."""
-
-    def __init__(self, place: Path) -> None:
-        self._place = place
-
-    def mount(self) -> bool:
-        """Whether it could be."""
-        command = ["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(self._place)]
-        return shutil.which("mount") is not None and not subprocess.run(command, capture_output=True, check=False).returncode
-
-    def leave(self, size: int) -> None:
-        """Makes it so large that this many bytes are free."""
-        size += shutil.disk_usage(self._place).used
-        subprocess.run(["mount", "-o", f"remount,size={size}", str(self._place)], check=True)
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from dbos import DBOSClient
 
+from app.jobs.lost_jobs import LostJobs
 from app.jobs.queue import APPLICATION, DbosQueue
+from app.services import jobs
 from tests.registry.service import Service, unique
 
 # What differs between any two jobs.
@@ -80,3 +82,32 @@ def test_cancel_is_part_of_the_transaction(service: Service, queue: DbosQueue) -
     with service.runtime.write() as uow:
         assert queue.cancel(uow.session, job) is False
     assert row(service, job)["status"] == "SUCCESS"
+
+
+def test_requeue_sets_what_recovery_sets(service: Service, queue: DbosQueue, client: DBOSClient) -> None:
+    """A job that nobody runs is returned to its queue as by the engine's recovery, and only from the executor that is named."""
+    ours, theirs = (enqueued(service, queue) for _ in range(2))
+    service.execute(
+        f"UPDATE {service.jobs_table} SET status = 'PENDING', executor_id = 'x', owner_xid = 'y', started_at_epoch_ms = 1 "
+        "WHERE workflow_uuid IN (:ours, :theirs)", ours=ours, theirs=theirs,
+    )  # fmt: skip
+    assert client._sys_db.reenqueue_for_recovery(theirs, ["x"], "other") is True
+    with service.runtime.write() as uow:
+        assert jobs.assigned(uow, "x") == {ours}
+        assert jobs.requeue(uow, ours, "another") is False
+        assert jobs.requeue(uow, ours, "x") is True
+    left = [row(service, job) for job in (ours, theirs)]
+    assert {name for name in left[0] if left[0][name] != left[1][name]} <= OWN
+    assert left[0]["status"] == "ENQUEUED"
+
+
+def test_a_job_that_is_assigned_and_not_run_waits_again(service: Service, queue: DbosQueue) -> None:
+    """Only when two checks in a row miss it, and never while it runs."""
+    lost, running = (enqueued(service, queue) for _ in range(2))
+    service.execute(
+        f"UPDATE {service.jobs_table} SET status = 'PENDING', executor_id = 'me' WHERE workflow_uuid IN (:lost, :running)",
+        lost=lost, running=running,
+    )  # fmt: skip
+    looks = LostJobs(service.runtime.read, service.runtime.write, "me", lambda: [running])
+    assert [looks.check() for _ in range(3)] == [0, 1, 0]
+    assert [row(service, job)["status"] for job in (lost, running)] == ["ENQUEUED", "PENDING"]
