@@ -22,8 +22,8 @@ from app.blobs.store import BlobStore
 from app.clients.workers import WorkerFiles
 from app.core import arithmetic
 from app.core.arithmetic import Arithmetic
-from app.db import locks, schema
-from app.db.engine import counter_engine, lock_engine, make_engine, read_sessions, write_sessions
+from app.db import installation, job_indexes, locks, schema
+from app.db.engine import counter_engine, lock_engine, make_engine, migration_engine, read_sessions, write_sessions
 from app.db.failures import translated
 from app.db.rates import SharedCounters
 from app.domain.errors import DomainError
@@ -125,6 +125,8 @@ class Runtime:
             )  # fmt: skip
             engine.start()
             self._engine = engine
+            if self.settings.is_embedded:  # the engine's tables are there by now
+                job_indexes.create(self._started)
         self._bootstrap(data)
         self.announce_keys("service", process_id())
         if isinstance(self._queue, DbosQueue):
@@ -218,7 +220,7 @@ class Runtime:
     def checks(self) -> dict[str, Callable[[], object]]:
         """What must answer before this process is of use, by part; each raises what is wrong with it."""
         checks: dict[str, Callable[[], object]] = {
-            "database": self._check_database, "blobs": self._check_blobs, "jobs": self._check_jobs,
+            "database": self._check_database, "writes": self._check_writes, "blobs": self._check_blobs, "jobs": self._check_jobs,
         }  # fmt: skip
         # On SQLite there is one process, which agrees with itself.
         return checks if self.settings.is_embedded else checks | {"keys": self._check_keys}
@@ -227,6 +229,10 @@ class Runtime:
         with self.read() as uow:
             uow.session.execute(text("SELECT 1"))
         schema.require_head(self._started)
+
+    def _check_writes(self) -> None:
+        """Whether the database also accepts writes: with a full disk it goes on answering reads."""
+        installation.check_writable(self._started)
 
     def _check_blobs(self) -> None:
         self.tools.blobs.check()
@@ -313,5 +319,12 @@ def _load_for_good() -> None:
 def upgrade(url: str) -> None:
     """Brings a database up to date: our tables, and on PostgreSQL the job engine's (on SQLite it makes them at its start)."""
     schema.upgrade(url)
-    if not url.startswith(SQLITE):
-        run_dbos_database_migrations(url)
+    if url.startswith(SQLITE):
+        return
+    run_dbos_database_migrations(url)
+    database = migration_engine(url)
+    try:
+        with translated():
+            job_indexes.create(database)
+    finally:
+        database.dispose()

@@ -91,8 +91,8 @@ class Settings(BaseSettings):
         rate_limit_writes: the same for requests that may change something; off by default, because the files of a patch are
             a request each, and quotas bound what stays.
         rate_limit_failures: how many requests without a valid token an address may make; valid ones go on from there.
-        quota_bytes, quota_patches, quota_versions, quota_drafts, quota_ports, quota_tokens: how much an owner may have, where
-            an admin set nothing else for it; 0: no limit.
+        quota_bytes, quota_patches, quota_versions, quota_drafts, quota_ports, quota_tokens, quota_jobs: how much an owner may
+            have, where an admin set nothing else for it; 0: no limit. Of jobs, those that wait count.
         trusted_proxies: addresses and networks of proxies whose X-Forwarded-For is believed; by default nobody's is.
         head_seconds: how long a client may take to send the head of a request.
         idle_seconds: how long a client may send nothing of a body that it began, or take nothing of an answer.
@@ -157,6 +157,7 @@ class Settings(BaseSettings):
     quota_drafts: Natural = 1000
     quota_ports: Natural = 0
     quota_tokens: Natural = 0
+    quota_jobs: Natural = 2000
     trusted_proxies: list[str] = Field(default_factory=list)
     head_seconds: Seconds = 15.0
     idle_seconds: Seconds = 120.0
@@ -281,7 +282,13 @@ class Settings(BaseSettings):
     def limits(self) -> Limits:
         """What one request may ask for, and what an owner may have."""
         quota = Quota(
-            self.quota_bytes, self.quota_patches, self.quota_versions, self.quota_drafts, self.quota_ports, self.quota_tokens
+            self.quota_bytes,
+            self.quota_patches,
+            self.quota_versions,
+            self.quota_drafts,
+            self.quota_ports,
+            self.quota_tokens,
+            self.quota_jobs,
         )
         return Limits(self.max_patch_bytes, self.max_patch_files, self.max_page, quota)
 

@@ -16,6 +16,7 @@ from app.db import (  # noqa: F401  they map the tables
     idempotency,
     identities,
     imports,
+    installation,
     key_holders,
     materialisations,
     patches,

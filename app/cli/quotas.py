@@ -13,7 +13,7 @@ from app.cli.remote import remote
 
 quota = typer.Typer(no_args_is_help=True, help="What owners have and may have.")
 
-KINDS = ("bytes", "patches", "versions", "drafts", "ports", "tokens")
+KINDS = ("bytes", "patches", "versions", "drafts", "ports", "tokens", "jobs")
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 DEFAULT = "default"
@@ -43,10 +43,11 @@ def quota_set(
     drafts: Amount = None,
     ports: Amount = None,
     tokens: Amount = None,
+    jobs: Amount = None,
     as_json: Json = False,
 ) -> None:
     """Set limits of one owner; those that are not named stay. Needs scope admin."""
-    given = dict(zip(KINDS, (size, patches, versions, drafts, ports, tokens), strict=True))
+    given = dict(zip(KINDS, (size, patches, versions, drafts, ports, tokens, jobs), strict=True))
     body = {
         kind: amount(text, UNITS if kind == "bytes" else {"": 1}, as_json) for kind, text in given.items() if text is not None
     }

@@ -1,12 +1,12 @@
 """The job engine's own records, where our transactions must agree with them and where its own lists fall short.
 
-The table is DBOS's (3.4): unprefixed on SQLite, in schema dbos on PostgreSQL. It is only read here, but for three changes that
-DBOS cannot make inside our transactions or has no call for: `cancel`, `requeue`, and `move` of waiting jobs to another queue.
-Contract tests (`tests/registry/test_engine_contract.py`) compare the first two with DBOS's own.
+The table is DBOS's (3.4): unprefixed on SQLite, in schema dbos on PostgreSQL. It is only read, but for three changes that DBOS
+cannot make inside our transactions or has no call for: `cancel`, `requeue`, and `move` of waiting jobs to another queue (in
+`app.db.job_queues`). Contract tests (`tests/registry/test_engine_contract.py`) compare the first two with DBOS's own.
 """
 
 import datetime as dt
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -32,16 +32,16 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from app.db.base import clock
+from app.db.job_indexes import OWNER, REFUSED
+from app.domain.principal import INSTALLATION
 
 RUNNING = "PENDING"
-# A job that was refused has ended well for the engine; its outcome, one of these two forms, tells.
-REFUSED_OUTPUT = '{"error"%'
 STATUSES: dict[str, tuple[str, ...]] = {
     "queued": ("ENQUEUED", "DELAYED"), "running": (RUNNING,), "done": ("SUCCESS",), "cancelled": ("CANCELLED",),
     "failed": ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"),
 }  # fmt: skip
 LIVE = ("queued", "running")
-WORKFLOW = "portllm_job"
+WORKFLOW, INGEST = "portllm_job", "ingest"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Claim:
 
 def claim(session: Session, job: str, executor: str) -> Claim | None:
     """The claim under which an executor runs a job now; None when it does not."""
-    jobs = _jobs(session)
+    jobs = engine_jobs(session)
     query = select(jobs.c.recovery_attempts).where(
         jobs.c.workflow_uuid == job, jobs.c.executor_id == executor, jobs.c.status == RUNNING
     )
@@ -67,7 +67,7 @@ def still_ours(session: Session, job: str, held: Claim) -> bool:
 
     The row stays locked until that transaction ends, so that the job cannot be given to another in between.
     """
-    jobs = _jobs(session)
+    jobs = engine_jobs(session)
     query = select(func.coalesce(jobs.c.recovery_attempts, 0)).where(
         jobs.c.workflow_uuid == job, jobs.c.executor_id == held.executor, jobs.c.status == RUNNING
     )
@@ -78,13 +78,13 @@ def still_ours(session: Session, job: str, held: Claim) -> bool:
 
 def executors(session: Session) -> set[str]:
     """Everybody who runs a job, or died over one."""
-    jobs = _jobs(session)
+    jobs = engine_jobs(session)
     return set(session.scalars(select(jobs.c.executor_id).where(jobs.c.status == RUNNING).distinct()))
 
 
 def live(session: Session) -> set[str]:
     """Ids of all jobs that wait or run."""
-    jobs = _jobs(session)
+    jobs = engine_jobs(session)
     # Written as the predicate of the engine's partial index, so that jobs that ended are not read.
     in_flight = select(jobs.c.workflow_uuid).where(text("status IN ('ENQUEUED', 'PENDING')"), jobs.c.name == WORKFLOW)
     delayed = select(jobs.c.workflow_uuid).where(jobs.c.status == literal_column("'DELAYED'"), jobs.c.name == WORKFLOW)
@@ -93,7 +93,7 @@ def live(session: Session) -> set[str]:
 
 def cancel(session: Session, job: str) -> bool:
     """Cancels a job that waits or runs; whether it did. It sets what `DBOSClient.cancel_workflow` sets, in our transaction."""
-    jobs = _jobs(session)
+    jobs = engine_jobs(session)
     moment = int(clock(session).timestamp() * 1000)
     statement = update(jobs).where(jobs.c.workflow_uuid == job, jobs.c.status.in_([*STATUSES["queued"], RUNNING]))
     statement = statement.values(
@@ -105,7 +105,7 @@ def cancel(session: Session, job: str) -> bool:
 
 def assigned(session: Session, executor: str) -> set[str]:
     """Ids of the jobs that an executor runs, according to the engine."""
-    jobs = _jobs(session)
+    jobs = engine_jobs(session)
     # Written as the predicate of the engine's partial index over what runs.
     query = select(jobs.c.workflow_uuid).where(text("status = 'PENDING'"), jobs.c.executor_id == executor)
     return set(session.scalars(query.where(jobs.c.name == WORKFLOW)))
@@ -113,7 +113,7 @@ def assigned(session: Session, executor: str) -> set[str]:
 
 def requeue(session: Session, job: str, executor: str) -> bool:
     """Returns a job that an executor no longer runs to its queue; whether it did. It sets what the engine's recovery sets."""
-    jobs = _jobs(session)
+    jobs = engine_jobs(session)
     statement = update(jobs).where(jobs.c.workflow_uuid == job, jobs.c.executor_id == executor, jobs.c.status == RUNNING)
     statement = statement.values(
         status="ENQUEUED", owner_xid=null(), started_at_epoch_ms=null(), updated_at=int(clock(session).timestamp() * 1000)
@@ -121,19 +121,9 @@ def requeue(session: Session, job: str, executor: str) -> bool:
     return bool(cast(CursorResult[Any], session.execute(statement)).rowcount)
 
 
-def move(session: Session, kinds: Sequence[str], prefix: str, living: Collection[str], to: str) -> int:
-    """Moves waiting jobs of some kinds from the queues of a prefix, but those that are served, to another; how many."""
-    jobs = _jobs(session)
-    stranded = and_(
-        jobs.c.status.in_(STATUSES["queued"]), jobs.c.queue_name.startswith(prefix, autoescape=True),
-        jobs.c.queue_name.not_in(living), or_(*(jobs.c.workflow_uuid.contains(f":{kind}:", autoescape=True) for kind in kinds)),
-    )  # fmt: skip
-    return cast(CursorResult[Any], session.execute(update(jobs).where(stranded).values(queue_name=to))).rowcount
-
-
 def running(session: Session) -> dict[str, list[str]]:
     """Ids of running jobs by executor."""
-    jobs = _jobs(session)
+    jobs = engine_jobs(session)
     found: dict[str, list[str]] = {}
     query = select(jobs.c.executor_id, jobs.c.workflow_uuid).where(jobs.c.status == RUNNING).order_by(jobs.c.workflow_uuid)
     for executor, job in session.execute(query):
@@ -155,10 +145,14 @@ def page(
         after: the last id of the page before.
         limit: how many.
     """
-    jobs = _jobs(session)
+    jobs = engine_jobs(session)
     query = select(jobs.c.workflow_uuid).where(jobs.c.name == name)
+    if kind == INGEST:  # all of them are the installation's, and found by the index over owners
+        if owner not in (None, INSTALLATION):
+            return ()
+        owner = INSTALLATION
     if owner:
-        query = query.where(jobs.c.workflow_uuid.startswith(f"{owner}:", autoescape=True))
+        query = query.where(_owner(session) == owner)
     if kind:
         query = query.where(jobs.c.workflow_uuid.contains(f":{kind}:", autoescape=True))
     if state:
@@ -178,25 +172,47 @@ def given_up(session: Session, name: str, since: dt.datetime) -> Sequence[str]:
         name: the workflow that our jobs are.
         since: when they were given up at the earliest.
     """
-    jobs = _jobs(session)
+    jobs = engine_jobs(session)
     query = select(jobs.c.workflow_uuid).where(jobs.c.name == name, jobs.c.status.in_(STATUSES["failed"]))
     query = query.where(jobs.c.updated_at > since.timestamp() * 1000)
     return session.scalars(query.order_by(jobs.c.updated_at, jobs.c.workflow_uuid)).all()
 
 
+def _owner(session: Session) -> ColumnElement[str]:
+    """The owner of a job, written as in the index over owners."""
+    return literal_column(OWNER[session.get_bind().dialect.name], String)
+
+
 def _in_state(session: Session, jobs: TableClause, state: str) -> ColumnElement[bool]:
+    if state in LIVE:  # with the predicates of the engine's partial indexes
+        delayed = [jobs.c.status == literal_column("'DELAYED'")] if state == "queued" else []
+        status: ColumnElement[str] = literal_column("'ENQUEUED'" if state == "queued" else "'PENDING'")
+        return or_(and_(text("status IN ('ENQUEUED', 'PENDING')"), jobs.c.status == status), *delayed)
     found = jobs.c.status.in_(STATUSES[state])
-    if state not in ("done", "failed"):
+    if state == "cancelled":
         return found
     outputs = _table(session, "workflow_output", "workflow_uuid", "output")
-    output: Select[Any] = select(outputs.c.output).where(outputs.c.workflow_uuid == jobs.c.workflow_uuid)
-    refused = func.coalesce(output.scalar_subquery(), jobs.c.output, "").like(REFUSED_OUTPUT)
-    return and_(found, ~refused) if state == "done" else or_(found, and_(jobs.c.status == "SUCCESS", refused))
+    refused: Select[Any] = select(outputs.c.workflow_uuid).where(text(REFUSED))
+    # Older rows have their outcome in the table itself.
+    before = func.substr(func.coalesce(jobs.c.output, ""), 1, 8) == '{"error"'
+    is_refused = or_(jobs.c.workflow_uuid.in_(refused), before)
+    return and_(found, ~is_refused) if state == "done" else or_(found, and_(jobs.c.status == "SUCCESS", is_refused))
 
 
-def _jobs(session: Session) -> TableClause:
-    texts = ("workflow_uuid", "status", "name", "executor_id", "output", "queue_name", "owner_xid", "deduplication_id")
-    numbers = ("created_at", "updated_at", "recovery_attempts", "started_at_epoch_ms", "completed_at")
+def engine_jobs(session: Session) -> TableClause:
+    """The engine's table of jobs, as far as it is used here."""
+    texts = (
+        "workflow_uuid",
+        "status",
+        "name",
+        "executor_id",
+        "output",
+        "queue_name",
+        "owner_xid",
+        "deduplication_id",
+        "queue_partition_key",
+    )
+    numbers = ("created_at", "updated_at", "recovery_attempts", "started_at_epoch_ms", "completed_at", "priority")
     return _table(session, "workflow_status", *texts, numbers=numbers)
 
 
@@ -222,7 +238,7 @@ def counts(session: Session, kinds: Sequence[str], since: dt.datetime) -> list[C
 
     The engine has indexes over what waits or runs and over the moment of making: nothing else is read.
     """
-    jobs = _jobs(session)
+    jobs = engine_jobs(session)
     kind = case(*((jobs.c.workflow_uuid.contains(f":{name}:", autoescape=True), name) for name in kinds), else_="other")
     query = select(kind, jobs.c.queue_name, func.count(), func.min(jobs.c.created_at)).group_by(kind, jobs.c.queue_name)
     # Written into the statement: only so does every planner see that the engine's index over what is in flight will do.

@@ -23,6 +23,7 @@ class OwnerQuota(Versioned, Base):
     drafts: Mapped[int | None] = mapped_column(BigInteger)
     ports: Mapped[int | None] = mapped_column(BigInteger)
     tokens: Mapped[int | None] = mapped_column(BigInteger)
+    jobs: Mapped[int | None] = mapped_column(BigInteger)
 
     def own(self) -> dict[Kind, int | None]:
         """What was set, by kind."""
@@ -34,7 +35,7 @@ def find(session: Session, owner: str) -> OwnerQuota | None:
 
 
 def used(session: Session, owner: str, kind: Kind) -> int:
-    """How much an owner has of a kind, by an index over owners; what is pushed and no version yet counts too."""
+    """How much an owner has of a kind but jobs, by an index over owners; what is pushed and no version yet counts too."""
     pushed = {"bytes": pushes.bytes_of, "drafts": pushes.count, "patches": pushes.announced}.get(kind)
     return int(session.scalar(_count(owner, kind)) or 0) + (pushed(session, owner) if pushed else 0)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Kind = Literal["bytes", "patches", "versions", "drafts", "ports", "tokens"]
+Kind = Literal["bytes", "patches", "versions", "drafts", "ports", "tokens", "jobs"]
 # What each counts, as sentences say it.
 KINDS: dict[Kind, str] = {
     "bytes": "bytes in versions and open drafts",
@@ -13,6 +13,7 @@ KINDS: dict[Kind, str] = {
     "drafts": "open drafts",
     "ports": "ports that are not retired",
     "tokens": "valid tokens",
+    "jobs": "waiting jobs",
 }
 
 
@@ -26,6 +27,7 @@ class Quota:
     drafts: int = 0
     ports: int = 0
     tokens: int = 0
+    jobs: int = 0
 
     def of(self, kind: Kind) -> int:
         limit: int = getattr(self, kind)

@@ -20,7 +20,7 @@ class Kind:
     Attributes:
         own_place: whether every run writes to a place of its own, which can be cleared even when the job was lost.
         merges: whether it computes merged bytes, which workers with an accelerator do where any lives.
-        priority: among the jobs of a class; lower numbers first.
+        urgent: whether it goes before all jobs that are not.
     """
 
     order: Callable[[UnitOfWork, str], dict[str, Any] | None]
@@ -30,7 +30,7 @@ class Kind:
     keep: Callable[[UnitOfWork, dict[str, Any]], Any] = lambda uow, result: None  # noqa: ARG005
     own_place: bool = False
     merges: bool = False
-    priority: int = 20
+    urgent: bool = False
 
 
 KINDS = {
@@ -42,12 +42,11 @@ KINDS = {
         ingestion.clear,
         ingestion.keep,
         own_place=True,
-        priority=10,
+        urgent=True,
     ),
     digests.DIGEST: Kind(digests.order, digests.record, lambda uow, subject, problem: None, merges=True),  # noqa: ARG005  the job says it
     materialisations.MATERIALISE: Kind(
         materialisations.order, materialisations.record, materialisations.record_failed, materialisations.clear, merges=True
     ),
-    # Hundreds may be asked for at once: nothing waits behind them.
-    imports.IMPORT: Kind(imports.order, imports.record, imports.record_refused, priority=30),
+    imports.IMPORT: Kind(imports.order, imports.record, imports.record_refused),
 }

@@ -14,7 +14,8 @@ class NoJobs:
         self.enqueued: list[tuple[str, str, str]] = []
 
     def enqueue(self, session: Session, job: str, kind: str, subject: str) -> None:  # noqa: ARG002  the protocol's
-        self.enqueued.append((job, kind, subject))
+        if (job, kind, subject) not in self.enqueued:
+            self.enqueued.append((job, kind, subject))
 
     def cancel(self, session: Session, job: str) -> bool:  # noqa: ARG002  the protocol's
         return self.forget(job)
@@ -30,6 +31,9 @@ class NoJobs:
 
     def statuses(self, jobs: Sequence[str]) -> dict[str, JobStatus]:
         return {job: JobStatus(job, "queued", None, None, None, None) for job, _, _ in self.enqueued if job in jobs}
+
+    def waiting(self, session: Session, owner: str) -> int:  # noqa: ARG002  the protocol's
+        return sum(job.partition(":")[0] == owner for job, _, _ in self.enqueued)
 
     def live(self, session: Session) -> set[str]:  # noqa: ARG002  the protocol's
         return {job for job, _, _ in self.enqueued}

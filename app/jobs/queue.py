@@ -7,6 +7,7 @@ from typing import Any
 from dbos import DBOSClient, WorkflowSerializationFormat
 from sqlalchemy.orm import Session
 
+from app.db import job_queues
 from app.db import jobs as rows
 from app.db.engine import JOB_CONNECTIONS
 from app.domain.errors import DomainError
@@ -41,9 +42,11 @@ class DbosQueue:
 
     def enqueue(self, session: Session, job: str, kind: str, subject: str) -> None:
         class_name = workers.merging_class(session, self._ttl) if KINDS[kind].merges else CPU
+        flow = job_queues.flow_of(job.partition(":")[0], kind)
+        priority = job_queues.URGENT if KINDS[kind].urgent else job_queues.next_priority(session, class_name, flow)
         options: Any = {
             "workflow_name": WORKFLOW, "queue_name": class_name, "workflow_id": job, "app_version": VERSION,
-            "serialization_type": PORTABLE, "priority": KINDS[kind].priority,
+            "serialization_type": PORTABLE, "priority": priority, "queue_partition_key": flow,
         }  # fmt: skip
         self._client.enqueue_in_transaction(session, options, job, kind, subject)
         # The line that leads from a request to its job.
@@ -60,6 +63,9 @@ class DbosQueue:
 
     def live(self, session: Session) -> set[str]:
         return rows.live(session)
+
+    def waiting(self, session: Session, owner: str) -> int:
+        return job_queues.waiting(session, owner)
 
     def page(
         self, session: Session, owner: str | None, kind: str | None, state: str | None, after: str | None, limit: int

@@ -9,6 +9,7 @@ from app.db.ports import Port
 from app.domain.errors import DomainError
 from app.domain.principal import INSTALLATION, Principal
 from app.services import ports
+from app.services.quotas import require_room
 from app.services.uow import UnitOfWork
 
 DIGEST = "digest"
@@ -29,6 +30,8 @@ def request(uow: UnitOfWork, principal: Principal, port_id: str) -> tuple[Port, 
     if status and status.state in ("failed", "cancelled"):
         port.digest_attempt += 1
         job = job_of(port)
+    if status is None or status.state in ("failed", "cancelled"):
+        require_room(uow, port.owner, jobs=1)
     uow.tools.jobs.enqueue(uow.session, job, DIGEST, port.id)
     return port, job
 

@@ -17,7 +17,7 @@ from app.domain.principal import INSTALLATION, Principal
 from app.domain.states import move
 from app.domain.upstreams import Reference
 from app.services import base_names, patches, tokens, uploads, upstreams, verification
-from app.services.quotas import room
+from app.services.quotas import require_room, room
 from app.services.uow import UnitOfWork
 from app.services.uploads import AnnouncedFile
 
@@ -83,6 +83,7 @@ def request(uow: UnitOfWork, principal: Principal, wish: Wish, found: Sequence[R
     owner = wish.owner or principal.owner
     principal.require_publish(owner)
     check_owner(owner)
+    require_room(uow, owner, jobs=len(found))
     batch, made = new_id("bat"), list[Import]()
     for ident, reference in zip(sorted(new_id("imp") for _ in found), found, strict=True):  # listed in the order of the wish
         name = wish.name or patch_name_of(reference.repository)
@@ -111,6 +112,7 @@ def again(uow: UnitOfWork, principal: Principal, ident: str) -> str:
     row = get(uow, principal, ident)
     principal.require_publish(row.owner)
     upstreams.require_usable(uow, principal, row.upstream)
+    require_room(uow, row.owner, jobs=1)
     uow.lock(row)
     row.state = move("import", row.state, "queued")
     row.attempt, row.problem, row.finished_at, row.asked_by = row.attempt + 1, None, None, _written(principal)

@@ -17,6 +17,7 @@ from app.domain.places import Place
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.states import move
 from app.services import ports
+from app.services.quotas import require_room
 from app.services.uow import UnitOfWork
 
 MATERIALISE = "materialise"
@@ -41,6 +42,7 @@ def request(uow: UnitOfWork, principal: Principal, port_id: str, target: str) ->
         uow.lock(row)
     if row and row.state not in ("failed", "cancelled"):
         return row, False
+    require_room(uow, port.owner, jobs=1)
     if row is None:
         row = Materialisation(
             id=new_id("mat"), created_at=now(), port_id=port.id, owner=port.owner, target=str(place), state="queued", attempt=1,

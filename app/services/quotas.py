@@ -38,7 +38,7 @@ class Account:
         kinds: dict[Kind, int] = {kind: asked[kind] for kind in KINDS if kind in asked}
         for kind, more in kinds.items():
             limit = self._quota.of(kind)
-            if limit and (used := rows.used(self._uow.session, self._owner, kind)) + more > limit:
+            if limit and (used := _used(self._uow, self._owner, kind)) + more > limit:
                 raise DomainError(
                     "quota.exceeded", owner=self._owner, kind=kind, what=KINDS[kind], used=used, limit=limit, asked=more
                 )
@@ -68,7 +68,7 @@ def require_room(uow: UnitOfWork, owner: str, **asked: int) -> None:
 def room(uow: UnitOfWork, owner: str, kind: Kind) -> tuple[int, int] | None:
     """How much an owner has of a kind, and may have; None where there is no limit. For what is asked about elsewhere."""
     limit = _quota(uow, owner)[0].of(kind)
-    return (rows.used(uow.session, owner, kind), limit) if limit else None
+    return (_used(uow, owner, kind), limit) if limit else None
 
 
 def usage(uow: UnitOfWork, principal: Principal, owner: str) -> Usage:
@@ -79,7 +79,7 @@ def usage(uow: UnitOfWork, principal: Principal, owner: str) -> Usage:
     """
     _require_visible(principal, owner)
     quota, row = _quota(uow, owner)
-    used = {kind: rows.used(uow.session, owner, kind) for kind in KINDS}
+    used = {kind: _used(uow, owner, kind) for kind in KINDS}
     own = row.own() if row else dict.fromkeys(KINDS)
     return Usage(owner, used, quota, own, row.row_version if row else 0)
 
@@ -122,3 +122,9 @@ def _quota(uow: UnitOfWork, owner: str) -> tuple[Quota, OwnerQuota | None]:
     """What holds for an owner, and what was set for it."""
     row, default = rows.find(uow.session, owner), uow.tools.limits.quota
     return (default.overridden(row.own()) if row else default), row
+
+
+def _used(uow: UnitOfWork, owner: str, kind: Kind) -> int:
+    if kind == "jobs":
+        return uow.tools.jobs.waiting(uow.session, owner)
+    return rows.used(uow.session, owner, kind)

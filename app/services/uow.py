@@ -71,6 +71,9 @@ class JobQueue(Protocol):
     def live(self, session: Session) -> set[str]:
         """The ids of all jobs that wait or run, as the session's transaction sees them."""
 
+    def waiting(self, session: Session, owner: str) -> int:
+        """How many jobs of an owner wait."""
+
     def page(
         self, session: Session, owner: str | None, kind: str | None, state: str | None, after: str | None, limit: int
     ) -> list[JobStatus]:

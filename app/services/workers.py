@@ -11,6 +11,7 @@ from urllib.parse import quote, urlencode
 
 from sqlalchemy.orm import Session
 
+from app.db import job_queues
 from app.db import jobs as job_rows
 from app.db import workers as rows
 from app.db.base import clock
@@ -115,7 +116,7 @@ def release_stranded(uow: UnitOfWork, ttl: float, kinds: Sequence[str]) -> int:
         kinds: which jobs any worker can do.
     """
     living = {row.class_name for row in _live(uow, ttl)}
-    return job_rows.move(uow.session, kinds, ACCELERATED, living, CPU)
+    return job_queues.move(uow.session, kinds, ACCELERATED, living, CPU)
 
 
 def choose(candidates: Sequence[Reader], fingerprint: str) -> Reader | None:

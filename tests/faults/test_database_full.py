@@ -3,6 +3,7 @@
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -11,6 +12,7 @@ from tests.live.models import large_release
 from tests.live.service import Service, until
 from tests.support.disk import ROOM, Disk
 
+FULL = "There is no space left on the service's disk."
 LAYERS = 60  # 1.5 GB of holes: it is read for seconds
 pytestmark = pytest.mark.timeout(300)
 
@@ -46,6 +48,12 @@ def exhaust(client: httpx.Client) -> None:
     raise AssertionError("the database is never full")
 
 
+def unready(service: Service) -> dict[str, Any] | None:
+    """How each part answered, of a service that is not ready."""
+    answer = httpx.get(f"{service.url}/readyz", timeout=30)
+    return None if answer.status_code == 200 else dict(answer.json()["data"]["parts"])
+
+
 @pytest.mark.parametrize("outcome", ["ready", "rejected"])
 def test_a_job_that_ends_while_the_database_is_full_is_recorded_when_there_is_space(
     tmp_path: Path, disk: Disk, service: Service, outcome: str
@@ -63,7 +71,10 @@ def test_a_job_that_ends_while_the_database_is_full_is_recorded_when_there_is_sp
             (tmp_path / "releases/large/config.json").write_text("{}")  # it changed while it was read
         until(lambda: not service.jobs(), 60)
         assert client.get(f"/jobs/{job}").json()["state"] == "running"
+        parts = until(lambda: unready(service), 30)
+        assert {name: part["reason"] for name, part in parts.items() if not part["ok"]} == {"writes": FULL}
         disk.leave(ROOM)
+        until(lambda: unready(service) is None, 30)
         row = until(lambda: (r := client.get("/families/full/releases/v1").json())["state"] != "ingesting" and r, 60)
         assert row["state"] == outcome, row
         ended = until(lambda: (r := client.get(f"/jobs/{job}").json())["state"] != "running" and r, 60)

@@ -53,7 +53,7 @@ def test_what_there_is(service: Service) -> None:
     }  # fmt: skip
     assert (told['portllm_releases{state="ready"}'], told['portllm_releases{state="rejected"}']) == (2, 0)
     assert told["portllm_event_cursor"] == service.rows("SELECT max(id) FROM events")[0][0]
-    assert {told[f'portllm_up{{part="{part}"}}'] for part in ("database", "blobs", "jobs")} == {1}
+    assert {told[f'portllm_up{{part="{part}"}}'] for part in ("database", "writes", "blobs", "jobs")} == {1}
     assert told["process_open_fds"] > 0
     assert not [name for name in told if "acme" in name or "llama" in name or "v1" in name], "no names of customers"
 

@@ -25,6 +25,7 @@ class QuotaIn(In):
     drafts: Annotated[int | None, limit("Open drafts", 20)] = None
     ports: Annotated[int | None, limit("Ports that are not retired", 5000)] = None
     tokens: Annotated[int | None, limit("Valid tokens", 50)] = None
+    jobs: Annotated[int | None, limit("Waiting jobs", 500)] = None
 
     def changes(self) -> dict[Kind, int | None]:
         """What was sent."""
@@ -49,6 +50,7 @@ class UsageOut(Out):
     drafts: AmountOut
     ports: AmountOut
     tokens: AmountOut
+    jobs: AmountOut
 
     @classmethod
     def of(cls, usage: Usage) -> "UsageOut":
