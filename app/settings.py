@@ -93,6 +93,7 @@ class Settings(BaseSettings):
         rate_limit_failures: how many requests without a valid token an address may make; valid ones go on from there.
         quota_bytes, quota_patches, quota_versions, quota_drafts, quota_ports, quota_tokens, quota_jobs: how much an owner may
             have, where an admin set nothing else for it; 0: no limit. Of jobs, those that wait count.
+        verify_bytes_per_hour: how many bytes of releases by reference are hashed anew each hour, chosen at random; 0: none.
         trusted_proxies: addresses and networks of proxies whose X-Forwarded-For is believed; by default nobody's is.
         head_seconds: how long a client may take to send the head of a request.
         idle_seconds: how long a client may send nothing of a body that it began, or take nothing of an answer.
@@ -158,6 +159,7 @@ class Settings(BaseSettings):
     quota_ports: Natural = 0
     quota_tokens: Natural = 0
     quota_jobs: Natural = 2000
+    verify_bytes_per_hour: Natural = 2**30
     trusted_proxies: list[str] = Field(default_factory=list)
     head_seconds: Seconds = 15.0
     idle_seconds: Seconds = 120.0

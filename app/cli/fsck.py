@@ -1,7 +1,8 @@
 """`portllm fsck`: checks the database against the bytes."""
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -17,9 +18,17 @@ if TYPE_CHECKING:
 def fsck(
     data: Data = HERE,
     quick: Annotated[bool, typer.Option(help="Compare sizes only; do not read every byte.")] = False,
+    reaccept: Annotated[
+        bool, typer.Option(help="Only hash releases by reference, and accept files with the registered bytes as they lie now.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Check database against bytes, also while the service runs; change nothing. Exit code 1 when something is wrong."""
+    """Check database against bytes, also while the service runs. Exit code 1 when something is wrong.
+
+    Changes nothing, but for --reaccept: after files were copied, restored or linked, it records their new identities.
+    """
+    if reaccept:
+        _reaccept(data, as_json)
     from app.runtime import Runtime  # noqa: PLC0415  the service's libraries
     from app.services.fsck.check import check  # noqa: PLC0415
     from app.services.fsck.troubles import Report  # noqa: PLC0415
@@ -38,6 +47,32 @@ def fsck(
             runtime.stop()
     print_json(report.to_dict()) if as_json else _print(report)
     raise SystemExit(0 if report.clean else 1)
+
+
+def _reaccept(data: Path, as_json: bool) -> NoReturn:
+    from app.runtime import Runtime  # noqa: PLC0415  the service's libraries
+    from app.services import reverification  # noqa: PLC0415
+
+    settings = read_settings(data, as_json)
+    require_database(settings, as_json)
+    outcomes = []
+    with database_refusals(as_json):
+        runtime = Runtime(settings, merges=False)
+        runtime.look()
+        try:
+            with progress_bar("Hashing releases", reverification.total_bytes(runtime.read), "bytes") as advance:
+                outcomes = list(reverification.reaccept(runtime.read, runtime.write, lambda more: advance(more, None)))
+        finally:
+            runtime.stop()
+    if as_json:
+        shown = [{"release": o.release, "accepted": o.accepted, "wrong": o.wrong, "reason": o.reason} for o in outcomes]
+        print_json({"releases": shown})
+    elif outcomes:
+        lines = [(o.release, "accepted" if o.accepted else o.reason or f"other bytes in {', '.join(o.wrong)}") for o in outcomes]
+        print_table(("release", "outcome"), lines)
+    else:
+        typer.echo("There are no releases that are read from directories.")
+    raise SystemExit(0 if all(o.accepted for o in outcomes) else 1)
 
 
 class _Bars:

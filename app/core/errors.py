@@ -53,7 +53,7 @@ CATALOGUE: dict[str, Entry] = {
     "checkpoint.remote_code": Entry("Remote code", "{path} asks for code from the model repository (auto_map).", "Use a release whose architecture is part of transformers; remote code is never run."),
     "checkpoint.moe": Entry("Mixture of experts", "The base is a mixture-of-experts model ({model_type}).", "Not supported yet."),
     "checkpoint.architecture": Entry("Unsupported architecture", "Model type {model_type!r} is not one whose checkpoint and module names are known to agree.", "Supported: {supported}."),
-    "checkpoint.changed": Entry("File changed", "{path} is not the file that was registered any more ({reason}).", "Restore the file, or register the new content as another release."),
+    "checkpoint.changed": Entry("File changed", "{path} is not the file that was registered any more ({reason}).", "Restore the file, or register the new content as another release; where the bytes are the same (it was copied or restored), let the operator run 'portllm fsck --reaccept'."),
     "checkpoint.too_many_files": Entry("Too many files", "The directory holds more than {limit} files.", "Give the model directory itself, not a folder above it."),
     # -- adapters
     "adapter.missing_file": Entry("File missing", "The patch has no {path}.", "Give the directory that PEFT's save_pretrained wrote: adapter_config.json and adapter_model.safetensors."),

@@ -15,11 +15,26 @@ from app.core.header import ANY_HEADER, Header, HeaderLimits, parse_header, pars
 
 
 class FileStat(NamedTuple):
-    """What tells that a file is still the file it was: size in bytes, mtime in ns, inode."""
+    """What tells that a file is still the file it was.
+
+    Attributes:
+        size: in bytes.
+        mtime_ns: its last change by its own account, which whoever may write it can set back.
+        inode: its number in its file system.
+        ctime_ns: its last change by the system's account, which nobody sets back; None where it was not recorded.
+        device: its file system, by the id that stays the same after a restart where the file system has one; None likewise.
+    """
 
     size: int
     mtime_ns: int
     inode: int
+    ctime_ns: int | None = None
+    device: int | None = None
+
+    def differing(self, found: Self) -> list[str]:
+        """Names of the recorded fields that a file which was found has other values of."""
+        pairs = zip(self._fields, self, found, strict=True)
+        return [name for name, mine, its in pairs if mine is not None and its is not None and mine != its]
 
 
 class Source(Protocol):
@@ -40,8 +55,8 @@ class DirectorySource:
 
     Args:
         root: the directory.
-        expected: where given, only these paths can be read, and a file whose size, mtime or inode differs from what is
-            expected is refused at open: a registered release is served as registered, or not at all.
+        expected: where given, only these paths can be read, and a file whose identity differs from what is expected is refused
+            when it is opened, and after each read: a registered release is served as registered, or not at all.
         locations: absolute locations of paths that do not lie at `root / path` (content-addressed copies).
         beneath: where given, files are opened beneath these directories only (real paths), wherever links lead by then.
     """
@@ -78,6 +93,11 @@ class DirectorySource:
             if count == 0:
                 raise CheckpointError("checkpoint.changed", path=path, reason="it became shorter while it was read")
             done += count
+        if self._expected is not None:
+            found = os.fstat(descriptor)
+            # What was opened as registered is read to its end when another file takes its name, which changes its ctime.
+            known = _stat_of(found)
+            self._require_same(path, known if found.st_nlink else known._replace(ctime_ns=None))
 
     def descriptor(self, path: str) -> int:
         """The open file descriptor of a path (owned by the source)."""
@@ -108,17 +128,28 @@ class DirectorySource:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise CheckpointError("checkpoint.changed", path=path, reason="it is not a file")
-        if self._expected is not None and (found := stat_of(descriptor)) != self._expected[path]:
-            os.close(descriptor)
-            names = [n for n, a, b in zip(FileStat._fields, found, self._expected[path], strict=True) if a != b]
-            raise CheckpointError("checkpoint.changed", path=path, reason=f"{', '.join(names)} differ")
+        if self._expected is not None:
+            try:
+                self._require_same(path, stat_of(descriptor))
+            except CheckpointError:
+                os.close(descriptor)
+                raise
         return descriptor
+
+    def _require_same(self, path: str, found: FileStat) -> None:
+        assert self._expected is not None  # noqa: S101  its callers looked
+        if names := self._expected[path].differing(found):
+            raise CheckpointError("checkpoint.changed", path=path, reason=f"{', '.join(names)} differ")
 
 
 def stat_of(target: int | Path) -> FileStat:
     """The identity of a file, by descriptor or path (links followed)."""
-    found = os.stat(target)
-    return FileStat(found.st_size, found.st_mtime_ns, found.st_ino)
+    return _stat_of(os.stat(target))._replace(device=os.statvfs(target).f_fsid)
+
+
+def _stat_of(found: os.stat_result) -> FileStat:
+    """All that one call tells; the file system of an open file does not change."""
+    return FileStat(found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns)
 
 
 def read_range(source: Source, path: str, offset: int, length: int) -> bytearray:

@@ -19,6 +19,9 @@ class Release(Identified, Versioned, Base):
         copied: whether its bytes were copied into the blob store.
         stats: where it is served by reference, what tells that a file is still the one that was digested, by path:
             [size, mtime_ns, inode] in a directory, [size, etag] in S3.
+        identities: where it is served by reference from a directory, [ctime_ns, device] by path, beside `stats`; null for a
+            release that was registered before these were recorded.
+        damaged_path: a file whose bytes changed although its identity did not; nothing of the release is read then.
         manifest: sha256 of its manifest, a blob; its natural key.
         summary: total bytes, tensors, parameters, model type and what was left out; for lists.
         problem: why it was rejected.
@@ -37,6 +40,8 @@ class Release(Identified, Versioned, Base):
     copied: Mapped[bool]
     attempt: Mapped[int] = mapped_column(default=1)
     stats: Mapped[dict[str, Any] | None]
+    identities: Mapped[dict[str, Any] | None]
+    damaged_path: Mapped[str | None] = mapped_column(String(4096))
     manifest: Mapped[str | None] = mapped_column(String(64), index=True)
     total_bytes: Mapped[int | None] = mapped_column(BigInteger)
     summary: Mapped[dict[str, Any] | None]
@@ -144,6 +149,17 @@ def is_ingesting(session: Session, source: str) -> bool:
 def is_copying(session: Session) -> bool:
     """Whether a release is read just now whose bytes are copied into the blob store."""
     return bool(session.scalar(select(Release.id).where(Release.copied, Release.state == "ingesting").limit(1)))
+
+
+def by_reference(session: Session) -> Sequence[str]:
+    """Ids of releases, ready or yanked, whose bytes are read from the directory that they were registered from."""
+    in_directory = Release.copied.is_(False), Release.source.not_like("s3://%"), Release.manifest.is_not(None)
+    return session.scalars(select(Release.id).where(*in_directory, Release.state.in_(("ready", "yanked")))).all()
+
+
+def count_damaged(session: Session) -> int:
+    """How many releases are not read because a file's bytes changed."""
+    return session.scalar(select(func.count()).select_from(Release).where(Release.damaged_path.is_not(None))) or 0
 
 
 def copied(session: Session) -> Sequence[Release]:

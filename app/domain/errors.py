@@ -113,6 +113,7 @@ CATALOGUE: dict[str, Entry] = {
     "release.not_ready": Entry("conflict", "Release not ready", "{family}/{release} is {state}.", "Wait until it is ready, or see why with 'portllm ls releases'."),
     "release.yanked": Entry("gone", "Release yanked", "{family}/{release} was yanked: {reason}.", "Choose another release."),
     "release.parent": Entry("conflict", "Unknown parent", "The parent {parent!r} is not a release of {family!r}.", "Register the parent first, or leave it out."),
+    "release.damaged": Entry("conflict", "Bytes of the release changed", "{path} of release {release} does not hold the bytes that were registered, although nothing else about it changed.", "Restore the file and run 'portllm fsck --reaccept', or register the release again under another name."),
     "release.root": Entry("forbidden", "Directory not allowed", "{path} does not lie under a directory that this service may read.", "Start the service with --allow-root, or move the release."),
     "release.directory": Entry("not_found", "No such directory", "There is no directory {path} on the service's machine.", "--from names a directory where the service runs."),
     # -- patches

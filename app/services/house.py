@@ -6,7 +6,7 @@ import time
 from app.core.errors import CoreError
 from app.db import patches
 from app.domain.errors import DomainError
-from app.services import erasure, garbage, identities, jobs, rates, sweep
+from app.services import erasure, garbage, identities, jobs, rates, reverification, sweep
 from app.services.erasure import Opened
 from app.services.garbage import Begin
 
@@ -24,10 +24,12 @@ class House:
         read: opens a unit of work that reads.
         write: opens one that writes.
         opened: the registry, where erasures are to be finished.
+        sampled_bytes: of releases by reference that are hashed anew each hour.
     """
 
-    def __init__(self, read: Begin, write: Begin, opened: Opened | None = None) -> None:
-        self._read, self._write, self._opened = read, write, opened
+    def __init__(self, read: Begin, write: Begin, opened: Opened | None = None, sampled_bytes: int = 0) -> None:
+        self._read, self._write, self._opened, self._sampled_bytes = read, write, opened, sampled_bytes
+        self._next_sample = time.monotonic() + SWEEP_SECONDS
         self._erasures = dict[str, tuple[float, float]]()  # when one is tried again, and how long after that
         self._next_sweep = time.monotonic()
         self._told = set[str]()
@@ -42,6 +44,9 @@ class House:
             swept = sweep_all(self._read, self._write)
             if any(swept.values()):
                 log.info("swept %s", ", ".join(f"{count} {what}" for what, count in swept.items()))
+        if time.monotonic() >= self._next_sample:
+            self._next_sample = time.monotonic() + SWEEP_SECONDS
+            log.info("%d bytes of releases were hashed anew", reverification.sample(self._read, self._write, self._sampled_bytes))
 
     def _finish_erasures(self, opened: Opened) -> None:
         with self._read() as uow:

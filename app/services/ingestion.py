@@ -1,6 +1,7 @@
 """Ingestion: the job that reads a release, from its order to its record."""
 
 import secrets
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.core.manifest import Manifest
@@ -18,6 +19,8 @@ from app.services.sources import PUSHED
 from app.services.uow import UnitOfWork
 
 MANIFEST_FILE = "manifest.json"
+# Size, mtime and inode.
+STAT_FIELDS = 3
 
 
 def order(uow: UnitOfWork, release_id: str) -> dict[str, Any] | None:
@@ -78,7 +81,7 @@ def record(uow: UnitOfWork, release_id: str, job: str, held: Claim, result: dict
         uow.after_commit(lambda: blobs.discard(staging))
     if release.source.startswith(PUSHED):
         _end_push(uow, release)
-    release.stats = None if release.copied else result["stats"]
+    keep_stats(release, None if release.copied else result["stats"])
     release.total_bytes = manifest.total_bytes
     release.summary = result["summary"]
     release.state = move("release", release.state, "ready")
@@ -88,6 +91,19 @@ def record(uow: UnitOfWork, release_id: str, job: str, held: Claim, result: dict
     facts = {"manifest": release.manifest, "bytes": release.total_bytes}
     uow.family_event("release.ready", worker, release.family.name, release.name, **facts)
     return True
+
+
+def keep_stats(release: Release, stats: Mapping[str, Sequence[Any]] | None) -> None:
+    """Records what tells that the files of a release by reference are still the same.
+
+    Of a directory, ctime and device go into a column of their own: processes of the version before read three values of each
+    file, and go on during an upgrade.
+    """
+    if stats is None:
+        release.stats = release.identities = None
+        return
+    release.stats = {path: list(stat[:STAT_FIELDS]) for path, stat in stats.items()}
+    release.identities = {path: list(stat[STAT_FIELDS:]) for path, stat in stats.items()}
 
 
 def _end_push(uow: UnitOfWork, release: Release) -> None:

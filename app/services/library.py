@@ -20,10 +20,11 @@ from app.core.patch import Patch, read_patch
 from app.core.plan import MergePlan, make_plan
 from app.core.readahead import ReadAhead
 from app.core.recipe import Recipe, fingerprint
-from app.core.source import Source, read_range
+from app.core.source import DirectorySource, Source, read_range
 from app.core.stream import Merger
 from app.db.patches import PatchVersion
 from app.db.releases import Release
+from app.domain.errors import DomainError
 from app.domain.places import S3, Place
 from app.services.openings import Openings
 from app.services.probes import Probes
@@ -231,20 +232,34 @@ class Library:
         finally:
             source.close()
 
+    def open_directory(self, release: Release) -> DirectorySource:
+        """The files of a release by reference as they are now, whatever they were; the caller closes it."""
+        return DirectorySource(Path(release.source), beneath=[Path(root) for root in self._beneath(release)])
+
     def _release_source(self, release: Release) -> Source:
         if release.copied:
             return self._blobs.open(self.manifest(release).file_digests)
         return open_place(self._release_place(release))
 
+    def _beneath(self, release: Release) -> list[str]:
+        # The directory was judged when it was registered, and is opened by its real path, without following links.
+        return [release.source, *(str(root.resolve()) for root in self._allowed_roots)]
+
     def _release_place(self, release: Release) -> dict[str, Any]:
-        """Where a release's files lie: in the store, or where it was registered from, as it was then."""
+        """Where a release's files lie: in the store, or where it was registered from, as it was then.
+
+        Raises:
+            DomainError: release.damaged.
+        """
         if release.copied:
             return self._blobs.place(self.manifest(release).file_digests)
+        if release.damaged_path is not None:
+            raise DomainError("release.damaged", release=release.name, path=release.damaged_path)
         stats = release.stats or {}
         if not release.source.startswith(S3):
-            # The directory was judged when it was registered, and is opened by its real path, without following links.
-            beneath = [release.source, *(str(root.resolve()) for root in self._allowed_roots)]
-            return {"kind": "directory", "directory": release.source, "stats": stats, "beneath": beneath}
+            more = release.identities or {}
+            stats = {path: [*stat, *more.get(path, ())] for path, stat in stats.items()}
+            return {"kind": "directory", "directory": release.source, "stats": stats, "beneath": self._beneath(release)}
         at = Place.parse(release.source)
         return {"kind": "s3", "bucket": at.bucket, "objects": {path: [at.key(path), *stat] for path, stat in stats.items()}}
 

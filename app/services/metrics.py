@@ -33,10 +33,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Stock:
-    """What there is: ports and releases by state, and the id of the last event."""
+    """What there is: ports and releases by state, how many releases are damaged, and the id of the last event."""
 
     ports: dict[str, int]
     releases: dict[str, int]
+    damaged: int
     cursor: int
 
 
@@ -64,4 +65,5 @@ def work(uow: UnitOfWork, ttl: float) -> Work:
 def stock(uow: UnitOfWork) -> Stock:
     """Reads the indexes over states, and the end of the list of events."""
     held, drops = (dict.fromkeys(MOVES[noun], 0) for noun in ("port", "release"))
-    return Stock(held | ports.counts(uow.session), drops | releases.counts(uow.session), events.last(uow.session))
+    drops |= releases.counts(uow.session)
+    return Stock(held | ports.counts(uow.session), drops, releases.count_damaged(uow.session), events.last(uow.session))

@@ -72,6 +72,7 @@ def _work(work: Work) -> Iterable[Metric]:
 def _stock(stock: Stock) -> Iterable[Metric]:
     yield _by("portllm_ports", "Ports by state.", "state", stock.ports)
     yield _by("portllm_releases", "Releases by state.", "state", stock.releases)
+    yield GaugeMetricFamily("portllm_releases_damaged", "Releases with a file whose bytes changed.", value=stock.damaged)
     yield GaugeMetricFamily("portllm_event_cursor", "The id of the last event.", value=stock.cursor)
 
 

@@ -35,6 +35,17 @@ def rewritten_in_place(path: Path) -> None:
     os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1))
 
 
+def rewritten_in_place_with_the_time_set_back(path: Path) -> None:
+    """Size, mtime and inode are what they were; ctime tells."""
+    before = path.stat()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    while path.stat().st_ctime_ns == before.st_ctime_ns:  # one tick of the system's clock later
+        with path.open("r+b") as file:
+            file.write(content)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def replaced_with_the_same_time(path: Path) -> None:
     """Same size, same mtime, another file: the inode tells."""
     before = path.stat()
@@ -56,7 +67,15 @@ def grown(path: Path) -> None:
         file.write(b"x")
 
 
-CHANGES = [touched, rewritten_in_place, replaced_with_the_same_time, swapped_for_a_link, grown, Path.unlink]
+CHANGES = [
+    touched,
+    rewritten_in_place,
+    rewritten_in_place_with_the_time_set_back,
+    replaced_with_the_same_time,
+    swapped_for_a_link,
+    grown,
+    Path.unlink,
+]
 
 
 def stats(base: Path) -> dict[str, FileStat]:
@@ -101,6 +120,17 @@ def test_replaced_after_it_was_opened(base: Path, patch: Path) -> None:
         whole = read(merger, WEIGHTS)
         replaced_with_the_same_time(base / WEIGHTS)
         assert read(merger, WEIGHTS) == whole
+
+
+def test_rewritten_after_it_was_opened(base: Path, patch: Path) -> None:
+    """An open file is looked at after each read: what was written into it is not handed on."""
+    with DirectorySource(base, stats(base)) as source:
+        merger = merger_over(source, base, patch)
+        read(merger, WEIGHTS)
+        rewritten_in_place_with_the_time_set_back(base / WEIGHTS)
+        with pytest.raises(CoreError) as refused:
+            read(merger, WEIGHTS)
+        assert refused.value.code == "checkpoint.changed"
 
 
 @pytest.mark.parametrize("expected", [True, False])

@@ -66,7 +66,7 @@ def check(opened: Looked, quick: bool, tell: Tell) -> Iterator[Found]:
 
     Args:
         opened: where to look.
-        quick: sizes only; otherwise every byte is read and hashed, once for each digest.
+        quick: sizes and identities only; otherwise every byte is read and hashed, in the store once for each digest.
         tell: told of progress.
 
     Raises:
@@ -83,7 +83,7 @@ def check(opened: Looked, quick: bool, tell: Tell) -> Iterator[Found]:
             except UnreadableError as error:
                 yield error.trouble
             else:
-                yield from places.reference(tools, row)
+                yield from places.reference(tools, row, quick)
 
         def version(row: Any) -> Iterator[Found]:
             scratch.add(stored.named_by_version(row))

@@ -9,9 +9,10 @@ from app.db.materialisations import Materialisation
 from app.db.patches import PURGED
 from app.db.releases import Release
 from app.domain.errors import DomainError
-from app.domain.places import Place
+from app.domain.places import S3, Place
 from app.services import erasure
 from app.services.erasure import Looked
+from app.services.fsck.stored import digest_of
 from app.services.fsck.troubles import Found, Trouble, Unseen
 from app.services.uow import Tools
 
@@ -72,16 +73,29 @@ class Targets:
             yield Trouble("purge.copy", subject, f"{left} objects of a merged model are there whose patch was purged.")
 
 
-def reference(tools: Tools, row: Release) -> Iterator[Found]:
-    """Each file of a release that is served from where it lies is still the one that was registered."""
+def reference(tools: Tools, row: Release, quick: bool) -> Iterator[Found]:
+    """Each file of a release that is served from where it lies is still the one that was registered.
+
+    Args:
+        tools: for its files.
+        row: the release.
+        quick: identities only; otherwise every byte in a directory is read and hashed.
+    """
     if row.copied or row.manifest is None or row.state == "yanked":
         return
     name = f"{row.family.name}/{row.name}"
+    if row.damaged_path is not None:
+        yield Trouble("release.bytes", f"{name}/{row.damaged_path}", "Its bytes were found to differ; the release is not read.")
+        return
     try:
+        digests = tools.library.manifest(row).file_digests
         with tools.library.open_release(row) as source:
             for path in row.stats or {}:
                 try:
-                    read_range(source, path, 0, min(1, source.size(path)))
+                    if quick or row.source.startswith(S3):
+                        read_range(source, path, 0, min(1, source.size(path)))
+                    elif digest_of(source, path) != digests[path]:
+                        yield Trouble("release.bytes", f"{name}/{path}", f"Its bytes do not have sha256 {digests[path]}.")
                 except CoreError as error:
                     if error.code == "checkpoint.link":  # the service may know more allowed roots than this process
                         yield Unseen(f"{name}/{path}", f"{error.detail} Set PORTLLM_ALLOW_ROOTS as for the service.")

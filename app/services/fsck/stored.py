@@ -72,7 +72,7 @@ def content(tools: Tools, found: Named) -> Iterator[Trouble]:
     """Bytes under a digest have that digest."""
     try:
         with closing(tools.blobs.open({"": found.digest})) as source:
-            actual = _digest(source)
+            actual = digest_of(source, "")
     except CoreError as error:
         yield Trouble("blob.digest", found.subject, f"The bytes {found.digest} cannot be read: {error.detail}")
         return
@@ -118,8 +118,9 @@ def staged(upload: str, old: bool, state: str | None) -> Iterator[Trouble]:
         yield Trouble("staging.orphan", upload, f"Its draft is {state or 'not there'}, and its bytes are still staged.")
 
 
-def _digest(source: Source) -> str:
-    hashed, size = hashlib.sha256(), source.size("")
+def digest_of(source: Source, path: str) -> str:
+    """sha256 of a file."""
+    hashed, size = hashlib.sha256(), source.size(path)
     for start in range(0, size, CHUNK):
-        hashed.update(read_range(source, "", start, min(CHUNK, size - start)))
+        hashed.update(read_range(source, path, start, min(CHUNK, size - start)))
     return hashed.hexdigest()

@@ -20,7 +20,9 @@ REMEDIES: dict[str, str] = {
     "staging.orphan": _SWEEP,
     "release.manifest": "Restore the database from a backup, or register the release under another name.",
     "release.unreadable": _BACKUP,
-    "release.changed": "Put the file back as it was, or register what is there now as another release.",
+    "release.changed": "Put the file back, or register what is there now as another release. Where its bytes are the same (it "
+    "was copied or restored), run 'portllm fsck --reaccept'.",
+    "release.bytes": "Restore the file from a backup and run 'portllm fsck --reaccept', or register the release by another name.",
     "release.stuck": _RETRY,
     "version.state": _ROW,
     "version.files": _ROW,
