@@ -4,19 +4,25 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fastapi import FastAPI
+from anyio import to_thread
+from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from app.api import app as api
 from app.api.event_streams import EventStreams, message
 from app.core import arithmetic
+from app.domain.errors import DomainError
 from app.hub import app as hub
+from app.hub.answers import in_hub_words
 from app.jobs.presence import process_id
 from app.runtime import Runtime
 from app.services.event_feed import EventFeed
 from app.settings import Settings
+from app.wire import problems
 from app.wire.app import surround
 from app.wire.body_routes import BodyLimits
+from app.wire.long_work import LongWork
+from app.wire.request_slots import RequestSlots, Shares
 
 DESCRIPTION = """\
 Keeps LoRA patches and carries them to new releases of their base model, without training and without data.
@@ -42,6 +48,12 @@ class Replica(Runtime):
             self._warm()
 
 
+def _refusal(request: Request, error: DomainError) -> Response:
+    """The answer to a request that is refused before it has a route, in the language of its surface."""
+    answer = problems.problem(error, problems.status_of(error), {"Retry-After": problems.RETRY_SECONDS})
+    return answer if request.url.path.startswith(f"{api.PREFIX}/") else in_hub_words(request, answer)
+
+
 def create_app(settings: Settings, counts: Path | None = None) -> FastAPI:
     """Builds the application; nothing is opened before it starts.
 
@@ -53,6 +65,7 @@ def create_app(settings: Settings, counts: Path | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = settings.request_threads
         await run_in_threadpool(runtime.start)
         try:
             yield
@@ -67,6 +80,8 @@ def create_app(settings: Settings, counts: Path | None = None) -> FastAPI:
     app.state.event_streams = EventStreams(EventFeed(runtime.read, runtime.draining, settings.stream_limits, message))
     api.mount(app)
     hub.mount(app)
+    app.state.long_work = LongWork(settings.publishes, settings.publishes_of_one)
+    app.add_middleware(RequestSlots, shares=Shares(settings.requests_of_one), answer=_refusal)
     limits = BodyLimits(settings.max_body_bytes, settings.body_bytes, settings.body_bytes_of_one)
     surround(app, limits, settings.metrics_token.get_secret_value(), counts)
     return app

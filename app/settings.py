@@ -86,6 +86,11 @@ class Settings(BaseSettings):
         event_stream_seconds: How long a stream lasts; clients connect again and go on where it ended.
         checks: how many patches may be checked at once, when they are published or ported; the others are refused for a moment.
         checks_per_owner: how many of them of patches of one owner; half of them by default.
+        request_threads: how many requests a process works on at once, in worker threads.
+        requests_per_owner: how many of them of one owner, and of one address whose tokens are not known yet; a quarter of them by
+            default. Others wait a few seconds, in the order of coming, and are refused (server.busy) then.
+        publishes: how many uploads and pushes a process verifies at once.
+        publishes_per_owner: how many of them of one owner; half of them by default.
         rate_limit: how many requests an owner may make: "N/second", "N/minute" or "N/hour"; empty: any number. Generous by
             default: a client that runs in circles is stopped before it takes everything, none that works is.
         rate_limit_writes: the same for requests that may change something; off by default, because the files of a patch are
@@ -149,6 +154,10 @@ class Settings(BaseSettings):
     event_stream_seconds: Seconds = 3600.0
     checks: Positive = 16
     checks_per_owner: Positive | None = None
+    request_threads: Annotated[int, Field(ge=4)] = 40
+    requests_per_owner: Positive | None = None
+    publishes: Positive = 8
+    publishes_per_owner: Positive | None = None
     rate_limit: RateText = "60000/minute"
     rate_limit_writes: RateText = ""
     rate_limit_failures: RateText = "60/minute"
@@ -269,6 +278,16 @@ class Settings(BaseSettings):
     def checks_of_one(self) -> int:
         """How many patches of one owner may be checked at once."""
         return self.checks_per_owner or max(1, self.checks // 2)
+
+    @property
+    def requests_of_one(self) -> int:
+        """How many requests of one owner may be in worker threads at once."""
+        return self.requests_per_owner or self.request_threads // 4
+
+    @property
+    def publishes_of_one(self) -> int:
+        """How many uploads and pushes of one owner may be verified at once."""
+        return self.publishes_per_owner or max(1, self.publishes // 2)
 
     @property
     def rate_limits(self) -> RateLimits:

@@ -37,8 +37,8 @@ CardDep = Annotated[Card, Depends(get_card)]
 
 
 @router.get("/healthz")
-def healthz() -> HealthOut:
-    """The process answers."""
+async def healthz() -> HealthOut:
+    """The process answers, also while all of its worker threads are busy."""
     return HealthOut(status="ok")
 
 

@@ -12,6 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from app.services.places import NoPlaceError, Place
 from app.wire.admission import place_in_turn
 from app.wire.reading import FileResponse
+from app.wire.request_slots import release_current
 
 PATIENCE_SECONDS = 8.0
 
@@ -27,6 +28,7 @@ async def read_in_turn(read: Read) -> Response:
     try:
         return await run_in_threadpool(read, None)
     except NoPlaceError as refusal:
+        release_current()  # whoever waits for a place keeps no other request of the owner waiting
         place = await place_in_turn(refusal, PATIENCE_SECONDS)
     return await run_in_threadpool(_read_with, read, place)
 

@@ -42,6 +42,11 @@ class Wish:
     trained_on: str | None = None
     name: str | None = None
 
+    @property
+    def names_organisation(self) -> bool:
+        """Whether an upstream may have to be asked which repositories are meant."""
+        return any(source.partition(":")[2].partition("@")[0].endswith("/*") for source in self.sources)
+
 
 def look_up(read: Begin, principal: Principal, wish: Wish) -> list[Reference]:
     """The repositories that are meant, each once; asks the upstream for those of a whole organisation.

@@ -91,6 +91,8 @@ def charge(request: Request, backend: Backend, principal: Principal) -> None:
     """
     if getattr(request.state, "owner", None) is None:
         request.state.owner = principal.owner  # for the line in the log, too
+        if slot := getattr(request.state, "slot", None):
+            slot.identify(principal.owner)
         backend.rates.request(principal.owner, writes=request.method not in READING)
 
 

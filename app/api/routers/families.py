@@ -1,8 +1,10 @@
 """/families and their releases."""
 
+from functools import partial
 from typing import Annotated
 
-from fastapi import Query, Response
+from fastapi import Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
 from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
@@ -11,6 +13,7 @@ from app.domain.states import ReleaseState
 from app.services import families, releases, sources
 from app.services.uow import UnitOfWork
 from app.wire.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.wire.long_work import look_up
 from app.wire.visits import at_once
 
 router = api_router(tags=["families and releases"])
@@ -64,22 +67,26 @@ def withdraw_family(family: str, reader: str, uow: WriteUnit, principal: Princip
 
 
 @router.post("/families/{family}/releases", status_code=202, response_model=ReleaseOut)
-def register_release(family: str, body: ReleaseIn, once: OnceDep, backend: BackendDep, principal: PrincipalDep) -> object:
+async def register_release(
+    family: str, body: ReleaseIn, request: Request, once: OnceDep, backend: BackendDep, principal: PrincipalDep
+) -> object:  # fmt: skip
     """Register a release from a directory where the service runs, S3 or another hub; a job reads it. Needs scope admin.
 
     The same source again returns the release that is there (200); a rejected one is read again. Of another hub, the commit that
     the revision means now is registered: the job downloads it, goes on where it was cut, and verifies every file.
     """
-    if repeated := once.repeat():
+    if repeated := await run_in_threadpool(once.repeat):
         return repeated
-    listed = sources.look_up(backend.read, principal, body.directory)
+    listed = None
+    if sources.is_elsewhere(body.directory):
+        listed = await look_up(request, principal.owner, partial(sources.look_up, backend.read, principal, body.directory))
 
     def make(uow: UnitOfWork) -> tuple[int, ReleaseOut, str]:
         row, is_new = releases.register(uow, principal, family, body.name, body.directory, body.parent, body.copy_files, listed)
         status = 202 if is_new or row.state == "ingesting" else 200
         return status, ReleaseOut.of(row), f"/api/v1/families/{family}/releases/{body.name}"
 
-    return once(make)
+    return await run_in_threadpool(once, make)
 
 
 @router.get("/families/{family}/releases")

@@ -1,8 +1,10 @@
 """/imports: patches brought in from other hubs, by jobs."""
 
+from functools import partial
 from typing import Annotated, Literal
 
-from fastapi import Query, Response
+from fastapi import Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
 from app.api.routing import api_router
 from app.api.schemas.base import Listing
@@ -10,6 +12,7 @@ from app.api.schemas.imports import BatchOut, ImportIn, ImportOut
 from app.services import imports
 from app.services.uow import UnitOfWork
 from app.wire.deps import BackendDep, OnceDep, PageDep, PrincipalDep, ReadUnit, row_etag
+from app.wire.long_work import look_up
 from app.wire.visits import at_once
 
 router = api_router(tags=["upstreams and imports"])
@@ -18,22 +21,25 @@ State = Literal["queued", "running", "imported", "present", "refused", "cancelle
 
 
 @router.post("/imports", status_code=202, response_model=BatchOut)
-def import_patches(body: ImportIn, once: OnceDep, backend: BackendDep, principal: PrincipalDep) -> object:
+async def import_patches(
+    body: ImportIn, request: Request, once: OnceDep, backend: BackendDep, principal: PrincipalDep
+) -> object:  # fmt: skip
     """Import patches from other hubs, each by a job of its own. Needs scope publish.
 
     The family is found by what the adapter's configuration calls its base (see the names of a family). A repository at a commit
     that was imported before is not fetched again.
     """
-    if repeated := once.repeat():
+    if repeated := await run_in_threadpool(once.repeat):
         return repeated
     wish = body.wish()
-    found = imports.look_up(backend.read, principal, wish)
+    ask = partial(imports.look_up, backend.read, principal, wish)
+    found = await (look_up(request, principal.owner, ask) if wish.names_organisation else run_in_threadpool(ask))
 
     def make(uow: UnitOfWork) -> tuple[int, BatchOut, str]:
         batch, rows = imports.request(uow, principal, wish, found)
         return 202, BatchOut(batch=batch, count=len(rows)), f"/api/v1/imports?batch={batch}"
 
-    return once(make)
+    return await run_in_threadpool(once, make)
 
 
 @router.get("/imports")

@@ -3,7 +3,8 @@
 from contextlib import suppress
 from typing import Annotated
 
-from fastapi import Path, Query, Response
+from fastapi import Path, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
 from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
@@ -16,6 +17,7 @@ from app.services.sealing import Said
 from app.services.uow import UnitOfWork, settle
 from app.wire.body_routes import buffers_body
 from app.wire.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.wire.long_work import publishing
 from app.wire.visits import AccessDep, at_once
 
 router = api_router(tags=["patches"])
@@ -68,12 +70,19 @@ def change_patch(
 
 
 @router.post("/patches/{owner}/{patch}/publish")
-def publish_push(owner: str, patch: str, body: PublishIn, backend: BackendDep, principal: PrincipalDep) -> VersionOut:
+async def publish_push(
+    owner: str, patch: str, body: PublishIn, request: Request, backend: BackendDep, principal: PrincipalDep
+) -> VersionOut:  # fmt: skip
     """Publish what was pushed by the Hub protocol and does not tell what it was trained on."""
-    repository = parse_repository(owner, patch)
-    version = sealing.publish(backend, principal, repository, Said(body.trained_on, body.family))
-    with backend.read() as uow:
-        return VersionOut.of(versions.get(uow, principal, owner, patch, version.number or 0))
+    repository, said = parse_repository(owner, patch), Said(body.trained_on, body.family)
+
+    def seal() -> VersionOut:
+        version = sealing.publish(backend, principal, repository, said)
+        with backend.read() as uow:
+            return VersionOut.of(versions.get(uow, principal, owner, patch, version.number or 0))
+
+    async with publishing(request, principal.owner):
+        return await run_in_threadpool(seal)
 
 
 @router.put("/patches/{owner}/{patch}/aliases/{alias}")

@@ -12,8 +12,8 @@ router = APIRouter()
 
 
 @router.get("/healthz", tags=["health"])
-def healthz() -> HealthOut:
-    """The process answers."""
+async def healthz() -> HealthOut:
+    """The process answers, also while all of its worker threads are busy."""
     return HealthOut(status="ok")
 
 

@@ -12,6 +12,7 @@ from app.domain.principal import Principal
 from app.services import publishing, uploads
 from app.services.backend import Backend
 from app.services.uow import settle
+from app.wire import long_work
 from app.wire.bodies import pieces, said_bytes
 from app.wire.body_routes import streams_body
 from app.wire.deps import BackendDep, PrincipalDep, ReadUnit, WriteUnit
@@ -78,13 +79,14 @@ async def append_bytes(
 
 
 @router.post("/uploads/{upload}/publish")
-def publish(upload: str, backend: BackendDep, principal: PrincipalDep) -> VersionOut:
+async def publish(upload: str, request: Request, backend: BackendDep, principal: PrincipalDep) -> VersionOut:
     """Verify what arrived and publish it under the next version number.
 
     While it is verified, a second request for it is refused (request.under_way); after that, a repeat gets the outcome: the
     version, or the same refusal until a file of the draft changes. After a refusal, files that were verified are kept.
     """
-    return VersionOut.of(publishing.publish(backend, principal, upload))
+    async with long_work.publishing(request, principal.owner):
+        return VersionOut.of(await run_in_threadpool(publishing.publish, backend, principal, upload))
 
 
 def _target(backend: Backend, principal: Principal, upload: str, path: str) -> tuple[str, str, int, int]:

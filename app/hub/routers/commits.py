@@ -27,6 +27,7 @@ from app.services.uow import settle
 from app.wire.bodies import lines
 from app.wire.body_routes import buffers_body, streams_body
 from app.wire.deps import BackendDep, PrincipalDep
+from app.wire.long_work import publishing
 from app.wire.sizes import require_simple
 
 router = hub_router()
@@ -77,7 +78,8 @@ async def commit(
     reader = _Reader(backend, principal, repository)
     async for line in lines(request, MAX_LINE, MAX_COMMIT):
         await run_in_threadpool(reader.take, line)
-    oid, said = await _when_free(partial(_take, backend, principal, repository, revision, reader))
+    async with publishing(request, principal.owner):
+        oid, said = await _when_free(partial(_take, backend, principal, repository, revision, reader))
     url = address(request, f"{repository.full_name}/commit/{oid}")
     return JSONResponse({"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""}, headers=said)
 
