@@ -2,6 +2,8 @@
 
 import json
 import sys
+import time
+from collections.abc import Iterator
 from itertools import islice
 from typing import Annotated, Any
 
@@ -18,6 +20,8 @@ jobs = typer.Typer(no_args_is_help=True, help="Long work: list, look at, stop, s
 
 JobId = Annotated[str, typer.Argument(metavar="JOB")]
 Limit = Annotated[int, typer.Option(min=1, max=500, help="How many at most.")]
+# Between two connections of --follow. A stream says every 15 s that it is still there.
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, SILENT_SECONDS = 1.0, 30.0, 60.0
 EVENT_COLUMNS = ("id", "at", "kind", "subject", "actor")
 
 
@@ -81,7 +85,9 @@ def workers(as_json: Json = False) -> None:
 def events(
     after: Annotated[int, typer.Option(min=0, help="Only what happened after this event.")] = 0,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
-    follow: Annotated[bool, typer.Option(help="Go on with what happens from now on, until Ctrl-C.")] = False,
+    follow: Annotated[
+        bool, typer.Option(help="Go on with what happens from now on, until Ctrl-C; connects again when the connection ends.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show what happened, oldest first. With --follow and --json: one JSON object a line."""
@@ -99,15 +105,52 @@ def events(
 
 
 def _follow(client: Client, after: int, as_json: bool) -> None:
+    """Prints events as they happen. Streams end now and then, and connections break: each time it goes on where it was.
+
+    Raises:
+        RefusedError: the service refuses, for a reason that waiting does not mend.
+        httpx.TransportError: the first connection failed.
+    """
+    import httpx  # noqa: PLC0415
+
+    last, pause, is_connected = after, FIRST_PAUSE_SECONDS, False
+    while True:
+        try:
+            for line in _stream(client, last):
+                is_connected, pause = True, FIRST_PAUSE_SECONDS
+                if line is not None:
+                    last = _print_event(line, as_json)
+        except httpx.TransportError:
+            if not is_connected:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def _stream(client: Client, after: int) -> Iterator[str | None]:
+    """One stream: None when it has begun, then the data of each event. A service that is busy gives none.
+
+    Raises:
+        RefusedError: the service refuses, for a reason that waiting does not mend.
+    """
     headers = {"Accept": "text/event-stream"}
-    with client.http.stream("GET", f"{API}/events", params={"after": after}, headers=headers) as response:
+    asked = client.http.stream("GET", f"{API}/events", params={"after": after}, headers=headers, timeout=SILENT_SECONDS)
+    with asked as response:
+        if response.status_code in (429, 503):
+            return
         client.check(response)
+        yield None
         for line in response.iter_lines():
             if line.startswith("data: "):
-                event = json.loads(line.removeprefix("data: "))
-                text = line.removeprefix("data: ") if as_json else "  ".join(str(event[c]) for c in EVENT_COLUMNS)
-                sys.stdout.write(text + "\n")
-                sys.stdout.flush()
+                yield line.removeprefix("data: ")
+
+
+def _print_event(text: str, as_json: bool) -> int:
+    """Prints an event and returns its id."""
+    event = json.loads(text)
+    sys.stdout.write((text if as_json else "  ".join(str(event[column]) for column in EVENT_COLUMNS)) + "\n")
+    sys.stdout.flush()
+    return int(event["id"])
 
 
 def _worker_row(row: dict[str, Any]) -> tuple[str, ...]:
