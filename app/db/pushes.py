@@ -9,7 +9,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.db.base import Base, Identified, Versioned
 
-FILE, XORB = "file", "xorb"
+FILE, XORB, RESERVED = "file", "xorb", "reserved"
 
 
 class Push(Identified, Versioned, Base):
@@ -44,13 +44,14 @@ class PushedObject(Identified, Base):
     """Bytes that somebody sends to a repository: a file, or a Xet block that files are put together from.
 
     Attributes:
-        kind: "file" or "xorb".
-        digest: sha256 of a file; the name of a block.
+        kind: "file", "xorb", or "reserved": bytes that arrive and are not recorded yet.
+        digest: sha256 of a file; the name of a block; empty for a reservation.
         size: bytes that were announced, of a block those that came.
         charged: bytes that count for its owner; of a block none once the files are there that it holds.
         session: of blocks: the client's session, outside of which they are not there.
         staged: the upload that holds the bytes, when they are there and were verified.
         multipart: where parts go straight to the object store: its id of the upload.
+        attempt, attempt_until: the upload that one request sends this file as, and when its lease ends.
     """
 
     __tablename__ = "pushed_objects"
@@ -65,6 +66,8 @@ class PushedObject(Identified, Base):
     session: Mapped[str | None] = mapped_column(String(64))
     staged: Mapped[str | None] = mapped_column(String(64))
     multipart: Mapped[str | None] = mapped_column(String(1024))
+    attempt: Mapped[str | None] = mapped_column(String(64))
+    attempt_until: Mapped[dt.datetime | None]
 
 
 def find(session: Session, repository: str, revision: str) -> Push | None:
@@ -110,6 +113,10 @@ def remove(session: Session, idents: Sequence[str]) -> None:
     session.execute(delete(PushedObject).where(PushedObject.id.in_(idents)))
 
 
+def remove_reservation(session: Session, ident: str) -> None:
+    session.execute(delete(PushedObject).where(PushedObject.id == ident, PushedObject.kind == RESERVED))
+
+
 def of_digests(session: Session, owner: str, digests: Sequence[str]) -> Sequence[PushedObject]:
     """Files of an owner's that have one of some digests, and blocks that may hold any."""
     query = select(PushedObject).where(
@@ -118,10 +125,13 @@ def of_digests(session: Session, owner: str, digests: Sequence[str]) -> Sequence
     return session.scalars(query).all()
 
 
-def old_objects(session: Session, before: dt.datetime, spent_before: dt.datetime) -> Sequence[PushedObject]:
-    """Objects that were begun before a moment, and blocks whose files are there from before another."""
+def old_objects(
+    session: Session, before: dt.datetime, spent_before: dt.datetime, reserved_before: dt.datetime
+) -> Sequence[PushedObject]:
+    """Objects, blocks whose files are there, and reservations that were begun before a moment each."""
     spent = (PushedObject.kind == XORB) & (PushedObject.charged == 0) & (PushedObject.created_at < spent_before)
-    return session.scalars(select(PushedObject).where(or_(PushedObject.created_at < before, spent))).all()
+    reserved = (PushedObject.kind == RESERVED) & (PushedObject.created_at < reserved_before)
+    return session.scalars(select(PushedObject).where(or_(PushedObject.created_at < before, spent, reserved))).all()
 
 
 def old_pushes(session: Session, before: dt.datetime) -> Sequence[Push]:

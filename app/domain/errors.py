@@ -140,6 +140,7 @@ CATALOGUE: dict[str, Entry] = {
     "upload.too_long": Entry("too_large", "More bytes than announced", "{path}: {size} bytes were announced; more arrived.", "Announce the right size."),
     "upload.incomplete": Entry("conflict", "Upload incomplete", "{path}: {received} of {size} bytes have arrived.", "Send the rest from Upload-Offset on, then publish."),
     "upload.digest": Entry("invalid", "Digest mismatch", "{path}: the bytes that arrived have sha256 {actual}, not {expected}.", "The upload was damaged or is of another file; send it again."),
+    "upload.under_way": Entry("busy", "Upload under way", "Another request is sending the file with sha256 {path}.", "Wait until it ends; if its client is gone, retry after a minute."),
     "upload.broken": Entry("invalid", "Upload broke off", "The client went away before all bytes had come.", "Send them again."),
     "upload.signature": Entry("unauthenticated", "Upload not signed for", "The address or token was not signed by this registry for this upload.", "Push again: the client asks for a fresh one."),
     "upload.expired": Entry("unauthenticated", "Upload token expired", "The address or token was valid for a time that is over.", "Push again: the client asks for a fresh one."),

@@ -11,18 +11,16 @@ from typing import Protocol
 
 from app.core.errors import XetError
 from app.core.source import Source, read_range
-from app.core.xet import Block, ShardFile, check_effort
+from app.core.xet import MAX_BLOCK_BYTES, Block, ShardFile, check_effort
 from app.db import pushes as rows
-from app.db.base import clock
 from app.db.pushes import XORB, PushedObject
 from app.domain.errors import DomainError
-from app.domain.ids import new_id
 from app.domain.principal import Principal
 from app.domain.repositories import Repository
-from app.services import objects, quotas
+from app.services import objects, reservations
 from app.services.objects import PUSHED, new_upload, owner_of, require_push
 from app.services.quotas import open_account
-from app.services.uow import Tools, UnitOfWork
+from app.services.uow import Tools, UnitOfWork, settle
 
 HEADERS = "1"  # the name under which the headers of a block's chunks are staged beside it
 OPEN_BLOCKS = 64
@@ -46,31 +44,38 @@ def has_block(uow: UnitOfWork, principal: Principal, repository: Repository, ses
     return bool(rows.blocks(uow.session, repository.full_name, session, [name]))
 
 
-def require_room(uow: UnitOfWork, principal: Principal, repository: Repository, size: int) -> None:
-    """Says before a block is read what `keep_block` would say after it.
+def begin_block(uow: UnitOfWork, principal: Principal, repository: Repository, session: str, name: str, size: int) -> str | None:
+    """Reserves the bytes of a block before they are read.
+
+    Args:
+        uow: the transaction.
+        principal: who sends.
+        repository: to what.
+        session: the client's.
+        name: of the block.
+        size: bytes that the client says it has; 0 where it does not say.
+
+    Returns:
+        The reservation's id; None where the session sent the block already.
 
     Raises:
         DomainError: quota.exceeded, and what `require_push` raises.
     """
-    require_push(principal, repository)
-    open_account(uow, owner_of(repository), "bytes").charge(bytes=size)
+    if has_block(uow, principal, repository, session, name):
+        return None
+    return reservations.reserve(uow, principal, repository, min(size or MAX_BLOCK_BYTES, MAX_BLOCK_BYTES))
 
 
 def keep_block(
-    uow: UnitOfWork, principal: Principal, repository: Repository, session: str, name: str, size: int, staged: str
+    uow: UnitOfWork, principal: Principal, repository: Repository, session: str, name: str, size: int, staged: str, reserved: str
 ) -> None:
     """Takes a block that was staged and scanned, with its headers beside it.
 
     Raises:
-        DomainError: quota.exceeded, and what `require_push` raises.
+        DomainError: upload.unknown, quota.exceeded, and what `require_push` raises.
     """
     require_push(principal, repository)
-    account = open_account(uow, owner_of(repository), "bytes")
-    account.charge(bytes=size)
-    uow.add(PushedObject(
-        id=new_id("obj"), created_at=clock(uow.session), owner=owner_of(repository), repository=repository.full_name, kind=XORB,
-        digest=name, size=size, charged=size, session=session, staged=staged, multipart=None,
-    ))  # fmt: skip
+    reservations.record(uow, reserved, XORB, name, size, staged, session)
 
 
 def rebuild(
@@ -100,7 +105,20 @@ def rebuild(
         require_push(principal, repository)
         found = _blocks(uow, repository, session, names)
         check_effort(files, sum(row.size for row in found.values()))
-        quotas.require_room(uow, owner_of(repository), bytes=max(0, total - sum(row.charged for row in found.values())))
+        more = max(0, total - sum(row.charged for row in found.values()))
+    # The blocks make room for their files. The rest counts from now on, for it is staged before it is recorded.
+    reserved = settle(opened.write, lambda uow: reservations.reserve(uow, principal, repository, more))
+    try:
+        _put_together(opened, principal, repository, session, files, found, reserved)
+    finally:
+        reservations.give_back(opened.write, reserved)
+
+
+def _put_together(
+    opened: Opened, principal: Principal, repository: Repository, session: str, files: Sequence[ShardFile],
+    found: Mapping[str, PushedObject], reserved: str,
+) -> None:  # fmt: skip
+    names = sorted(found)
     reader = _Blocks(opened.tools, {name: str(row.staged) for name, row in found.items()})
     for file in files:
         reader.check(file)
@@ -112,20 +130,23 @@ def rebuild(
         try:
             _stage(opened.tools, upload, file, reader)
             with opened.write() as uow:
-                _make_room(uow, repository, session, names, file.size)
+                freed = _make_room(uow, repository, session, names, file.size)
+                reservations.shrink(uow, reserved, file.size - freed)
                 objects.keep(uow, principal, repository, file.sha256, file.size, upload)
         except BaseException:
             opened.tools.blobs.discard(upload)
             raise
 
 
-def _make_room(uow: UnitOfWork, repository: Repository, session: str, names: Sequence[str], size: int) -> None:
-    """Lets blocks count less by what a file counts that was put together from them: never before that is kept, and checked."""
+def _make_room(uow: UnitOfWork, repository: Repository, session: str, names: Sequence[str], size: int) -> int:
+    """Lets blocks count less by what a file counts that was put together from them, after that was checked; by how much."""
     open_account(uow, owner_of(repository), "bytes")  # one at a time
+    left = size
     for row in _blocks(uow, repository, session, names).values():
-        freed = min(row.charged, size)
-        row.charged, size = row.charged - freed, size - freed
+        freed = min(row.charged, left)
+        row.charged, left = row.charged - freed, left - freed
     uow.session.flush()
+    return size - left
 
 
 def _blocks(uow: UnitOfWork, repository: Repository, session: str, names: Sequence[str]) -> Mapping[str, PushedObject]:

@@ -100,7 +100,7 @@ def begin(
 
 
 def add(uow: UnitOfWork, repository: Repository, sha256: str, size: int, staged: str | None = None) -> PushedObject:
-    """Writes down a file that is or will be sent."""
+    """Records a file that is or will be sent."""
     row = PushedObject(
         id=new_id("obj"), created_at=clock(uow.session), owner=owner_of(repository), repository=repository.full_name, kind=FILE,
         digest=sha256, size=size, charged=size, session=None, staged=staged, multipart=None,
@@ -109,7 +109,7 @@ def add(uow: UnitOfWork, repository: Repository, sha256: str, size: int, staged:
     return row
 
 
-def keep(uow: UnitOfWork, principal: Principal, repository: Repository, sha256: str, size: int, staged: str) -> PushedObject:
+def keep(uow: UnitOfWork, principal: Principal, repository: Repository, sha256: str, size: int, staged: str) -> None:
     """Takes a file that was staged and hashed here; the same again is the same.
 
     Raises:
@@ -117,12 +117,17 @@ def keep(uow: UnitOfWork, principal: Principal, repository: Repository, sha256: 
     """
     require_push(principal, repository)
     account = open_account(uow, owner_of(repository), "bytes")
-    found = rows.file_object(uow.session, repository.full_name, sha256)
-    if found and found.multipart is None and uow.tools.blobs.received(str(found.staged), PUSHED) == size:
-        uow.after_commit(lambda: uow.tools.blobs.discard(staged))
-        return found
+    if has(uow, repository.full_name, sha256, size):
+        uow.after_commit(partial(uow.tools.blobs.discard, staged))
+        return
     account.charge(bytes=size)
-    return add(uow, repository, sha256, size, staged)
+    add(uow, repository, sha256, size, staged)
+
+
+def has(uow: UnitOfWork, repository: str, sha256: str, size: int) -> bool:
+    """Whether a file lies staged for a repository, and was hashed here."""
+    found = rows.file_object(uow.session, repository, sha256)
+    return bool(found and found.multipart is None and uow.tools.blobs.received(str(found.staged), PUSHED) == size)
 
 
 def expected(uow: UnitOfWork, ident: str) -> PushedObject:
@@ -131,16 +136,6 @@ def expected(uow: UnitOfWork, ident: str) -> PushedObject:
     if row is None or row.kind != FILE:
         raise DomainError("upload.unknown", upload=ident[:60])
     return row
-
-
-def arrive(uow: UnitOfWork, ident: str, staged: str) -> None:
-    """Says that a file was staged and hashed here; of several attempts the first counts."""
-    row = expected(uow, ident)
-    uow.lock(row)
-    if row.staged and row.multipart is None:
-        uow.after_commit(lambda: uow.tools.blobs.discard(staged))
-        return
-    row.staged, row.multipart = staged, None
 
 
 def complete(uow: UnitOfWork, ident: str) -> None:
@@ -179,7 +174,7 @@ def named(uow: UnitOfWork, repository: Repository, sha256: str, size: int | None
 def forget(uow: UnitOfWork, idents: Sequence[str]) -> None:
     """Drops files that a version has taken, or that are of no use any more, and what is still staged of them."""
     found = rows.objects(uow.session, idents)
-    staged = [upload for row in found for upload in {row.staged, row.id if row.multipart else None} if upload]
+    staged = [upload for row in found for upload in {row.staged, row.attempt, row.id if row.multipart else None} if upload]
     rows.remove(uow.session, idents)
     for upload in staged:
         uow.after_commit(partial(uow.tools.blobs.discard, upload))

@@ -45,7 +45,7 @@ def pushed(uow: UnitOfWork) -> int:
             continue
         if push.files or push.patch_id or push.revision != MAIN:  # one that is announced only costs nothing, and stays
             end(uow, push, keep_announced=True)
-    old = pushes.old_objects(uow.session, present - OBJECT_AGE, present - SPENT_AGE)
+    old = pushes.old_objects(uow.session, present - OBJECT_AGE, present - SPENT_AGE, present - DRAFT_AGE)
     objects.forget(uow, [row.id for row in old])
     return len(found)
 

@@ -70,6 +70,19 @@ async def lines(request: Request, longest: int, most: int) -> AsyncIterator[byte
         yield bytes(held)
 
 
+async def discard_body(request: Request, most: int) -> None:
+    """Reads a body that is of no use, so that its client, which may read the answer only after it has sent all, gets one.
+
+    Raises:
+        DomainError: request.too_large, upload.broken.
+    """
+    size = 0
+    async for piece in pieces(request, 64 * 2**10):
+        size += len(piece)
+        if size > most:
+            raise DomainError("request.too_large", what="the body", size=size, limit=most)
+
+
 async def stage(
     request: Request, blobs: BlobStore, upload: str, name: str, most: int, watch: Callable[[bytes], None] | None = None
 ) -> tuple[int, str]:

@@ -19,7 +19,7 @@ from app.domain.principal import Principal
 from app.domain.repositories import Repository, parse_repository
 from app.hub.bodies import FilesIn, address, left_out, parsed, warning
 from app.hub.routing import hub_router
-from app.services import base_pushes, objects, offers, purges, pushes, sealing
+from app.services import base_pushes, offers, purges, pushes, reservations, sealing
 from app.services.backend import Backend
 from app.services.objects import PUSHED, new_upload
 from app.services.pushes import Added, Change, Deleted
@@ -179,13 +179,17 @@ class _Reader:
         self._changes.append(Added(path, sha256, len(data)))
 
     def _keep(self, data: bytes, sha256: str) -> None:
-        blobs, upload = self._backend.tools.blobs, new_upload()
+        blobs, write, upload, size = self._backend.tools.blobs, self._backend.write, new_upload(), len(data)
         who, what = self._principal, self._repository
+        reserved = settle(write, lambda uow: reservations.reserve_file(uow, who, what, sha256, size))
+        if reserved is None:
+            return
         try:
             blobs.append(upload, PUSHED, 0, data)
-            settle(self._backend.write, lambda uow: objects.keep(uow, who, what, sha256, len(data), upload))
+            settle(write, lambda uow: reservations.record_file(uow, reserved, sha256, size, upload))
         except BaseException:
             blobs.discard(upload)
+            reservations.give_back(write, reserved)
             raise
 
     def _text(self, value: dict[str, Any], field: str, longest: int = 1024) -> str:

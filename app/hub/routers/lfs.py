@@ -1,7 +1,9 @@
 """Files by LFS: where they are to be sent, and the registry as that place; the store itself where it takes parts."""
 
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
@@ -12,16 +14,18 @@ from app.domain.principal import Principal
 from app.domain.repositories import parse_repository
 from app.hub.bodies import BatchIn, ObjectIn, address, parsed
 from app.hub.routing import hub_router
-from app.services import leave, objects, offers
+from app.services import attempts, leave, objects, offers
 from app.services.objects import PUSHED, Place, Wanted, new_upload
 from app.services.uow import UnitOfWork, settle
-from app.wire.bodies import stage
+from app.wire.bodies import discard_body, stage
 from app.wire.body_routes import buffers_body, streams_body
 from app.wire.deps import BackendDep, PrincipalDep
+from app.wire.leases import renewed
 from app.wire.signed import Sender, SenderDep
 
 router = hub_router()
 
+Value = TypeVar("Value")
 LFS = "application/vnd.git-lfs+json"
 
 
@@ -49,25 +53,35 @@ async def batch(owner: str, name: str, request: Request, backend: BackendDep, pr
 @router.put("/api/objects/{ident}")
 @streams_body()
 async def put_object(ident: str, request: Request, backend: BackendDep, sender: SenderDep) -> JSONResponse:
-    """Takes a file, and hashes it while it comes; one that broke off is sent again from its beginning."""
+    """Takes a file, and hashes it while it comes; one that broke off is sent again from its beginning.
+
+    One request at a time sends a file; another is refused at once.
+    """
     _require(sender, ident)
-
-    def look() -> tuple[int, str]:
-        with backend.read() as uow:
-            row = objects.expected(uow, ident)
-            return row.size, row.digest
-
-    size, digest = await run_in_threadpool(look)
     blobs, upload = backend.tools.blobs, new_upload()
+
+    def change(act: Callable[[UnitOfWork, str, str], Value]) -> Value:
+        return settle(backend.write, lambda uow: act(uow, ident, upload))
+
+    def give_up() -> None:
+        blobs.discard(upload)
+        with suppress(DomainError):  # the reason why it failed is the answer; without this, the lease ends by itself
+            change(attempts.end)
+
+    target = await run_in_threadpool(change, attempts.begin)
+    if target.is_there:
+        await discard_body(request, target.size)
+        return JSONResponse({})
     try:
-        received, actual = await stage(request, blobs, upload, PUSHED, size)
-        if received != size:
-            raise DomainError("upload.incomplete", path=digest, received=received, size=size)
-        if actual != digest:
-            raise DomainError("upload.digest", path=digest, actual=actual, expected=digest)
-        await run_in_threadpool(settle, backend.write, lambda uow: objects.arrive(uow, ident, upload))
+        async with renewed(partial(change, attempts.renew), attempts.RENEW_SECONDS):
+            received, actual = await stage(request, blobs, upload, PUSHED, target.size)
+        if received != target.size:
+            raise DomainError("upload.incomplete", path=target.digest, received=received, size=target.size)
+        if actual != target.digest:
+            raise DomainError("upload.digest", path=target.digest, actual=actual, expected=target.digest)
+        await run_in_threadpool(change, attempts.arrive)
     except BaseException:
-        await run_in_threadpool(blobs.discard, upload)
+        await run_in_threadpool(give_up)
         raise
     return JSONResponse({})
 

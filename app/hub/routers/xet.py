@@ -5,6 +5,7 @@ What clients take a 404 for is not here: chunks that others sent, leave to send 
 
 import re
 import secrets
+from functools import partial
 from typing import Annotated
 
 from fastapi import Header, Request, Response
@@ -17,13 +18,14 @@ from app.domain.repositories import Repository, parse_repository
 from app.hub.bodies import address
 from app.hub.rebuilds import Rebuilds
 from app.hub.routing import hub_router
-from app.services import blocks, leave, offers
+from app.services import blocks, leave, offers, reservations
 from app.services.backend import Backend
 from app.services.objects import PUSHED, new_upload
 from app.services.uow import settle
 from app.wire.bodies import pieces, said_bytes, stage
 from app.wire.body_routes import ignores_body, streams_body
 from app.wire.deps import BackendDep, PrincipalDep
+from app.wire.request_slots import release_current
 from app.wire.signed import BearerDep, Sender
 
 router = hub_router()
@@ -66,26 +68,27 @@ async def put_block(
         raise DomainError("request.invalid", reason="A block is named by 64 hex digits.")
     principal = sender.principal
 
-    def is_there() -> bool:
-        with backend.read() as uow:
-            there = blocks.has_block(uow, principal, repository, scope, block)
-            if not there:
-                blocks.require_room(uow, principal, repository, said_bytes(request))
-            return there
-
-    if await run_in_threadpool(is_there):
+    begin = partial(
+        blocks.begin_block, principal=principal, repository=repository, session=scope, name=block, size=said_bytes(request)
+    )
+    reserved = await run_in_threadpool(settle, backend.write, begin)
+    if reserved is None:
         return JSONResponse({"was_inserted": False})
     store, upload, scanner = backend.tools.blobs, new_upload(), BlockScanner(block)
 
     def keep(size: int) -> None:
         store.append(upload, blocks.HEADERS, 0, scanner.finish())
-        settle(backend.write, lambda uow: blocks.keep_block(uow, principal, repository, scope, block, size, upload))
+        settle(backend.write, lambda uow: blocks.keep_block(uow, principal, repository, scope, block, size, upload, reserved))
+
+    def give_up() -> None:
+        store.discard(upload)
+        reservations.give_back(backend.write, reserved)
 
     try:
         size, _ = await stage(request, store, upload, PUSHED, MAX_BLOCK_BYTES, scanner.feed)
         await run_in_threadpool(keep, size)
     except BaseException:
-        await run_in_threadpool(store.discard, upload)
+        await run_in_threadpool(give_up)
         raise
     return JSONResponse({"was_inserted": True})
 
@@ -96,6 +99,7 @@ async def put_shard(session: str, request: Request, backend: BackendDep, sender:
     """Puts the files together that a shard describes; they are believed when their sha256 was computed here."""
     scope, repository = _scope(sender, session)
     rebuilds: Rebuilds = request.app.state.rebuilds
+    release_current()
     async with rebuilds.turn(sender.principal.owner):
         scanner = ShardScanner()
         async for piece in pieces(request, SHARD_PIECE):

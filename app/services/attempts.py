@@ -1,0 +1,89 @@
+"""Attempts to send an object to the registry: one at a time, so that at most as many bytes are staged as were announced.
+
+The process that receives an object holds a lease on it, by the clock of the database, and renews it while bytes come. When the
+process dies the lease ends, and another attempt may begin.
+"""
+
+import datetime as dt
+from dataclasses import dataclass
+from functools import partial
+
+from app.db.base import clock
+from app.db.pushes import PushedObject
+from app.domain.errors import DomainError
+from app.services.objects import expected
+from app.services.uow import UnitOfWork
+
+LEASE = dt.timedelta(seconds=60)
+RENEW_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """What an attempt is to send: size in bytes, sha256 in hex; `is_there` where another attempt has brought it."""
+
+    size: int
+    digest: str
+    is_there: bool
+
+
+def begin(uow: UnitOfWork, ident: str, upload: str) -> Target:
+    """Begins an attempt, staged as `upload`; what an attempt left whose lease ended is discarded.
+
+    Raises:
+        DomainError: upload.unknown; upload.under_way, while another attempt holds the lease.
+    """
+    row = expected(uow, ident)
+    uow.lock(row)
+    if row.staged and row.multipart is None:
+        return Target(row.size, row.digest, is_there=True)
+    present = clock(uow.session)
+    if row.attempt and row.attempt_until and row.attempt_until > present:
+        raise DomainError("upload.under_way", path=row.digest)
+    if row.attempt:
+        uow.after_commit(partial(uow.tools.blobs.discard, row.attempt))
+    row.attempt, row.attempt_until = upload, present + LEASE
+    return Target(row.size, row.digest, is_there=False)
+
+
+def renew(uow: UnitOfWork, ident: str, upload: str) -> None:
+    """Prolongs the lease of an attempt, unless another has taken it over.
+
+    Raises:
+        DomainError: upload.unknown.
+    """
+    row = _locked(uow, ident)
+    if row.attempt == upload:
+        row.attempt_until = clock(uow.session) + LEASE
+
+
+def arrive(uow: UnitOfWork, ident: str, upload: str) -> None:
+    """Records that an attempt staged the whole object, and that its bytes were hashed here.
+
+    Raises:
+        DomainError: upload.unknown; upload.under_way, where another attempt has taken over and not brought it yet.
+    """
+    row = _locked(uow, ident)
+    if row.staged and row.multipart is None:
+        uow.after_commit(partial(uow.tools.blobs.discard, upload))
+        return
+    if row.attempt != upload:
+        raise DomainError("upload.under_way", path=row.digest)
+    row.staged, row.multipart, row.attempt, row.attempt_until = upload, None, None, None
+
+
+def end(uow: UnitOfWork, ident: str, upload: str) -> None:
+    """Ends an attempt that failed, so that the next need not wait for its lease.
+
+    Raises:
+        DomainError: upload.unknown.
+    """
+    row = _locked(uow, ident)
+    if row.attempt == upload:
+        row.attempt = row.attempt_until = None
+
+
+def _locked(uow: UnitOfWork, ident: str) -> PushedObject:
+    row = expected(uow, ident)
+    uow.lock(row)
+    return row
