@@ -13,7 +13,7 @@ from app.cli.choices import JobState
 from app.cli.client import API, Client, connect
 from app.cli.names import segment
 from app.cli.offline import Json
-from app.cli.output import print_json, print_table
+from app.cli.output import print_json, print_json_line, print_table, say
 from app.cli.remote import remote
 
 jobs = typer.Typer(no_args_is_help=True, help="Long work: list, look at, stop, start again.")
@@ -50,7 +50,7 @@ def jobs_show(job: JobId, as_json: Json = False) -> None:
     if as_json:
         print_json(row)
     else:
-        typer.echo(" ".join(filter(None, [f"{job} is {row['state']}.", _done(row["progress"]), _reason(row)])))
+        say(" ".join(filter(None, [f"{job} is {row['state']}.", _done(row["progress"]), _reason(row)])))
     raise SystemExit(1 if row["state"] == "failed" else 0)
 
 
@@ -59,7 +59,7 @@ def jobs_show(job: JobId, as_json: Json = False) -> None:
 def jobs_cancel(job: JobId, as_json: Json = False) -> None:
     """Stop a job; its process ends within seconds."""
     row = connect(as_json).post(f"/jobs/{segment(job)}/cancel")
-    print_json(row) if as_json else typer.echo(f"{job} is being cancelled.")
+    print_json(row) if as_json else say(f"{job} is being cancelled.")
 
 
 @jobs.command("retry")
@@ -67,7 +67,7 @@ def jobs_cancel(job: JobId, as_json: Json = False) -> None:
 def jobs_retry(job: JobId, as_json: Json = False) -> None:
     """Start a job that failed or was cancelled once more."""
     row = connect(as_json).post(f"/jobs/{segment(job)}/retry")
-    print_json(row) if as_json else typer.echo(f"{row['id']} is {row['state']}.")
+    print_json(row) if as_json else say(f"{row['id']} is {row['state']}.")
 
 
 @remote
@@ -148,8 +148,11 @@ def _stream(client: Client, after: int) -> Iterator[str | None]:
 def _print_event(text: str, as_json: bool) -> int:
     """Prints an event and returns its id."""
     event = json.loads(text)
-    sys.stdout.write((text if as_json else "  ".join(str(event[column]) for column in EVENT_COLUMNS)) + "\n")
-    sys.stdout.flush()
+    if as_json:
+        print_json_line(text)
+    else:
+        say("  ".join(str(event[column]) for column in EVENT_COLUMNS))
+        sys.stdout.flush()
     return int(event["id"])
 
 

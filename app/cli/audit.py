@@ -9,6 +9,7 @@ import typer
 
 from app.cli.client import API, connect
 from app.cli.remote import remote
+from app.text import visible_json
 
 
 @remote
@@ -23,4 +24,4 @@ def audit(
         client.check(response)
         with out.open("a") if out else nullcontext(sys.stdout) as file:
             for line in response.iter_lines():
-                file.write(f"{line}\n")
+                file.write(f"{visible_json(line)}\n")

@@ -8,7 +8,7 @@ from app.cli.client import connect
 from app.cli.names import segment
 from app.cli.nouns import show_list
 from app.cli.offline import Json
-from app.cli.output import fail, print_json
+from app.cli.output import fail, print_json, say
 from app.cli.remote import remote
 
 alias = typer.Typer(no_args_is_help=True, help="What others call a base: upstream names, mirrors, renamed repositories.")
@@ -30,7 +30,7 @@ def alias_add(
     """Say what others call a family or a release, so that patches tell by it what they were trained on."""
     row = connect(as_json).post(_path(family), {"name": name, "revision": revision, "release": release})
     meant = f"{family}/{row['release']}" if row["release"] else f"family {family}"
-    print_json(row) if as_json else typer.echo(f"{name} means {meant}.")
+    print_json(row) if as_json else say(f"{name} means {meant}.")
 
 
 @alias.command("ls")
@@ -50,7 +50,7 @@ def alias_rm(family: str, name: Called, revision: Revision = None, as_json: Json
     if found is None:
         fail("base_name.unknown", f"Family {family!r} is not called {name!r}. See 'portllm family alias ls'.", as_json)
     client.delete(f"{_path(family)}/{segment(found['id'])}")
-    print_json(found) if as_json else typer.echo(f"{name} means nothing any more.")
+    print_json(found) if as_json else say(f"{name} means nothing any more.")
 
 
 def _path(family: str) -> str:

@@ -8,7 +8,7 @@ import typer
 
 from app.cli.configured import read_settings
 from app.cli.db import HERE, Data
-from app.cli.output import print_json
+from app.cli.output import print_json, say
 from app.cli.variables import PREFIX
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def config(
         return
     for row in shown:
         value = row["value"] if isinstance(row["value"], str) else json.dumps(row["value"])
-        typer.echo(f"{row['variable']}={value}  # {row['source']}")
+        say(f"{row['variable']}={value}  # {row['source']}")
 
 
 def effective(settings: "Settings", is_data_given: bool) -> list[dict[str, Any]]:

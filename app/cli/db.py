@@ -1,6 +1,5 @@
 """`portllm db`: the database's schema, a backup of the embedded one, and the key that its secrets are under."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.configured import DATA_VARIABLE, read_settings
-from app.cli.output import fail, fail_file, print_json
+from app.cli.output import fail, fail_file, print_json, say
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -44,7 +43,7 @@ def current(data: Data = HERE, as_json: Json = False) -> None:
     if as_json:
         print_json({"current": found, "needed": needed})
     else:
-        typer.echo(f"{found or 'nothing'} (this version needs {needed})")
+        say(f"{found or 'nothing'} (this version needs {needed})")
 
 
 @db.command()
@@ -89,7 +88,7 @@ def backup(
         print_json({"file": str(file), "bytes": file.stat().st_size})
     else:
         kept = settings.blobs or settings.data / "blobs/sha256"
-        typer.echo(f"{file} ({file.stat().st_size} bytes). Now copy {kept}.")
+        say(f"{file} ({file.stat().st_size} bytes). Now copy {kept}.")
 
 
 @db.command()
@@ -115,9 +114,9 @@ def reencrypt(data: Data = HERE, as_json: Json = False) -> None:
     if as_json:
         print_json({"reencrypted": done.renewed, "current": done.fresh, "lost": lost})
     else:
-        typer.echo(f"{done.renewed} encrypted anew, {done.fresh} were under the present key already, {len(lost)} could not be.")
+        say(f"{done.renewed} encrypted anew, {done.fresh} were under the present key already, {len(lost)} could not be.")
     for error in lost:
-        sys.stderr.write(f"portllm: {error['message']} [{error['code']}]\n")
+        say(f"portllm: {error['message']} [{error['code']}]", err=True)
     if lost:
         raise SystemExit(1)
 

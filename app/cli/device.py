@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from app.cli.client import RefusedError
+from app.text import visible
 
 if TYPE_CHECKING:
     import httpx
@@ -150,5 +151,5 @@ def _seconds(value: Any, default: float) -> float:
 
 
 def _shown(text: Any) -> str:
-    """Text of others as a terminal may show it: none of it can move the cursor or change colours."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(text)[:300])
+    """The beginning of a text of others, as a terminal may show it."""
+    return visible(str(text)[:300])

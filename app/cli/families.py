@@ -7,7 +7,7 @@ import typer
 from app.cli.client import connect
 from app.cli.names import segment
 from app.cli.offline import Json
-from app.cli.output import print_json
+from app.cli.output import print_json, say
 from app.cli.remote import remote
 
 family = typer.Typer(no_args_is_help=True, help="Families of base models, and who may see them.")
@@ -25,7 +25,7 @@ def family_create(
 ) -> None:
     """Create a family, which only admins see until it is granted to others."""
     row = connect(as_json).post("/families", {"name": name, "description": description, "readers": reader or []})
-    print_json(row) if as_json else typer.echo(f"Family {row['name']} is there.")
+    print_json(row) if as_json else say(f"Family {row['name']} is there.")
 
 
 @family.command("grant")
@@ -56,4 +56,4 @@ def _path(name: str, owner: str) -> str:
 def _show(row: dict[str, object], as_json: bool) -> None:
     readers = row["readers"]
     assert isinstance(readers, list)  # noqa: S101
-    print_json(row) if as_json else typer.echo(f"{row['family']} is seen by admins{''.join(f', {r}' for r in readers)}.")
+    print_json(row) if as_json else say(f"{row['family']} is seen by admins{''.join(f', {r}' for r in readers)}.")

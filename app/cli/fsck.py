@@ -9,7 +9,7 @@ import typer
 from app.cli.configured import read_settings
 from app.cli.db import HERE, Data, database_refusals, require_database
 from app.cli.offline import Json
-from app.cli.output import Advance, print_json, print_table, progress_bar
+from app.cli.output import Advance, print_json, print_table, progress_bar, say
 
 if TYPE_CHECKING:
     from app.services.fsck.troubles import Report
@@ -71,7 +71,7 @@ def _reaccept(data: Path, as_json: bool) -> NoReturn:
         lines = [(o.release, "accepted" if o.accepted else o.reason or f"other bytes in {', '.join(o.wrong)}") for o in outcomes]
         print_table(("release", "outcome"), lines)
     else:
-        typer.echo("There are no releases that are read from directories.")
+        say("There are no releases that are read from directories.")
     raise SystemExit(0 if all(o.accepted for o in outcomes) else 1)
 
 
@@ -102,8 +102,8 @@ def _print(report: "Report") -> None:
     if report.troubles:
         rows = [(t.code, t.subject, t.detail, t.remedy) for t in report.troubles]
         print_table(("code", "what", "finding", "what to do"), rows)
-        typer.echo(", ".join(f"{count} {code}" for code, count in sorted(report.counts.items())))
+        say(", ".join(f"{count} {code}" for code, count in sorted(report.counts.items())))
     if report.unseen:
         print_table(("what", "could not be looked at"), [(u.subject, u.reason) for u in report.unseen])
     if report.clean:
-        typer.echo("Everything that was looked at is as it should be." if report.unseen else "Everything is as it should be.")
+        say("Everything that was looked at is as it should be." if report.unseen else "Everything is as it should be.")

@@ -9,7 +9,7 @@ import typer
 from app.cli.configured import read_settings
 from app.cli.db import HERE, Data, database_refusals, require_database
 from app.cli.offline import Json
-from app.cli.output import EXIT_USAGE, fail, print_json
+from app.cli.output import EXIT_USAGE, fail, print_json, say
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -49,9 +49,9 @@ def gc(
         print_json(said)
         return
     oldest = f", the oldest {found.oldest / 3600:,.1f} hours old" if found.oldest is not None else ""
-    typer.echo(f"{total.count:,} that nothing names, {total.bytes:,} bytes{oldest}.")
+    say(f"{total.count:,} that nothing names, {total.bytes:,} bytes{oldest}.")
     if not dry_run:
-        typer.echo(f"{removed.count:,} were removed, {removed.bytes:,} bytes.")
+        say(f"{removed.count:,} were removed, {removed.bytes:,} bytes.")
 
 
 def _seconds(text: str, as_json: bool) -> dt.timedelta:

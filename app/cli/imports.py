@@ -8,7 +8,7 @@ import typer
 
 from app.cli.client import Client, connect
 from app.cli.offline import Json
-from app.cli.output import EXIT_USAGE, fail, fail_file, print_json, print_table, progress_bar
+from app.cli.output import EXIT_USAGE, fail, fail_file, print_json, print_table, progress_bar, say
 from app.cli.remote import remote
 
 POLL_SECONDS = 0.5
@@ -81,9 +81,7 @@ def _report(rows: list[dict[str, Any]], as_json: bool) -> None:
     lines = [(row["source"], row["state"], _version(row), _words(row)) for row in rows]
     print_table(("repository", "outcome", "version", "family, release or reason"), lines)
     states = [row["state"] for row in rows]
-    typer.echo(
-        ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) + "." if states else "Nothing there."
-    )
+    say(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) + "." if states else "Nothing there.")
 
 
 def _version(row: dict[str, Any]) -> str:

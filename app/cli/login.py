@@ -11,7 +11,7 @@ from app.cli import credentials, device
 from app.cli.client import RefusedError, open_client, registry_url
 from app.cli.credentials import Login
 from app.cli.offline import Json
-from app.cli.output import EXIT_USAGE, fail, print_json
+from app.cli.output import EXIT_USAGE, fail, print_json, say
 from app.cli.remote import remote
 from app.cli.tokens import seconds_of
 
@@ -29,7 +29,7 @@ def exchange(
 ) -> None:
     """Exchange an identity token (OpenID Connect) for a token of the registry; it is shown this once."""
     row = _exchange(_identity_token(token_file, as_json), _span(lifetime, as_json), as_json)
-    print_json(row) if as_json else typer.echo(row["token"])
+    print_json(row) if as_json else say(row["token"])
 
 
 @remote
@@ -46,9 +46,9 @@ def login(
     if as_json:
         print_json(row)
         return
-    typer.echo(f"Logged in at {url} as {row['owner']} ({row['role']}) until {row['expires_at']}.")
+    say(f"Logged in at {url} as {row['owner']} ({row['role']}) until {row['expires_at']}.")
     if os.environ.get("PORTLLM_TOKEN"):
-        typer.echo("PORTLLM_TOKEN is set, and is used in place of this login.", err=True)
+        say("PORTLLM_TOKEN is set, and is used in place of this login.", err=True)
 
 
 @remote
@@ -64,7 +64,7 @@ def logout(as_json: Json = False) -> None:
         if error.code not in ("token.missing", "token.expired"):  # it ended before
             raise
     credentials.forget(url)
-    print_json({"url": url}) if as_json else typer.echo(f"Logged out of {url}.")
+    print_json({"url": url}) if as_json else say(f"Logged out of {url}.")
 
 
 def _chosen(issuers: list[dict[str, Any]], wanted: str | None) -> dict[str, Any]:
@@ -103,6 +103,6 @@ def _span(span: str | None, as_json: bool) -> int | None:
 
 def _show(address: str, code: str, complete: str | None) -> None:
     """On standard error: standard output is for the result."""
-    typer.echo(f"Open {address} and enter the code {code}", err=True)
+    say(f"Open {address} and enter the code {code}", err=True)
     if complete:
-        typer.echo(f"or open {complete}", err=True)
+        say(f"or open {complete}", err=True)

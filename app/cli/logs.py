@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pythonjsonlogger.json import JsonFormatter
 
 from app.domain.context import JOB_ID, REQUEST_ID
+from app.text import visible
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -43,10 +44,13 @@ class Context(logging.Filter):
 
 
 class TextLines(logging.Formatter):
-    """Lines for people."""
+    """Lines for people: a message is one line whatever it names, and only a traceback has more."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the base class's name
+        return visible(super().formatMessage(record))
 
     def format(self, record: logging.LogRecord) -> str:
-        return redacted(super().format(record))
+        return redacted(visible(super().format(record), keep="\n\t"))
 
 
 class JsonLines(JsonFormatter):

@@ -8,7 +8,7 @@ from app.cli.client import connect
 from app.cli.following import follow
 from app.cli.names import segment
 from app.cli.offline import Json
-from app.cli.output import fail_row, print_json
+from app.cli.output import fail_row, print_json, say
 from app.cli.ports import PortName, Version, choose_port
 from app.cli.remote import remote
 
@@ -34,8 +34,8 @@ def materialise(
             print_json(row)
     elif row["state"] == "done":
         copied, moved = row["result"]["bytes_copied"], row["result"]["bytes_moved"]
-        typer.echo(f"{row['target']}: {len(row['result']['files'])} files, {copied:,} bytes copied inside S3, {moved:,} moved.")
+        say(f"{row['target']}: {len(row['result']['files'])} files, {copied:,} bytes copied inside S3, {moved:,} moved.")
     else:
-        typer.echo(f"{row['target']} is {row['state']}; its job is {row['job']}.")
+        say(f"{row['target']} is {row['state']}; its job is {row['job']}.")
     if failed:
         fail_row(row, as_json)

@@ -9,7 +9,7 @@ from app.cli.client import connect
 from app.cli.ingest import add_release, wait_release
 from app.cli.names import patch_path, release_path, segment
 from app.cli.offline import Json
-from app.cli.output import EXIT_USAGE, fail, fail_row, print_json, print_table
+from app.cli.output import EXIT_USAGE, fail, fail_row, print_json, print_table, say
 from app.cli.remote import remote
 
 release = typer.Typer(no_args_is_help=True, help="Releases of base models.")
@@ -52,7 +52,7 @@ def release_add(
         row = wait_release(client, row)
     failed = row["state"] == "rejected"
     if not as_json:
-        typer.echo(f"{family}/{name} is {row['state']}.")
+        say(f"{family}/{name} is {row['state']}.")
     elif not failed:
         print_json(row)
     if failed:
@@ -84,7 +84,7 @@ def _plain(value: Any) -> Any:
 def release_yank(family: str, name: str, reason: Annotated[str, typer.Option(help="Why.")], as_json: Json = False) -> None:
     """Hide a release from selection."""
     row = connect(as_json).post(f"{release_path(family, name)}/yank", {"reason": reason})
-    print_json(row) if as_json else typer.echo(f"{family}/{name} is {row['state']}.")
+    print_json(row) if as_json else say(f"{family}/{name} is {row['state']}.")
 
 
 @patch.command("push")
@@ -106,8 +106,8 @@ def patch_push(
         print_json(row)
         return
     if row["dropped"]:
-        typer.echo(f"Left out, not part of a patch: {', '.join(row['dropped'])}.")
-    typer.echo(f"{name} version {row['number']}, trained on {row['trained_on']}, {row['total_bytes']:,} bytes.")
+        say(f"Left out, not part of a patch: {', '.join(row['dropped'])}.")
+    say(f"{name} version {row['number']}, trained on {row['trained_on']}, {row['total_bytes']:,} bytes.")
 
 
 @patch.command("pull")
@@ -122,7 +122,7 @@ def patch_pull(
     from app.cli.fetch import fetch_patch  # noqa: PLC0415  httpx; see app.cli.client
 
     row = fetch_patch(connect(as_json), full_path(name, as_json), version, out_dir)
-    print_json(row) if as_json else typer.echo(f"{out_dir}: {name} version {row['number']}, {row['total_bytes']:,} bytes.")
+    print_json(row) if as_json else say(f"{out_dir}: {name} version {row['number']}, {row['total_bytes']:,} bytes.")
 
 
 @patch.command("yank")
@@ -130,7 +130,7 @@ def patch_pull(
 def patch_yank(name: PatchName, version: int, reason: Annotated[str, typer.Option(help="Why.")], as_json: Json = False) -> None:
     """Hide a version from selection."""
     row = connect(as_json).post(f"{full_path(name, as_json)}/versions/{version}/yank", {"reason": reason})
-    print_json(row) if as_json else typer.echo(f"{name} version {version} is {row['state']}.")
+    print_json(row) if as_json else say(f"{name} version {version} is {row['state']}.")
 
 
 @patch.command("alias")
@@ -138,7 +138,7 @@ def patch_yank(name: PatchName, version: int, reason: Annotated[str, typer.Optio
 def patch_alias(name: PatchName, alias: str, version: str, as_json: Json = False) -> None:
     """Point an alias at a version."""
     row = connect(as_json).put(f"{full_path(name, as_json)}/aliases/{segment(alias)}", {"version": version})
-    print_json(row) if as_json else typer.echo(f"{name}@{alias} is version {row['version']}.")
+    print_json(row) if as_json else say(f"{name}@{alias} is version {row['version']}.")
 
 
 @remote

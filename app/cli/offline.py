@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from app.cli.choices import Dtype, Tokenizer
-from app.cli.output import fail, fail_file, print_json, print_table, progress_bar
+from app.cli.output import fail, fail_file, print_json, print_table, progress_bar, say
 from app.core.errors import CoreError
 from app.core.findings import Finding
 from app.core.plan import MergePlan
@@ -38,7 +38,7 @@ def merge(
     def tell(found: tuple[Finding, ...]) -> None:
         findings.extend(found)
         for finding in found:
-            typer.echo(f"portllm: {SEVERITIES[finding.severity]}: {finding.message} [{finding.code}]", err=True)
+            say(f"portllm: {SEVERITIES[finding.severity]}: {finding.message} [{finding.code}]", err=True)
 
     with ExitStack() as stack:
 
@@ -55,7 +55,7 @@ def merge(
         told = [f.to_dict() for f in findings]
         print_json({"out": str(out_dir), "bytes": plan.total_bytes, "tensors_changed": len(plan.deltas), "findings": told})
     else:
-        typer.echo(f"{out_dir}: {len(plan.deltas)} tensors changed, {plan.total_bytes:,} bytes.")
+        say(f"{out_dir}: {len(plan.deltas)} tensors changed, {plan.total_bytes:,} bytes.")
 
 
 def inspect(
@@ -80,8 +80,8 @@ def inspect(
     else:
         print_table(("severity", "code", "finding"), [(f.severity, f.code, f.message) for f in found.findings])
         if found.fidelity:
-            typer.echo(
+            say(
                 f"Merge fidelity {found.fidelity.overall:.4f}, worst {found.fidelity.worst:.4f} in {found.fidelity.worst_tensor}."
             )
-        typer.echo("The patch can be carried over." if found.portable else "The patch cannot be carried over.")
+        say("The patch can be carried over." if found.portable else "The patch cannot be carried over.")
     raise SystemExit(0 if found.portable else 1)

@@ -8,7 +8,7 @@ from app.cli.client import connect
 from app.cli.names import patch_path
 from app.cli.nouns import PatchName, split_name
 from app.cli.offline import Json
-from app.cli.output import EXIT_USAGE, fail, print_json
+from app.cli.output import EXIT_USAGE, fail, print_json, say
 from app.cli.remote import remote
 
 Family = Annotated[str, typer.Option(help="Family of the base model.")]
@@ -26,7 +26,7 @@ def patch_create(
     body = {"owner": owner, "name": short, "family": family, "trained_on": trained_on, "description": description or ""}
     row = client.post("/patches", body)
     said = f", trained on {row['trained_on']} where a push does not tell" if row["trained_on"] else ""
-    print_json(row) if as_json else typer.echo(f"{name} of family {row['family']} is there{said}.")
+    print_json(row) if as_json else say(f"{name} of family {row['family']} is there{said}.")
 
 
 @remote
@@ -38,7 +38,7 @@ def patch_set(name: PatchName, trained_on: Default = None, description: Descript
     client = connect(as_json)
     owner, short = split_name(name, as_json)
     row = client.patch(patch_path(owner, short), changes)
-    print_json(row) if as_json else typer.echo(f"{name}: trained on {row['trained_on'] or '(not said)'}; {row['description']}")
+    print_json(row) if as_json else say(f"{name}: trained on {row['trained_on'] or '(not said)'}; {row['description']}")
 
 
 @remote
@@ -55,4 +55,4 @@ def patch_publish(
     if as_json:
         print_json(row)
         return
-    typer.echo(f"{name} version {row['number']}, trained on {row['trained_on']}, {row['total_bytes']:,} bytes.")
+    say(f"{name} version {row['number']}, trained on {row['trained_on']}, {row['total_bytes']:,} bytes.")

@@ -11,7 +11,7 @@ from app.cli.following import wait_digests
 from app.cli.names import segment
 from app.cli.nouns import PatchName, split_name
 from app.cli.offline import Json
-from app.cli.output import EXIT_USAGE, fail, print_json, print_table
+from app.cli.output import EXIT_USAGE, fail, print_json, print_table, say
 from app.cli.remote import remote
 
 PLAIN = {"strategy": "add", "dtype": None, "tokenizer": "release"}
@@ -49,14 +49,14 @@ def port(
 def approve(port_id: str, reason: Annotated[str, typer.Option(help="Why the port may be used.")], as_json: Json = False) -> None:
     """Let a held port become ready."""
     row = connect(as_json).post(f"/ports/{segment(port_id)}/approve", {"reason": reason})
-    print_json(row) if as_json else typer.echo(f"{row['id']} is {row['state']}.")
+    print_json(row) if as_json else say(f"{row['id']} is {row['state']}.")
 
 
 @remote
 def retire(port_id: str, as_json: Json = False) -> None:
     """Take a port out of use: its merged model is not handed out any more."""
     row = connect(as_json).post(f"/ports/{segment(port_id)}/retire")
-    print_json(row) if as_json else typer.echo(f"{row['id']} is {row['state']}.")
+    print_json(row) if as_json else say(f"{row['id']} is {row['state']}.")
 
 
 @remote
@@ -79,7 +79,7 @@ def pull(
     else:
         verified = "verified" if result["verified"] else "sizes verified"
         model = f"{chosen['patch']} on {chosen['release']}"
-        typer.echo(f"{out_dir}: {model}, {len(result['files'])} files, {result['bytes']:,} bytes, {verified}.")
+        say(f"{out_dir}: {model}, {len(result['files'])} files, {result['bytes']:,} bytes, {verified}.")
 
 
 @remote
@@ -99,7 +99,7 @@ def digest(
         print_json({"port": client.get(path), "files": files})
         return
     for file in files:
-        typer.echo(f"{file['sha256']}  {file['path']}")
+        say(f"{file['sha256']}  {file['path']}")
 
 
 def choose_port(client: Client, name: str, version: str | None, on: str | None, as_json: bool) -> dict[str, Any]:
@@ -141,9 +141,9 @@ def _recipe(recipe: dict[str, Any]) -> str:
 
 def describe(row: dict[str, Any]) -> None:
     """Tells people what a port is, or would be, and why."""
-    typer.echo(f"{row['patch']} version {row['version']} on {row['release']}: {row['state']}.")
+    say(f"{row['patch']} version {row['version']} on {row['release']}: {row['state']}.")
     print_table(("severity", "code", "finding"), [(f["severity"], f["code"], f["message"]) for f in row["findings"]])
     if row["fidelity"]:
         kind = "sampled" if row["fidelity"]["sampled"] else "exact"
-        typer.echo(f"Merge fidelity {row['fidelity']['overall']:.4f} ({kind}).")
-    typer.echo(f"Fingerprint {row['fingerprint']}" + (f", port {row['id']}" if "id" in row else ""))
+        say(f"Merge fidelity {row['fidelity']['overall']:.4f} ({kind}).")
+    say(f"Fingerprint {row['fingerprint']}" + (f", port {row['id']}" if "id" in row else ""))

@@ -8,7 +8,7 @@ from app.cli.client import connect
 from app.cli.names import patch_path, segment
 from app.cli.nouns import split_name
 from app.cli.offline import Json
-from app.cli.output import EXIT_FAILED, EXIT_USAGE, fail, print_json, print_table
+from app.cli.output import EXIT_FAILED, EXIT_USAGE, fail, print_json, print_table, say
 from app.cli.remote import remote
 
 
@@ -46,10 +46,10 @@ def _say(version: str, row: dict[str, Any], erasure: dict[str, Any], as_json: bo
         parts = [(blob["digest"], blob) for blob in erasure["blobs"]] + [(copy["target"], copy) for copy in erasure["copies"]]
         print_table(("bytes", "state"), [(name, _state(part)) for name, part in parts])
         if done:
-            typer.echo(f"{version} is purged: nothing of it is there but what others have too.")
+            say(f"{version} is purged: nothing of it is there but what others have too.")
         else:
             waits = f" {erasure['waits_for']}" if erasure["waits_for"] else ""
-            typer.echo(f"{version} is not erased yet.{waits} The service goes on trying; ask again with --verify.")
+            say(f"{version} is not erased yet.{waits} The service goes on trying; ask again with --verify.")
     raise SystemExit(0 if done else EXIT_FAILED)
 
 

@@ -8,7 +8,7 @@ import typer
 from app.cli.client import connect
 from app.cli.names import segment
 from app.cli.offline import Json
-from app.cli.output import print_json, print_table
+from app.cli.output import print_json, print_table, say
 from app.cli.ports import PORT_PREFIX, PortName, Version, choose_port
 from app.cli.remote import remote
 
@@ -29,7 +29,7 @@ def serving(
 
 
 def _describe(row: dict[str, Any]) -> None:
-    typer.echo(f"{row['patch']} version {row['version']} on {row['release']}: {row['state']}.")
+    say(f"{row['patch']} version {row['version']} on {row['release']}: {row['state']}.")
     options = row["options"]
     print_table(("engine", "mode", "can serve it"), [(o["engine"], o["mode"], "yes" if o["servable"] else "no") for o in options])
     reasons = [(o["name"], r["severity"], r["code"], r["message"]) for o in options for r in o["reasons"]]
@@ -37,8 +37,9 @@ def _describe(row: dict[str, Any]) -> None:
         print_table(("option", "severity", "code", "reason"), reasons)
     for option in options:
         for launch in option["launches"]:
-            typer.echo(f"\n{option['name']}:")
+            say()
+            say(f"{option['name']}:")
             for variable, value in launch["environment"].items():
-                typer.echo(f'  export {variable}="{value}"')
+                say(f'  export {variable}="{value}"')
             for command in launch["commands"]:
-                typer.echo(f"  {shlex.join(command)}")
+                say(f"  {shlex.join(command)}")

@@ -2,13 +2,11 @@
 
 from typing import Any
 
-import typer
-
 from app.cli.client import Client, connect
 from app.cli.names import segment
 from app.cli.nouns import full_path
 from app.cli.offline import Json
-from app.cli.output import print_json, print_table
+from app.cli.output import print_json, print_table, say
 from app.cli.ports import PORT_PREFIX, PortName, describe
 from app.cli.remote import remote
 
@@ -31,7 +29,7 @@ def _show_patch(client: Client, name: str, as_json: bool) -> None:
     if as_json:
         print_json(row)
         return
-    typer.echo(f"{name} of family {row['family']}. {row['description']}".rstrip())
+    say(f"{name} of family {row['family']}. {row['description']}".rstrip())
     columns = ("version", "state", "trained on", "rank", "bytes", "published")
     versions = [
         (v["number"], v["state"], v["trained_on"], (v["facts"] or {}).get("rank"), v["total_bytes"], v["published_at"])

@@ -9,7 +9,7 @@ from app.cli.client import connect
 from app.cli.names import segment
 from app.cli.nouns import show_list
 from app.cli.offline import Json
-from app.cli.output import fail, print_json
+from app.cli.output import fail, print_json, say
 from app.cli.remote import remote
 
 token = typer.Typer(no_args_is_help=True, help="Tokens.")
@@ -34,7 +34,7 @@ def token_create(
     row = connect(as_json).post(
         "/tokens", {"owner": owner, "name": name, "expires_in": seconds_of(expires, as_json) if expires else None, **wanted}
     )
-    print_json(row) if as_json else typer.echo(row["token"])
+    print_json(row) if as_json else say(row["token"])
 
 
 @token.command("rotate")
@@ -46,7 +46,7 @@ def token_rotate(
 ) -> None:
     """Make a token that takes another's place; it is shown this once."""
     row = connect(as_json).post(f"/tokens/{segment(token_id)}/rotate", {"grace": seconds_of(grace, as_json)})
-    print_json(row) if as_json else typer.echo(row["token"])
+    print_json(row) if as_json else say(row["token"])
 
 
 def seconds_of(span: str, as_json: bool) -> int:
@@ -73,4 +73,4 @@ def token_ls(as_json: Json = False) -> None:
 def token_revoke(token_id: str, as_json: Json = False) -> None:
     """Revoke a token, at once."""
     row = connect(as_json).delete(f"/tokens/{segment(token_id)}")
-    print_json(row) if as_json else typer.echo(f"{row['id']} is revoked.")
+    print_json(row) if as_json else say(f"{row['id']} is revoked.")

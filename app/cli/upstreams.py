@@ -8,7 +8,7 @@ import typer
 from app.cli.client import connect
 from app.cli.names import segment
 from app.cli.offline import Json
-from app.cli.output import EXIT_USAGE, fail, print_json, print_table
+from app.cli.output import EXIT_USAGE, fail, print_json, print_table, say
 from app.cli.remote import remote
 
 upstream = typer.Typer(no_args_is_help=True, help="Hubs that the registry pulls from; hf (huggingface.co) is always there.")
@@ -33,7 +33,7 @@ def upstream_add(
         "http_hosts": http_host or [], "publishers": publishers,
     }  # fmt: skip
     row = connect(as_json).put(f"/upstreams/{segment(name)}", body)
-    print_json(row) if as_json else typer.echo(_sentence(row))
+    print_json(row) if as_json else say(_sentence(row))
 
 
 @upstream.command("ls")
@@ -53,7 +53,7 @@ def upstream_ls(as_json: Json = False) -> None:
 def upstream_show(name: str, as_json: Json = False) -> None:
     """Show one upstream; its token is never shown. Needs scope admin."""
     row = connect(as_json).get(f"/upstreams/{segment(name)}")
-    print_json(row) if as_json else typer.echo(_sentence(row))
+    print_json(row) if as_json else say(_sentence(row))
 
 
 @upstream.command("rm")
@@ -61,7 +61,7 @@ def upstream_show(name: str, as_json: Json = False) -> None:
 def upstream_rm(name: str, as_json: Json = False) -> None:
     """Forget an upstream and its token; what was pulled from it stays. Needs scope admin."""
     row = connect(as_json).delete(f"/upstreams/{segment(name)}")
-    print_json(row) if as_json else typer.echo(f"Upstream {row['name']} is forgotten.")
+    print_json(row) if as_json else say(f"Upstream {row['name']} is forgotten.")
 
 
 def _token(as_json: bool) -> str:

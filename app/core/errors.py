@@ -13,6 +13,8 @@ The catalogue below is the single list of codes; the documentation pages and the
 
 from typing import Any, NamedTuple
 
+from app.text import visible
+
 
 class Entry(NamedTuple):
     """One documented code: a title, a sentence with named holes, and what the user can do."""
@@ -110,8 +112,8 @@ class CoreError(Exception):
 
     def __init__(self, code: str, **data: Any) -> None:
         entry = CATALOGUE[code]
-        # Names from files can hold lone surrogates, which no JSON answer and no terminal can carry.
-        data = {k: v.encode(errors="backslashreplace").decode() if isinstance(v, str) else v for k, v in data.items()}
+        # Names from files can hold control characters, and lone surrogates, which no JSON answer can carry.
+        data = {k: visible(v) if isinstance(v, str) else v for k, v in data.items()}
         self.code = code
         self.data = data
         self.title = entry.title

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from app.core.errors import CoreError, Entry
+from app.text import visible
 
 Severity = Literal["refuse", "warn", "info"]
 
@@ -43,6 +44,10 @@ class Finding:
     severity: Severity
     message: str
     data: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Names of tensors and files in the sentence are text, whatever they hold."""
+        object.__setattr__(self, "message", visible(self.message))
 
     def to_dict(self) -> dict[str, Any]:
         return {"code": self.code, "severity": self.severity, "message": self.message, "data": self.data}

@@ -5,6 +5,8 @@
 
 from typing import Any, Literal, NamedTuple
 
+from app.text import visible
+
 Kind = Literal[
     "invalid",
     "unauthenticated",
@@ -204,6 +206,7 @@ class DomainError(Exception):
 
     def __init__(self, code: str, **data: Any) -> None:
         entry = CATALOGUE[code]
+        data = {k: visible(v) if isinstance(v, str) else v for k, v in data.items()}
         self.code = code
         self.kind = entry.kind
         self.data = data

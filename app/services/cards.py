@@ -10,6 +10,7 @@ from typing import Any
 from app.core.recipe import ARITHMETIC_VERSION
 from app.db.patches import PatchVersion
 from app.db.ports import Port
+from app.text import visible
 
 PAPER = "[PortLLM](https://arxiv.org/abs/2410.10870)"
 NOT_SAID = "not said"
@@ -165,12 +166,17 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """A text of somebody's as one cell of a table: one line, and no mark of its own."""
-    return re.sub(r"([\\`*_|<>\[\]#])", r"\\\1", " ".join(text.split()))
+    """Escapes a text for one cell of a table: one line, without control characters, and no mark-up of its own."""
+    return re.sub(r"([\\`*_|<>\[\]#&~!])", r"\\\1", _line(text))
 
 
 def _code(text: str | None) -> str:
-    return f"`{str(text).replace('`', '')}`" if text else NOT_SAID
+    """Shows a text as code, in or outside a table: it ends neither the code nor the cell."""
+    return f"`{_line(str(text)).replace('`', '').replace('|', '¦')}`" if text else NOT_SAID
+
+
+def _line(text: str) -> str:
+    return visible(" ".join(text.split()))
 
 
 def _day(moment: dt.datetime | None) -> str:

@@ -85,6 +85,45 @@ def test_a_path_that_leaves_the_directory_is_refused(path: str, tmp_path: Path) 
     assert not (deep / "out").exists()
 
 
+EVIL = "\x1b]0;owned\x07\x9b31m\u202e[red]x\r\nportllm: all is well"
+ROW: dict[str, Any] = {
+    **dict.fromkeys(("id", "name", "owner", "family", "description", "parent", "source", "patch", "release", "state"), EVIL),
+    **dict.fromkeys(("kind", "created_at", "subject", "actor", "at", "trained_on", "fingerprint", "reason", "target"), EVIL),
+    "version": 1, "number": 1, "total_bytes": 1, "findings": [{"severity": "warn", "code": EVIL, "message": EVIL, "data": {}}],
+    "fidelity": None, "aliases": {EVIL: 1}, "items": [], "next_cursor": None, "problem": None, "summary": None,
+    "origin": {EVIL: EVIL}, "facts": {"rank": EVIL}, "published_at": EVIL, "recipe": PLAIN, "progress": None,
+}  # fmt: skip
+LISTS = ("families", "releases", "patches", "ports", "versions", "events", "materialisations")
+VERBS = [
+    "ls families", "ls releases", "ls patches", "ls ports", "show acme/tone", "show prt_1", "release show llama v1",
+    "approve prt_1 --reason x", "retire prt_1", "jobs show x", "jobs cancel x", "patch yank acme/tone 1 --reason x", "events",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize("status", [200, 409])
+def test_text_of_a_registry_moves_no_cursor_and_adds_no_line(verb: str, as_json: bool, status: int) -> None:
+    """Whatever it says of its patches, or as the reason of a refusal, is shown as text."""
+
+    def answer(path: str) -> tuple[int, str, bytes]:
+        if status >= 400:
+            problem = {"code": f"x.{EVIL}", "detail": EVIL, "remedy": EVIL}
+            return status, "application/problem+json", json.dumps(problem).encode()
+        is_list = path.rpartition("/")[2] in LISTS
+        return 200, "application/json", json.dumps({"items": [ROW], "next_cursor": None} if is_list else ROW).encode()
+
+    with serving(answer) as variables:
+        ended = invoke(*verb.split(), *(["--json"] if as_json else []), **variables)
+    out = ended.stdout + ended.stderr
+    assert not set(out) & set("\x1b\x07\x9b\u202e\r")
+    assert "\nportllm: all is well" not in out
+    if status >= 400:
+        assert ended.exit_code == 1
+        assert "\\x1b]0;owned" in ended.stderr
+        assert ended.stderr.count("\n") == 1
+
+
 def test_an_ordinary_path_is_taken(tmp_path: Path) -> None:
     """The server of these tests is believed where it does not lie: what the others refuse is refused for its path alone."""
     with serving(registry("sub/model.safetensors")) as variables:

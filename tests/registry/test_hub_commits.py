@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.registry.hub import Hub, told
 from tests.registry.service import Caller, Service, unique
 from tests.registry.test_fsck import altered, look
 from tests.registry.uploading import with_card
+from tests.support.files import factors, write_patch
 
 
 def commit_of(hub: Hub, repository: str, revision: str) -> str:
@@ -280,6 +282,23 @@ def test_a_patch_without_a_card(lasting: tuple[Service, Caller, Hub], models: Mo
     assert (front["base_model"], front["library_name"]) == ("base/llama", "peft")
     files = {entry["path"] for entry in hub.tree("acme/bare")}
     assert files == {"README.md"} | {path.name for path in bare.iterdir()}
+
+
+@pytest.mark.parametrize("target", [
+    "x\n\n<script>alert(1)</script>", "x`](javascript:alert(1))", "x | y | z", "\x1b[31mred", "a\u202eb", "# x\r\n# y",
+])  # fmt: skip
+def test_names_of_tensors_are_text_in_a_card(lasting: tuple[Service, Caller, Hub], tmp_path: Path, target: str) -> None:
+    """A patch that was trained on nobody knows what may name any module; the card shows it as code in one cell."""
+    _, acme, hub = lasting
+    directory = write_patch(tmp_path / "odd", {f"model.{target}": factors((6, 8), 2, "F32", 1)}, target_modules=[target])
+    (directory / "README.md").unlink(missing_ok=True)
+    name = acme.patch("acme", unique("named"))
+    acme.publish(name, directory, trained_on="unknown")
+    text = hub.file(name, "1", "README.md").text
+    (row,) = [line for line in text.split("\n") if line.startswith("| modules |")]
+    assert re.fullmatch(r"\| modules \| `[^`|]*` \|", row)
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert not [line for line in text.split("\n") if line.lstrip().startswith(("<script", "# y"))]
 
 
 def test_nothing_published_yet(place: tuple[Service, Caller, Hub]) -> None:

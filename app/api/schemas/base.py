@@ -3,8 +3,12 @@
 import datetime as dt
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
+from app.text import refused_character
+
+# Names of files may be anything (macOS has "Icon\\r"): those that belong to no patch are left out, and shown as text.
+FILE_FIELDS = frozenset({"path"})
 MAX_UNKNOWN = 16  # unknown fields of a body that are named one by one
 
 
@@ -23,10 +27,13 @@ class In(BaseModel):
 
     @field_validator("*", mode="after")
     @classmethod
-    def _no_zero_character(cls, value: Any) -> Any:
-        """PostgreSQL keeps none; what can be said must not depend on the database."""
-        if isinstance(value, str) and "\0" in value:
-            raise ValueError("it holds a zero character")
+    def _no_control_character(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuses what a terminal or a page would take for more than text. PostgreSQL keeps no zero character, in any field."""
+        if not isinstance(value, str):
+            return value
+        found = "\\x00" if "\0" in value else None if info.field_name in FILE_FIELDS else refused_character(value)
+        if found:
+            raise ValueError(f"it holds the control character {found}")
         return value
 
 
