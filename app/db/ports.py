@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ForeignKey, Index, Select, String, UniqueConstraint, and_, bindparam, func, select
+from sqlalchemy import ColumnElement, ForeignKey, Index, Select, String, UniqueConstraint, and_, bindparam, func, select
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column, relationship
 
 from app.db.base import Base, Identified, Versioned, page
@@ -62,6 +62,11 @@ _BY_ID = select(Port).where(Port.id == bindparam("id")).options(*_WITH_NAMES)
 
 def get(session: Session, port_id: str) -> Port | None:
     return session.scalar(_BY_ID, {"id": port_id})
+
+
+def among(session: Session, idents: Sequence[str]) -> Sequence[Port]:
+    """Those of some ports that are there."""
+    return session.scalars(select(Port).where(Port.id.in_(idents)).options(*_WITH_NAMES)).all()
 
 
 def existing(session: Session, version_id: str, release_id: str, fingerprint: str, forced: bool) -> Port | None:
@@ -196,25 +201,35 @@ def newest(session: Session, patch_id: str) -> Port | None:
 
 
 class Carried(NamedTuple):
-    """A ready port by its names."""
+    """A ready port by its names; `at`: since when it is ready."""
 
     id: str
     version_id: str
     number: int | None
     release: str
+    at: dt.datetime
 
 
-def carried(session: Session, patch_id: str, limit: int) -> list[Carried]:
-    """Ready ports of a patch that can be selected, by version and release, newest versions first."""
+def carried(session: Session, patch_id: str) -> list[Carried]:
+    """All ready ports of a patch that can be selected, by version and release, newest versions first."""
+    return _carried(session, PatchVersion.patch_id == patch_id, Release.state == "ready")
+
+
+def carried_before(session: Session, patch_id: str, release_id: str, number: int) -> list[Carried]:
+    """The ready ports to a release of the published versions of a patch before a number, newest versions first."""
+    return _carried(session, PatchVersion.patch_id == patch_id, Port.release_id == release_id, PatchVersion.number < number)
+
+
+def _carried(session: Session, *conditions: ColumnElement[bool]) -> list[Carried]:
     query = (
-        select(Port.id, Port.version_id, PatchVersion.number, Release.name)
+        select(Port.id, Port.version_id, PatchVersion.number, Release.name, func.coalesce(Port.ready_at, Port.created_at))
         .join(PatchVersion, Port.version_id == PatchVersion.id)
         .join(Release, Port.release_id == Release.id)
-        .where(CANONICAL, *_SELECTABLE, PatchVersion.patch_id == patch_id)
+        .where(CANONICAL, PatchVersion.state == "published", *conditions)
         .order_by(PatchVersion.number.desc(), Port.release_id.desc(), Port.forced, Port.id)
     )
     found = dict[tuple[str, str], Carried]()
-    for row in session.execute(query.limit(limit)):
+    for row in session.execute(query):
         found.setdefault((row.version_id, row.name), Carried(*row))
     return list(found.values())
 

@@ -72,6 +72,11 @@ def get(session: Session, release_id: str) -> Release | None:
     return session.scalar(select(Release).where(Release.id == release_id).options(*_WITH_NAMES))
 
 
+def among(session: Session, idents: Sequence[str]) -> Sequence[Release]:
+    """Those of some releases that are there."""
+    return session.scalars(select(Release).where(Release.id.in_(idents)).options(*_WITH_NAMES)).all()
+
+
 def locked(session: Session, release_id: str) -> Release | None:
     """A release as it is now, which nobody else changes before this transaction ends."""
     query = select(Release).where(Release.id == release_id).options(*_WITH_NAMES)
@@ -89,13 +94,24 @@ def by_name(session: Session, family_id: str, name: str) -> Release | None:
     return session.scalar(_BY_NAME, {"family": family_id, "name": name})
 
 
-_READY = select(Release).where(Release.family_id == bindparam("family"), Release.state == "ready").options(*_WITH_NAMES)
-_READY = _READY.order_by(Release.ready_at.desc(), Release.id.desc()).limit(bindparam("limit"))
+_NEWEST_READY = (
+    select(Release)
+    .where(Release.family_id == bindparam("family"), Release.state == "ready")
+    .options(*_WITH_NAMES)
+    .order_by(Release.ready_at.desc(), Release.id.desc())
+    .limit(1)
+)
 
 
-def ready(session: Session, family_id: str, limit: int) -> Sequence[Release]:
-    """Ready releases of a family, newest first."""
-    return session.scalars(_READY, {"family": family_id, "limit": limit}).all()
+def newest_ready(session: Session, family_id: str) -> Release | None:
+    """The newest ready release of a family."""
+    return session.scalar(_NEWEST_READY, {"family": family_id})
+
+
+def names_of_ready(session: Session, family_id: str) -> Sequence[tuple[str, str]]:
+    """Id and name of every ready release of a family, newest first."""
+    query = select(Release.id, Release.name).where(Release.family_id == family_id, Release.state == "ready")
+    return session.execute(query.order_by(Release.ready_at.desc(), Release.id.desc())).tuples().all()
 
 
 def ingesting(session: Session) -> Sequence[tuple[str, int]]:

@@ -9,6 +9,7 @@ from app.domain.errors import DomainError
 from app.services import erasure, garbage, identities, jobs, rates, reverification, sweep
 from app.services.erasure import Opened
 from app.services.garbage import Begin
+from app.services.hub_commits import CatchUp
 
 SWEEP_SECONDS = 3600.0
 # An erasure that could not be finished is tried again after this, and ever more seldom.
@@ -33,12 +34,15 @@ class House:
         self._erasures = dict[str, tuple[float, float]]()  # when one is tried again, and how long after that
         self._next_sweep = time.monotonic()
         self._told = set[str]()
+        self._commits = CatchUp(opened) if opened else None
 
     def keep(self) -> None:
         """What is due now; whoever calls this is the only one who does."""
         jobs.reconcile(self._read, self._write, self._told)
         if self._opened:
             self._finish_erasures(self._opened)
+        if self._commits:
+            self._commits.go_on()
         if time.monotonic() >= self._next_sweep:
             self._next_sweep = time.monotonic() + SWEEP_SECONDS
             swept = sweep_all(self._read, self._write)

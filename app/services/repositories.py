@@ -118,10 +118,10 @@ def _base(uow: UnitOfWork, family: Family, repository: Repository, revision: Rev
                 return Base(release)
         raise unknown_revision(repository, revision.text)
     if revision.release is None:
-        newest = release_rows.ready(uow.session, family.id, 1)
-        if not newest:
+        newest = release_rows.newest_ready(uow.session, family.id)
+        if newest is None:
             raise unknown_revision(repository, revision.text)
-        return Base(newest[0])
+        return Base(newest)
     release = releases.of_family(uow, family, revision.release)
     if release.state not in READABLE:
         raise DomainError("release.not_ready", family=family.name, release=release.name, state=release.state)

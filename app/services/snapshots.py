@@ -7,14 +7,14 @@ code that would write another card leaves the commits alone that clients have pi
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from app.core.adapter import CONFIG_FILE, MAX_CONFIG_BYTES, load_config
 from app.core.patch import CARD_FILE
 from app.core.source import read_range
-from app.db import commits
+from app.db import commits, versions
 from app.db.base import now
 from app.db.commits import Commit
 from app.db.patches import PatchVersion
@@ -97,19 +97,30 @@ def keep(uow: UnitOfWork, drawn: Drawn) -> None:
     Raises:
         DomainError: version.purged.
     """
+    keep_all(uow, [drawn])
     if drawn.version is not None:
-        version = patches.find_version(uow, drawn.version.patch, str(drawn.version.number))
-        uow.lock(version, shared=True)  # a purge that comes after finds what is written here
-        patches.require_kept(version)
-    if commits.of(uow.session, drawn.kind, drawn.subject):
-        return
-    name = commits.name_of([(path, etag) for path, _, etag in drawn.files])
-    uow.add(
-        Commit(
-            id=new_id("cmt"), created_at=now(), name=name, kind=drawn.kind, subject=drawn.subject, root=drawn.root,
-            files=drawn.files, texts=drawn.texts, card=drawn.card,
-        )
-    )  # fmt: skip
+        patches.require_kept(patches.find_version(uow, drawn.version.patch, str(drawn.version.number)))
+
+
+def keep_all(uow: UnitOfWork, drawn: Sequence[Drawn]) -> None:
+    """Writes snapshots down, without those of versions that are purged and those that are written down already."""
+    idents = {one.version.id for one in drawn if one.version is not None}
+    kept = versions.kept_among(uow.session, sorted(idents))  # a purge that comes after finds what is written here
+    known = {
+        (kind, subject) for kind in {one.kind for one in drawn}
+        for subject in commits.names(uow.session, kind, [one.subject for one in drawn if one.kind == kind])
+    }  # fmt: skip
+    for one in drawn:
+        if (one.kind, one.subject) in known or (one.version is not None and one.version.id not in kept):
+            continue
+        name = commits.name_of([(path, etag) for path, _, etag in one.files])
+        uow.session.add(
+            Commit(
+                id=new_id("cmt"), created_at=now(), name=name, kind=one.kind, subject=one.subject, root=one.root,
+                files=one.files, texts=one.texts, card=one.card,
+            )
+        )  # fmt: skip
+    uow.session.flush()
 
 
 def subject_of(thing: Base | Adapter | Merged) -> tuple[Kind, str]:

@@ -6,7 +6,6 @@ from typing import Any
 import httpx
 import pytest
 
-from app.services import history
 from tests.registry.conftest import Models, World
 from tests.registry.hub import Hub, told
 from tests.registry.service import Service
@@ -181,24 +180,8 @@ def test_refs(hub: Hub) -> None:
             assert ref["ref"] in (f"refs/heads/{ref['name']}", f"refs/tags/{ref['name']}")
 
 
-def test_many_first_looks_take_turns(shopper: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A list of refs that nobody looked at before is made a part at a time; each part is kept."""
-    monkeypatch.setattr(history, "FIRST_LOOKS", 1)
-    path = "/api/models/acme/p0/refs"
-    first = shopper.get(path)
-    assert first.status_code == 503, first.text
-    assert first.json()["code"] == "server.busy"
-    assert first.headers["Retry-After"]
-    while (answer := shopper.get(path)).status_code == 503:
-        pass
-    assert [ref["name"] for ref in answer.json()["tags"]] == ["1", "1@v1"]
-
-
-def test_first_looks_pass_what_cannot_be_read(
-    fresh: Callable[..., Service], models: Models, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Releases whose cards are gone get no commit; however many there are, the others get theirs."""
-    monkeypatch.setattr(history, "FIRST_LOOKS", 1)
+def test_refs_that_cannot_be_read_are_left_out(fresh: Callable[..., Service], models: Models) -> None:
+    """Releases whose cards are gone get no commit; the others get theirs."""
     service = fresh()
     service.admin.family("llama")
     for name in ("v1", "v2", "v3"):

@@ -8,7 +8,8 @@ from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.ports import DigestOut, PortIn, PortOut, VerdictOut
 from app.domain.states import PortState
-from app.services import digests, ports, purges
+from app.services import digests, hub_commits, ports, purges
+from app.services.hub_commits import Subject
 from app.services.ports import Verdict
 from app.services.uow import UnitOfWork, settle
 from app.wire.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
@@ -49,12 +50,16 @@ def create_port(body: PortIn, backend: BackendDep, once: OnceDep, principal: Pri
         return ports.assess(backend.tools, case, wish.force)
 
     verdict = purges.again(assess)
+    made = list[Subject]()
 
     def make(uow: UnitOfWork) -> tuple[int, PortOut, str]:
         row, is_new = ports.create(uow, principal, verdict, wish.force)
+        made[:] = hub_commits.of_port(row)
         return 201 if is_new else 200, PortOut.of(row), f"/api/v1/ports/{row.id}"
 
-    return once(make)
+    answer = once(make)
+    hub_commits.write_ahead(backend, made)  # its plan is at hand just now
+    return answer
 
 
 @router.get("/ports")
@@ -85,9 +90,12 @@ def get_port(port: str, uow: ReadUnit, response: Response, principal: PrincipalD
 
 
 @router.post("/ports/{port}/approve")
-def approve_port(port: str, body: ReasonIn, uow: WriteUnit, principal: PrincipalDep, expected: IfMatch) -> PortOut:
+def approve_port(port: str, body: ReasonIn, backend: BackendDep, principal: PrincipalDep, expected: IfMatch) -> PortOut:
     """Let a held port become ready, with a reason."""
-    return PortOut.of(ports.approve(uow, principal, port, body.reason, expected))
+    with backend.write() as uow:
+        row = ports.approve(uow, principal, port, body.reason, expected)
+    hub_commits.write_ahead(backend, hub_commits.of_port(row))
+    return PortOut.of(row)
 
 
 @router.post("/ports/{port}/retire")

@@ -9,7 +9,7 @@ from app.api.routing import api_router
 from app.api.schemas.patches import DirectIn, DirectOut, PartOut, VersionOut
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
-from app.services import publishing, uploads
+from app.services import hub_commits, publishing, uploads
 from app.services.backend import Backend
 from app.services.uow import settle
 from app.wire import long_work
@@ -86,7 +86,13 @@ async def publish(upload: str, request: Request, backend: BackendDep, principal:
     version, or the same refusal until a file of the draft changes. After a refusal, files that were verified are kept.
     """
     async with long_work.publishing(request, principal.owner):
-        return VersionOut.of(await run_in_threadpool(publishing.publish, backend, principal, upload))
+        return await run_in_threadpool(_publish, backend, principal, upload)
+
+
+def _publish(backend: Backend, principal: Principal, upload: str) -> VersionOut:
+    version = publishing.publish(backend, principal, upload)
+    hub_commits.write_ahead(backend, [("patch", version.id)])
+    return VersionOut.of(version)
 
 
 def _target(backend: Backend, principal: Principal, upload: str, path: str) -> tuple[str, str, int, int]:

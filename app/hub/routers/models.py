@@ -1,7 +1,6 @@
 """Repositories: what they are, what they can be asked for, what there is of them."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Query, Request
@@ -13,10 +12,9 @@ from app.hub import shapes
 from app.hub.opening import Opened, open_repository
 from app.hub.paging import PageDep
 from app.hub.routing import hub_router
-from app.services import catalogue, history, purges, repositories, snapshots
+from app.services import catalogue, history, hub_commits, purges, repositories, snapshots
 from app.services.catalogue import Wanted
-from app.services.history import Subject
-from app.services.uow import settle
+from app.services.hub_commits import Subject
 from app.wire.visits import Access, AccessDep
 
 router = hub_router()
@@ -24,6 +22,8 @@ router = hub_router()
 Expand = Annotated[list[str] | None, Query(max_length=40)]
 Filters = Annotated[list[str] | None, Query(alias="filter", max_length=20)]
 Text = Annotated[str | None, Query(max_length=200)]
+# Clients wait ten seconds for an answer.
+WRITE_SECONDS = 6.0
 EVERY = frozenset({"base", "patch", "merged"})
 # What clients may filter by that tells kinds apart.
 KINDS = {
@@ -126,21 +126,18 @@ def _shape(found: Opened, blobs: bool, expand: Sequence[str] | None) -> dict[str
 
 
 def _names(access: Access, subjects: Sequence[Subject]) -> dict[Subject, str]:
-    """The commit ids of subjects; those that nobody asked for before are written down, some for each request.
+    """The commit ids of subjects; those that are not written down yet are written now.
 
     What cannot be read any more, such as a release whose directory was changed, has none.
 
     Raises:
-        DomainError: server.busy, when there are more of them.
+        DomainError: server.busy, when there are too many for one request; the next one finds those of this one.
     """
-    with access.read() as (uow, _):
-        drawn, left = history.draw_missing(uow, subjects)
-    for one in drawn:
-        settle(access.backend.write, partial(snapshots.keep, drawn=one))
+    left = hub_commits.write(access.backend, subjects, WRITE_SECONDS)
     if left:
-        raise DomainError("server.busy", limit=history.FIRST_LOOKS, what="first looks at revisions")
+        raise DomainError("server.busy", limit=len(subjects) - left, what="revisions that one request looks at first")
     with access.read() as (uow, _):
-        return history.names(uow, subjects)
+        return hub_commits.names(uow, subjects)
 
 
 def _name(named: Mapping[Subject, str], subject: Subject | None) -> str | None:
