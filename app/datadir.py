@@ -1,6 +1,7 @@
-"""What lies in the data directory beside database and bytes: its lock, the secret key, the first admin token."""
+"""The data directory, for its user alone, and the files in it beside database and bytes: lock, secret key, admin token."""
 
 import fcntl
+import logging
 import os
 import secrets
 from pathlib import Path
@@ -11,6 +12,47 @@ from app.domain.signing import MIN_KEY_BYTES
 ADMIN_TOKEN_FILE = "admin-token"  # noqa: S105  a file name
 SECRET_KEY_FILE = "secret-key"  # noqa: S105  a file name
 SECRET_KEY_BYTES = 32
+DATABASE_FILE = "portllm.db"
+# SQLite gives the files beside its own the same mode.
+PRIVATE_FILES = (SECRET_KEY_FILE, ADMIN_TOKEN_FILE, DATABASE_FILE, f"{DATABASE_FILE}-wal", f"{DATABASE_FILE}-shm")
+OTHERS = 0o077
+
+log = logging.getLogger("portllm.data")
+
+
+def prepare(data: Path, database_url: str = "") -> None:
+    """Makes the data directory where there is none; one that others may enter is narrowed to its owner, its files too.
+
+    Args:
+        data: the directory.
+        database_url: where it is of SQLite in this directory, the database's file is made for its owner alone; SQLite would let
+            others read it as the umask says.
+
+    Raises:
+        DomainError: data.permissions, where it belongs to another user or cannot be narrowed.
+        OSError: it cannot be made.
+    """
+    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _narrow(data)
+    for name in PRIVATE_FILES:
+        if (data / name).exists():
+            _narrow(data / name)
+    if database_url == f"sqlite:///{data.resolve() / DATABASE_FILE}":
+        os.close(os.open(data / DATABASE_FILE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def _narrow(path: Path) -> None:
+    found = path.stat()
+    if found.st_uid != os.geteuid():
+        raise DomainError("data.permissions", path=str(path), reason="it belongs to another user")
+    if not found.st_mode & OTHERS:
+        return
+    try:
+        path.chmod(found.st_mode & 0o7700)
+    except OSError as error:
+        reason = f"others may read it, and that cannot be changed: {error.strerror}"
+        raise DomainError("data.permissions", path=str(path), reason=reason) from None
+    log.warning("%s was open to others (mode %03o): now it is its owner's alone", path, found.st_mode & 0o777)
 
 
 def lock(data: Path) -> int:

@@ -98,12 +98,12 @@ class Runtime:
         """Locks the data directory, migrates SQLite or looks whether PostgreSQL was, starts the job engine, warms torch; once.
 
         Raises:
-            DomainError: data.locked, database.unreachable, database.schema.
+            DomainError: data.permissions, data.locked, database.unreachable, database.schema.
         """
         if self._lock is not None:
             return
         data = self.settings.data
-        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        datadir.prepare(data, self.settings.database_url)
         self._lock = datadir.lock(data)
         try:
             self._begin(data)

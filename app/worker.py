@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from app import datadir
 from app.core import arithmetic
 from app.datadir import SECRET_KEY_FILE
 from app.domain.errors import DomainError
@@ -71,7 +72,7 @@ class WorkerRuntime(Runtime):
         """Opens the database, says that it lives and begins to take jobs; once.
 
         Raises:
-            DomainError: worker.embedded, worker.key.
+            DomainError: worker.embedded, worker.key, data.permissions.
         """
         if self._engine is not None:
             return
@@ -80,7 +81,7 @@ class WorkerRuntime(Runtime):
             raise DomainError("worker.embedded")
         if self.role.url and settings.secret_key is None and not (data / SECRET_KEY_FILE).exists():
             raise DomainError("worker.key")
-        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        datadir.prepare(data)
         host = arithmetic.host()
         device = arithmetic.best_device() if self.role.url or self.role.has_accelerator else host
         if self.role.has_accelerator and device.id == host.id:

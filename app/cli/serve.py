@@ -34,7 +34,7 @@ def serve(
         int, typer.Option(help="How many processes answer requests, one a core say; more than 1 only on PostgreSQL.", min=1)
     ] = 1,
 ) -> None:
-    """Start the registry. The first start shows the admin token once and writes it to DATA/admin-token."""
+    """Start the registry. The first start writes the admin token to DATA/admin-token, and shows it on a terminal."""
     with collector_off():
         settings = read_settings(data)
     settings.allow_roots = [*settings.allow_roots, *(root.resolve() for root in allow_root or [])]
@@ -104,12 +104,18 @@ def _start(runtime: Any) -> None:
 
 
 def _announce(runtime: Any, name: str, port: int) -> None:
-    """Says where the service is, and shows the first admin token."""
+    """Says where the service is, and where the first admin token is kept; the token itself on a terminal only.
+
+    Standard output that is no terminal often ends in a log, which more people read and which is kept.
+    """
     url = f"http://{f'[{name}]' if ':' in name else name}:{port}"
     lines = [f"PortLLM Registry on {url} (documentation at {url}/docs)"]
     if runtime.admin_token:
         token_file = runtime.settings.data / "admin-token"
-        lines += [f"Admin token, shown this once and kept in {token_file}:", f"  {runtime.admin_token}"]
+        if sys.stdout.isatty():
+            lines += [f"Admin token, shown this once and kept in {token_file}:", f"  {runtime.admin_token}"]
+        else:
+            lines += [f"The admin token is in {token_file}"]
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
 

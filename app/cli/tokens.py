@@ -63,14 +63,18 @@ def token_ls(as_json: Json = False) -> None:
     """List tokens."""
     show_list(
         list(connect(as_json).pages("/tokens")),
-        ("id", "owner", "name", "role", "scopes", "expires_at", "revoked_at", "issuer", "subject"),
+        ("id", "owner", "name", "role", "scopes", "expires_at", "revoked_at", "issuer", "subject", "made_by"),
         as_json,
     )
 
 
 @token.command("revoke")
 @remote
-def token_revoke(token_id: str, as_json: Json = False) -> None:
+def token_revoke(
+    token_id: str,
+    with_made: Annotated[bool, typer.Option(help="Also what was made or rotated with it, in turn, as after a theft.")] = False,
+    as_json: Json = False,
+) -> None:
     """Revoke a token, at once."""
-    row = connect(as_json).delete(f"/tokens/{segment(token_id)}")
+    row = connect(as_json).delete(f"/tokens/{segment(token_id)}{'?with_made=true' if with_made else ''}")
     print_json(row) if as_json else say(f"{row['id']} is revoked.")

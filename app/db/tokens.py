@@ -24,6 +24,8 @@ class Token(Identified, Base):
     # Of one that was exchanged for an identity token, or made by such a one: who vouched for whom.
     issuer: Mapped[str | None] = mapped_column(String(500))
     subject: Mapped[str | None] = mapped_column(String(255))
+    # The token that it was made or rotated with; null for one from before that was recorded.
+    made_by: Mapped[str | None] = mapped_column(String(40))
 
 
 # Asked for every request: made once, and of the table, because nobody changes what it finds.
@@ -40,6 +42,11 @@ def by_hash(session: Session, hashed: str) -> Row[str, str, list[Any], dt.dateti
 
 def any_exists(session: Session) -> bool:
     return session.scalar(select(Token.id).limit(1)) is not None
+
+
+def made_by(session: Session, token: str) -> Sequence[Token]:
+    """Tokens that were made or rotated with another."""
+    return session.scalars(select(Token).where(Token.made_by == token)).all()
 
 
 def list_page(session: Session, owner: str | None, after: str | None, limit: int) -> Sequence[Token]:

@@ -67,8 +67,8 @@ CATALOGUE: dict[str, Entry] = {
     "token.unknown": Entry("not_found", "Unknown token", "There is no token {token!r}.", "List them with 'portllm token ls'."),
     "token.scopes": Entry("invalid", "Unknown scope", "{scope!r} is not a scope.", "Scopes are read, publish, operate and admin."),
     "token.role": Entry("invalid", "Unknown role", "{role!r} is not a role.", "Roles are reader, publisher, operator and admin."),
-    "token.expired": Entry("unauthenticated", "Token expired", "The token expired at {at}.", "Rotate tokens before they expire: 'portllm token rotate'; an operator or admin makes a new one with 'portllm token create'."),
-    "token.outlives": Entry("forbidden", "Would outlive its maker", "Your token was exchanged for an identity token and ends at {at}; what it makes cannot be valid for longer.", "Ask for a shorter time, or use a token that was made by an admin."),
+    "token.expired": Entry("unauthenticated", "Token expired", "The token expired at {at}.", "An operator or admin makes a new one with 'portllm token create', or renews tokens before they expire with 'portllm token rotate ID'."),
+    "token.outlives": Entry("forbidden", "Would outlive its maker", "Your token ends at {at}; what it makes or rotates cannot be valid for longer.", "Ask for a shorter time, or use a token that is valid for longer."),
     "token.over": Entry("conflict", "Token not valid any more", "The token {token!r} was revoked or has expired.", "Make a new one with 'portllm token create'."),
     # -- identity tokens (OpenID Connect)
     "oidc.off": Entry("not_found", "No issuer trusted", "This registry trusts no issuer of identity tokens.", "Ask an admin for a token; the operator names issuers in PORTLLM_OIDC."),
@@ -191,6 +191,7 @@ CATALOGUE: dict[str, Entry] = {
     "blob.missing": Entry("gone", "Bytes missing", "The bytes {digest} are not in the store.", "Restore the store from a backup."),
     "key.differs": Entry("conflict", "Different keys", "Another key than this process's is used by {others}.", "Set PORTLLM_SECRET_KEY to the same value for all services and workers; to replace it, let all accept the new one first (PORTLLM_SECRET_KEYS_ACCEPTED)."),
     "data.locked": Entry("busy", "Data directory in use", "{path} is in use by another service.", "Stop the other one, or use another --data directory."),
+    "data.permissions": Entry("invalid", "Data directory open to others", "{path} must be for the user alone who runs this: {reason}.", "Give it to that user with chown, or name a --data directory of its own, for example a new one below it."),
     "data.secret_key": Entry("invalid", "Key too short", "The key in {path} has {size} bytes; {limit} are needed.", "Restore the file from a backup, or write a new key into it with 'openssl rand -hex 32' and set the tokens of upstreams again."),
 }  # fmt: skip
 

@@ -69,10 +69,10 @@ def create(
 ) -> tuple[Token, str]:
     """Makes a token; returns it with its secret, which is not kept. An operator makes them for its own owner, but no admin's.
 
-    One made by a token that was exchanged for an identity token stands on the same word: it ends with it, and says whose it is.
+    No token outlives its maker's. One made by a token that was exchanged for an identity token also says for whom that was.
 
     Args:
-        lifetime: from now; without one it is valid until it is revoked, or as long as its maker's where that ends.
+        lifetime: from now; without one it is valid until it is revoked, or as long as its maker's token where that ends.
 
     Raises:
         DomainError: token.scope, token.scopes, quota.exceeded; token.outlives.
@@ -82,10 +82,10 @@ def create(
         principal.require_admin()
     principal.require_operate(owner)
     open_account(uow, check_owner(owner), "tokens").charge(tokens=1)
-    maker = _exchanged(uow, principal)
-    longest = maker.expires_at if maker else None
-    end = now() + lifetime if lifetime else longest
-    return _issue(uow, principal, owner, checked, name, end, _word_of(maker, end))
+    maker = uow.session.get(Token, principal.token)
+    end = now() + lifetime if lifetime else _end_of(maker)
+    _require_within(maker, end)
+    return _issue(uow, principal, owner, checked, name, end, _word_of(maker))
 
 
 def issue_for(uow: UnitOfWork, principal: Principal, expires_at: dt.datetime, source: Source) -> tuple[Token, str]:
@@ -98,7 +98,8 @@ def issue_for(uow: UnitOfWork, principal: Principal, expires_at: dt.datetime, so
 def rotate(uow: UnitOfWork, principal: Principal, token_id: str, grace: dt.timedelta) -> tuple[Token, str]:
     """Makes a token like another, which ends: at once, or after a grace in which its holders take up the new one.
 
-    Whoever holds a token may rotate it. A token with a lifetime is followed by one with the same.
+    Whoever holds a token may rotate it. A token with a lifetime is followed by one with the same, but by none that outlives the
+    token that it was rotated with: one that rotates itself changes its secret and keeps its end; one that lasts longer renews it.
 
     Raises:
         DomainError: token.unknown; token.over; token.outlives; oidc.rotate, for one that an issuer must vouch for again;
@@ -111,13 +112,15 @@ def rotate(uow: UnitOfWork, principal: Principal, token_id: str, grace: dt.timed
         raise DomainError("token.over", token=old.id)
     if old.issuer is not None:
         raise DomainError("oidc.rotate", token=old.id)
-    lifetime = old.expires_at - old.created_at if old.expires_at else None
-    lasts = now() + lifetime if lifetime else None
-    source = _word_of(_exchanged(uow, principal), lasts)
+    maker = uow.session.get(Token, principal.token)
+    _require_within(maker, old.expires_at)  # whoever rotates a token that lasts longer would hold it, or cut it short
+    lasts = now() + (old.expires_at - old.created_at) if old.expires_at else None
+    if lasts and (longest := _end_of(maker)):
+        lasts = min(lasts, longest)
     if grace:  # for a while there are both
         account.charge(tokens=1)
     end = now() + grace
-    made = _issue(uow, principal, old.owner, old.scopes, old.name, lasts, source)
+    made = _issue(uow, principal, old.owner, old.scopes, old.name, lasts, _word_of(maker))
     if grace:
         old.expires_at = min(old.expires_at or end, end)
     else:
@@ -135,14 +138,29 @@ def bootstrap(uow: UnitOfWork) -> str | None:
     return _issue(uow, installer, ADMIN, list(SCOPES), "made at first start")[1]
 
 
-def revoke(uow: UnitOfWork, principal: Principal, token_id: str) -> Token:
-    """Ends a token at once; whoever holds it may do so too."""
+def revoke(uow: UnitOfWork, principal: Principal, token_id: str, with_made: bool = False) -> Token:
+    """Ends a token at once; whoever holds it may do so too.
+
+    Args:
+        with_made: also ends what was made or rotated with it, and with those in their turn; the principal must manage all.
+    """
     token = _manageable(uow, principal, token_id)
+    _end(uow, principal, token)
+    waiting, seen = [token.id], {token.id}
+    while with_made and waiting:
+        for made in rows.made_by(uow.session, waiting.pop()):
+            if made.id not in seen:
+                seen.add(made.id)
+                waiting.append(made.id)
+                _end(uow, principal, _manageable(uow, principal, made.id))
+    return token
+
+
+def _end(uow: UnitOfWork, principal: Principal, token: Token) -> None:
     uow.lock(token)
     if token.revoked_at is None:
         token.revoked_at = now()
         uow.event("token.revoked", principal, token.owner, token.id)
-    return token
 
 
 def list_page(uow: UnitOfWork, principal: Principal, after: str | None, limit: int) -> Sequence[Token]:
@@ -165,23 +183,20 @@ def _manageable(uow: UnitOfWork, principal: Principal, token_id: str) -> Token:
     return token
 
 
-def _exchanged(uow: UnitOfWork, principal: Principal) -> Token | None:
-    """The principal's token, where it stands on the word of an issuer."""
-    holder = uow.session.get(Token, principal.token)
-    return holder if holder is not None and holder.issuer is not None else None
+def _end_of(maker: Token | None) -> dt.datetime | None:
+    return maker.expires_at if maker else None
 
 
-def _word_of(maker: Token | None, end: dt.datetime | None) -> Source | None:
-    """On whose word a token stands that is made by another and ends then: what an issuer vouched for an hour must not last.
+def _require_within(maker: Token | None, end: dt.datetime | None) -> None:
+    """Raises `DomainError` (token.outlives) for an end after the maker's."""
+    longest = _end_of(maker)
+    if longest is not None and (end is None or end > longest):
+        raise DomainError("token.outlives", at=longest.isoformat(timespec="seconds"))
 
-    Raises:
-        DomainError: token.outlives.
-    """
-    if maker is None or maker.issuer is None or maker.expires_at is None:
-        return None
-    if end is None or end > maker.expires_at:
-        raise DomainError("token.outlives", at=maker.expires_at.isoformat(timespec="seconds"))
-    return Source(maker.issuer, maker.subject or "")
+
+def _word_of(maker: Token | None) -> Source | None:
+    """On whose word a token stands that is made by another; None where no issuer vouched."""
+    return Source(maker.issuer, maker.subject or "") if maker is not None and maker.issuer is not None else None
 
 
 def _is_valid(token: Token) -> bool:
@@ -195,7 +210,7 @@ def _issue(
     secret = PREFIX + secrets.token_urlsafe(32)
     token = Token(
         id=new_id("tok"), created_at=now(), owner=owner, name=name, scopes=scopes, hash=_hash(secret), revoked_at=None,
-        expires_at=expires_at, issuer=source and source.issuer, subject=source and source.subject,
+        expires_at=expires_at, issuer=source and source.issuer, subject=source and source.subject, made_by=principal.token[:40],
     )  # fmt: skip
     uow.add(token)
     origin = {name: value for name, value in source._asdict().items() if value is not None} if source else {}

@@ -52,9 +52,14 @@ def list_tokens(uow: ReadUnit, page: PageDep, principal: PrincipalDep) -> Listin
 
 
 @router.delete("/tokens/{token}", tags=["tokens"])
-def revoke_token(token: str, uow: WriteUnit, principal: PrincipalDep) -> TokenOut:
+def revoke_token(
+    token: str,
+    uow: WriteUnit,
+    principal: PrincipalDep,
+    with_made: Annotated[bool, Query(description="Also revoke what was made or rotated with it, in turn.")] = False,
+) -> TokenOut:
     """Revoke a token, at once. Needs scope operate, or to be the token itself."""
-    return TokenOut.of(tokens.revoke(uow, principal, token))
+    return TokenOut.of(tokens.revoke(uow, principal, token, with_made))
 
 
 @router.post("/tokens/{token}/rotate", status_code=201, tags=["tokens"])

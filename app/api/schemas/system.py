@@ -62,12 +62,14 @@ class TokenOut(Out):
         str | None, Field(description="Of one exchanged for an identity token: who vouched.", examples=["https://issuer.example"])
     ]
     subject: Annotated[str | None, Field(description="And for whom.", examples=["repo:acme/tone:ref:refs/heads/main"])]
+    made_by: Annotated[str | None, Field(description="Id of the token that it was made or rotated with.", examples=[None])]
 
     @classmethod
     def of(cls, row: Token) -> "TokenOut":
         return cls(
             id=row.id, owner=row.owner, name=row.name, scopes=row.scopes, role=role_of(row.scopes), created_at=row.created_at,
             expires_at=row.expires_at, revoked_at=row.revoked_at, issuer=row.issuer, subject=row.subject,
+            made_by=row.made_by,
         )  # fmt: skip
 
 
