@@ -23,6 +23,7 @@ from app.wire.app import surround
 from app.wire.body_routes import BodyLimits
 from app.wire.long_work import LongWork
 from app.wire.request_slots import RequestSlots, Shares
+from app.wire.telemetry import MetricsOptions
 
 DESCRIPTION = """\
 Keeps LoRA patches and carries them to new releases of their base model, without training and without data.
@@ -77,11 +78,13 @@ def create_app(settings: Settings, counts: Path | None = None) -> FastAPI:
         docs_url=None, redoc_url=None,  # ours are in app.api.pages
     )  # fmt: skip
     app.state.backend = runtime
-    app.state.event_streams = EventStreams(EventFeed(runtime.read, runtime.draining, settings.stream_limits, message))
+    feed = EventFeed(runtime.read, runtime.draining, settings.stream_limits, message)
+    app.state.event_streams = EventStreams(feed)
     api.mount(app)
     hub.mount(app)
     app.state.long_work = LongWork(settings.publishes, settings.publishes_of_one)
     app.add_middleware(RequestSlots, shares=Shares(settings.requests_of_one), answer=_refusal)
     limits = BodyLimits(settings.max_body_bytes, settings.body_bytes, settings.body_bytes_of_one)
-    surround(app, limits, settings.metrics_token.get_secret_value(), counts)
+    metrics = MetricsOptions(settings.metrics_token.get_secret_value(), counts, settings.metrics_owners, settings.data)
+    surround(app, limits, metrics, lambda: feed)
     return app

@@ -72,6 +72,7 @@ class Settings(BaseSettings):
             and what is encrypted under them is read. To replace the key: let all processes accept the new one first, then
             let them sign with it and accept the old one, then run `portllm db reencrypt` and forget the old one.
         metrics_token: what clients send for /metrics; where it is not set, /metrics answers this machine alone.
+        metrics_owners: how many owners have series of their own in metrics; the others are one series, "(other)".
         jobs: whether this process runs jobs; by default only on SQLite, where no worker can.
         job_concurrency: how many jobs run at once.
         job_poll_seconds: how often a worker looks for jobs; four small statements each time.
@@ -140,6 +141,7 @@ class Settings(BaseSettings):
     secret_key: Key | None = None
     secret_keys_accepted: list[Key] = Field(default_factory=list)
     metrics_token: SecretStr = SecretStr("")
+    metrics_owners: Annotated[int, Field(ge=0, le=10_000)] = 50
     jobs: bool | None = None
     job_concurrency: Positive = 1
     job_poll_seconds: Annotated[float, Field(ge=0.01, le=60)] = 0.2

@@ -125,6 +125,7 @@ def create_worker_app(settings: Settings, role: Role) -> FastAPI:
     from fastapi.concurrency import run_in_threadpool  # noqa: PLC0415
 
     from app.api import worker  # noqa: PLC0415
+    from app.wire.telemetry import MetricsOptions  # noqa: PLC0415
 
     runtime = WorkerRuntime(settings, role)
 
@@ -141,5 +142,5 @@ def create_worker_app(settings: Settings, role: Role) -> FastAPI:
         docs_url=None, redoc_url=None, openapi_url=None,
     )  # fmt: skip
     app.state.backend = runtime
-    worker.mount(app, settings.metrics_token.get_secret_value())
+    worker.mount(app, MetricsOptions(settings.metrics_token.get_secret_value(), None, settings.metrics_owners, settings.data))
     return app

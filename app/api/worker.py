@@ -18,7 +18,7 @@ from app.wire.app import surround
 from app.wire.deps import BackendDep
 from app.wire.merged_files import respond_merged
 from app.wire.reading import ConditionsDep
-from app.wire.telemetry import require_watcher
+from app.wire.telemetry import MetricsOptions, require_watcher
 
 router = APIRouter()
 
@@ -83,7 +83,7 @@ async def read_file(
     return await run_in_threadpool(purges.again, read)
 
 
-def mount(app: FastAPI, metrics_token: str = "") -> None:
+def mount(app: FastAPI, metrics: MetricsOptions) -> None:
     """Adds routes, error handlers and bounds to a worker's application."""
     app.include_router(router)
-    surround(app, None, metrics_token)
+    surround(app, None, metrics)

@@ -1,5 +1,7 @@
 """Logging, set up once by whoever starts a process: lines for people, or JSON objects for machines; secrets in neither."""
 
+import datetime as dt
+import errno
 import logging
 import logging.config
 import os
@@ -26,6 +28,8 @@ MASK = "***"
 # Shorter ones are no secrets worth the name, and would mask half of every line.
 SHORTEST = 6
 TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+TRACE = "Traceback (most recent call last)"
+AWAY = re.compile(r"^[\w.]*(?:OperationalError|InterfaceError|AdminShutdown)\b.*", re.MULTILINE)
 RENAMED = {"asctime": "time", "levelname": "level"}
 # What libraries print below this are the requests that they make, headers and statements included.
 QUIET = ("botocore", "boto3", "s3transfer", "urllib3", "httpx", "httpcore", "sqlalchemy", "psycopg", "uvicorn.access")
@@ -43,7 +47,31 @@ class Context(logging.Filter):
         return True
 
 
-class TextLines(logging.Formatter):
+class Unavailable(logging.Filter):
+    """Makes a warning of one line out of an error with its trace, where the error says that a database or store is away or full.
+
+    Such an error is nobody's mistake in the code, is told again every few seconds, and says all that there is to know in a line.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and (reason := unavailability(error)):
+            record.msg, record.args = f"{record.getMessage()}: {reason}", None
+            record.exc_info = record.exc_text = None
+            record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
+        elif record.name == "dbos" and (found := AWAY.search(text := record.getMessage())):  # it writes traces as messages
+            record.msg, record.args = f"{text.partition(TRACE)[0].strip()} {found[0]}", None
+        return True
+
+
+class Rfc3339(logging.Formatter):
+    """Times as RFC 3339 has them, in UTC."""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802  as in logging
+        return dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds")
+
+
+class TextLines(Rfc3339):
     """Lines for people: a message is one line whatever it names, and only a traceback has more."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the base class's name
@@ -53,11 +81,34 @@ class TextLines(logging.Formatter):
         return redacted(visible(super().format(record), keep="\n\t"))
 
 
-class JsonLines(JsonFormatter):
+class JsonLines(Rfc3339, JsonFormatter):
     """JSON objects for machines. The whole line is redacted: traces and extra fields hold secrets as well as messages."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted(super().format(record))
+
+
+def unavailability(error: BaseException) -> str | None:
+    """Why a database or store is of no use just now, in one line; None for any other error."""
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+
+    from app.db.failures import refusal_of  # noqa: PLC0415
+    from app.domain.errors import DomainError  # noqa: PLC0415
+
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.strerror}{f' ({error.filename})' if error.filename else ''}"
+    refusal = refusal_of(error) if isinstance(error, SQLAlchemyError) else error
+    if isinstance(refusal, DomainError) and refusal.kind in ("busy", "full"):
+        told = error if refusal is not error else error.__cause__
+        cause = str(getattr(told, "orig", None) or told or "").partition("\n")[0]
+        return f"{refusal.detail} [{refusal.code}]{f' {cause}' if cause else ''}"
+    if type(error).__module__.startswith("psycopg") and type(error).__name__ in (
+        "OperationalError",
+        "PoolTimeout",
+        "AdminShutdown",
+    ):
+        return str(error).partition("\n")[0]
+    return None
 
 
 def redacted(text: str) -> str:
@@ -91,7 +142,7 @@ def configure(log_format: str, level: str = "", secrets: Iterable[str] = ()) -> 
         "text": {"()": TextLines, "fmt": TEXT},
         "json": {"()": JsonLines, "fmt": TEXT, "rename_fields": RENAMED},
     }
-    handler = {"class": "logging.StreamHandler", "formatter": log_format, "filters": ["context"]}
+    handler = {"class": "logging.StreamHandler", "formatter": log_format, "filters": ["context", "unavailable"]}
     # People read what went wrong; a line for every request is for machines.
     ours = level.upper() or ("INFO" if log_format == "json" else "WARNING")
     loggers: dict[str, Any] = {name: {"level": "WARNING"} for name in QUIET}
@@ -101,7 +152,8 @@ def configure(log_format: str, level: str = "", secrets: Iterable[str] = ()) -> 
     logging.config.dictConfig(
         {
             "version": 1, "disable_existing_loggers": False, "formatters": formatters, "handlers": {"stderr": handler},
-            "filters": {"context": {"()": Context}}, "root": {"level": "WARNING", "handlers": ["stderr"]}, "loggers": loggers,
+            "filters": {"context": {"()": Context}, "unavailable": {"()": Unavailable}},
+            "root": {"level": "WARNING", "handlers": ["stderr"]}, "loggers": loggers,
         }
     )  # fmt: skip
     # What Python itself would print in a form of its own.

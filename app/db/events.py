@@ -95,6 +95,11 @@ def last(session: Session) -> int:
     return session.scalar(select(func.max(Event.id))) or 0
 
 
+def newest(session: Session) -> Event | None:
+    """The last event."""
+    return session.scalar(select(Event).where(Event.id == select(func.max(Event.id)).scalar_subquery()))
+
+
 def told_of(session: Session, kind: str, jobs: Sequence[str]) -> set[str]:
     """Those of these jobs about which there is an event of a kind; an event about a job is its owner's."""
     owners = sorted({job.partition(":")[0] for job in jobs})

@@ -57,6 +57,8 @@ class PatchVersion(Identified, Versioned, Base):
         UniqueConstraint("patch_id", "number"),
         Index("uq_patch_versions_published_digest", "patch_id", "published_digest", unique=True),
         Index("ix_patch_versions_owner_state", "owner", "state"),
+        Index("ix_patch_versions_owner_state_total_bytes", "owner", "state", "total_bytes"),
+        Index("ix_patch_versions_state_total_bytes", "state", "total_bytes"),
         Index("ix_patch_versions_digest", "digest"),
     )
 

@@ -4,11 +4,13 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, String, UniqueConstraint, bindparam, func, select
+from sqlalchemy import BigInteger, ForeignKey, Index, String, UniqueConstraint, bindparam, func, select, text
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column, relationship
 
 from app.db.base import Base, Identified, Versioned, page
 from app.db.families import Family, visible_to
+
+_DAMAGED = text("damaged_path IS NOT NULL")
 
 
 class Release(Identified, Versioned, Base):
@@ -29,7 +31,11 @@ class Release(Identified, Versioned, Base):
     """
 
     __tablename__ = "releases"
-    __table_args__ = (UniqueConstraint("family_id", "name"),)
+    __table_args__ = (
+        UniqueConstraint("family_id", "name"),
+        Index("ix_releases_copied_total_bytes", "copied", "total_bytes"),
+        Index("ix_releases_damaged_path", "damaged_path", sqlite_where=_DAMAGED, postgresql_where=_DAMAGED),
+    )
 
     family_id: Mapped[str] = mapped_column(ForeignKey("families.id"))
     name: Mapped[str] = mapped_column(String(64))

@@ -144,6 +144,18 @@ class EventFeed:
                 subscription.is_live = self._head <= newest
         return [self._message(event, principal.is_admin) for event in found]
 
+    def status(self, newest: int) -> tuple[int, int]:
+        """How many streams are open, and how many events were not handed yet to the one that is furthest behind.
+
+        Args:
+            newest: the id of the last event.
+        """
+        with self._lock:
+            positions = [subscription.cursor for subscription in self._open if not subscription.is_live]
+            if self._open and self._head is not None:
+                positions.append(self._head)
+            return len(self._open), max(0, newest - min(positions, default=newest))
+
     def _require_place(self, owner: str) -> None:
         if len(self._open) >= self._limits.total:
             raise DomainError("server.busy", limit=self._limits.total, what="event streams")

@@ -1,11 +1,12 @@
-"""Figures for operators: how much there is of what in which state. They know no owners, and cost little at any size."""
+"""Figures for operators: how much there is in which state, and of the owners that have most. They cost little at any size."""
 
 import datetime as dt
 from dataclasses import dataclass
 
-from app.db import events, ports, releases
+from app.db import events, ports, releases, sizes
 from app.db import jobs as job_rows
 from app.db.base import now
+from app.db.patches import LIVING
 from app.domain.states import MOVES
 from app.services import workers
 from app.services.jobs import AGAIN
@@ -13,6 +14,7 @@ from app.services.uow import UnitOfWork
 
 # Jobs that ended are counted as far back as this: the engine keeps them all, and their number only grows.
 RECENT = dt.timedelta(days=1)
+OTHERS = "(other)"  # no owner can be called that
 STATES = ("queued", "running", "done", "failed", "cancelled")
 
 
@@ -33,12 +35,29 @@ class Work:
 
 @dataclass(frozen=True)
 class Stock:
-    """What there is: ports and releases by state, how many releases are damaged, and the id of the last event."""
+    """What there is.
+
+    Attributes:
+        ports, releases, versions: how many are in each state.
+        damaged: how many releases have a file whose bytes changed.
+        version_bytes: bytes of versions by state.
+        release_bytes: bytes of releases that are copied to the store.
+        owner_bytes, owner_ports: of the owners that have most, and the sum of all others under `OTHERS`.
+        cursor, event_age: the id of the last event, and how many seconds ago it happened; 0 where there is none.
+        database_bytes: the size of the database.
+    """
 
     ports: dict[str, int]
     releases: dict[str, int]
     damaged: int
+    versions: dict[str, int]
+    version_bytes: dict[str, int]
+    release_bytes: int
+    owner_bytes: dict[str, int]
+    owner_ports: dict[str, int]
     cursor: int
+    event_age: float
+    database_bytes: int
 
 
 def work(uow: UnitOfWork, ttl: float) -> Work:
@@ -62,8 +81,35 @@ def work(uow: UnitOfWork, ttl: float) -> Work:
     return Work(jobs, oldest, {name: living.get(name, 0) for name in classes})
 
 
-def stock(uow: UnitOfWork) -> Stock:
-    """Reads the indexes over states, and the end of the list of events."""
-    held, drops = (dict.fromkeys(MOVES[noun], 0) for noun in ("port", "release"))
-    drops |= releases.counts(uow.session)
-    return Stock(held | ports.counts(uow.session), drops, releases.count_damaged(uow.session), events.last(uow.session))
+def stock(uow: UnitOfWork, owners: int) -> Stock:
+    """Reads the indexes over states and owners, and the end of the list of events.
+
+    Args:
+        uow: the transaction.
+        owners: how many owners are told apart.
+    """
+    session = uow.session
+    held, drops, drafts = (dict.fromkeys(MOVES[noun], 0) for noun in ("port", "release", "version"))
+    found = sizes.versions_by_state(session)
+    made = held | ports.counts(session)
+    version_bytes = drafts | {state: size for state, (_, size) in found.items()}
+    stored = sum(version_bytes[state] for state in LIVING)
+    last = events.newest(session)
+    return Stock(
+        ports=made,
+        releases=drops | releases.counts(session),
+        damaged=releases.count_damaged(session),
+        versions=drafts | {state: count for state, (count, _) in found.items()},
+        version_bytes=version_bytes,
+        release_bytes=sizes.copied_release_bytes(session),
+        owner_bytes=_with_others(sizes.bytes_by_owner(session, owners), stored),
+        owner_ports=_with_others(sizes.ports_by_owner(session, owners), sum(made.values())),
+        cursor=last.id if last else 0,
+        event_age=max(0.0, (now() - last.at).total_seconds()) if last else 0.0,
+        database_bytes=sizes.database_bytes(session),
+    )
+
+
+def _with_others(most: dict[str, int], total: int) -> dict[str, int]:
+    """The owners that have most, and what all others have together."""
+    return {**most, OTHERS: max(0, total - sum(most.values()))}

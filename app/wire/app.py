@@ -1,21 +1,25 @@
 """What is around every surface of an application: the language of errors, bounds on requests, metrics."""
 
-from pathlib import Path
+from collections.abc import Callable
 
 from fastapi import FastAPI
 
+from app.services.event_feed import EventFeed
 from app.wire import problems, telemetry
 from app.wire.body_routes import BodyLimits, require_body_routes
 from app.wire.middleware import RequestFrame
+from app.wire.telemetry import MetricsOptions
 
 
-def surround(app: FastAPI, bodies: BodyLimits | None, metrics_token: str = "", counts: Path | None = None) -> None:
+def surround(
+    app: FastAPI, bodies: BodyLimits | None, metrics: MetricsOptions, feed: Callable[[], EventFeed | None] = lambda: None
+) -> None:
     """Adds error handlers, bounds and metrics to an application, whichever surfaces it has.
 
     Args:
         app: with all its routes.
         bodies: the limits of request bodies; None where no route takes any.
-        metrics_token, counts: see `telemetry.install`.
+        metrics, feed: see `telemetry.install`.
 
     Raises:
         RuntimeError: a route would read its body without a limit.
@@ -24,4 +28,4 @@ def surround(app: FastAPI, bodies: BodyLimits | None, metrics_token: str = "", c
     app.state.bodies = bodies
     problems.install(app)
     app.add_middleware(RequestFrame)
-    telemetry.install(app, metrics_token, counts)
+    telemetry.install(app, metrics, feed)

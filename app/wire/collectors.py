@@ -1,6 +1,8 @@
 """What metrics show that nobody counted along the way: asked for when somebody looks, with a limit, and remembered."""
 
+import shutil
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -8,6 +10,7 @@ from prometheus_client.registry import Collector
 from app.blobs import failures
 from app.services import metrics
 from app.services.backend import Backend
+from app.services.event_feed import EventFeed
 from app.services.metrics import Stock, Work
 from app.services.readiness import LIMIT_SECONDS
 from app.services.threads import Remembered
@@ -17,13 +20,21 @@ STOCK_SECONDS = 30.0
 
 
 class State(Collector):
-    """Parts that answer, jobs, workers, ports, releases, events, errors of the store.
+    """Parts that answer, jobs, workers, ports, releases, versions, bytes, events, disks, errors of the store.
 
     What a database that is away would say is left out; `portllm_up` says that it is.
+
+    Args:
+        backend: gives what is asked.
+        owners: how many owners are told apart.
+        data: the data directory, whose disk is shown; None to show none.
+        feed: gives the live streams of events of this process; None where it has none.
     """
 
-    def __init__(self, backend: Callable[[], Backend]) -> None:
-        self._backend = backend
+    def __init__(
+        self, backend: Callable[[], Backend], owners: int, data: Path | None, feed: Callable[[], EventFeed | None]
+    ) -> None:
+        self._backend, self._owners, self._data, self._feed = backend, owners, data, feed
         self._work = Remembered(self._ask_work, WORK_SECONDS, LIMIT_SECONDS)
         self._stock = Remembered(self._ask_stock, STOCK_SECONDS, LIMIT_SECONDS)
 
@@ -38,6 +49,9 @@ class State(Collector):
                 yield from _work(work)
             if (stock := self._stock.value()) is not None:
                 yield from _stock(stock)
+                yield from _streams(self._feed(), stock.cursor)
+        if self._data:
+            yield from _disk(self._data)
         errors = CounterMetricFamily("portllm_blob_errors", "Failures of the store of bytes.", labels=["code"])
         for code, count in failures.counts().items():
             errors.add_metric([code], count)
@@ -55,7 +69,7 @@ class State(Collector):
 
     def _ask_stock(self) -> Stock:
         with self._backend().read() as uow:
-            return metrics.stock(uow)
+            return metrics.stock(uow, self._owners)
 
 
 def _work(work: Work) -> Iterable[Metric]:
@@ -73,7 +87,31 @@ def _stock(stock: Stock) -> Iterable[Metric]:
     yield _by("portllm_ports", "Ports by state.", "state", stock.ports)
     yield _by("portllm_releases", "Releases by state.", "state", stock.releases)
     yield GaugeMetricFamily("portllm_releases_damaged", "Releases with a file whose bytes changed.", value=stock.damaged)
+    yield _by("portllm_versions", "Versions of patches by state.", "state", stock.versions)
+    yield _by("portllm_version_bytes", "Bytes of versions of patches by state.", "state", stock.version_bytes)
+    yield GaugeMetricFamily("portllm_release_bytes", "Bytes of releases that are copied here.", value=stock.release_bytes)
+    yield _by("portllm_owner_stored_bytes", "Bytes in versions and drafts of the owners with most.", "owner", stock.owner_bytes)
+    yield _by("portllm_owner_ports", "Ports of the owners with most.", "owner", stock.owner_ports)
     yield GaugeMetricFamily("portllm_event_cursor", "The id of the last event.", value=stock.cursor)
+    yield GaugeMetricFamily("portllm_event_age_seconds", "How long ago the last event happened.", value=stock.event_age)
+    yield GaugeMetricFamily("portllm_database_bytes", "Size of the database.", value=stock.database_bytes)
+
+
+def _streams(feed: EventFeed | None, newest: int) -> Iterable[Metric]:
+    if feed is None:
+        return
+    count, lag = feed.status(newest)
+    yield GaugeMetricFamily("portllm_event_streams", "Live streams of events of this process.", value=count)
+    yield GaugeMetricFamily("portllm_event_lag", "Events that the stream furthest behind was not given yet.", value=lag)
+
+
+def _disk(data: Path) -> Iterable[Metric]:
+    try:
+        size, _, free = shutil.disk_usage(data)
+    except OSError:  # `portllm_up` says what it means
+        return
+    yield GaugeMetricFamily("portllm_disk_bytes", "Size of the file system of the data directory.", value=size)
+    yield GaugeMetricFamily("portllm_disk_free_bytes", "What is free on the file system of the data directory.", value=free)
 
 
 def _doing(backend: Backend) -> Iterable[Metric]:

@@ -90,7 +90,7 @@ def charge(request: Request, backend: Backend, principal: Principal) -> None:
         DomainError: rate.limited.
     """
     if getattr(request.state, "owner", None) is None:
-        request.state.owner = principal.owner  # for the line in the log, too
+        request.state.owner, request.state.token = principal.owner, principal.token  # for the line in the log, too
         if slot := getattr(request.state, "slot", None):
             slot.identify(principal.owner)
         backend.rates.request(principal.owner, writes=request.method not in READING)

@@ -5,6 +5,7 @@ import ipaddress
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from prometheus_client import (
     Gauge,
     Histogram,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -23,9 +25,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.domain.errors import DomainError
 from app.services.backend import Backend
+from app.services.event_feed import EventFeed
+from app.text import visible
 from app.wire.collectors import State
+from app.wire.owner_counters import OwnerCounters
 
 UNMATCHED = "(none)"
+MAX_RESOURCE = 200  # characters in a line of the log
 # A client may send any word as the method; what is counted by method is bounded.
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER = "(other)"
@@ -36,17 +42,37 @@ router = APIRouter()
 access_log = logging.getLogger("portllm.access")
 
 
+@dataclass(frozen=True)
+class MetricsOptions:
+    """What is chosen about metrics.
+
+    Attributes:
+        token: what a client must send; where it is empty, clients on this machine need none and all others are refused.
+        counts: the directory in which the processes of one service count together; None where it has one process.
+        owners: how many owners have series of their own.
+        data: the data directory, whose disk is shown; None to show none.
+    """
+
+    token: str = ""
+    counts: Path | None = None
+    owners: int = 50
+    data: Path | None = None
+
+
 class Telemetry:
     """Counters of one application, in a registry of its own: several applications can live in one process.
 
     Args:
         backend: asked for the state of things when somebody looks.
-        token: what a client must send; where it is empty, clients on this machine need none and all others are refused.
-        counts: the directory in which the processes of one service count together; None where it has one process.
+        options: see `MetricsOptions`.
+        feed: gives the live streams of events of this process; None where it has none.
     """
 
-    def __init__(self, backend: Callable[[], Backend], token: str, counts: Path | None = None) -> None:
-        self.token, self._counts = token, counts
+    def __init__(
+        self, backend: Callable[[], Backend], options: MetricsOptions, feed: Callable[[], EventFeed | None] = lambda: None
+    ) -> None:
+        self.token, self._counts = options.token, options.counts
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, which nobody reads
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "portllm_requests", "Requests by route and status.", ["method", "route", "status"], registry=self.registry
@@ -75,10 +101,11 @@ class Telemetry:
         )
         for reason in ("requests", "writes", "failures", "quota.exceeded"):
             self.refused.labels(reason)
+        self.owners = OwnerCounters(self.registry, options.owners)
         self._by_labels: dict[tuple[str, str, int | str], tuple[Counter, Histogram, Counter, Counter]] = {}
         # What is looked up when somebody asks, by the process that is asked: nothing that several would count.
         self._asked = CollectorRegistry()
-        self._asked.register(State(backend))
+        self._asked.register(State(backend, options.owners, options.data, feed))
         ProcessCollector(registry=self._asked)
 
     def of(self, method: str, route: str, status: int | str) -> tuple[Counter, Histogram, Counter, Counter]:
@@ -142,14 +169,36 @@ class Observed:
         sent_bytes.inc(sent)
         if received:
             received_bytes.inc(received)
-        state = scope.get("state", {})
+        self._telemetry.owners.count(scope.get("state", {}).get("owner"), sent, received)
+        self._write_line(scope, method, route, status, round(1000 * seconds, 1), sent, received)
+
+    def _write_line(
+        self, scope: Scope, method: str, route: str, status: int, milliseconds: float, sent: int, received: int
+    ) -> None:
+        state, client, resource = scope.get("state", {}), scope.get("client"), _resource(scope)
+        address, owner, token = client[0] if client else None, state.get("owner"), state.get("token")
+        shown = f" {resource}" if resource else ""
         access_log.info(
-            "%s %s %s", method, route, status or "aborted",
+            "%s %s %s%s client=%s owner=%s token=%s", method, route, status or "aborted", shown, address, owner, token,
             extra={
-                "method": method, "route": route, "status": status, "milliseconds": round(1000 * seconds, 1), "sent": sent,
-                "received": received, "request_id": state.get("request_id"), "owner": state.get("owner"),
+                "method": method, "route": route, "resource": resource, "status": status, "milliseconds": milliseconds,
+                "sent": sent,
+                "received": received, "request_id": state.get("request_id"), "client": address, "owner": owner, "token": token,
             },
         )  # fmt: skip
+
+
+def _resource(scope: Scope) -> str:
+    """What a request is about: the values that its path gives to the template of its route; the path, where no route fits.
+
+    Without control characters and not longer than a line should be; the query is left out, which may hold a signature.
+    """
+    values = scope.get("path_params")
+    text = " ".join(f"{name}={value}" for name, value in values.items()) if values else ""
+    if not text and "route" not in scope:
+        text = str(scope["path"])
+    text = visible(text)
+    return text if len(text) <= MAX_RESOURCE else f"{text[:MAX_RESOURCE]}..."
 
 
 def get_telemetry(request: Request) -> Telemetry:
@@ -175,9 +224,9 @@ def metrics(telemetry: Annotated[Telemetry, Depends(get_telemetry)]) -> Response
     return Response(telemetry.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
-def install(app: FastAPI, token: str, counts: Path | None = None) -> None:
+def install(app: FastAPI, options: MetricsOptions, feed: Callable[[], EventFeed | None] = lambda: None) -> None:
     """Adds the route, and the middleware around everything else."""
-    app.state.telemetry = Telemetry(lambda: app.state.backend, token, counts)
+    app.state.telemetry = Telemetry(lambda: app.state.backend, options, feed)
     app.include_router(router)
     app.add_middleware(Observed, telemetry=app.state.telemetry)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 
@@ -20,6 +21,7 @@ from tests.support.confined import is_possible
 
 OURS = ("api", "worker-1", "worker-2")
 GIVEN = ("POSTGRES_PASSWORD", "PORTLLM_SECRET_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+METRICS_TOKEN = secrets.token_hex(24)
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +36,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Installation]:
-    """`docker compose up --detach --wait` with nothing in .env but what must be there."""
-    services = read(ROOT / "docker-compose.yml", {name: secrets.token_hex(24) for name in GIVEN})
+    """`docker compose up --detach --wait` with nothing in .env but what must be there, and a token for metrics."""
+    given = {name: secrets.token_hex(24) for name in GIVEN} | {"PORTLLM_METRICS_TOKEN": METRICS_TOKEN}
+    services = read(ROOT / "docker-compose.yml", given)
     with Installation(tmp_path_factory.mktemp("compose"), services, {"./models": models}) as started:
         started.up(*OURS)
         yield started
@@ -91,9 +94,18 @@ def test_main_job(installation: Installation, token: str, tmp_path: Path) -> Non
     assert digests(tmp_path / "merged") == digests(tmp_path / "here")
 
     reads = [line for name in ("worker-1", "worker-2") for line in requests(installation, name)]
-    assert "GET /ports/{port}/files/{path:path} 200" in reads
+    assert any(line.startswith("GET /ports/{port}/files/{path:path} 200 port=") for line in reads), reads
     store = installation.volume("api", "/data") / "blobs"
     assert not store.exists()
+
+
+def test_metrics_are_scraped_with_their_token_from_any_address(installation: Installation) -> None:
+    """Of the service and of both workers; without the token nobody is answered, also not on the same machine."""
+    bearer = {"Authorization": f"Bearer {METRICS_TOKEN}"}
+    for name, port in (("api", 8000), ("worker-1", 8100), ("worker-2", 8100)):
+        url = f"http://{installation.address(name, port)}/metrics"
+        assert httpx.get(url).status_code == 401
+        assert "portllm_up" in httpx.get(url, headers=bearer).raise_for_status().text
 
 
 def test_both_workers_are_there(installation: Installation, token: str) -> None:

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -28,11 +29,11 @@ def test_compose_file() -> None:
 
 
 @pytest.fixture(scope="module")
-def services() -> dict[str, dict[str, object]]:
+def services() -> dict[str, dict[str, Any]]:
     return dict(yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"])
 
 
-def test_settings_are_ours(services: dict[str, dict[str, object]]) -> None:
+def test_settings_are_ours(services: dict[str, dict[str, Any]]) -> None:
     """Every PORTLLM_ variable is a setting, or the command line's address and token."""
     known = {f"PORTLLM_{name.upper()}" for name in Settings.model_fields} | {"PORTLLM_URL", "PORTLLM_TOKEN"}
     named = {
@@ -62,7 +63,7 @@ def test_no_secret_has_a_default() -> None:
         assert f"${{{name}:-" not in text
 
 
-def test_the_image_is_small_and_confined(services: dict[str, dict[str, object]]) -> None:
+def test_the_image_is_small_and_confined(services: dict[str, dict[str, Any]]) -> None:
     """Its last stage holds no tool that fetches or builds, runs as a number, and every program is named without a shell."""
     stages = re.split(r"^FROM ", (ROOT / "docker/Dockerfile").read_text(), flags=re.MULTILINE)
     assert [stage.split()[0] for stage in stages[1:]] == ["${BASE}", "${BASE}"]
@@ -75,6 +76,33 @@ def test_the_image_is_small_and_confined(services: dict[str, dict[str, object]])
     assert all(command.startswith("[") for command in commands)
     for name, service in services.items():
         assert "no-new-privileges:true" in service["security_opt"], name
+
+
+def test_every_setting_passes_and_every_container_has_limits(services: dict[str, dict[str, Any]]) -> None:
+    """Settings of .env reach the service and the workers; memory, processors, processes and logs are bounded everywhere."""
+    for name, service in services.items():
+        assert {"mem_limit", "cpus", "pids_limit"} <= service.keys(), name
+        assert service["logging"]["options"].keys() == {"max-size", "max-file"}, name
+    for name in ("api", "worker-1", "worker-2", "migrate"):
+        assert services[name]["env_file"] == [{"path": ".env", "required": False}]
+
+
+def test_no_directory_is_made_for_root(services: dict[str, dict[str, Any]]) -> None:
+    """Volumes are named, or directories of the host that must exist."""
+    named = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["volumes"].keys()
+    for service in services.values():
+        for volume in service.get("volumes", ()):
+            if isinstance(volume, str):
+                assert volume.partition(":")[0] in named
+            else:
+                assert volume["bind"] == {"create_host_path": False}
+
+
+def test_cpu_build_needs_no_argument() -> None:
+    """The index that CPU builds of torch come from has a default."""
+    (index,) = re.findall(r"^ARG TORCH_INDEX=(.*)$", (ROOT / "docker/Dockerfile").read_text(), re.MULTILINE)
+    assert index.startswith("https://")
+    assert f"${{TORCH_INDEX:-{index}}}" in (ROOT / "docker-compose.yml").read_text()
 
 
 def test_the_build_sees_only_what_it_copies() -> None:

@@ -22,6 +22,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Connection, Engine, NullPool, bindparam, create_engine, inspect, text
 
 from app.core.errors import CoreError
+from app.db import job_indexes
 from app.db.base import UtcDateTime
 from app.db.jobs import Claim
 from app.domain.errors import DomainError
@@ -131,6 +132,7 @@ class Service:
                 has_jobs = inspect(connection).has_table("workflow_status", schema=None if self.on_sqlite else "dbos")
             if not has_jobs:
                 run_dbos_database_migrations(self.settings.database_url)
+                job_indexes.create(self._engine)
             self.admin = Caller(self.client, (self.data / "admin-token").read_text().strip())
             yield self
 

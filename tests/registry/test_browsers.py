@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 
 from app.api import worker as worker_api
 from app.api.pages import CDN
+from app.wire.telemetry import MetricsOptions
 from tests.registry.conftest import Models, World, on_sqlite
 from tests.registry.service import API, Service
 from tests.registry.test_access import body_for, filled, routes
@@ -126,7 +127,7 @@ def test_a_workers_answers(world: World) -> None:
     """Its addresses are opened by browsers that were sent there."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.backend = world.service.runtime
-    worker_api.mount(app, 10_000)
+    worker_api.mount(app, MetricsOptions())
     client = TestClient(app, raise_server_exceptions=False)
     found = {path for _, path in routes(app)}
     assert {"/healthz", "/about", "/ports/{port}/files/{path:path}", "/metrics"} <= found

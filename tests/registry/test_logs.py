@@ -1,6 +1,8 @@
 """Lines of the log: the ids of request and job are in each, secrets in none, whatever they came in by."""
 
 import asyncio
+import datetime as dt
+import errno
 import io
 import json
 import logging
@@ -8,10 +10,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
+import psycopg
 import pytest
+from sqlalchemy import exc
 
 from app.cli import logs
 from app.domain.context import JOB_ID, REQUEST_ID
+from app.domain.errors import DomainError
 from app.jobs import process
 from tests.registry.service import Service
 
@@ -116,3 +121,77 @@ def test_what_python_would_print_itself() -> None:
     assert [line["name"] for line in lines] == ["py.warnings", "portllm.threads"]
     assert "look here" in lines[0]["message"]
     assert (lines[1]["message"], "ZeroDivisionError" in lines[1]["exc_info"]) == ("house failed", True)
+
+
+def test_line_of_the_log_begins_with_a_time_of_rfc_3339_and_is_one_line() -> None:
+    """With a zone, in both forms; line ends and control characters of a message are escaped."""
+    program = (
+        "import logging, sys; from app.cli import logs; logs.configure(sys.argv[1])\n"
+        "logging.getLogger('portllm.test').warning('one\\ntwo\\x1b[2J\\u2028three')\n"
+    )
+    for form in ("text", "json"):
+        ended = subprocess.run([sys.executable, "-c", program, form], capture_output=True, text=True, check=True)
+        (line,) = ended.stderr.splitlines()
+        assert "\x1b" not in line
+        time = json.loads(line)["time"] if form == "json" else line.split()[0]
+        assert dt.datetime.fromisoformat(time).utcoffset() == dt.timedelta(0)
+        if form == "text":
+            assert line.endswith(r"one\ntwo\x1b[2J\u2028three")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (DomainError("database.unreachable"), "[database.unreachable]"),
+        (DomainError("storage.unavailable", reason="it answered 503"), "[storage.unavailable]"),
+        (DomainError("server.storage_full"), "[server.storage_full]"),
+        (OSError(errno.ENOSPC, "No space left on device", "/data/x"), "No space left on device (/data/x)"),
+        (exc.OperationalError("SELECT secret", {}, psycopg.OperationalError("connection refused\nmore")), "connection refused"),
+        (psycopg.OperationalError("the connection is lost\nmore"), "the connection is lost"),
+    ],
+)
+def test_database_or_store_that_is_away_or_full_is_a_warning_of_one_line(error: Exception, told: str) -> None:
+    """Whoever logs it with its trace."""
+    record = logging.LogRecord("portllm.test", logging.ERROR, "x", 1, "%s failed", ("house",), (type(error), error, None))
+    assert logs.Unavailable().filter(record)
+    assert (record.levelno, record.exc_info) == (logging.WARNING, None)
+    assert record.getMessage().startswith("house failed: ")
+    assert told in record.getMessage()
+    assert "\n" not in record.getMessage()
+    assert "secret" not in record.getMessage()
+
+
+def test_trace_that_the_job_engine_writes_as_a_message_is_one_line() -> None:
+    """Of a database that is away; it has no error attached."""
+    text = (
+        "Exception polling schedules: Traceback (most recent call last):\n  File x\npsycopg.OperationalError: inner\n\nThe\n"
+        "sqlalchemy.exc.OperationalError: (psycopg.OperationalError) refused\nBackground"
+    )
+    record = logging.LogRecord("dbos", logging.WARNING, "x", 1, text, None, None)
+    assert logs.Unavailable().filter(record)
+    assert record.getMessage() == "Exception polling schedules: psycopg.OperationalError: inner"
+
+
+def test_error_that_only_a_mistake_explains_keeps_its_trace() -> None:
+    """A table that is not there, a division by zero."""
+    for error in (ZeroDivisionError("x"), exc.ProgrammingError("SELECT", {}, psycopg.errors.UndefinedTable("no table"))):
+        record = logging.LogRecord("portllm.test", logging.ERROR, "x", 1, "failed", None, (type(error), error, None))
+        assert logs.Unavailable().filter(record)
+        assert (record.levelno, record.exc_info is not None) == (logging.ERROR, True)
+
+
+def test_access_line_names_resource_client_and_token(
+    fresh: Callable[..., Service], said: Callable[[], list[dict[str, object]]]
+) -> None:
+    """The template of the route and what the path gives to it; never the query, nor the secret of the token."""
+    service = fresh()
+    token = service.admin.get("/whoami").json()["token"]
+    service.admin.get("/families/llama/releases/v%E2%80%A81?signature=abcdef")
+    service.client.get("/nowhere/at/all")
+    *_, mine, nowhere = [line for line in said() if line["name"] == "portllm.access"]
+    assert (mine["route"], mine["resource"]) == ("/api/v1/families/{family}/releases/{release}", r"family=llama release=v\u20281")
+    assert (mine["client"], mine["owner"], mine["token"]) == ("testclient", "admin", token)
+    expected = rf"GET {mine['route']} {mine['resource']} 404 client=testclient owner=admin token={token}"
+    assert mine["message"] == expected.replace(f" {mine['resource']} 404", f" 404 {mine['resource']}")
+    assert "abcdef" not in json.dumps(mine)
+    assert (nowhere["route"], nowhere["resource"], nowhere["token"]) == ("(none)", "/nowhere/at/all", None)

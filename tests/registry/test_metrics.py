@@ -5,22 +5,32 @@ import re
 from collections.abc import Callable, Iterator
 
 import pytest
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import event
 
 from app.blobs.s3_client import translated
 from app.domain.errors import DomainError
+from app.domain.principal import Principal
 from app.jobs.queue import DbosQueue
 from app.services import metrics
+from app.services.draining import Draining
+from app.services.event_feed import EventFeed, StreamLimits
 from app.services.threads import Remembered
-from app.wire.telemetry import Telemetry
+from app.wire.owner_counters import OwnerCounters
+from app.wire.telemetry import MetricsOptions, Telemetry
 from tests.registry.conftest import Models, on_sqlite
 from tests.registry.service import Service, refused
 
 
-def figures(service: Service) -> dict[str, float]:
+def figures(service: Service, options: MetricsOptions = MetricsOptions()) -> dict[str, float]:  # noqa: B008  it never changes
     """What a look that remembers nothing shows, by name and labels."""
-    text = Telemetry(lambda: service.runtime, "").exposition().decode()
+    return samples(Telemetry(lambda: service.runtime, options))
+
+
+def samples(telemetry: Telemetry) -> dict[str, float]:
+    """What metrics show, by name and labels."""
+    text = telemetry.exposition().decode()
     found = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -55,7 +65,64 @@ def test_what_there_is(service: Service) -> None:
     assert told["portllm_event_cursor"] == service.rows("SELECT max(id) FROM events")[0][0]
     assert {told[f'portllm_up{{part="{part}"}}'] for part in ("database", "writes", "blobs", "jobs")} == {1}
     assert told["process_open_fds"] > 0
-    assert not [name for name in told if "acme" in name or "llama" in name or "v1" in name], "no names of customers"
+    named = [name for name in told if "acme" in name or "llama" in name or "v1" in name]
+    assert all(name.startswith("portllm_owner_") for name in named), "no names of customers elsewhere"
+
+
+def test_stored_bytes_versions_and_owners_are_shown(service: Service) -> None:
+    """As the database has them; owners beyond the bound are one series."""
+    told = figures(service)
+    (bytes_of_version,) = service.rows("SELECT total_bytes FROM patch_versions WHERE state = 'published'")[0]
+    assert {state: told[f'portllm_versions{{state="{state}"}}'] for state in ("published", "draft")} == {
+        "published": 1,
+        "draft": 0,
+    }
+    assert told['portllm_version_bytes{state="published"}'] == bytes_of_version
+    assert told["portllm_release_bytes"] == 0, "they are read where they lie"
+    assert told['portllm_owner_stored_bytes{owner="acme"}'] == bytes_of_version
+    assert (told['portllm_owner_ports{owner="acme"}'], told['portllm_owner_ports{owner="(other)"}']) == (2, 0)
+    assert told["portllm_database_bytes"] > 0
+    told = figures(service, MetricsOptions(data=service.data))
+    assert told["portllm_disk_bytes"] >= told["portllm_disk_free_bytes"] > 0
+    bounded = figures(service, MetricsOptions(owners=0))
+    assert bounded['portllm_owner_stored_bytes{owner="(other)"}'] == bytes_of_version
+    assert not [name for name in bounded if "acme" in name]
+
+
+def test_age_of_the_last_event_and_lag_of_streams_are_shown(service: Service) -> None:
+    """The stream furthest behind counts, from its cursor on."""
+    feed = EventFeed(service.runtime.read, Draining(), StreamLimits(2, 2, 60), lambda _event, _is_admin: "")
+    telemetry = Telemetry(lambda: service.runtime, MetricsOptions(), lambda: feed)
+    last = service.rows("SELECT max(id) FROM events")[0][0]
+    assert samples(telemetry)["portllm_event_lag"] == 0
+    assert 0 <= samples(telemetry)["portllm_event_age_seconds"] < 3600
+    stream = feed.subscribe(Principal("acme", frozenset({"read"}), "tok"), last - 3, lambda: None)
+    told = samples(telemetry)
+    feed.close(stream)
+    assert (told["portllm_event_streams"], told["portllm_event_lag"]) == (1, 3)
+
+
+def test_no_series_says_when_a_counter_was_made(service: Service) -> None:
+    """Prometheus does not need them, and each would double a counter's series."""
+    service.admin.get("/whoami")
+    text = service.app.state.telemetry.exposition().decode()
+    assert "portllm_requests_total" in text
+    assert "_created" not in text
+
+
+def test_requests_and_bytes_are_counted_by_owner_up_to_a_bound() -> None:
+    """Those who come first have series of their own, all others share one; so do requests without a token."""
+    registry = CollectorRegistry()
+    counters = OwnerCounters(registry, limit=2)
+    for owner in ("a", "b", "c", "d", "a", None):
+        counters.count(owner, sent=10, received=1)
+    counted = {
+        owner: registry.get_sample_value("portllm_owner_requests_total", {"owner": owner})
+        for owner in ("a", "b", "c", "d", "(other)", "(none)")
+    }
+    assert counted == {"a": 2, "b": 1, "c": None, "d": None, "(other)": 2, "(none)": 1}
+    assert registry.get_sample_value("portllm_owner_sent_bytes_total", {"owner": "(other)"}) == 20
+    assert registry.get_sample_value("portllm_owner_received_bytes_total", {"owner": "a"}) == 2
 
 
 def test_requests_with_unknown_methods_are_counted_under_one_label(service: Service) -> None:
@@ -128,7 +195,7 @@ def test_nothing_is_read_row_by_row(service: Service) -> None:
         listen = (engine, "before_cursor_execute", lambda _c, _cur, text, values, _ctx, _many: asked.append((text, values)))
         event.listen(*listen)
         metrics.work(uow, 15)
-        metrics.stock(uow)
+        metrics.stock(uow, 50)
         event.remove(*listen)
         selects = [(text, values) for text, values in asked if text.startswith("SELECT") and "FROM" in text]
         assert len(selects) >= 8
@@ -138,7 +205,7 @@ def test_nothing_is_read_row_by_row(service: Service) -> None:
             scans = [
                 step
                 for step in steps
-                if step.startswith("SCAN") and not re.search("COVERING INDEX|_in_flight|_delayed|workers", step)
+                if step.startswith("SCAN") and not re.search("COVERING INDEX|_in_flight|_delayed|_refused|workers", step)
             ]
             assert scans == [], statement
 

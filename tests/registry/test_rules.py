@@ -15,6 +15,7 @@ from app.api.rules import RULES
 from app.domain.principal import ROLES
 from app.hub.rules import RULES as HUB
 from app.wire.rules import Rule
+from app.wire.telemetry import MetricsOptions
 from tests.registry.conftest import Models
 from tests.registry.pulling import known
 from tests.registry.service import API, Caller, Service, refused
@@ -172,7 +173,7 @@ def test_a_workers_routes(place: Place) -> None:
     """Health is everybody's; metrics and what it is are for this machine and the token for metrics; bytes want a signature."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.backend = place.service.runtime
-    worker.mount(app, "watch-me")
+    worker.mount(app, MetricsOptions("watch-me"))
     client = TestClient(app, raise_server_exceptions=False, client=("192.0.2.7", 1))
     watched, signed = {"/about", "/metrics"}, {"/ports/{port}/files/{path:path}"}
     assert {path for _, path in routes(app)} == {"/healthz", "/readyz"} | watched | signed

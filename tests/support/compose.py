@@ -58,6 +58,14 @@ def read(file: Path, variables: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     return dict(filled(yaml.safe_load(file.read_text())["services"]))
 
 
+def mounted(volume: str | dict[str, Any]) -> tuple[str, str, bool]:
+    """A volume in either form: what is mounted, where, and whether it is read-only there."""
+    if isinstance(volume, dict):
+        return volume["source"], volume["target"], volume.get("read_only", False)
+    source, inside = volume.removesuffix(":ro").rsplit(":", 1)
+    return source, inside, volume.endswith(":ro")
+
+
 def image_environment() -> dict[str, str]:
     """What docker/Dockerfile sets for every process of the image, but for its PATH."""
     lines = [line for line in (ROOT / "docker/Dockerfile").read_text().splitlines() if line.startswith("ENV ")]
@@ -161,8 +169,7 @@ class Installation:
     def _mounts(self, name: str) -> dict[str, Path]:
         """Directories by where a container has them."""
         found = {}
-        for volume in self.services[name].get("volumes", ()):
-            source, inside = volume.removesuffix(":ro").rsplit(":", 1)
+        for source, inside, _ in map(mounted, self.services[name].get("volumes", ())):
             found[inside] = self._volumes.get(source) or self._directory(f"volume-{source}")
         return found
 
@@ -214,7 +221,8 @@ class Installation:
         assert self.services[name] | own == self.services[name], (
             f"{name} is confined otherwise, and this is not what happens here"
         )
-        given = [volume.rsplit(":", 1)[1] for volume in self.services[name].get("volumes", ()) if not volume.endswith(":ro")]
+        mounts = map(mounted, self.services[name].get("volumes", ()))
+        given = [inside for _, inside, is_read_only in mounts if not is_read_only]
         # Where the image works, /data, is always a volume.
         writable = [*(self._mounts(name)[inside] for inside in given), self._directory(f"{name}-cwd")]
         return command_line(command, self._directory(f"{name}-tmp"), writable) if is_possible() else command

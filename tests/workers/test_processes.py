@@ -97,6 +97,7 @@ def test_process_lost_while_the_database_is_away_is_replaced_when_it_is_back(ser
         cluster.start()
     until(lambda: len(ready(service)) == 2)
     ask(service, 5)
+    assert "Traceback" not in service.errors(), "a database that is away is told in one line each time"
 
 
 def test_all_processes_lost_at_once_are_replaced(service: Replicas) -> None:

@@ -129,6 +129,7 @@ def test_a_worker_without_its_database_goes_on(fleet: Fleet, client: httpx.Clien
         until(lambda: client.get(f"/jobs/{release['job']}").json()["state"] == "done")
         assert worker.process.poll() is None
         assert told(client, release["job"])[-1] == ("job.done", None)
+        assert "Traceback" not in worker.errors(), "a database that is away is told in one line each time"
 
 
 def test_a_crashed_child_is_started_again(fleet: Fleet, client: httpx.Client) -> None:

@@ -32,7 +32,7 @@ async def exchange_token(body: ExchangeIn, request: Request, response: Response,
     except DomainError as refusal:
         await run_in_threadpool(count_refusal, request, backend, refusal)
         raise
-    request.state.owner = made.owner  # for the line in the log
+    request.state.owner, request.state.token = made.owner, made.id  # for the line in the log
     response.headers["Cache-Control"] = "no-store"
     return made
 
