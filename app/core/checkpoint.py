@@ -128,7 +128,8 @@ def choose_files(source: Source, files: Mapping[str, int]) -> Chosen:
     config = read_json(source, CONFIG_FILE, files)
     check_architecture(config)
     shards = _shard_names(source, files)
-    carried = {p: n for p, n in files.items() if p in shards or PurePosixPath(p).suffix not in FOREIGN_WEIGHTS | CODE}
+    named = frozenset(shards)
+    carried = {p: n for p, n in files.items() if p in named or PurePosixPath(p).suffix not in FOREIGN_WEIGHTS | CODE}
     return Chosen(config, shards, carried)
 
 

@@ -21,6 +21,7 @@ from app.db.releases import Release
 from app.domain.errors import DomainError
 from app.domain.ids import new_id
 from app.domain.names import check_revision
+from app.domain.path_index import PathIndex
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.repositories import Repository
 from app.services import families, objects, pushes, releases
@@ -118,9 +119,12 @@ def _record(
     require_new(uow, principal, repository, release)
     push = rows.find(uow.session, repository.full_name, release) or _begin(uow, repository, release)
     files = {file["path"]: file for file in push.files}
+    index = PathIndex(files)
     for change in changes:
         if not isinstance(change, Added):
-            for path in [p for p in files if p == change.path or (change.folder and p.startswith(f"{change.path}/"))]:
+            files.pop(change.path, None)
+            index.discard(change.path)
+            for path in index.discard_below(change.path) if change.folder else ():
                 del files[path]
         elif _is_carried(change.path):
             row = objects.named(uow, repository, change.sha256, change.size)
@@ -129,6 +133,7 @@ def _record(
                     "push.not_sent", path=change.path[:200], digest=change.sha256[:64], repository=repository.full_name
                 )
             files[change.path] = {"path": change.path, "size": row.size, "sha256": row.digest, "object": row.id}
+            index.add(change.path)
     if len(files) > MAX_FILES:
         raise DomainError("version.files", reason=f"There are more than {MAX_FILES} files.")
     push.files = [files[path] for path in sorted(files)]

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Annotated, Any
 from urllib.parse import parse_qs
 
@@ -9,6 +10,7 @@ from fastapi import Depends, Query, Request
 from fastapi.responses import JSONResponse
 
 from app.domain.errors import DomainError
+from app.domain.path_index import PathIndex
 from app.hub import shapes
 from app.hub.opening import open_repository
 from app.hub.paging import PageDep
@@ -40,7 +42,7 @@ def list_tree(
         last = shapes.last_commit(found.snapshot, history.title_of(found.snapshot.thing)) if expand else None
         every = _children(inside, path.strip("/"), recursive)
         start = bisect_right(list(every), page.after) if page.after else 0
-        chosen = list(every)[start : start + page.limit]
+        chosen = list(islice(every, start, start + page.limit))
         shown = [_shape(one, every[one], last) for one in chosen]
         more = start + page.limit < len(every)
         return JSONResponse(shown, headers=page.link(request, chosen[-1] if more else None))
@@ -73,16 +75,17 @@ def get_paths(
         expand = form.get("expand", ["false"])[-1].lower() == "true"
         last = shapes.last_commit(found.snapshot, history.title_of(found.snapshot.thing)) if expand else None
         paths = [path.strip("/") for path in dict.fromkeys(form.get("paths", ()))]
-        return JSONResponse([shape for path in paths if (shape := _at(found.snapshot, path, last))])
+        index = PathIndex(found.snapshot.files)
+        return JSONResponse([shape for path in paths if (shape := _at(found.snapshot, index, path, last))])
 
     return purges.again(read)
 
 
-def _at(snapshot: Snapshot, path: str, last: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _at(snapshot: Snapshot, index: PathIndex, path: str, last: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if path in snapshot.files:
         return shapes.file_entry(snapshot.files[path], last)
-    inside = _below(snapshot.files, path) if path else None
-    return shapes.directory_entry(path, inside.values(), last) if inside else None
+    inside = [snapshot.files[one] for one in index.below(path)] if path else []
+    return shapes.directory_entry(path, inside, last) if inside else None
 
 
 def _below(files: Mapping[str, Entry], directory: str) -> dict[str, Entry]:
