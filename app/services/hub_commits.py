@@ -112,19 +112,24 @@ class CatchUp:
         self._due, self._rest, self._after = 0.0, list(KINDS), ""
 
     def go_on(self) -> None:
-        """Goes on for `CATCH_UP_SECONDS` at most, and a batch."""
+        """Writes batches for `CATCH_UP_SECONDS`, at least one where it is due."""
         ends = time.monotonic() + CATCH_UP_SECONDS
-        while (present := time.monotonic()) < ends and present >= self._due:
-            kind = self._rest[0]
-            with self._registry.read() as uow:
-                idents = uncommitted.page(uow.session, kind, self._after, BATCH)
-            try:
-                write(self._registry, [(kind, ident) for ident in idents], math.inf)
-            except (CoreError, DomainError) as error:  # a store that is away, most likely
-                log.warning("commits of Hub clients are written later: %s", error)
-                self._due = present + RETRY_SECONDS
+        while time.monotonic() >= self._due:
+            self._write_batch()
+            if time.monotonic() >= ends:
                 return
-            self._advance(idents)
+
+    def _write_batch(self) -> None:
+        kind = self._rest[0]
+        with self._registry.read() as uow:
+            idents = uncommitted.page(uow.session, kind, self._after, BATCH)
+        try:
+            write(self._registry, [(kind, ident) for ident in idents], math.inf)
+        except (CoreError, DomainError) as error:  # a store that is away, most likely
+            log.warning("commits of Hub clients are written later: %s", error)
+            self._due = time.monotonic() + RETRY_SECONDS
+            return
+        self._advance(idents)
 
     def _advance(self, idents: Sequence[str]) -> None:
         if len(idents) == BATCH:

@@ -102,7 +102,7 @@ def test_refs_of_many_versions_are_complete_and_read_no_file(begun: Service, acm
 def test_catch_up_writes_what_is_missing_in_parts(begun: Service, acme: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     multiply(begun, 5)
     monkeypatch.setattr(hub_commits, "BATCH", 3)
-    monkeypatch.setattr(hub_commits, "CATCH_UP_SECONDS", 1e-6)
+    monkeypatch.setattr(hub_commits, "CATCH_UP_SECONDS", 0.0)
     catch_up, parts = CatchUp(begun.runtime), 0
     complete = {"base": 2, "patch": 5, "adapter": 10, "merged": 10}
     while commits_of(begun) != complete:
