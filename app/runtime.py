@@ -130,7 +130,7 @@ class Runtime:
         self._bootstrap(data)
         self.announce_keys("service", process_id())
         if isinstance(self._queue, DbosQueue):
-            house = House(self.read, self.write, self, self.settings.verify_bytes_per_hour)
+            house = House(self.read, self.write, self, self.settings.verify_bytes_per_hour, self.settings.retention)
             chores.every(chores.RECONCILE_SECONDS, self._stopping, "house", partial(self.keep_house, house))
         self.watch_purges()
         self._warm()

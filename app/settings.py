@@ -18,6 +18,7 @@ from app.domain.quotas import Quota
 from app.domain.signing import MIN_KEY_BYTES
 from app.services.event_feed import StreamLimits
 from app.services.rates import Rate, RateLimits
+from app.services.retention import Retention
 from app.services.uow import Limits
 
 SQLITE = "sqlite:///"
@@ -26,6 +27,7 @@ KEY_COMMAND = "openssl rand -hex 32"
 
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0, lt=2**63)]
+Days = Annotated[int, Field(ge=0, le=36_500)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -100,6 +102,12 @@ class Settings(BaseSettings):
         quota_bytes, quota_patches, quota_versions, quota_drafts, quota_ports, quota_tokens, quota_jobs: how much an owner may
             have, where an admin set nothing else for it; 0: no limit. Of jobs, those that wait count.
         verify_bytes_per_hour: how many bytes of releases by reference are hashed anew each hour, chosen at random; 0: none.
+        keep_jobs_days: for how long finished jobs are kept, with all that the job engine recorded of them. This and the
+            following: 0 keeps them for ever.
+        keep_imports_days: for how long imports are kept that were refused, cancelled or found what was there already; one that
+            became a version stays with it, but who asked for it is forgotten.
+        keep_discarded_days: for how long discarded drafts are kept.
+        keep_idempotency_keys_days: for how long the answer to a request with an Idempotency-Key is kept.
         trusted_proxies: addresses and networks of proxies whose X-Forwarded-For is believed; by default nobody's is.
         head_seconds: how long a client may take to send the head of a request.
         idle_seconds: how long a client may send nothing of a body that it began, or take nothing of an answer.
@@ -171,6 +179,10 @@ class Settings(BaseSettings):
     quota_tokens: Natural = 0
     quota_jobs: Natural = 2000
     verify_bytes_per_hour: Natural = 2**30
+    keep_jobs_days: Days = 30
+    keep_imports_days: Days = 30
+    keep_discarded_days: Days = 30
+    keep_idempotency_keys_days: Days = 1
     trusted_proxies: list[str] = Field(default_factory=list)
     head_seconds: Seconds = 15.0
     idle_seconds: Seconds = 120.0
@@ -300,6 +312,11 @@ class Settings(BaseSettings):
     def s3(self) -> S3Options:
         """What is chosen about S3 beside boto3's own chain."""
         return S3Options(self.s3_read_timeout, self.s3_keeps_no_versions)
+
+    @property
+    def retention(self) -> Retention:
+        """For how long what has ended is kept."""
+        return Retention(self.keep_jobs_days, self.keep_imports_days, self.keep_discarded_days, self.keep_idempotency_keys_days)
 
     @property
     def limits(self) -> Limits:

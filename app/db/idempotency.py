@@ -1,6 +1,5 @@
 """Answers that were given under an Idempotency-Key."""
 
-import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,7 +42,3 @@ def forget_about(session: Session, locations: Sequence[str]) -> None:
     """Forgets what was answered about things that lie at these places."""
     for start in range(0, len(locations), 100):
         session.execute(delete(Answer).where(Answer.location.in_(locations[start : start + 100])))
-
-
-def forget_before(session: Session, moment: dt.datetime) -> None:
-    session.execute(delete(Answer).where(Answer.created_at < moment))

@@ -164,6 +164,14 @@ def page(
     return session.scalars(query.order_by(jobs.c.created_at.desc(), jobs.c.workflow_uuid.desc()).limit(limit + 1)).all()
 
 
+def finished_before(session: Session, moment: dt.datetime, limit: int) -> Sequence[str]:
+    """Ids of some of our jobs that ended before a moment, the oldest first; by the engine's index over that moment."""
+    jobs = engine_jobs(session)
+    query = select(jobs.c.workflow_uuid).where(jobs.c.completed_at < int(moment.timestamp() * 1000), jobs.c.name == WORKFLOW)
+    query = query.where(jobs.c.status.not_in(("ENQUEUED", "DELAYED", RUNNING)))
+    return session.scalars(query.order_by(jobs.c.completed_at).limit(limit)).all()
+
+
 def given_up(session: Session, name: str, since: dt.datetime) -> Sequence[str]:
     """Jobs that ended since a moment without an outcome of ours: interrupted too often, or failed while that could not be said.
 

@@ -1,5 +1,6 @@
 """The queue of an embedded service that runs no jobs."""
 
+import datetime as dt
 from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
@@ -37,6 +38,12 @@ class NoJobs:
 
     def live(self, session: Session) -> set[str]:  # noqa: ARG002  the protocol's
         return {job for job, _, _ in self.enqueued}
+
+    def finished_before(self, session: Session, moment: dt.datetime, limit: int) -> Sequence[str]:  # noqa: ARG002
+        return ()
+
+    def delete(self, jobs: Sequence[str]) -> None:
+        """Nothing: what ended is not remembered."""
 
     def page(
         self,

@@ -1,5 +1,6 @@
 """What the API needs of DBOS: enqueue, cancel, look; nothing is run here."""
 
+import datetime as dt
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -66,6 +67,13 @@ class DbosQueue:
 
     def waiting(self, session: Session, owner: str) -> int:
         return job_queues.waiting(session, owner)
+
+    def finished_before(self, session: Session, moment: dt.datetime, limit: int) -> Sequence[str]:
+        return rows.finished_before(session, moment, limit)
+
+    def delete(self, jobs: Sequence[str]) -> None:
+        if jobs:
+            self._client.delete_workflows(list(jobs))
 
     def page(
         self, session: Session, owner: str | None, kind: str | None, state: str | None, after: str | None, limit: int

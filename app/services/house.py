@@ -6,10 +6,11 @@ import time
 from app.core.errors import CoreError
 from app.db import patches
 from app.domain.errors import DomainError
-from app.services import erasure, garbage, identities, jobs, rates, reverification, sweep
+from app.services import erasure, garbage, identities, jobs, rates, retention, reverification, sweep
 from app.services.erasure import Opened
 from app.services.garbage import Begin
 from app.services.hub_commits import CatchUp
+from app.services.retention import Retention
 
 SWEEP_SECONDS = 3600.0
 # An erasure that could not be finished is tried again after this, and ever more seldom.
@@ -26,10 +27,14 @@ class House:
         write: opens one that writes.
         opened: the registry, where erasures are to be finished.
         sampled_bytes: of releases by reference that are hashed anew each hour.
+        keep: for how long what has ended is kept; for ever by default.
     """
 
-    def __init__(self, read: Begin, write: Begin, opened: Opened | None = None, sampled_bytes: int = 0) -> None:
+    def __init__(
+        self, read: Begin, write: Begin, opened: Opened | None = None, sampled_bytes: int = 0, keep: Retention | None = None
+    ) -> None:
         self._read, self._write, self._opened, self._sampled_bytes = read, write, opened, sampled_bytes
+        self._retention = keep or Retention()
         self._next_sample = time.monotonic() + SWEEP_SECONDS
         self._erasures = dict[str, tuple[float, float]]()  # when one is tried again, and how long after that
         self._next_sweep = time.monotonic()
@@ -46,8 +51,10 @@ class House:
         if time.monotonic() >= self._next_sweep:
             self._next_sweep = time.monotonic() + SWEEP_SECONDS
             swept = sweep_all(self._read, self._write)
-            if any(swept.values()):
-                log.info("swept %s", ", ".join(f"{count} {what}" for what, count in swept.items()))
+            deleted = retention.prune(self._read, self._write, self._retention)
+            for verb, counts in (("swept", swept), ("deleted by age", deleted)):
+                if any(counts.values()):
+                    log.info("%s: %s", verb, ", ".join(f"{count} {what}" for what, count in counts.items()))
         if time.monotonic() >= self._next_sample:
             self._next_sample = time.monotonic() + SWEEP_SECONDS
             log.info("%d bytes of releases were hashed anew", reverification.sample(self._read, self._write, self._sampled_bytes))

@@ -8,7 +8,7 @@ from app.db import jobs as job_rows
 from app.db.base import now
 from app.db.patches import LIVING
 from app.domain.states import MOVES
-from app.services import workers
+from app.services import retention, workers
 from app.services.jobs import AGAIN
 from app.services.uow import UnitOfWork
 
@@ -45,6 +45,7 @@ class Stock:
         owner_bytes, owner_ports: of the owners that have most, and the sum of all others under `OTHERS`.
         cursor, event_age: the id of the last event, and how many seconds ago it happened; 0 where there is none.
         database_bytes: the size of the database.
+        deleted: how many rows were deleted because of their age, by noun.
     """
 
     ports: dict[str, int]
@@ -58,6 +59,7 @@ class Stock:
     cursor: int
     event_age: float
     database_bytes: int
+    deleted: dict[str, int]
 
 
 def work(uow: UnitOfWork, ttl: float) -> Work:
@@ -107,6 +109,7 @@ def stock(uow: UnitOfWork, owners: int) -> Stock:
         cursor=last.id if last else 0,
         event_age=max(0.0, (now() - last.at).total_seconds()) if last else 0.0,
         database_bytes=sizes.database_bytes(session),
+        deleted=retention.totals(uow),
     )
 
 

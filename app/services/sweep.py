@@ -1,11 +1,11 @@
-"""Clean-up of what was abandoned: drafts, staged bytes, parts of models, remembered answers; blobs: `app.services.garbage`."""
+"""Clean-up of what was abandoned: drafts, staged bytes, parts of models; blobs: `app.services.garbage`."""
 
 import datetime as dt
 
 from app.blobs.s3_client import shared_client, translated
 from app.blobs.s3_target import S3Target
 from app.core.recipe import Recipe
-from app.db import idempotency, materialisations, patches, pushes, releases
+from app.db import materialisations, patches, pushes, releases
 from app.db.base import clock
 from app.db.patches import PURGED
 from app.domain.places import Place
@@ -17,7 +17,6 @@ from app.services.sources import PUSHED
 from app.services.uow import UnitOfWork
 
 DRAFT_AGE = dt.timedelta(days=1)
-ANSWER_AGE = dt.timedelta(days=1)
 # What is sent is older than the push that names it, which may take long.
 OBJECT_AGE = dt.timedelta(days=2)
 # Blocks that files were put together from: another shard of the same session may still be made of them.
@@ -27,12 +26,11 @@ PARTS_AGE = dt.timedelta(days=2)
 
 
 def drafts(uow: UnitOfWork) -> int:
-    """Discards drafts that nobody finished in a day, and forgets answers; returns how many drafts that were."""
+    """Discards drafts that nobody finished in a day; returns how many that were."""
     present = clock(uow.session)
     found = patches.drafts_before(uow.session, present - DRAFT_AGE)
     for version in found:
         version.state = move("version", version.state, "discarded")
-    idempotency.forget_before(uow.session, present - ANSWER_AGE)
     return len(found)
 
 

@@ -1,5 +1,6 @@
 """The unit of work: one transaction, and what a use case may touch within it. Holds the only commit."""
 
+import datetime as dt
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -73,6 +74,12 @@ class JobQueue(Protocol):
 
     def waiting(self, session: Session, owner: str) -> int:
         """How many jobs of an owner wait."""
+
+    def finished_before(self, session: Session, moment: dt.datetime, limit: int) -> Sequence[str]:
+        """Ids of some jobs that ended before a moment, the oldest first."""
+
+    def delete(self, jobs: Sequence[str]) -> None:
+        """Deletes all that is recorded of jobs; not inside a transaction that writes."""
 
     def page(
         self, session: Session, owner: str | None, kind: str | None, state: str | None, after: str | None, limit: int

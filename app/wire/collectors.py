@@ -92,6 +92,10 @@ def _stock(stock: Stock) -> Iterable[Metric]:
     yield GaugeMetricFamily("portllm_release_bytes", "Bytes of releases that are copied here.", value=stock.release_bytes)
     yield _by("portllm_owner_stored_bytes", "Bytes in versions and drafts of the owners with most.", "owner", stock.owner_bytes)
     yield _by("portllm_owner_ports", "Ports of the owners with most.", "owner", stock.owner_ports)
+    deleted = CounterMetricFamily("portllm_retention_deleted", "Rows that were deleted because of their age.", labels=["what"])
+    for what, count in stock.deleted.items():
+        deleted.add_metric([what], count)
+    yield deleted
     yield GaugeMetricFamily("portllm_event_cursor", "The id of the last event.", value=stock.cursor)
     yield GaugeMetricFamily("portllm_event_age_seconds", "How long ago the last event happened.", value=stock.event_age)
     yield GaugeMetricFamily("portllm_database_bytes", "Size of the database.", value=stock.database_bytes)

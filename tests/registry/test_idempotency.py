@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from app.db.base import now
-from app.services import sweep
+from app.services import retention
 from tests.registry.conftest import World
 from tests.registry.service import Service, refused, unique
 from tests.registry.uploading import announced
@@ -112,7 +112,6 @@ def test_forgotten_after_a_day(fresh: Callable[..., Service]) -> None:
     assert service.admin.post("/families", {"name": "llama"}, headers).status_code == 201
     for hours, kept in ((23, True), (25, False)):
         service.execute("UPDATE idempotency_answers SET created_at = :moment", moment=now() - dt.timedelta(hours=hours))
-        with service.runtime.write() as uow:
-            sweep.drafts(uow)
+        retention.prune(service.runtime.read, service.runtime.write, service.settings.retention)
         again = service.admin.post("/families", {"name": "llama"}, headers)
         assert again.status_code == (201 if kept else 409)
