@@ -4,10 +4,11 @@ It has imported what jobs use, so that a job begins at once and not after second
 nothing that a fork must not share. It knows nothing that not every job may know: what it knew, they all would find in their
 memory. Over the socket FD come orders, each one JSON object with the four files of a process:
 
-    {"modules": [...]}        its stdin, stdout and stderr, and where it is said what became of it
+    {"modules": [...]}        its stdin, stdout and stderr, and a socket over which it is said what became of it
 
-There it says, a line each, the process's id, and when it ended its exit status (minus the signal that ended it). A file that
-ends without them: there was no room for a process, or this program ended. A process reads its environment first, one line of
+There it sends the process's id together with a pidfd of it, opened before anybody could wait for the process, so that it is of no
+other; and when it ended its exit status (minus the signal that ended it). A socket that ends without them: there was no room for
+a process, or this program ended. A process reads its environment first, one line of
 JSON, and then is `app.jobs.child`.
 """
 
@@ -96,7 +97,7 @@ class ForkServer:
         forked = _Forked(pid, handle, told)
         self._forked.add(forked)
         self._selector.register(handle, selectors.EVENT_READ, forked)
-        _tell(told, pid)
+        _announce(told, pid, handle)
         return False
 
     def _take_no_more(self) -> None:
@@ -130,6 +131,16 @@ def _prepare(modules: list[str]) -> bool:
         gc.collect()
         gc.freeze()
     return went_well
+
+
+def _announce(told: int, pid: int, handle: int) -> None:
+    """Sends the id of a process and its handle."""
+    line = socket.socket(fileno=told)
+    try:
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            socket.send_fds(line, [str(pid).encode()], [handle])
+    finally:
+        line.detach()
 
 
 def _tell(file: int, number: int) -> None:

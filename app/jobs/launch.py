@@ -121,36 +121,41 @@ class Forks:
         Raises:
             LaunchError: it could not be.
         """
-        stdin, *others = self._ask(json.dumps({"modules": [*modules]}).encode(), common)
+        stdin, *outputs, told = self._ask(json.dumps({"modules": [*modules]}).encode(), common)
         writer = await _writer(stdin)
         try:
-            stdout, stderr, told = [await _reader(pipe) for pipe in others]
+            stdout, stderr = [await _reader(pipe) for pipe in outputs]
             try:
-                first = await asyncio.wait_for(told.readline(), START_SECONDS)
+                first, handles = await asyncio.wait_for(_hear(told), START_SECONDS)
             except TimeoutError:
                 self.close()
                 raise LaunchError("the process that forks does not answer") from None
-            if not first:
+            if not handles:
                 raise LaunchError("the process that forks has no room for another, or ended")
             writer.write(json.dumps({**common, **own}).encode() + b"\n")
-            return Forked(int(first), writer, stdout, stderr, told)
+            return Forked(int(first), handles[0], writer, stdout, stderr, told)
         except BaseException:  # the job was cancelled, for one: whatever is forked all the same, its stdin ends, and so does it
             writer.close()
+            told.close()
             raise
 
-    def _ask(self, order: bytes, common: Mapping[str, str]) -> list[IO[bytes]]:
-        """Sends an order with one end of each of four pipes; the others, in the order of a process's files."""
+    def _ask(self, order: bytes, common: Mapping[str, str]) -> tuple[IO[bytes], IO[bytes], IO[bytes], socket.socket]:
+        """Sends an order with one end of each of three pipes and of a socket; the others, in the order of a process's files."""
         with contextlib.ExitStack() as stack:
             try:
-                pipes = [_pipe(stack) for _ in range(4)]
-                theirs = [pipes[0][0], *(writing for _, writing in pipes[1:])]
+                pipes = [_pipe(stack) for _ in range(3)]
+                told, telling = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                stack.callback(told.close)
+                stack.callback(telling.close)
+                theirs: list[IO[bytes] | socket.socket] = [pipes[0][0], pipes[1][1], pipes[2][1], telling]
                 self._send(order, [file.fileno() for file in theirs], common)
             except OSError as error:
                 raise LaunchError(f"nothing could be asked of the process that forks: {error}") from error
             stack.pop_all()
             for file in theirs:
                 file.close()
-        return [pipes[0][1], *(reading for reading, _ in pipes[1:])]
+        told.setblocking(False)
+        return pipes[0][1], pipes[1][0], pipes[2][0], told
 
     def close(self) -> None:
         """Ends it; jobs that run go on."""
@@ -206,30 +211,25 @@ class Forked:
     """A process that the one that forks began, `Launched`."""
 
     def __init__(
-        self, pid: int, stdin: asyncio.StreamWriter, stdout: asyncio.StreamReader, stderr: asyncio.StreamReader,
-        told: asyncio.StreamReader,
+        self, pid: int, handle: int, stdin: asyncio.StreamWriter, stdout: asyncio.StreamReader, stderr: asyncio.StreamReader,
+        told: socket.socket,
     ) -> None:  # fmt: skip
         self.pid, self.stdin, self.stdout, self.stderr = pid, stdin, stdout, stderr
         self.returncode: int | None = None
-        self._told, self._one_waits = told, asyncio.Lock()
-        # Unlike its id, which another process can have by now, this is of no other; None: it ended before we could look.
-        self._handle: int | None = None
-        with contextlib.suppress(ProcessLookupError):
-            self._handle = os.pidfd_open(pid)
-            self._close = weakref.finalize(self, os.close, self._handle)
+        # Unlike its id, which another process can have by now, the handle is of no other.
+        self._handle, self._told, self._one_waits = handle, told, asyncio.Lock()
+        self._close = weakref.finalize(self, _close, handle, told)
 
     async def wait(self) -> int:
         async with self._one_waits:
             if self.returncode is not None:
                 return self.returncode
-            if self._handle is not None:
-                await _until_readable(self._handle)
+            await _until_readable(self._handle)
             said = b""
             with contextlib.suppress(TimeoutError):
-                said = await asyncio.wait_for(self._told.readline(), TOLD_SECONDS)
+                said, _ = await asyncio.wait_for(_hear(self._told), TOLD_SECONDS)
             self.stdin.close()
-            if self._handle is not None:
-                self._close()
+            self._close()
             self.returncode = int(said) if said else UNKNOWN
             return self.returncode
 
@@ -240,13 +240,25 @@ class Forked:
         self._send(signal.SIGKILL)
 
     def _send(self, number: signal.Signals) -> None:
-        if self.returncode is None and self._handle is not None:
+        if self.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._handle, number)
 
 
+def _close(handle: int, told: socket.socket) -> None:
+    os.close(handle)
+    told.close()
+
+
+async def _hear(told: socket.socket) -> tuple[bytes, list[int]]:
+    """The next message of the process that forks, with the files that came with it; nothing where it ended."""
+    await _until_readable(told.fileno())
+    message, files, *_ = socket.recv_fds(told, MAX_TEXT, 1)
+    return message, files
+
+
 async def _until_readable(handle: int) -> None:
-    """A handle of a process can be read when it has ended, whether or not somebody waited for it."""
+    """Waits for a message at a socket, or for the end of a process by its handle, whether or not somebody waited for it."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
     loop.add_reader(handle, _settle, ended)

@@ -160,6 +160,8 @@ def test_a_job_knows_only_what_it_is_given(forks: Given, order: bytes, long: Pat
         await begun(first, order)
         second = await server.fork(common, {}, [])
         await begun(second, order)
+        for process in (first, second):  # they would have read all in a second, and be gone before all this was looked at
+            os.kill(process.pid, signal.SIGSTOP)
         assert set(job_processes(tmp_path)) == {first.pid, second.pid}
         (forking,) = job_processes(tmp_path, SERVER)
         for pid in (first.pid, second.pid, forking):
@@ -172,11 +174,11 @@ def test_a_job_knows_only_what_it_is_given(forks: Given, order: bytes, long: Pat
         for process in (first, second):
             process.kill()
             await process.wait()
+        # Its own complaints; of no job's files does it keep any. Looked at while it lives: after the next job it ends.
+        await eventually(lambda: len([link for link in open_files(forking) if link.startswith("pipe")]) == 1)
         after = await server.fork(common, {}, ["json", "no.such.module"])
         after.stdin.write(b'{"kind": "none"}\n')
         assert await after.wait() == 1
-        # Its own complaints; of no job's files does it keep any.
-        await eventually(lambda: len([link for link in open_files(forking) if link.startswith("pipe")]) == 1)
 
     asyncio.run(run())
 
