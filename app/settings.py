@@ -4,7 +4,7 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -15,39 +15,14 @@ from app.domain.errors import DomainError
 from app.domain.issuers import Issuer
 from app.domain.places import Place
 from app.domain.quotas import Quota
-from app.domain.signing import MIN_KEY_BYTES
 from app.services.event_feed import StreamLimits
-from app.services.rates import Rate, RateLimits
+from app.services.rates import RateLimits
 from app.services.retention import Retention
 from app.services.uow import Limits
+from app.setting_types import Days, Key, Natural, Positive, RateText, Seconds
 
 SQLITE = "sqlite:///"
 POSTGRESQL = "postgresql+psycopg://"
-KEY_COMMAND = "openssl rand -hex 32"
-
-Positive = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0, lt=2**63)]
-Days = Annotated[int, Field(ge=0, le=36_500)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-def _checked_rate(limit: str) -> str:
-    if limit:
-        Rate.parse(limit)
-    return limit
-
-
-RateText = Annotated[str, AfterValidator(_checked_rate)]
-
-
-def _checked_key(key: SecretStr) -> SecretStr:
-    """Refuses a key that can be guessed: nothing slows down guessing it once something that it signed is known."""
-    if len(key.get_secret_value().encode()) < MIN_KEY_BYTES:
-        raise ValueError(f"must have {MIN_KEY_BYTES} bytes or more. Make one with: {KEY_COMMAND}")
-    return key
-
-
-Key = Annotated[SecretStr, AfterValidator(_checked_key)]
 
 
 class Settings(BaseSettings):
