@@ -36,7 +36,9 @@ def every(seconds: float, stopping: threading.Event, name: str, act: Callable[[]
 
 
 def let_go_of_purged(registry: Looked) -> None:
-    """Lets go of what this process holds of versions that were purged elsewhere."""
-    if registry.tools.library.held():
+    """Ends what this process reads of versions that were purged elsewhere, and for clients whose right to it was withdrawn."""
+    library = registry.tools.library
+    if library.held() or library.downloads:
         with registry.read() as uow:
             purges.revoke_purged(uow)
+            library.downloads.end_withdrawn(uow.session)

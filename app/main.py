@@ -46,6 +46,7 @@ class Replica(Runtime):
             self._is_open = True
             self._open(self.settings.data, arithmetic.load)
             self.announce_keys("service", process_id())
+            self.watch_purges()
             self._warm()
 
 

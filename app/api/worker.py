@@ -10,7 +10,7 @@ from app.api.schemas.jobs import AboutOut
 from app.api.schemas.system import HealthOut, ReadyOut
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.signing import check_read
-from app.services import ports, purges, workers
+from app.services import ports, purges, tokens, workers
 from app.services.backend import Backend
 from app.services.merged import MergedModel
 from app.services.workers import Card
@@ -68,17 +68,19 @@ async def read_file(
     conditions: ConditionsDep,
     expires: Annotated[int, Query(ge=0, lt=2**40)],
     signature: Annotated[str, Query(max_length=64)],
+    token: Annotated[str, Query(max_length=40)] = "",
 ) -> Response:
     """One file of a merged model, as the service answers it."""
-    check_read(backend.tools.secret_keys, card.id, port, path, expires, signature)
-    # The service asked whether the client may read it, and signed that it may; that the port is ready is asked again.
+    check_read(backend.tools.secret_keys, card.id, port, path, expires, signature, token)
+    # Addresses that an older service signed name no token; it asked whether the client may read the file.
     service = Principal(INSTALLATION, frozenset({"admin"}), "signature")
 
     def read() -> Response:
         with backend.read() as uow:
             workers.require_fresh(uow, expires)
-            row = ports.readable(uow, service, port)
-        return respond_merged(request, conditions, backend, MergedModel(backend.tools.library, row), path)
+            principal = tokens.holder(uow, token) if token else service
+            row = ports.readable(uow, principal, port)
+        return respond_merged(request, conditions, backend, MergedModel(backend.tools.library, row), path, principal)
 
     return await run_in_threadpool(purges.again, read)
 

@@ -20,18 +20,22 @@ PURPOSE = "portllm worker read 1"  # tells these signatures from others that the
 SECONDS = 300
 
 
-def sign_read(key: bytes, worker: str, port: str, path: str, expires: int) -> str:
-    """Signature (hex) that lets its bearer read a file of a port on a worker until `expires`, in seconds since 1970."""
-    text = json.dumps([PURPOSE, worker, port, path, expires])
+def sign_read(key: bytes, worker: str, port: str, path: str, expires: int, token: str = "") -> str:
+    """Signature (hex) that lets its bearer read a file of a port on a worker until `expires`, in seconds since 1970, as long as
+    the token with this id may read it; older services name no token.
+    """
+    text = json.dumps([PURPOSE, worker, port, path, expires, *([token] if token else [])])
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
 
 
-def check_read(keys: Iterable[bytes], worker: str, port: str, path: str, expires: int, signature: str) -> None:
+def check_read(
+    keys: Iterable[bytes], worker: str, port: str, path: str, expires: int, signature: str, token: str = ""
+) -> None:  # fmt: skip
     """Raises `DomainError` (worker.signature) unless the signature allows this read until `expires`; several keys while one
     replaces another.
     """
     for key in keys:
-        if hmac.compare_digest(sign_read(key, worker, port, path, expires).encode(), signature.encode()):
+        if hmac.compare_digest(sign_read(key, worker, port, path, expires, token).encode(), signature.encode()):
             return
     raise DomainError("worker.signature")
 

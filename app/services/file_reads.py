@@ -29,13 +29,14 @@ class Content:
 
 
 class FileRead:
-    """Bytes [start, stop) of a file, in order; opened when the first of them is asked for.
+    """Bytes [start, stop) of a file, in order; opened when the first of them is asked for. Before each piece
+    `require_allowed` is called, which raises where they may not be read any more.
 
     `next` is called by one thread at a time; `close` may be called by any thread, and its place reclaimed by any.
     """
 
-    def __init__(self, content: Content, start: int, stop: int) -> None:
-        self._content, self._position, self._stop = content, start, stop
+    def __init__(self, content: Content, start: int, stop: int, require_allowed: Callable[[], None]) -> None:
+        self._content, self._position, self._stop, self._require_allowed = content, start, stop, require_allowed
         self._lock = threading.Lock()  # of what is open
         self._opened = ExitStack()
         self._pieces: Iterator[memoryview] | None = None
@@ -53,6 +54,7 @@ class FileRead:
         if self._position == self._stop:
             self.close()
             return None
+        self._require_allowed()
         self._require_place()
         with self._lock:
             if self._pieces is None:

@@ -26,6 +26,7 @@ from app.db.patches import PatchVersion
 from app.db.releases import Release
 from app.domain.errors import DomainError
 from app.domain.places import S3, Place
+from app.services.downloads import Downloads
 from app.services.openings import Openings
 from app.services.probes import Probes
 
@@ -71,6 +72,9 @@ class Library:
 
     What is open or remembered of a version can be taken away (`revoke`): bytes that were removed are not read on.
 
+    Attributes:
+        downloads: What clients read just now.
+
     Args:
         blobs: the store.
         allowed_roots: directories that files of releases by reference may lie beneath, when they are opened too.
@@ -82,6 +86,7 @@ class Library:
         self._plans: Recent[tuple[str, str], Planned] = Recent(PLANS)
         self._assessments: Recent[tuple[str, str], Assessment] = Recent(ASSESSMENTS)
         self._opened = Openings()
+        self.downloads = Downloads()
         self._probes = Probes()
 
     def require_readable(self, release: Release | None, version: PatchVersion | None = None) -> None:

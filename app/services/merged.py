@@ -45,6 +45,11 @@ class MergedModel:
         self._library, self._port = library, port
         self._planned = library.planned(port.release, port.version, Recipe.from_dict(port.recipe))
 
+    @property
+    def family_id(self) -> str:
+        """The family that a reader needs to see."""
+        return self._port.release.family_id
+
     def files(self) -> list[MergedFile]:
         """All files, by path."""
         return [self._file(planned) for planned in self._planned.plan.files.values()]

@@ -54,6 +54,18 @@ def valid(uow: UnitOfWork, idents: Collection[str]) -> dict[str, dt.datetime | N
     return {ident: end for ident, end in found.items() if end is None or end > present}
 
 
+def holder(uow: UnitOfWork, ident: str) -> Principal:
+    """Returns the principal of the token with this id.
+
+    Raises:
+        DomainError: token.missing, when it is not valid any more.
+    """
+    token = uow.session.get(Token, ident)
+    if token is None or not _is_valid(token):
+        raise DomainError("token.missing")
+    return Principal(token.owner, frozenset(token.scopes), token.id)
+
+
 def is_good(uow: UnitOfWork, principal: Principal) -> bool:
     """Returns whether the principal's token is still valid."""
     return bool(valid(uow, [principal.token]))

@@ -127,10 +127,13 @@ def choose(candidates: Sequence[Reader], fingerprint: str) -> Reader | None:
     return max(candidates, key=lambda reader: hashlib.sha256(f"{fingerprint} {reader.id}".encode()).digest(), default=None)
 
 
-def signed_url(uow: UnitOfWork, reader: Reader, port: str, path: str) -> str:
-    """Where a client reads a file of a port on a worker, for the next few minutes by the clock that all machines share."""
+def signed_url(uow: UnitOfWork, reader: Reader, port: str, path: str, token: str) -> str:
+    """Where a client with a token (its id) reads a file of a port on a worker, for the next few minutes by the clock that all
+    machines share.
+    """
     expires = int(clock(uow.session).timestamp()) + SECONDS
-    query = urlencode({"expires": expires, "signature": sign_read(uow.tools.secret_keys[0], reader.id, port, path, expires)})
+    signature = sign_read(uow.tools.secret_keys[0], reader.id, port, path, expires, token)
+    query = urlencode({"expires": expires, "token": token, "signature": signature})
     return f"{reader.url.rstrip('/')}/ports/{quote(port)}/files/{quote(path)}?{query}"
 
 

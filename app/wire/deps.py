@@ -26,9 +26,14 @@ READING = frozenset({"GET", "HEAD"})
 bearer = HTTPBearer(auto_error=False, description="A token made by 'portllm token create'.")
 
 
+def backend_of(request: Request) -> Backend:
+    """What the surfaces of the application run on."""
+    return cast(Backend, request.app.state.backend)
+
+
 # `async`, like all that only looks at the request: FastAPI sends plain functions to a thread.
 async def get_backend(request: Request) -> Backend:
-    return cast(Backend, request.app.state.backend)
+    return backend_of(request)
 
 
 BackendDep = Annotated[Backend, Depends(get_backend)]

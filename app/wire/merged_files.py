@@ -7,19 +7,20 @@ from contextlib import closing
 from fastapi import Request, Response
 from fastapi.responses import RedirectResponse
 
+from app.domain.principal import Principal
 from app.services.backend import Backend
 from app.services.file_reads import Content
 from app.services.merged import MergedFile, MergedModel
 from app.services.places import Place
 from app.wire.conditional import Span
-from app.wire.reading import Conditions, Target, respond
+from app.wire.reading import Conditions, Reader, Target, respond
 
 CACHING = {"Cache-Control": "private, no-transform"}
 
 
 def respond_merged(
     request: Request, conditions: Conditions, backend: Backend, model: MergedModel, path: str,
-    place: Place | None = None, worker_url: str | None = None, redirect: bool = False,
+    principal: Principal, place: Place | None = None, worker_url: str | None = None, redirect: bool = False,
 ) -> Response:  # fmt: skip
     """The answer to a GET or HEAD of one file of a merged model; to be called outside of any transaction.
 
@@ -28,6 +29,7 @@ def respond_merged(
         backend: where it is computed.
         model: of a port that the caller may read.
         path: the file.
+        principal: who reads it.
         place: one that was waited for.
         worker_url: a signed address of the file on a worker, where one computes merged files.
         redirect: whether the client is sent there; otherwise the bytes come through this process.
@@ -46,7 +48,14 @@ def respond_merged(
                 return Content(lambda _: closing(body))
         return model.content(backend, path, wanted.start, wanted.stop)
 
-    return respond(request, conditions, Target(path, file.size, file.etag, _headers(file)), content, place)
+    return respond(
+        request,
+        conditions,
+        Target(path, file.size, file.etag, _headers(file)),
+        content,
+        Reader(principal, model.family_id),
+        place,
+    )
 
 
 def _headers(file: MergedFile) -> Mapping[str, str]:

@@ -15,10 +15,12 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from app.domain.principal import Principal
 from app.services.file_reads import Content, FileRead
 from app.services.places import NoPlaceError, Place
 from app.wire.admission import place_in_turn
 from app.wire.conditional import Span, is_match, span
+from app.wire.deps import backend_of
 from app.wire.telemetry import Telemetry, get_telemetry
 
 # How long a client whose place was reclaimed while it was slow waits for another, before its connection is closed.
@@ -62,9 +64,17 @@ class Target:
     headers: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Reader:
+    """Who reads a file; `family_id` is the family that it needs to see for that, None where it needs none."""
+
+    principal: Principal
+    family_id: str | None = None
+
+
 def respond(
     request: Request, conditions: Conditions, target: Target, content: Callable[[Span], Content | Response],
-    place: Place | None = None,
+    reader: Reader, place: Place | None = None,
 ) -> Response:  # fmt: skip
     """The answer to a GET or HEAD of one file; the first piece is read here, so that an error at the start is an answer.
 
@@ -73,6 +83,7 @@ def respond(
         conditions: its headers.
         target: the file.
         content: called where bytes are wanted; says where they come from, or gives another answer.
+        reader: who reads, and of which family: when that right is withdrawn, the answer breaks off.
         place: one that was waited for.
 
     Raises:
@@ -89,13 +100,20 @@ def respond(
     found = content(wanted)
     if isinstance(found, Response):
         return found
-    read = FileRead(found, wanted.start, wanted.stop)
+    downloads = backend_of(request).tools.library.downloads
+    download = downloads.open(reader.principal, reader.family_id)
+    read = FileRead(found, wanted.start, wanted.stop, download.require)
+
+    def close() -> None:
+        downloads.close(download)
+        read.close()
+
     try:
         first = read.next(place)
     except BaseException:
-        read.close()
+        close()
         raise
-    return FileResponse(read, first, get_telemetry(request) if found.is_computed else None, status, headers, media_type)
+    return FileResponse(read, close, first, get_telemetry(request) if found.is_computed else None, status, headers, media_type)
 
 
 class FileResponse(StreamingResponse):
@@ -103,17 +121,18 @@ class FileResponse(StreamingResponse):
 
     Args:
         read: the rest of the file.
+        close: called at the end, however it comes.
         first: its first piece; None where it is empty.
         telemetry: counts its bytes, where they are computed.
         status, headers, media_type: of the answer.
     """
 
     def __init__(
-        self, read: FileRead, first: memoryview | None, telemetry: Telemetry | None, status: int, headers: dict[str, str],
-        media_type: str,
+        self, read: FileRead, close: Callable[[], None], first: memoryview | None, telemetry: Telemetry | None, status: int,
+        headers: dict[str, str], media_type: str,
     ) -> None:  # fmt: skip
         super().__init__(self._pieces(first), status, headers, media_type)
-        self._read, self._telemetry = read, telemetry
+        self._read, self._close, self._telemetry = read, close, telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._telemetry:
@@ -124,7 +143,7 @@ class FileResponse(StreamingResponse):
             if self._telemetry:
                 self._telemetry.merged_reads.dec()
             with anyio.CancelScope(shield=True):
-                await run_in_threadpool(self._read.close)
+                await run_in_threadpool(self._close)
 
     async def _pieces(self, piece: memoryview | None) -> AsyncIterator[memoryview]:
         while piece is not None:

@@ -95,6 +95,32 @@ def test_a_download_that_began(client: httpx.Client, port: dict[str, Any]) -> No
         assert 0 < got < int(answer.headers["Content-Length"]) // 2
 
 
+@pytest.mark.parametrize("withdrawn", ["grant", "token"])
+def test_download_breaks_off_when_the_right_to_it_is_withdrawn(
+    client: httpx.Client, port: dict[str, Any], withdrawn: str
+) -> None:
+    """On the worker, within seconds; the address that was signed for it is refused from then on."""
+    client.put("/families/long/grants/acme", json={}).raise_for_status()
+    made = client.post("/tokens", json={"owner": "acme", "scopes": ["read"]}).raise_for_status().json()
+    asked = {"Authorization": f"Bearer {made['token']}"}
+    address = client.get(f"/ports/{port['id']}/files/{SHARD}", headers=asked).headers["Location"]
+    with httpx.stream("GET", address, timeout=60) as answer:
+        assert answer.status_code == 200
+        pieces = answer.iter_raw()
+        got = len(next(pieces))
+        if withdrawn == "grant":
+            client.delete("/families/long/grants/acme").raise_for_status()
+        else:
+            client.delete(f"/tokens/{made['id']}").raise_for_status()
+        time.sleep(7)  # what was computed before lies in buffers
+        with suppress(httpx.HTTPError):
+            for piece in pieces:
+                got += len(piece)
+        assert 0 < got < int(answer.headers["Content-Length"]) // 2
+    again = httpx.get(address, headers={"Range": "bytes=0-99"})
+    refused(again, *((404, "family.unknown") if withdrawn == "grant" else (401, "token.missing")))
+
+
 def test_a_job_that_runs(client: httpx.Client, worker: Worker, port: dict[str, Any]) -> None:
     """The engine cancels it wherever it runs: its process ends, nothing is recorded, and it cannot be started again."""
     job = client.post(f"/ports/{port['id']}/digest").raise_for_status().json()["job"]

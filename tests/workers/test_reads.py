@@ -137,12 +137,13 @@ def test_an_address_is_good_for_one_file_and_a_while(reads: Reads) -> None:
     digit = "0" if query["signature"][0] != "0" else "1"
     for tampered in (
         ask(good.path.replace(name, other)), ask(expires=str(expires + 1)), ask(signature=digit + query["signature"][1:]),
-        ask(signature=""), ask(signature=sign_read(b"another key", reads.worker.id, reads.port, name, expires)),
-        ask(signature=sign_read(SECRET.encode(), "another:1:worker", reads.port, name, expires)),
+        ask(signature=""), ask(signature=sign_read(b"another key", reads.worker.id, reads.port, name, expires, query["token"])),
+        ask(signature=sign_read(SECRET.encode(), "another:1:worker", reads.port, name, expires, query["token"])),
+        ask(token=""), ask(token="tok_another"),
     ):  # fmt: skip
         refused(tampered, 403, "worker.signature")
     past = int(time.time()) - 1
-    signed = sign_read(SECRET.encode(), reads.worker.id, reads.port, name, past)
+    signed = sign_read(SECRET.encode(), reads.worker.id, reads.port, name, past, query["token"])
     refused(ask(expires=str(past), signature=signed), 403, "worker.expired")
     unsigned = httpx.get(f"{reads.url}{good.path}")
     assert unsigned.status_code == 422

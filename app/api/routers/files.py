@@ -61,8 +61,8 @@ async def read_file(
         with access.read() as (uow, principal):
             row = ports.readable(uow, principal, port)
             reader = workers.choose(readers, row.fingerprint)
-            url = workers.signed_url(uow, reader, row.id, path) if reader else None
+            url = workers.signed_url(uow, reader, row.id, path, principal.token) if reader else None
         model = MergedModel(backend.tools.library, row)
-        return respond_merged(request, conditions, backend, model, path, worker_url=url, redirect=redirect)
+        return respond_merged(request, conditions, backend, model, path, principal, worker_url=url, redirect=redirect)
 
     return await run_in_threadpool(purges.again, read)

@@ -14,7 +14,7 @@ from app.services.file_reads import Content
 from app.services.stored_files import patch_content
 from app.services.uow import Tools
 from app.wire.conditional import Span
-from app.wire.reading import BINARY, FOREIGN, Conditions, ConditionsDep, Target, respond
+from app.wire.reading import BINARY, FOREIGN, Conditions, ConditionsDep, Reader, Target, respond
 from app.wire.visits import AccessDep
 
 router = api_router(tags=["patches"])
@@ -45,13 +45,13 @@ async def read_patch_file(
     def read() -> Response:
         with access.read() as (uow, principal):
             version = versions.get(uow, principal, owner, patch, number)
-        return _answer(access.backend.tools, version, path, request, conditions, redirect)
+        return _answer(access.backend.tools, version, path, request, conditions, Reader(principal), redirect)
 
     return await run_in_threadpool(purges.again, read)
 
 
 def _answer(
-    tools: Tools, version: PatchVersion, path: str, request: Request, conditions: Conditions, redirect: bool
+    tools: Tools, version: PatchVersion, path: str, request: Request, conditions: Conditions, reader: Reader, redirect: bool
 ) -> Response:  # fmt: skip
     digest, size = versions.file_of(version, path)
     headers, direct = {"Cache-Control": "private, immutable"}, tools.blobs.direct
@@ -62,4 +62,4 @@ def _answer(
             return RedirectResponse(direct.url(digest, path.rpartition("/")[2]), 307, to)
         return patch_content(tools.library, version, path, digest, wanted.stop)
 
-    return respond(request, conditions, Target(path, size, digest, headers), content)
+    return respond(request, conditions, Target(path, size, digest, headers), content, reader)

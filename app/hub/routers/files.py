@@ -18,7 +18,7 @@ from app.services.snapshots import SHA256_DIGITS, Entry
 from app.services.stored_files import patch_content, release_content, text_content
 from app.wire.conditional import Span
 from app.wire.merged_files import respond_merged
-from app.wire.reading import Conditions, ConditionsDep, Target, respond
+from app.wire.reading import Conditions, ConditionsDep, Reader, Target, respond
 from app.wire.visits import Access, AccessDep
 
 router = hub_router()
@@ -57,7 +57,7 @@ class _Asked:
 
 
 def _answer(asked: _Asked, found: Opened, entry: Entry) -> Response:
-    made = _merged(asked, found.snapshot.thing, entry) if _is_computed(found, entry) else _stored(asked, found, entry)
+    made = _merged(asked, found, entry) if _is_computed(found, entry) else _stored(asked, found, entry)
     made.headers[COMMIT] = found.snapshot.commit
     made.headers["Cache-Control"] = PINNED if _COMMIT_ID.fullmatch(found.revision) else MOVABLE
     if entry.path.endswith(WEIGHTS):
@@ -77,30 +77,40 @@ def _is_computed(found: Opened, entry: Entry) -> bool:
 def _stored(asked: _Asked, found: Opened, entry: Entry) -> Response:
     """The answer from a text, the release or the version."""
     backend, thing, text = asked.access.backend, found.snapshot.thing, entry.text
-    library = backend.tools.library
+    library, reader = backend.tools.library, Reader(found.principal, _family_of(thing))
     if text is not None:
-        return _respond(asked, entry, lambda wanted: text_content(text, wanted.stop))
+        return _respond(asked, reader, entry, lambda wanted: text_content(text, wanted.stop))
     if isinstance(thing, Adapter):
         version = thing.version
         if asked.request.method == "HEAD":
             library.require_readable(None, version)
-        return _respond(asked, entry, lambda wanted: patch_content(library, version, entry.path, entry.etag, wanted.stop))
+        return _respond(asked, reader, entry, lambda wanted: patch_content(library, version, entry.path, entry.etag, wanted.stop))
     assert not isinstance(thing, Nothing)  # noqa: S101  it has no files
     release = thing.release if isinstance(thing, Base) else thing.port.release
     if asked.request.method == "HEAD":
         library.require_readable(release)
     owner = found.principal.owner
     return _respond(
-        asked, entry, lambda wanted: release_content(backend, release, entry.path, wanted.start, wanted.stop, owner)
+        asked, reader, entry, lambda wanted: release_content(backend, release, entry.path, wanted.start, wanted.stop, owner)
     )  # fmt: skip
 
 
-def _respond(asked: _Asked, entry: Entry, content: Callable[[Span], Content]) -> Response:
-    return respond(asked.request, asked.conditions, Target(entry.path, entry.size, entry.etag, {}), content, asked.place)
+def _respond(asked: _Asked, reader: Reader, entry: Entry, content: Callable[[Span], Content]) -> Response:
+    return respond(asked.request, asked.conditions, Target(entry.path, entry.size, entry.etag, {}), content, reader, asked.place)
 
 
-def _merged(asked: _Asked, thing: Thing, entry: Entry) -> Response:
+def _family_of(thing: Thing) -> str | None:
+    """The family that a reader of a repository needs to see."""
+    if isinstance(thing, Base):
+        return thing.release.family_id
+    if isinstance(thing, Nothing) or thing.port is None:
+        return None
+    return thing.port.release.family_id
+
+
+def _merged(asked: _Asked, found: Opened, entry: Entry) -> Response:
     """The answer from a merge, here or by way of a worker: clients are never sent elsewhere with their tokens."""
+    thing = found.snapshot.thing
     assert isinstance(thing, Merged)  # noqa: S101  only of those files are computed
     backend, port = asked.access.backend, thing.port
     if asked.request.method == "HEAD":
@@ -108,6 +118,6 @@ def _merged(asked: _Asked, thing: Thing, entry: Entry) -> Response:
     url = None
     if reader := workers.choose(backend.readers(), port.fingerprint):
         with backend.read() as uow:
-            url = workers.signed_url(uow, reader, port.id, entry.path)
+            url = workers.signed_url(uow, reader, port.id, entry.path, found.principal.token)
     model = MergedModel(backend.tools.library, port)
-    return respond_merged(asked.request, asked.conditions, backend, model, entry.path, asked.place, url)
+    return respond_merged(asked.request, asked.conditions, backend, model, entry.path, found.principal, asked.place, url)
