@@ -178,7 +178,7 @@ def test_an_issuer_that_is_all_right(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("portllm_secret_keys", "the nearest is PORTLLM_SECRET_KEY"),
         ("PORTLLM_TOKENS", "the nearest is PORTLLM_TOKEN"),
         ("PORTLLM_QQQ", "portllm config lists them"),
-        ("PORTLLM_METRICS_PORT", "the nearest is PORTLLM_METRICS_TOKEN"),
+        ("PORTLLM_XYZ_QQQ_PORT", "portllm config lists them"),
     ],
 )
 def test_variable_that_is_no_setting_is_refused_with_the_nearest_name(
