@@ -13,6 +13,8 @@ depends_on = None
 
 
 def upgrade() -> None:
+    # First: it commits by itself. After other changes, those would stay although the upgrade failed, and fail the next one.
+    create("ix_patch_versions_owner_state", "patch_versions", ["owner", "state"])
     op.create_table(
         "owner_quotas",
         sa.Column("owner", sa.String(length=64), nullable=False),
@@ -34,7 +36,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("key", name=op.f("pk_rate_windows")),
         prefixes=["UNLOGGED"] if op.get_bind().dialect.name == "postgresql" else [],
     )
-    create("ix_patch_versions_owner_state", "patch_versions", ["owner", "state"])
 
 
 def downgrade() -> None:

@@ -13,13 +13,14 @@ depends_on = None
 
 
 def upgrade() -> None:
+    # First: it commits by itself. After other changes, those would stay although the upgrade failed, and fail the next one.
+    create("ix_patch_versions_digest", "patch_versions", ["digest"])
     with op.batch_alter_table("patch_versions", schema=None) as batch_op:
         batch_op.add_column(sa.Column("purged_at", app.db.base.UtcDateTime(timezone=True), nullable=True))
         batch_op.add_column(sa.Column("purged_by", sa.String(length=200), nullable=True))
         batch_op.add_column(sa.Column("purge_reason", sa.String(length=2000), nullable=True))
         batch_op.add_column(sa.Column("erasure", sa.JSON(), nullable=True))
         batch_op.add_column(sa.Column("erased_at", app.db.base.UtcDateTime(timezone=True), nullable=True))
-    create("ix_patch_versions_digest", "patch_versions", ["digest"])
 
 
 def downgrade() -> None:

@@ -155,6 +155,28 @@ def test_two_upgrades_at_once(server: Postgres) -> None:
     assert set(schema(url)) == set(Base.metadata.tables)
 
 
+@pytest.mark.parametrize(("before", "index"), [("0008", "ix_patch_versions_owner_state"), ("0009", "ix_patch_versions_digest")])
+def test_migration_whose_index_is_refused_succeeds_when_repeated(server: Postgres, before: str, index: str) -> None:
+    """An index is made outside of the migration's transaction: what else the migration does must not be committed with it."""
+    url = server.create()
+    command.upgrade(alembic_config(url), before)
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.begin() as busy:
+        busy.execute(text("LOCK TABLE patch_versions IN SHARE UPDATE EXCLUSIVE MODE"))
+        with pytest.raises(DomainError) as refused:
+            upgrade(url, seconds=1)
+        assert refused.value.code == "database.held"
+        assert index not in _indexes(url)
+    upgrade(url)
+    assert index in _indexes(url)
+
+
+def _indexes(url: str) -> set[str]:
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.connect() as connection:
+        return set(connection.scalars(text("SELECT indexname FROM pg_indexes WHERE schemaname = 'public'")))
+
+
 def test_a_migration_does_not_wait_long_for_a_lock(server: Postgres) -> None:
     """Whoever holds a table makes the upgrade fail with a sentence; nothing is half done, and the next try succeeds."""
     url = server.create()
