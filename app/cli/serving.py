@@ -12,6 +12,9 @@ from app.cli.output import print_json, print_table, say
 from app.cli.ports import PORT_PREFIX, PortName, Version, choose_port
 from app.cli.remote import remote
 
+# Values that name variables of the reader's own. Everything else is a text of the registry, in which a shell must find nothing.
+REFERENCES = frozenset({"$PORTLLM_URL", "$PORTLLM_TOKEN"})
+
 
 @remote
 def serving(
@@ -40,6 +43,10 @@ def _describe(row: dict[str, Any]) -> None:
             say()
             say(f"{option['name']}:")
             for variable, value in launch["environment"].items():
-                say(f'  export {variable}="{value}"')
+                say(f"  export {shlex.quote(variable)}={_quoted(value)}")
             for command in launch["commands"]:
                 say(f"  {shlex.join(command)}")
+
+
+def _quoted(value: str) -> str:
+    return f'"{value}"' if value in REFERENCES else shlex.quote(value)

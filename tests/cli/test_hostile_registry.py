@@ -1,6 +1,7 @@
 """A registry that lies, or is none: the client keeps what arrives inside its directory and believes only digests."""
 
 import json
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -197,3 +198,22 @@ def test_a_push_sends_only_what_it_announced(service: Service, models: Path, tmp
         ended = invoke(*command, **variables)
     assert (ended.exit_code, ended.stderr.endswith("[push.path]\n")) == (1, True), ended.stderr
     assert seen[-1] == "/api/v1/patches/acme/tone/versions"
+
+
+def test_commands_to_copy_hold_nothing_that_a_shell_runs(tmp_path: Path) -> None:
+    """Pasted into a shell, the printed variables get the very texts that the registry sent."""
+    value = f"$(touch {tmp_path}/a) `touch {tmp_path}/b` '\"; touch {tmp_path}/c"
+    environment = {"HF_TOKEN": "$PORTLLM_TOKEN", "BASE": value, f"X; touch {tmp_path}/d #": "", "URL": "$PORTLLM_URL$(id)"}
+    launch = {"environment": environment, "commands": [["echo", value]]}
+    option = {"name": "vllm", "engine": "vllm", "mode": "adapter", "servable": True, "reasons": [], "launches": [launch]}
+    row = {"patch": "a/b", "version": 1, "release": "v1", "state": "ready", "servable": True, "options": [option]}
+    with serving(lambda _: (200, "application/json", json.dumps(row).encode())) as variables:
+        done = invoke("serving", "prt_1", **variables)
+    assert done.exit_code == 0, done.output
+    pasted = "\n".join(line.strip() for line in done.stdout.splitlines() if line.startswith("  "))
+    ran = subprocess.run(
+        ["bash", "-c", f'{pasted}\nprintf "%s" "$HF_TOKEN|$BASE|$URL"'], capture_output=True, text=True, check=False,
+        env={"PORTLLM_TOKEN": "mine"},
+    )  # fmt: skip
+    assert not list(tmp_path.iterdir())
+    assert ran.stdout == f"{value}\nmine|{value}|$PORTLLM_URL$(id)"

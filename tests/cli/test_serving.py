@@ -41,7 +41,8 @@ def test_people_get_tables_and_commands_to_copy(service: Service, ported: dict[s
     done = invoke("serving", "serve/tone", "--on", "v2", **service.variables())
     assert done.exit_code == 0, done.output
     assert "serving.no_adapters" in done.stdout
-    assert 'export PORTLLM_VLLM_BASE="base/serve@v2"' in done.stdout
+    assert "  export PORTLLM_VLLM_BASE=base/serve@v2\n" in done.stdout
+    assert '  export HF_ENDPOINT="$PORTLLM_URL"\n' in done.stdout
     assert "  vllm serve base/serve --revision v2 --dtype bfloat16 --enable-lora --max-lora-rank 8\n" in done.stdout
 
 
