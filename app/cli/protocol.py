@@ -8,11 +8,13 @@ and those whose body comes more slowly than a minimum rate.
 
 import asyncio
 import json
+from functools import partial
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.domain.errors import DomainError
+from app.wire.broken_answers import ABORT
 from app.wire.problems import MEDIA_TYPE, OWN_STATUS, body_of
 
 MAX_HEAD_BYTES = 64 * 2**10
@@ -117,6 +119,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_since, self._body_since, self._in_head = None, self.loop.time(), False
         self._waited, self._arrived, self._looked_at = 0.0, 0, self.loop.time()
         super().on_headers_complete()
+        self.scope["extensions"] = {ABORT: partial(self._abort, self.cycle)}
 
     def on_body(self, body: bytes) -> None:
         self._steps += 1
@@ -137,6 +140,12 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._head_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
             self._too_large = True
             raise HeadError
+
+    def _abort(self, cycle: RequestResponseCycle | None) -> None:
+        """Closes the connection without what is still to be sent; uvicorn then expects nothing more of the answer."""
+        if cycle:
+            cycle.disconnected = True
+        self.transport.abort()
 
     def _refuse(self) -> None:
         if self.transport.is_closing():

@@ -12,13 +12,13 @@ from typing import Annotated, Any
 import anyio
 from fastapi import Depends, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.domain.principal import Principal
 from app.services.file_reads import Content, FileRead
 from app.services.places import NoPlaceError, Place
 from app.wire.admission import place_in_turn
+from app.wire.broken_answers import BreakableResponse
 from app.wire.conditional import Span, is_match, span
 from app.wire.deps import backend_of
 from app.wire.telemetry import Telemetry, get_telemetry
@@ -116,7 +116,7 @@ def respond(
     return FileResponse(read, close, first, get_telemetry(request) if found.is_computed else None, status, headers, media_type)
 
 
-class FileResponse(StreamingResponse):
+class FileResponse(BreakableResponse):
     """Sends a file piece by piece; closes it when the client goes away, also before the first piece was sent.
 
     Args:

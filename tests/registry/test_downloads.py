@@ -1,5 +1,6 @@
 """Downloads under way end when the right to them is withdrawn: by the token, or by the grant of the family."""
 
+import logging
 import re
 import socket
 from collections.abc import Callable, Iterator
@@ -82,8 +83,8 @@ def test_withdrawn_grant_ends_downloads(private: tuple[Service, str, list[str]])
         assert kept()
 
 
-def test_revoked_token_ends_downloads(private: tuple[Service, str, list[str]]) -> None:
-    """Those of this token, and of no other."""
+def test_revoked_token_ends_downloads(private: tuple[Service, str, list[str]], caplog: pytest.LogCaptureFixture) -> None:
+    """Those of this token, and of no other; each is one line in the log."""
     service, url, paths = private
     assert service.admin("PUT", "/families/secret/grants/acme").status_code == 200
     acme, other = service.caller("acme"), service.caller("acme")
@@ -95,6 +96,9 @@ def test_revoked_token_ends_downloads(private: tuple[Service, str, list[str]]) -
         until(lambda: beside.has_ended)
         assert [is_whole() for is_whole in ended] == [False, False, False]
         assert kept()
+    logged = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [record.exc_info for record in logged] == [None] * 3, logged
+    assert all("was broken off" in record.getMessage() and "[token.missing]" in record.getMessage() for record in logged), logged
 
 
 def principal_of(caller: Caller) -> Principal:

@@ -12,6 +12,7 @@ from app.db.events import Event
 from app.domain.principal import Principal
 from app.services import events
 from app.services.backend import Backend
+from app.wire.broken_answers import BreakableResponse
 from app.wire.deps import BackendDep, PrincipalDep
 
 router = api_router(tags=["events"])
@@ -30,7 +31,7 @@ def export_audit(
 ) -> StreamingResponse:
     """Everything that was changed until now, oldest first, a line each. Needs scope operate; an admin sees all owners."""
     first = _page(backend, principal, after)
-    return StreamingResponse(
+    return BreakableResponse(
         _lines(backend, principal, first), media_type="application/x-ndjson", headers={"Cache-Control": "no-store"}
     )
 

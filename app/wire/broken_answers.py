@@ -1,0 +1,31 @@
+"""Streamed answers that cannot be completed: their connection is aborted, so that no client takes a part for the whole."""
+
+import logging
+
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from app.core.errors import CoreError
+from app.domain.errors import DomainError
+
+# The ASGI extension of our server (app.cli.protocol): a function that aborts the connection of the request.
+ABORT = "portllm.abort"
+
+log = logging.getLogger("portllm.answers")
+
+
+class BreakableResponse(StreamingResponse):
+    """A streamed answer. An expected error (a withdrawn right, a changed file, a store that is away) that comes after the head
+    was sent is logged in one line, and the connection is aborted. Any other error is a defect and keeps its traceback.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except (DomainError, CoreError, OSError) as error:
+            abort = scope.get("extensions", {}).get(ABORT)
+            if abort is None:  # another server: an exception makes it close the connection
+                raise
+            code = getattr(error, "code", type(error).__name__)
+            log.warning("the answer to %s %s was broken off: %s [%s]", scope["method"], scope["path"], error, code)
+            abort()
