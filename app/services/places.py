@@ -12,6 +12,7 @@ Reads that wait are served first in, first out, passing over owners that have al
 to the first of them at once, so no newcomer can overtake.
 """
 
+import logging
 import threading
 import time
 from collections import Counter
@@ -23,6 +24,8 @@ from app.domain.errors import DomainError
 
 # A client that takes a piece of 2 MiB in this time or less keeps its place.
 IDLE_SECONDS = 2.0
+
+log = logging.getLogger("portllm.places")
 
 
 class Place:
@@ -205,8 +208,12 @@ class Places:
 
 
 def _run(actions: list[Callable[[], None]]) -> None:
+    """Runs all of them: a file that cannot be closed must not keep a place from whoever it was granted to."""
     for action in actions:
-        action()
+        try:
+            action()
+        except Exception:
+            log.exception("a read that lost its place could not be closed")
 
 
 def _nothing() -> None:

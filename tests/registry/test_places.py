@@ -97,6 +97,21 @@ def test_idle_place_is_kept_for_a_while() -> None:
         places.take("other")
 
 
+def test_place_is_granted_also_where_the_idle_read_cannot_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.services.places.IDLE_SECONDS", 0.0)
+    places, granted = Places(1, 1, "reads"), list[Place]()
+
+    def fail() -> None:
+        raise OSError("the connection is gone")
+
+    places.take("a").rest(fail)
+    places.wait("a", granted.append)
+    places.reclaim()
+    assert len(granted) == 1
+    granted[0].release()
+    assert places.taken() == {}
+
+
 def test_owner_at_its_limit_reclaims_its_own_place_only(monkeypatch: pytest.MonkeyPatch) -> None:
     places, dropped = Places(total=4, each=1, what="reads"), list[str]()
     monkeypatch.setattr("app.services.places.IDLE_SECONDS", 0.0)
