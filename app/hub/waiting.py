@@ -4,13 +4,14 @@ A client that is sent away comes back five times at most, and some not at all. I
 long it waits here, in the order of coming and without a thread.
 """
 
+import asyncio
 from collections.abc import Callable
 
 from fastapi import Response
 from fastapi.concurrency import run_in_threadpool
 
 from app.services.places import NoPlaceError, Place
-from app.wire.admission import place_in_turn
+from app.wire.admission import give_back, place_in_turn
 from app.wire.reading import FileResponse
 from app.wire.request_slots import release_current
 
@@ -30,7 +31,11 @@ async def read_in_turn(read: Read) -> Response:
     except NoPlaceError as refusal:
         release_current()  # whoever waits for a place keeps no other request of the owner waiting
         place = await place_in_turn(refusal, PATIENCE_SECONDS)
-    return await run_in_threadpool(_read_with, read, place)
+    try:
+        return await run_in_threadpool(_read_with, read, place)
+    except asyncio.CancelledError:  # perhaps before it had a thread
+        give_back(place)
+        raise
 
 
 def _read_with(read: Read, place: Place) -> Response:

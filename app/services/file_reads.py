@@ -42,15 +42,17 @@ class FileRead:
         self._pieces: Iterator[memoryview] | None = None
         self._place: Place | None = None
 
-    def next(self, place: Place | None = None) -> memoryview | None:
-        """The next piece, None at the end; `place` is one that was waited for.
+    def accept(self, place: Place) -> None:
+        """Takes over a place that was waited for; `close` gives it back."""
+        self._place = place
+
+    def next(self) -> memoryview | None:
+        """The next piece, None at the end.
 
         Raises:
             NoPlaceError: it needs a place, and there is none.
             CoreError, DomainError: the bytes cannot be had, or are not what they were.
         """
-        if place is not None:
-            self._place = place
         if self._position == self._stop:
             self.close()
             return None

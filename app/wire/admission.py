@@ -33,25 +33,25 @@ async def place_in_turn(refusal: NoPlaceError, seconds: float) -> Place:
     except BaseException:
         places.leave(waiter)
         if not granted.cancel():  # it came at the last moment
-            _give_back(loop, granted.result())
+            give_back(granted.result())
         raise
+
+
+def give_back(place: Place) -> None:
+    """Gives a place back in a thread: the next read may get it, and what another one holds may be closed for that."""
+    asyncio.get_running_loop().run_in_executor(None, place.release)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, granted: "asyncio.Future[Place]", place: Place) -> None:
     """Passes a place on to the event loop, from any thread."""
     try:
-        loop.call_soon_threadsafe(partial(_accept, loop, granted, place))
+        loop.call_soon_threadsafe(partial(_accept, granted, place))
     except RuntimeError:  # the loop has ended
         place.release()
 
 
-def _accept(loop: asyncio.AbstractEventLoop, granted: "asyncio.Future[Place]", place: Place) -> None:
+def _accept(granted: "asyncio.Future[Place]", place: Place) -> None:
     if granted.cancelled():
-        _give_back(loop, place)
+        give_back(place)
     else:
         granted.set_result(place)
-
-
-def _give_back(loop: asyncio.AbstractEventLoop, place: Place) -> None:
-    """In a thread: the next read may get it, and what another one holds may be closed for that."""
-    loop.run_in_executor(None, place.release)

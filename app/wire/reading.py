@@ -109,7 +109,9 @@ def respond(
         read.close()
 
     try:
-        first = read.next(place)
+        if place is not None:
+            read.accept(place)
+        first = read.next()
     except BaseException:
         close()
         raise
@@ -157,5 +159,6 @@ class FileResponse(BreakableResponse):
         try:
             return await run_in_threadpool(self._read.next)
         except NoPlaceError as refusal:
-            place = await place_in_turn(refusal, RESUME_SECONDS)
-            return await run_in_threadpool(self._read.next, place)
+            # Handed over before the next await, where the client's end may cancel this: closing the read gives the place back.
+            self._read.accept(await place_in_turn(refusal, RESUME_SECONDS))
+            return await run_in_threadpool(self._read.next)
