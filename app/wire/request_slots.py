@@ -9,7 +9,8 @@ remembered, for admission alone: authentication asks the database each time. Cre
 address until they are; then the request counts for its owner.
 
 A slot is held from the head of a request to the head of its answer, but not while the client is waited for: neither a slow upload
-nor a slow download takes from its owner's share. Downloads that compute or read ahead have places of their own.
+nor a slow download takes from its owner's share. Each piece of an upload is handled with a slot, so that all uploads of an owner
+together write in no more threads than its share. Downloads that compute or read ahead have places of their own.
 """
 
 import asyncio
@@ -30,6 +31,7 @@ from app.services.rates import network
 from app.wire.slots import Slots
 
 PATIENCE_SECONDS = 5.0  # that a request waits for a slot
+BODY_PATIENCE_SECONDS = 30.0  # that the next piece of a body waits for it: a refusal would waste what was sent
 REMEMBERED, REMEMBERED_SECONDS = 10_000, 60.0  # credentials
 UNTHREADED = frozenset({"/healthz", "/readyz"})  # need no worker thread, and must answer whatever the others do
 
@@ -50,27 +52,35 @@ class RequestSlot:
     def __init__(self, slots: Slots, key: str, learn: Callable[[str], None]) -> None:
         self._slots, self._key, self._learn = slots, key, learn
         self._loop = asyncio.get_running_loop()
-        self._is_held = self._is_answered = False
+        self._held: str | None = None  # the key that the slot was taken for
+        self._is_answered = False
 
-    async def take(self) -> None:
+    async def take(self, seconds: float | None = None) -> None:
         """Takes the slot, unless it is held, or the answer has begun.
+
+        Args:
+            seconds: how long it waits; `PATIENCE_SECONDS` by default.
 
         Raises:
             DomainError: server.busy.
         """
-        if self._is_held or self._is_answered:
+        if self._held is not None or self._is_answered:
             return
+        key = self._key
         try:
-            await self._slots.take(self._key, PATIENCE_SECONDS)
+            await self._slots.take(key, PATIENCE_SECONDS if seconds is None else seconds)
         except TimeoutError:
-            raise _busy(self._slots, self._key) from None
-        self._is_held = True
+            raise _busy(self._slots, key) from None
+        if self._held is None and not self._is_answered:
+            self._held = key
+        else:  # while this waited, the answer began
+            self._slots.release(key)
 
     def release(self) -> None:
         """Gives the slot back, if it is held."""
-        if self._is_held:
-            self._is_held = False
-            self._slots.release(self._key)
+        if self._held is not None:
+            key, self._held = self._held, None
+            self._slots.release(key)
 
     def answered(self) -> None:
         """Gives the slot back for good: what is left is to send the answer."""
@@ -83,8 +93,10 @@ class RequestSlot:
 
     def _identified(self, key: str) -> None:
         # Where the owner has all of its slots, this one stays the address's: so both together never have more than two shares.
-        if key != self._key and (not self._is_held or self._slots.move(self._key, key)):
+        if self._held is None:
             self._key = key
+        elif self._held != key and self._slots.move(self._held, key):
+            self._key = self._held = key
         self._learn(key)
 
 
@@ -180,7 +192,7 @@ class _Owners:
 
 
 class _Body:
-    """Receives a request's body, without its slot while the client is waited for, and with it once all has come."""
+    """Receives a request's body: without its slot while the client is waited for, and with it when something has come."""
 
     def __init__(self, receive: Receive, slot: RequestSlot) -> None:
         self._receive, self._slot, self._is_whole = receive, slot, False
@@ -197,8 +209,8 @@ class _Body:
         finally:
             arriving.cancel()
         self._is_whole = not message.get("more_body", False)
-        if self._is_whole and message["type"] == "http.request":
-            await self._slot.take()
+        if message["type"] == "http.request":
+            await self._slot.take(BODY_PATIENCE_SECONDS)
         return message
 
 

@@ -16,7 +16,7 @@ from app.blobs.store import BlobStore
 from app.domain.errors import DomainError
 from app.runtime import Runtime
 from app.wire import request_slots
-from app.wire.request_slots import RequestSlots, Shares
+from app.wire.request_slots import RequestSlot, RequestSlots, Shares
 from app.wire.slots import Slots
 from tests.registry.conftest import Models
 from tests.registry.service import Service, refused
@@ -177,6 +177,77 @@ def test_body_that_is_waited_for_takes_no_slot() -> None:
 
     asyncio.run(run())
     assert sent == [200, 200]
+
+
+def test_piece_of_a_body_is_handled_with_a_slot() -> None:
+    """Uploads of one owner write in no more threads than its slots: the piece of a second one waits for that of the first."""
+    under_way, most = 0, 0
+
+    async def run() -> None:
+        arrived = asyncio.Event()
+
+        async def app(_: Scope, receive: Receive, send: Send) -> None:
+            nonlocal under_way, most
+            more = True
+            while more:
+                more = (await receive())["more_body"]
+                under_way += 1
+                most = max(most, under_way)
+                await asyncio.sleep(0.01)  # writes
+                under_way -= 1
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+        def client() -> Receive:
+            left = 3
+
+            async def receive() -> Message:
+                nonlocal left
+                await arrived.wait()
+                await asyncio.sleep(0)
+                left -= 1
+                return {"type": "http.request", "body": b"x", "more_body": left > 0}
+
+            return receive
+
+        async def send(message: Message) -> None:
+            pass
+
+        slots = RequestSlots(app, Shares(2), refusal)
+        uploads = [asyncio.create_task(slots(scope(), client(), send)) for _ in range(6)]
+        await asyncio.sleep(0.01)
+        arrived.set()
+        await asyncio.gather(*uploads)
+
+    asyncio.run(asyncio.wait_for(run(), PATIENCE))
+    assert (under_way, most) == (0, 2)
+
+
+def test_slot_goes_back_to_whom_it_was_taken_from() -> None:
+    """Also where the owner becomes known, or the answer begins, while the request waits for it."""
+
+    async def run() -> None:
+        slots = Slots(1)
+        await slots.take("address", PATIENCE)
+        slot = RequestSlot(slots, "address", lambda _: None)
+        waiting = asyncio.create_task(slot.take())
+        await asyncio.sleep(0)
+        slot.identify("acme")
+        await asyncio.sleep(0)
+        slots.release("address")
+        await waiting
+        assert (slots.held("address"), slots.held("owner:acme")) == (1, 0)
+        slot.release()
+        assert (slots.held("address"), slots.held("owner:acme")) == (0, 0)
+        await slots.take("owner:acme", PATIENCE)
+        waiting = asyncio.create_task(slot.take())
+        await asyncio.sleep(0)
+        slot.answered()
+        slots.release("owner:acme")
+        await waiting
+        assert slots.held("owner:acme") == 0
+
+    asyncio.run(asyncio.wait_for(run(), PATIENCE))
 
 
 def test_answer_under_way_takes_no_slot() -> None:
