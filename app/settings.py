@@ -95,7 +95,7 @@ class Settings(BaseSettings):
         max_body_bytes: largest JSON body: a list of files, or a card; all others have 64 KiB at most.
         body_bytes: how many bytes of request bodies one process holds in memory at once; beyond, requests are refused with
             request.bodies_busy. A streamed body counts by the piece that is written at once (1 MiB; 8 MiB on S3).
-        body_bytes_per_owner: how many of them one owner may send; a quarter of them by default.
+        body_bytes_per_owner: how many of them one owner may send; half of them by default.
         body_rate: how many bytes a second a client must send of a body, on average over every `body_rate_seconds`; slower
             connections are closed. 0: any number.
         body_rate_seconds: see `body_rate`; so long a body may take however slowly it comes.
@@ -167,7 +167,7 @@ class Settings(BaseSettings):
     max_patch_bytes: Positive = 16 * 2**30
     max_patch_files: Positive = 10_000
     max_body_bytes: Positive = 8 * 2**20
-    body_bytes: Positive = 256 * 2**20
+    body_bytes: Positive = 512 * 2**20
     body_bytes_per_owner: Positive | None = None
     body_rate: Natural = 4096
     body_rate_seconds: Seconds = 60.0
@@ -251,7 +251,7 @@ class Settings(BaseSettings):
     @property
     def body_bytes_of_one(self) -> int:
         """How many bytes of bodies of one owner a process holds at once."""
-        return self.body_bytes_per_owner or max(self.body_bytes // 4, min(self.max_body_bytes, self.body_bytes))
+        return self.body_bytes_per_owner or max(self.body_bytes // 2, min(self.max_body_bytes, self.body_bytes))
 
     @property
     def far_reads_of_one(self) -> int:

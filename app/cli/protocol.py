@@ -119,7 +119,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_since, self._body_since, self._in_head = None, self.loop.time(), False
         self._waited, self._arrived, self._looked_at = 0.0, 0, self.loop.time()
         super().on_headers_complete()
-        self.scope["extensions"] = {ABORT: partial(self._abort, self.cycle)}
+        self.scope["extensions"] = {ABORT: {"abort": partial(self._abort, self.cycle)}}
 
     def on_body(self, body: bytes) -> None:
         self._steps += 1

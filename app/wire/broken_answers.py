@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope, Send
 from app.core.errors import CoreError
 from app.domain.errors import DomainError
 
-# The ASGI extension of our server (app.cli.protocol): a function that aborts the connection of the request.
+# The ASGI extension of our server (app.cli.protocol); its `abort` is a function that aborts the connection of the request.
 ABORT = "portllm.abort"
 
 log = logging.getLogger("portllm.answers")
@@ -23,9 +23,9 @@ class BreakableResponse(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         except (DomainError, CoreError, OSError) as error:
-            abort = scope.get("extensions", {}).get(ABORT)
-            if abort is None:  # another server: an exception makes it close the connection
+            extension = scope.get("extensions", {}).get(ABORT)
+            if extension is None:  # another server: an exception makes it close the connection
                 raise
             code = getattr(error, "code", type(error).__name__)
             log.warning("the answer to %s %s was broken off: %s [%s]", scope["method"], scope["path"], error, code)
-            abort()
+            extension["abort"]()

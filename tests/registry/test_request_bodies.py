@@ -14,6 +14,7 @@ from app.settings import Settings
 from app.wire.app import surround
 from app.wire.body_budget import BodyBudget
 from app.wire.body_routes import BodyLimits, BodyRoute, Buffered, Ignored, Streamed, streams_body
+from app.wire.telemetry import MetricsOptions
 from tests.registry.conftest import World
 from tests.registry.service import Service, unique
 from tests.registry.test_access import DOORS, filled
@@ -287,7 +288,7 @@ def test_a_route_that_reads_without_a_limit_is_not_built() -> None:
         """Takes nothing."""
 
     with pytest.raises(RuntimeError, match="/anything"):
-        surround(app, BodyLimits(1, 1, 1))
+        surround(app, BodyLimits(1, 1, 1), MetricsOptions())
 
 
 def test_a_route_that_streams_cannot_parse_its_body_whole() -> None:
@@ -312,5 +313,5 @@ def test_budgets_that_no_body_fits_are_refused(total: int, each: int | None) -> 
         Settings(body_bytes=total, body_bytes_per_owner=each)
 
 
-def test_the_share_of_an_owner_is_a_quarter_where_nothing_else_is_set() -> None:
-    assert Settings(body_bytes=2**28).body_bytes_of_one == 2**26
+def test_the_share_of_an_owner_is_half_where_nothing_else_is_set() -> None:
+    assert Settings(body_bytes=2**28).body_bytes_of_one == 2**27
