@@ -87,14 +87,14 @@ def create(
         lifetime: from now; without one it is valid until it is revoked, or as long as its maker's token where that ends.
 
     Raises:
-        DomainError: token.scope, token.scopes, quota.exceeded; token.outlives.
+        DomainError: token.scope, token.scopes, quota.exceeded; token.outlives; token.missing, where the principal's token ended.
     """
     checked = check_scopes(scopes)
     if "admin" in checked:
         principal.require_admin()
     principal.require_operate(owner)
     open_account(uow, check_owner(owner), "tokens").charge(tokens=1)
-    maker = uow.session.get(Token, principal.token)
+    maker = _maker(uow, principal)
     end = now() + lifetime if lifetime else _end_of(maker)
     _require_within(maker, end)
     return _issue(uow, principal, owner, checked, name, end, _word_of(maker))
@@ -115,7 +115,7 @@ def rotate(uow: UnitOfWork, principal: Principal, token_id: str, grace: dt.timed
 
     Raises:
         DomainError: token.unknown; token.over; token.outlives; oidc.rotate, for one that an issuer must vouch for again;
-            quota.exceeded, where both would be valid for a while.
+            quota.exceeded, where both would be valid for a while; token.missing, where the principal's own token ended.
     """
     old = _manageable(uow, principal, token_id)
     account = open_account(uow, old.owner, "tokens")
@@ -124,7 +124,7 @@ def rotate(uow: UnitOfWork, principal: Principal, token_id: str, grace: dt.timed
         raise DomainError("token.over", token=old.id)
     if old.issuer is not None:
         raise DomainError("oidc.rotate", token=old.id)
-    maker = uow.session.get(Token, principal.token)
+    maker = _maker(uow, principal)
     _require_within(maker, old.expires_at)  # whoever rotates a token that lasts longer would hold it, or cut it short
     lasts = now() + (old.expires_at - old.created_at) if old.expires_at else None
     if lasts and (longest := _end_of(maker)):
@@ -193,6 +193,22 @@ def _manageable(uow: UnitOfWork, principal: Principal, token_id: str) -> Token:
     if "admin" in token.scopes and token.id != principal.token:
         principal.require_admin()
     return token
+
+
+def _maker(uow: UnitOfWork, principal: Principal) -> Token | None:
+    """Returns the principal's token, locked: it is not revoked before what it makes is recorded. None for one that is no row.
+
+    A request is authenticated before its body is read, which may take a minute; its token may have ended since.
+
+    Raises:
+        DomainError: token.missing, when the token is not valid any more.
+    """
+    maker = uow.session.get(Token, principal.token)
+    if maker is not None:
+        uow.lock(maker, shared=True)
+        if not _is_valid(maker):
+            raise DomainError("token.missing")
+    return maker
 
 
 def _end_of(maker: Token | None) -> dt.datetime | None:

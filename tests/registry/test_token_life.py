@@ -1,12 +1,17 @@
 """Roles, expiry, rotation: what tokens may do, for how long, and how one takes the place of another."""
 
 import datetime as dt
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
 
 from app.db.base import now
-from app.domain.principal import ROLES
+from app.domain.errors import DomainError
+from app.domain.principal import ROLES, Principal
+from app.services import tokens
+from app.services.uow import UnitOfWork
 from tests.registry.conftest import World
 from tests.registry.service import Caller, refused, unique
 
@@ -201,6 +206,52 @@ def test_what_a_token_made_outlives_its_revocation_unless_asked_otherwise(world:
     assert answer.json()["id"] == maker
     for caller in (child, grandchild, Caller(operator.client, successor["token"])):
         refused(caller.get("/whoami"), 401, "token.missing")
+
+
+def principal_of(world: World, caller: Caller) -> Principal:
+    with world.service.runtime.read() as uow:
+        return tokens.authenticate(uow, str(caller.token))
+
+
+def make_token(uow: UnitOfWork, principal: Principal, act: str, owner: str, other: str) -> str:
+    """Makes a token anew, or by rotating another; returns its secret."""
+    if act == "create":
+        return tokens.create(uow, principal, owner, ["read"])[1]
+    return tokens.rotate(uow, principal, other, dt.timedelta(0))[1]
+
+
+@pytest.mark.parametrize("act", ["create", "rotate"])
+def test_a_request_that_began_before_its_token_was_revoked_makes_no_token(world: World, owner: str, act: str) -> None:
+    """A request is authenticated before its body is read: one that is sent slowly would make a token after the revocation."""
+    maker, operator = made(world.admin, owner, "operator")
+    other, _ = made(world.admin, owner, "reader")
+    principal = principal_of(world, operator)
+    assert world.admin("DELETE", f"/tokens/{maker}", params={"with_made": True}).status_code == 200
+    with world.service.runtime.write() as uow, pytest.raises(DomainError) as refusal:
+        make_token(uow, principal, act, owner, other)
+    assert refusal.value.code == "token.missing"
+    assert [row for row in world.admin.get("/tokens", limit=500).json()["items"] if row["made_by"] == maker] == []
+
+
+@pytest.mark.parametrize("act", ["create", "rotate"])
+def test_a_revocation_with_made_waits_for_what_is_being_made(world: World, owner: str, act: str) -> None:
+    maker, operator = made(world.admin, owner, "operator")
+    other, _ = made(world.admin, owner, "reader")
+    principal, started = principal_of(world, operator), threading.Event()
+
+    def revoke() -> int:
+        started.set()
+        return world.admin("DELETE", f"/tokens/{maker}", params={"with_made": True}).status_code
+
+    with ThreadPoolExecutor(1) as pool:
+        with world.service.runtime.write() as uow:
+            secret = make_token(uow, principal, act, owner, other)
+            uow.session.flush()
+            revoked = pool.submit(revoke)
+            assert started.wait(30)
+            wait([revoked], timeout=1)  # it must not be done before the transaction ends
+        assert revoked.result(30) == 200
+    refused(Caller(world.admin.client, secret).get("/whoami"), 401, "token.missing")
 
 
 def test_an_operator_does_not_end_what_it_may_not_manage(world: World, owner: str) -> None:
