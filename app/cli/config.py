@@ -63,4 +63,10 @@ def _shown(settings: "Settings", field: str, value: Any, mask: str) -> Any:
 
     if "SecretStr" in str(type(settings).model_fields[field].annotation):
         return [mask for _ in value] if isinstance(value, list) else value and mask
-    return make_url(value).render_as_string(hide_password=True) if field == "database_url" else value
+    if field != "database_url":
+        return value
+    url = make_url(value)
+    shown = url.difference_update_query(["password"]).render_as_string(hide_password=True)
+    return (
+        f"{shown}{'&' if '?' in shown else '?'}password={mask}" if "password" in url.query else shown
+    )  # drivers accept it there

@@ -210,7 +210,8 @@ def test_config_shows_values_with_their_sources_and_masks_secrets(tmp_path: Path
     """A default, a variable, an option and a file; no password, key or token in any form."""
     (tmp_path / "secret-key").write_text(PASSWORD * 10)
     variables = {
-        "PORTLLM_DATABASE_URL": f"postgresql+psycopg://bob:{PASSWORD}@db/x", "PORTLLM_METRICS_TOKEN": PASSWORD,
+        "PORTLLM_DATABASE_URL": f"postgresql+psycopg://bob:{PASSWORD}@db/x?password={PASSWORD}",
+        "PORTLLM_METRICS_TOKEN": PASSWORD,
         "PORTLLM_SECRET_KEYS_ACCEPTED": json.dumps([PASSWORD * 6]), "PORTLLM_MERGED_READS": "3",
     }  # fmt: skip
     for form in ([], ["--json"]):
@@ -224,7 +225,7 @@ def test_config_shows_values_with_their_sources_and_masks_secrets(tmp_path: Path
     assert shown["PORTLLM_SECRET_KEY"] == ("***", f"file {tmp_path / 'secret-key'}")
     assert shown["PORTLLM_SECRET_KEYS_ACCEPTED"] == (["***"], "environment variable")
     assert shown["PORTLLM_METRICS_TOKEN"] == ("***", "environment variable")
-    assert shown["PORTLLM_DATABASE_URL"][0] == "postgresql+psycopg://bob:***@db/x"
+    assert shown["PORTLLM_DATABASE_URL"][0] == "postgresql+psycopg://bob:***@db/x?password=***"
     assert len(shown) == len(Settings.model_fields)
 
 
