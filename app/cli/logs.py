@@ -1,5 +1,6 @@
 """Logging, set up once by whoever starts a process: lines for people, or JSON objects for machines; secrets in neither."""
 
+import asyncio
 import datetime as dt
 import errno
 import logging
@@ -48,20 +49,27 @@ class Context(logging.Filter):
 
 
 class Unavailable(logging.Filter):
-    """Makes a warning of one line out of an error with its trace, where the error says that a database or store is away or full.
+    """Makes a warning of one line out of an error with its trace, where the error says that a database or store is away or full,
+    or that the server cut a request because it stops.
 
     Such an error is nobody's mistake in the code, is told again every few seconds, and says all that there is to know in a line.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if error is not None and (reason := unavailability(error)):
-            record.msg, record.args = f"{record.getMessage()}: {reason}", None
-            record.exc_info = record.exc_text = None
-            record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
+        if isinstance(error, asyncio.CancelledError) and record.name == "uvicorn.error":
+            _make_warning(record, "a request that was not done within PORTLLM_DRAIN_SECONDS was cut")
+        elif error is not None and (reason := unavailability(error)):
+            _make_warning(record, f"{record.getMessage()}: {reason}")
         elif record.name == "dbos" and (found := AWAY.search(text := record.getMessage())):  # it writes traces as messages
             record.msg, record.args = f"{text.partition(TRACE)[0].strip()} {found[0]}", None
         return True
+
+
+def _make_warning(record: logging.LogRecord, text: str) -> None:
+    record.msg, record.args = text, None
+    record.exc_info = record.exc_text = None
+    record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
 
 
 class Rfc3339(logging.Formatter):
@@ -124,7 +132,8 @@ def secrets_of(settings: "Settings") -> list[str]:
 
     keys = [*([settings.secret_key] if settings.secret_key else []), *settings.secret_keys_accepted]
     given = [secret.get_secret_value() for secret in (settings.metrics_token, *keys)]
-    password = make_url(settings.database_url).password
+    url = make_url(settings.database_url)
+    password = url.password or url.query.get("password")
     names = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "PORTLLM_TOKEN")
     return [*given, str(password or ""), *(os.environ.get(name, "") for name in names)]
 

@@ -99,7 +99,8 @@ def test_download_under_way_is_finished_before_the_process_ends(service: Service
 
 
 def test_download_that_outlasts_its_time_is_cut(service: Service) -> None:
-    """The process ends although the client never reads."""
+    """The process ends although the client never reads, and its log says so in a line."""
+    seen_before = service.errors()
     service.change(PORTLLM_DRAIN_DELAY_SECONDS="0", PORTLLM_DRAIN_SECONDS="0")
     service.start()
     with download(service) as answer:
@@ -110,3 +111,6 @@ def test_download_that_outlasts_its_time_is_cut(service: Service) -> None:
             while part := answer.read(2**20):
                 received += len(part)
         assert received < int(answer.headers["Content-Length"])
+    told = service.errors().removeprefix(seen_before)
+    assert "a request that was not done within PORTLLM_DRAIN_SECONDS was cut" in told
+    assert "Traceback" not in told
