@@ -92,7 +92,11 @@ def draft(
 
 def open_upload(uow: UnitOfWork, principal: Principal, upload: str) -> PatchVersion:
     """A draft that the principal may write to."""
-    version = rows.version(uow.session, upload)
+    return _open(principal, rows.version(uow.session, upload), upload)
+
+
+def _open(principal: Principal, version: PatchVersion | None, upload: str) -> PatchVersion:
+    """Returns a version that was read as an open draft; raises `DomainError` (upload.unknown, token.scope) where it is none."""
     if version is None or version.state != "draft" or not principal.can_read(version.owner):
         raise DomainError("upload.unknown", upload=upload[:60])
     principal.require_publish(version.owner)
@@ -173,9 +177,11 @@ def direct_parts(uow: UnitOfWork, principal: Principal, upload: str, path: str) 
 
 def publish(uow: UnitOfWork, principal: Principal, upload: str, facts: dict[str, Any]) -> PatchVersion:
     """Publishes a verified draft under the next number; the same bytes twice are one version."""
-    if ended := settled(uow, principal, upload):
+    # Read once: a draft that ended between two reads would be an unknown upload to the second one.
+    found = rows.version(uow.session, upload)
+    if ended := _outcome(uow, principal, found):
         return ended
-    version = open_upload(uow, principal, upload)
+    version = _open(principal, found, upload)
     patch, account = version.patch, open_account(uow, version.owner, "versions")
     uow.lock(patch)  # numbers have no gaps, and the same bytes are one version
     uow.lock(version)
@@ -202,7 +208,10 @@ def publish(uow: UnitOfWork, principal: Principal, upload: str, facts: dict[str,
 
 def settled(uow: UnitOfWork, principal: Principal, upload: str) -> PatchVersion | None:
     """What a draft has become, for a client that lost the answer: a version, or the one that had its bytes already."""
-    version = rows.version(uow.session, upload)
+    return _outcome(uow, principal, rows.version(uow.session, upload))
+
+
+def _outcome(uow: UnitOfWork, principal: Principal, version: PatchVersion | None) -> PatchVersion | None:
     if version is None or not principal.can_read(version.owner):
         return None
     if version.state == "discarded" and (existing := rows.version_by_digest(uow.session, version.patch_id, version.digest)):

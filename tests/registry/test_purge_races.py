@@ -7,12 +7,15 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import Engine, event
 
 from app import chores
 from app.core.errors import CheckpointError
 from app.core.revocable import RevocableSource
+from app.domain.errors import DomainError
 from app.domain.principal import Principal
-from app.services import ports
+from app.services import ports, uploads, verification
+from app.services.uow import settle
 from tests.live.service import until
 from tests.registry.conftest import Models, on_postgresql
 from tests.registry.purging import WHY, Place, opened, place
@@ -72,6 +75,28 @@ def met_by_everybody(place: Place) -> None:
     refused(reading(), 410, "version.purged")
     mine = (patch, rival, again, port)
     assert [trouble for trouble in place.troubles() if any(name in trouble.subject for name in mine)] == []
+
+
+@on_postgresql
+def test_draft_that_is_purged_between_statements_of_its_publication_is_gone(place: Place) -> None:
+    """Not unknown: whoever published it learns that its bytes were purged."""
+    admin, directory, runtime = place.service.admin, place.fresh_patch(), place.service.runtime
+    patch = place.published(directory)
+    draft, begun = admin.uploaded(admin.patch("acme", unique("patch")), directory)["id"], list[str]()
+    facts = verification.verify(runtime, ADMIN, draft)
+
+    def purge(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if not begun and "FROM patch_versions" in statement:
+            begun.append(statement)
+            place.purge(patch)
+
+    event.listen(Engine, "after_cursor_execute", purge)
+    try:
+        with pytest.raises(DomainError) as error:
+            settle(runtime.write, lambda uow: uploads.publish(uow, ADMIN, draft, facts))
+    finally:
+        event.remove(Engine, "after_cursor_execute", purge)
+    assert (len(begun), error.value.code) == (1, "version.purged")
 
 
 @pytest.fixture
