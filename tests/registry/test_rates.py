@@ -161,7 +161,8 @@ def test_hits_at_once(engine: Engine) -> None:
 def test_replicas_on_postgresql(engine: Engine) -> None:
     """Policies of several replicas, each with threads, let the limit through and no more.
 
-    Each replica asks as often as the limit allows, so that none stops with a part of a lease unspent, which is lost to the others.
+    Each replica asks as often as the limit allows: one that stopped earlier could leave a part of its last lease unspent, which
+    is lost to the others.
     """
     replicas = [Policy("requests", "300/hour", SharedCounters(engine)) for _ in range(3)]
     barrier, owner = threading.Barrier(6), unique("owner")
