@@ -1,6 +1,7 @@
 """Manifests: what a release is, file by file and tensor by tensor, named by digest."""
 
 import hashlib
+import json
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
-from app.core.checkpoint import Checkpoint
+from app.core.checkpoint import CONFIG_FILE, Checkpoint
+from app.core.errors import CheckpointError
 from app.core.header import Header, TensorInfo
 from app.core.recipe import digest_of
 from app.core.source import Source
@@ -58,6 +60,18 @@ class Manifest:
             },
             "left_out": list(self.checkpoint.left_out),
         }
+
+    @classmethod
+    def parse(cls, text: bytes | bytearray) -> Self:
+        """Reads a manifest as it is stored. Its configuration may be older than the bound on how deep one may be nested.
+
+        Raises:
+            CheckpointError: checkpoint.invalid_json, where it is nested deeper than Python can read it.
+        """
+        try:
+            return cls.from_dict(json.loads(text))
+        except RecursionError:
+            raise CheckpointError("checkpoint.invalid_json", path=CONFIG_FILE, reason="it is nested too deeply") from None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

@@ -10,7 +10,7 @@ from typing import Any
 
 from app.core.checkpoint import CONFIG_FILE, INDEX_FILE, Checkpoint
 from app.core.deltas import Delta
-from app.core.errors import OutputError
+from app.core.errors import CheckpointError, OutputError
 from app.core.header import DTYPE_BYTES, Header, TensorInfo, render_header
 from app.core.recipe import DTYPES, Recipe
 from app.core.tokenizers import TOKENIZER_FILES, replaced_by
@@ -184,7 +184,11 @@ def _rendered(base: Checkpoint, recipe: Recipe) -> dict[str, PlannedFile]:
 
 
 def _json_file(path: str, value: Any) -> PlannedFile:
-    return PlannedFile(path, (Literal((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()),))
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False)
+    except RecursionError:  # a configuration that is older than the bound on how deep one may be nested
+        raise CheckpointError("checkpoint.invalid_json", path=path, reason="it is nested too deeply") from None
+    return PlannedFile(path, (Literal(f"{text}\n".encode()),))
 
 
 def _dtype(tensor: TensorInfo, recipe: Recipe) -> str:

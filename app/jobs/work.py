@@ -133,7 +133,7 @@ def bring(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 def _open_merger(order: dict[str, Any], base: Source) -> Iterator[Merger]:
     """Merges what an order says, out of a base that is closed at the end."""
     with closing(base), closing(open_place(order["patch"])) as patch_source, closing(open_place(order["manifest"])) as held:
-        manifest = Manifest.from_dict(json.loads(read_range(held, "manifest", 0, held.size("manifest"))))
+        manifest = Manifest.parse(read_range(held, "manifest", 0, held.size("manifest")))
         patch = read_patch(patch_source, order["patch_sizes"])
         deltas = resolve(patch.config, patch.factors, manifest.checkpoint)
         plan = make_plan(manifest.checkpoint, deltas, Recipe.from_dict(order["recipe"]), patch.files)

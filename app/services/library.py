@@ -1,6 +1,5 @@
 """Opens what rows only name: manifests, releases, patches, merged models."""
 
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -233,7 +232,7 @@ class Library:
     def _read_manifest(self, digest: str) -> Manifest:
         source = self._blobs.open({MANIFEST: digest})
         try:
-            return Manifest.from_dict(json.loads(read_range(source, MANIFEST, 0, source.size(MANIFEST))))
+            return Manifest.parse(read_range(source, MANIFEST, 0, source.size(MANIFEST)))
         finally:
             source.close()
 

@@ -10,6 +10,7 @@ import torch
 from app.blobs.places import Sink
 from app.core.checkpoint import read_checkpoint
 from app.core.errors import CoreError
+from app.core.json_text import MAX_NESTING
 from app.core.local import open_directory
 from app.core.manifest import CHUNK, Manifest, build_manifest, work_bytes
 from tests.support.files import matrix, write_base
@@ -59,6 +60,19 @@ def test_manifests_survive_storage(shelf: Shelf) -> None:
     assert again == built
     assert again.digest == built.digest
     assert again.checkpoint.tensors == built.checkpoint.tensors
+
+
+@pytest.mark.parametrize(("depth", "code"), [(2 * MAX_NESTING, None), (100_000, "checkpoint.invalid_json")])
+def test_manifest_with_a_configuration_nested_deeper_than_the_bound(tmp_path: Path, depth: int, code: str | None) -> None:
+    """Releases that were registered before the bound stay readable; one that Python cannot read is refused by a code."""
+    built, _, _ = manifest(write_base(tmp_path / "base", {"a.weight": matrix((2, 3), "F32", 1)}))
+    stored = json.dumps(built.to_dict()).replace('"config": {', f'"config": {{"deep": {"[" * depth}{"]" * depth}, ', 1)
+    if code is None:
+        assert "deep" in Manifest.parse(stored.encode()).checkpoint.config
+        return
+    with pytest.raises(CoreError) as error:
+        Manifest.parse(stored.encode())
+    assert error.value.code == code
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "LICENSE"])
