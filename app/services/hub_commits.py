@@ -34,6 +34,8 @@ BATCH = 100
 # Where the files lie in an object store, each of them is a round trip.
 READERS = 8
 AMONG = 500
+# Refusals that concern the bytes of one subject, not the storage as a whole.
+UNREADABLE = ("blob.missing", "release.damaged")
 CATCH_UP_SECONDS, CATCH_UP_PAUSE, RETRY_SECONDS = 2.0, 3600.0, 60.0
 
 log = logging.getLogger("portllm.hub")
@@ -147,7 +149,7 @@ def _draw(registry: Registry, things: Sequence[Base | Adapter | Merged]) -> list
         except CoreError:  # its bytes are not what they were: it has no commit
             return None
         except DomainError as error:
-            if error.code == "blob.missing":
+            if error.code in UNREADABLE:
                 return None
             raise
 

@@ -1,6 +1,7 @@
 """Refs of patches with many versions: complete, on the first call; commits are written before anybody asks."""
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -176,3 +177,14 @@ def test_reference_list_holds_no_connection_while_it_reads_bytes(begun: Service,
             assert Hub(acme).get(f"/api/models/{repository}/refs").status_code == 200
     assert blobs.seen
     assert blobs.held() == []
+
+
+def test_refs_of_a_family_with_a_damaged_release_name_the_others(begun: Service, models: Models) -> None:
+    """A release whose bytes are not read any more has no commit, and keeps no other from having one."""
+    directory = begun.place / "damaged"
+    shutil.copytree(models.v2, directory)
+    (directory / "README.md").write_text("---\nlicense: mit\n---\n")  # read for the card
+    begun.release("llama", "damaged", directory)
+    begun.execute("UPDATE releases SET damaged_path = 'README.md' WHERE name = 'damaged'")
+    begun.execute("DELETE FROM commits")
+    assert refs(Hub(begun.admin), "base/llama") == ["v1"]
