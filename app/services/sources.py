@@ -43,11 +43,6 @@ class Listed:
         }  # fmt: skip
 
 
-def is_elsewhere(source: str) -> bool:
-    """Whether a source names an upstream, which must be asked what it means."""
-    return is_reference(source)
-
-
 def look_up(read: Begin, principal: Principal, source: str) -> Listed | None:
     """Asks an upstream what a reference means now; None for what names no upstream. Takes as long as the upstream does.
 

@@ -10,6 +10,7 @@ from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.families import FamilyIn, FamilyOut, GrantsOut, ReleaseIn, ReleaseOut
 from app.domain.states import ReleaseState
+from app.domain.upstreams import is_reference
 from app.services import families, releases, sources
 from app.services.uow import UnitOfWork
 from app.wire.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
@@ -78,7 +79,7 @@ async def register_release(
     if repeated := await run_in_threadpool(once.repeat):
         return repeated
     listed = None
-    if sources.is_elsewhere(body.directory):
+    if is_reference(body.directory):
         listed = await look_up(request, principal.owner, partial(sources.look_up, backend.read, principal, body.directory))
 
     def make(uow: UnitOfWork) -> tuple[int, ReleaseOut, str]:
