@@ -110,8 +110,7 @@ def main_commit(opened: Opened, principal: Principal, repository: Repository) ->
         if found := snapshots.written(uow, thing):
             return found.commit
     drawn = snapshots.draw(opened.tools.library, thing)
-    with opened.write() as uow:
-        snapshots.keep(uow, drawn)
+    settle(opened.write, lambda uow: snapshots.keep(uow, drawn))
     with opened.read() as uow:
         kept = snapshots.written(uow, thing)
         assert kept is not None  # noqa: S101  it was written a line ago
