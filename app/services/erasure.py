@@ -112,7 +112,7 @@ def _forget_pushed(opened: Opened, ident: str) -> list[str]:
         row = _row(uow, ident)
         found = pushes.of_digests(uow.session, row.owner, _digests(row))
         pushes.remove(uow.session, [one.id for one in found])
-        return [upload for one in found for upload in {one.staged, one.id if one.multipart else None} if upload]
+        return [upload for one in found for upload in {one.staged, one.attempt, one.id if one.multipart else None} if upload]
 
 
 def _bury_drafts(opened: Opened, ident: str) -> list[str]:
