@@ -10,8 +10,8 @@ from app.jobs.queue import APPLICATION, DbosQueue
 from app.services import jobs
 from tests.registry.service import Service, unique
 
-# What differs between any two jobs.
-OWN = {"workflow_uuid", "inputs", "created_at", "updated_at", "completed_at", "creator_xid"}
+# What differs between any two jobs: of one owner they have one priority each, in their order.
+OWN = {"workflow_uuid", "inputs", "created_at", "updated_at", "completed_at", "creator_xid", "priority"}
 
 
 @pytest.fixture(scope="module")
