@@ -31,7 +31,8 @@ from app.jobs.engine import Engine
 from app.jobs.none import NoJobs
 from app.jobs.presence import Presence, introduce, process_id
 from app.jobs.queue import DbosQueue
-from app.services import tokens, workers
+from app.services import allowed_places, tokens, workers
+from app.services.allowed_places import AllowedPlaces
 from app.services.backend import Doing
 from app.services.draining import Draining
 from app.services.house import House
@@ -116,6 +117,9 @@ class Runtime:
         if self.settings.is_embedded:
             schema.upgrade(self.settings.database_url)
         self._open(data, arithmetic.load)
+        if not self.settings.is_embedded:
+            with self.write() as uow:
+                allowed_places.announce(uow.session, self._allowed_places())
         if self.settings.jobs:
             # With a database of its own it takes its jobs up again; beside others it is a worker like them.
             presence = None if self.settings.is_embedded else self._presence_of(introduce(workers.CPU, arithmetic.host()))
@@ -161,11 +165,15 @@ class Runtime:
         given = self.settings.secret_key
         secret_key = given.get_secret_value().encode() if given else datadir.secret_key(data)
         accepted = (key.get_secret_value().encode() for key in self.settings.secret_keys_accepted)
-        roots = tuple(self.settings.allow_roots)
+        allowed = self._allowed_places()
         self.tools = Tools(
-            blobs, Library(blobs, roots), queue, load, roots, tuple(self.settings.allow_s3),
+            blobs, Library(blobs, allowed.roots), queue, load, allowed.roots, allowed.s3,
             self.settings.limits, self._checks, (secret_key, *accepted),
         )  # fmt: skip
+
+    def _allowed_places(self) -> AllowedPlaces:
+        """Where releases may be registered from; called when the database is open."""
+        return AllowedPlaces(tuple(self.settings.allow_roots), tuple(self.settings.allow_s3))
 
     def job_queue(self) -> JobQueue:
         """Where jobs are enqueued; only an embedded service that runs none has nobody who would take them."""

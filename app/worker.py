@@ -5,6 +5,7 @@ Only one that listens needs the web framework, and imports it.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -12,14 +13,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from app import datadir
+from app import chores, datadir
 from app.core import arithmetic
 from app.datadir import SECRET_KEY_FILE
+from app.db.failures import translated
 from app.domain.errors import DomainError
 from app.domain.names import check_name
 from app.jobs.engine import Engine
 from app.jobs.presence import Presence, introduce
 from app.runtime import Runtime
+from app.services import allowed_places
+from app.services.allowed_places import AllowedPlaces
 from app.services.workers import ACCELERATED, Card
 from app.settings import Settings
 
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 MAX_CLASS = 40
+# How often a worker looks which places the services allow.
+PLACES_SECONDS = 5.0
 
 log = logging.getLogger("portllm.worker")
 
@@ -67,12 +73,13 @@ class WorkerRuntime(Runtime):
         check_name(role.class_name[: MAX_CLASS + 1], "a class of workers")
         self.role = role
         self._presence: Presence | None = None
+        self._refusal = ""
 
     def start(self) -> None:
         """Opens the database, says that it lives and begins to take jobs; once.
 
         Raises:
-            DomainError: worker.embedded, worker.key, data.permissions.
+            DomainError: worker.embedded, worker.key, worker.roots, data.permissions.
         """
         if self._engine is not None:
             return
@@ -87,6 +94,7 @@ class WorkerRuntime(Runtime):
         if self.role.has_accelerator and device.id == host.id:
             log.warning("no accelerator was found here: jobs of class %s are computed on the processor", self.role.class_name)
         self._open(data, partial(arithmetic.load, device.id))
+        allowed_places.warn_of_absent(self._allowed_places())
         self.card = introduce(self.role.class_name, device, self.role.url, self.role.labels)
         self._presence = self._presence_of(self.card)
         # Jobs of a class without accelerators leave one that is there to those who asked for it.
@@ -98,7 +106,31 @@ class WorkerRuntime(Runtime):
         engine.start()
         self._engine = engine
         self.announce_keys("worker", self.card.id)
+        chores.every(PLACES_SECONDS, self._stopping, "allowed-places", self._follow_allowed_places)
         self.watch_purges()
+
+    def _allowed_places(self) -> AllowedPlaces:
+        """Those of the installation, unless this worker was given its own.
+
+        Raises:
+            DomainError: worker.roots.
+        """
+        with translated(), self._reads() as session:
+            return allowed_places.adopt(session, super()._allowed_places())
+
+    def _follow_allowed_places(self) -> None:
+        """Takes over what a service that started since allows, or logs once that this worker was given less."""
+        try:
+            allowed = self._allowed_places()
+        except DomainError as error:  # a database that is away is told by others
+            if error.code == "worker.roots" and str(error) != self._refusal:
+                self._refusal = str(error)
+                log.warning("%s", error)
+            return
+        if (allowed.roots, allowed.s3) != (self.tools.allowed_roots, self.tools.allowed_s3):
+            allowed_places.warn_of_absent(allowed)
+            self.tools.library.allow(allowed.roots)
+            self.tools = dataclasses.replace(self.tools, allowed_roots=allowed.roots, allowed_s3=allowed.s3)
 
     def stop(self) -> None:
         """Hands running jobs back and closes everything; once."""

@@ -35,7 +35,8 @@ def worker(
         "portllm-data"
     ),
     allow_root: Annotated[
-        list[Path] | None, typer.Option(help="Directory that releases may be registered from; the service's.")
+        list[Path] | None,
+        typer.Option(help="Directory that releases may be read from; default: the service's. Repeat for all of them."),
     ] = None,
 ) -> None:
     """Run jobs of one class until SIGTERM, which hands running ones back. Needs PORTLLM_DATABASE_URL (PostgreSQL)."""

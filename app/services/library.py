@@ -88,6 +88,10 @@ class Library:
         self.downloads = Downloads()
         self._probes = Probes()
 
+    def allow(self, roots: Sequence[Path]) -> None:
+        """Replaces the allowed directories, for what is opened from now on."""
+        self._allowed_roots = roots
+
     def require_readable(self, release: Release | None, version: PatchVersion | None = None) -> None:
         """Reads a byte of a release, and of a version's weights, unless it was just done; waits for seconds at most.
 

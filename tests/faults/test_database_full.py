@@ -12,7 +12,7 @@ from tests.live.models import large_release
 from tests.live.service import Service, until
 from tests.support.disk import ROOM, Disk
 
-FULL = "There is no space left on the service's disk."
+FULL = "There is no space left on a disk of the registry."
 LAYERS = 60  # 1.5 GB of holes: it is read for seconds
 pytestmark = pytest.mark.timeout(300)
 

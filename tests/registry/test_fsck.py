@@ -267,7 +267,7 @@ def test_what_was_written_and_changed(busy: SimpleNamespace, monkeypatch: pytest
     tools = busy.service.runtime.tools
     monkeypatch.setattr(busy.service.runtime, "tools", dataclasses.replace(tools, allowed_s3=()))
     assert look(busy.service).unseen == [
-        Unseen(subject, f"s3://{busy.bucket}/exports/done does not lie below a place that this service may use.")
+        Unseen(subject, f"s3://{busy.bucket}/exports/done does not lie below a place in S3 that may be used here.")
     ]
 
 
