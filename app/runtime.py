@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from dbos import run_dbos_database_migrations
 from sqlalchemy import Engine as DatabaseEngine
 from sqlalchemy import text
 
@@ -23,7 +22,7 @@ from app.clients.workers import WorkerFiles
 from app.core import arithmetic
 from app.core.arithmetic import Arithmetic
 from app.db import installation, job_indexes, locks, schema
-from app.db.engine import counter_engine, lock_engine, make_engine, migration_engine, read_sessions, write_sessions
+from app.db.engine import counter_engine, lock_engine, make_engine, read_sessions, write_sessions
 from app.db.failures import translated
 from app.db.rates import SharedCounters
 from app.domain.errors import DomainError
@@ -31,7 +30,7 @@ from app.jobs.engine import Engine
 from app.jobs.none import NoJobs
 from app.jobs.presence import Presence, introduce, process_id
 from app.jobs.queue import DbosQueue
-from app.services import allowed_places, tokens, workers
+from app.services import allowed_places, tokens, unserved, workers
 from app.services.allowed_places import AllowedPlaces
 from app.services.backend import Doing
 from app.services.draining import Draining
@@ -44,7 +43,7 @@ from app.services.rates import Rates
 from app.services.readiness import Readiness
 from app.services.uow import JobQueue, Tools, UnitOfWork, unit_of_work
 from app.services.workers import Card
-from app.settings import SQLITE, Settings
+from app.settings import Settings
 
 
 class Runtime:
@@ -134,7 +133,9 @@ class Runtime:
         self._bootstrap(data)
         self.announce_keys("service", process_id())
         if isinstance(self._queue, DbosQueue):
-            house = House(self.read, self.write, self, self.settings.verify_bytes_per_hour, self.settings.retention)
+            house = House(
+                self.read, self.write, self, self.settings.verify_bytes_per_hour, self.settings.retention, self.worker_ttl
+            )  # fmt: skip
             chores.every(chores.RECONCILE_SECONDS, self._stopping, "house", partial(self.keep_house, house))
         self.watch_purges()
         self._warm()
@@ -230,8 +231,9 @@ class Runtime:
         checks: dict[str, Callable[[], object]] = {
             "database": self._check_database, "writes": self._check_writes, "blobs": self._check_blobs, "jobs": self._check_jobs,
         }  # fmt: skip
-        # On SQLite there is one process, which agrees with itself.
-        return checks if self.settings.is_embedded else checks | {"keys": self._check_keys}
+        if self.settings.is_embedded:  # one process, which agrees with itself and runs its jobs
+            return checks
+        return checks | {"keys": self._check_keys, "workers": partial(unserved.check, self.read)}
 
     def _check_database(self) -> None:
         with self.read() as uow:
@@ -322,17 +324,3 @@ def _load_for_good() -> None:
     arithmetic.load()
     gc.collect()
     gc.freeze()
-
-
-def upgrade(url: str) -> None:
-    """Brings a database up to date: our tables, and on PostgreSQL the job engine's (on SQLite it makes them at its start)."""
-    schema.upgrade(url)
-    if url.startswith(SQLITE):
-        return
-    run_dbos_database_migrations(url)
-    database = migration_engine(url)
-    try:
-        with translated():
-            job_indexes.create(database)
-    finally:
-        database.dispose()

@@ -57,9 +57,14 @@ def now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
+def is_embedded(session: Session) -> bool:
+    """Whether this is SQLite, which one service has to itself."""
+    return session.get_bind().dialect.name == "sqlite"
+
+
 def clock(session: Session) -> dt.datetime:
     """The present by the database's clock, the only one that all machines share: for what one writes and another judges."""
-    if session.get_bind().dialect.name == "sqlite":
+    if is_embedded(session):
         return now()  # the same machine; its own function knows whole seconds only
     present: dt.datetime | None = session.scalar(select(func.now(type_=UtcDateTime())))
     assert present is not None  # noqa: S101  every database knows the time

@@ -67,6 +67,13 @@ def waiting(session: Session, owner: str) -> int:
     return session.scalar(query) or 0
 
 
+def waiting_by_class(session: Session) -> dict[str, int]:
+    """How many jobs wait, by class; by the engine's index over what is in flight."""
+    jobs = engine_jobs(session)
+    query = select(jobs.c.queue_name, func.count()).where(text("status IN ('ENQUEUED', 'PENDING')"), jobs.c.status == "ENQUEUED")
+    return {name: count for name, count in session.execute(query.group_by(jobs.c.queue_name)) if name}
+
+
 def _waiting(jobs: TableClause, queue: str) -> tuple[ColumnElement[bool], ...]:
     # The first is the predicate of the engine's partial indexes, written out so that every planner recognises it.
     in_flight: ColumnElement[bool] = literal_column("status IN ('ENQUEUED', 'PENDING')")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from sqlalchemy.orm import Session
 
 from app.services.uow import JobStatus
+from app.services.workers import CPU
 
 
 class NoJobs:
@@ -35,6 +36,9 @@ class NoJobs:
 
     def waiting(self, session: Session, owner: str) -> int:  # noqa: ARG002  the protocol's
         return sum(job.partition(":")[0] == owner for job, _, _ in self.enqueued)
+
+    def served(self, session: Session) -> set[str]:  # noqa: ARG002  the protocol's
+        return {CPU}
 
     def live(self, session: Session) -> set[str]:  # noqa: ARG002  the protocol's
         return {job for job, _, _ in self.enqueued}

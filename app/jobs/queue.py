@@ -62,6 +62,9 @@ class DbosQueue:
     def statuses(self, jobs: Sequence[str]) -> dict[str, JobStatus]:
         return {status.id: status for status in self._statuses(jobs)}
 
+    def served(self, session: Session) -> set[str]:
+        return workers.served(session, self._ttl)
+
     def live(self, session: Session) -> set[str]:
         return rows.live(session)
 

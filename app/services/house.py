@@ -6,7 +6,7 @@ import time
 from app.core.errors import CoreError
 from app.db import patches
 from app.domain.errors import DomainError
-from app.services import erasure, garbage, identities, jobs, rates, retention, reverification, sweep
+from app.services import erasure, garbage, identities, jobs, rates, retention, reverification, sweep, unserved
 from app.services.erasure import Opened
 from app.services.garbage import Begin
 from app.services.hub_commits import CatchUp
@@ -28,13 +28,15 @@ class House:
         opened: the registry, where erasures are to be finished.
         sampled_bytes: of releases by reference that are hashed anew each hour.
         keep: for how long what has ended is kept; for ever by default.
+        patience: for how many seconds waiting jobs may have no live worker before it is told.
     """
 
     def __init__(
-        self, read: Begin, write: Begin, opened: Opened | None = None, sampled_bytes: int = 0, keep: Retention | None = None
-    ) -> None:
+        self, read: Begin, write: Begin, opened: Opened | None = None, sampled_bytes: int = 0, keep: Retention | None = None,
+        patience: float = 0.0,
+    ) -> None:  # fmt: skip
         self._read, self._write, self._opened, self._sampled_bytes = read, write, opened, sampled_bytes
-        self._retention = keep or Retention()
+        self._retention, self._patience = keep or Retention(), patience
         self._next_sample = time.monotonic() + SWEEP_SECONDS
         self._erasures = dict[str, tuple[float, float]]()  # when one is tried again, and how long after that
         self._next_sweep = time.monotonic()
@@ -44,6 +46,7 @@ class House:
     def keep(self) -> None:
         """What is due now; whoever calls this is the only one who does."""
         jobs.reconcile(self._read, self._write, self._told)
+        unserved.watch(self._read, self._write, self._patience)
         if self._opened:
             self._finish_erasures(self._opened)
         if self._commits:

@@ -3,7 +3,7 @@
 import datetime as dt
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.db import events as event_rows
@@ -118,7 +118,7 @@ def get(uow: UnitOfWork, principal: Principal, job: str) -> JobStatus:
     status = uow.tools.jobs.status(job) if principal.can_read(owner) and "\0" not in job else None
     if status is None:
         raise DomainError("job.unknown", job=job[:200])
-    return status
+    return _with_missing_workers(uow, [status])[0]
 
 
 def list_page(
@@ -126,7 +126,18 @@ def list_page(
 ) -> list[JobStatus]:
     """The jobs of the principal's owner, newest first, one more than `limit`; an admin sees all."""
     owner = None if principal.is_admin else principal.owner
-    return uow.tools.jobs.page(uow.session, owner, kind, state, after, limit)
+    return _with_missing_workers(uow, uow.tools.jobs.page(uow.session, owner, kind, state, after, limit))
+
+
+def _with_missing_workers(uow: UnitOfWork, found: list[JobStatus]) -> list[JobStatus]:
+    """The same, with the class of those that wait and that no live worker takes."""
+    if not any(job.state == "queued" and job.class_name for job in found):
+        return found
+    served = uow.tools.jobs.served(uow.session)
+    return [
+        replace(job, waiting_for=job.class_name) if job.state == "queued" and job.class_name not in served else job
+        for job in found
+    ]  # fmt: skip
 
 
 def cancel(uow: UnitOfWork, principal: Principal, job: str) -> JobStatus:

@@ -26,11 +26,13 @@ class Work:
         jobs: counts by kind, state and class; those that ended, of the last day.
         oldest: for how many seconds the oldest waiting job waits, by class.
         workers: how many live, by class.
+        unserved: how many jobs wait for a class of which no worker lives.
     """
 
     jobs: dict[tuple[str, str, str], int]
     oldest: dict[str, float]
     workers: dict[str, int]
+    unserved: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,12 @@ def work(uow: UnitOfWork, ttl: float) -> Work:
         jobs[key] = jobs.get(key, 0) + row.count
         if row.state == "queued" and row.oldest_ms is not None:
             oldest[row.class_name] = max(oldest[row.class_name], moment.timestamp() - row.oldest_ms / 1000)
-    return Work(jobs, oldest, {name: living.get(name, 0) for name in classes})
+    served = workers.served(uow.session, ttl)
+    unserved = dict.fromkeys(classes, 0)
+    for row in found:
+        if row.state == "queued" and row.class_name not in served:
+            unserved[row.class_name] += row.count
+    return Work(jobs, oldest, {name: living.get(name, 0) for name in classes}, unserved)
 
 
 def stock(uow: UnitOfWork, owners: int) -> Stock:

@@ -39,6 +39,7 @@ class JobStatus:
         progress: see `app.jobs.child`; only while it runs.
         class_name: the class of workers that runs it, where it is known.
         attempt: how many times it was started.
+        waiting_for: the class of workers that it waits for, where no live worker takes its jobs.
     """
 
     id: str
@@ -49,6 +50,7 @@ class JobStatus:
     problem: dict[str, Any] | None
     class_name: str | None = None
     attempt: int = 0
+    waiting_for: str | None = None
 
 
 class JobQueue(Protocol):
@@ -74,6 +76,9 @@ class JobQueue(Protocol):
 
     def waiting(self, session: Session, owner: str) -> int:
         """How many jobs of an owner wait."""
+
+    def served(self, session: Session) -> set[str]:
+        """The classes of which a live worker takes jobs."""
 
     def finished_before(self, session: Session, moment: dt.datetime, limit: int) -> Sequence[str]:
         """Ids of some jobs that ended before a moment, the oldest first."""

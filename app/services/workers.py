@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from app.db import job_queues
 from app.db import jobs as job_rows
 from app.db import workers as rows
-from app.db.base import clock
+from app.db.base import clock, is_embedded
 from app.db.workers import Worker
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
@@ -99,6 +99,11 @@ def readers(uow: UnitOfWork, ttl: float) -> list[Reader]:
 def live_by_class(uow: UnitOfWork, ttl: float) -> dict[str, int]:
     """How many workers live, by class."""
     return dict(Counter(row.class_name for row in _live(uow, ttl)))
+
+
+def served(session: Session, ttl: float) -> set[str]:
+    """The classes of which a live worker takes jobs. On SQLite the one service runs its jobs itself, and is no worker."""
+    return {CPU} if is_embedded(session) else {row.class_name for row in _alive(session, ttl)}
 
 
 def merging_class(session: Session, ttl: float) -> str:

@@ -80,6 +80,7 @@ def _work(work: Work) -> Iterable[Metric]:
         jobs.add_metric(labels, count)
     yield jobs
     yield _by("portllm_queue_age_seconds", "How long the oldest waiting job waits.", "class", work.oldest)
+    yield _by("portllm_jobs_unserved", "Jobs that wait for a class without a live worker.", "class", work.unserved)
     yield _by("portllm_workers_live", "Workers that gave a sign of life lately.", "class", work.workers)
 
 

@@ -24,7 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 from app.cli.client import Client
 from app.cli.ingest import add_release, wait_release
 from app.cli.upload import push_patch
-from app.runtime import upgrade
+from app.database_upgrade import upgrade
 from app.wire.deps import encode_cursor
 from tests.benchmarks import mlflow_peer
 from tests.benchmarks.api_rows import ALIAS, Filled, fill

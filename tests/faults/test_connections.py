@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.runtime import upgrade
+from app.database_upgrade import upgrade
 from tests.live.service import PATIENCE, until
 from tests.registry.uploading import announced, append, with_card
 from tests.support.postgres import own_server

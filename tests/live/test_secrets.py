@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from app.runtime import upgrade
+from app.database_upgrade import upgrade
 from tests.live.service import Service, invoke
 from tests.support.hub import SIGNATURE, FakeHub, running_hub
 from tests.support.postgres import own_server

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from app.runtime import upgrade
+from app.database_upgrade import upgrade
 from tests.registry.server import serving
 from tests.registry.service import Caller, Service, unique
 from tests.registry.uploading import with_card

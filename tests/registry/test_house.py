@@ -13,9 +13,10 @@ import pytest
 from app import chores
 from app.blobs.s3_client import shared_client
 from app.blobs.s3_target import S3Target
+from app.database_upgrade import upgrade
 from app.domain.errors import DomainError
 from app.jobs import work
-from app.runtime import Runtime, upgrade
+from app.runtime import Runtime
 from app.services import garbage, ingestion, jobs, materialisations
 from app.services.fsck.check import check
 from app.services.fsck.troubles import Found

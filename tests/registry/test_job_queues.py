@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from sqlalchemy import NullPool, create_engine
 
+from app.database_upgrade import upgrade
 from app.db import job_indexes, job_queues
 from app.jobs.queue import DbosQueue
-from app.runtime import upgrade
 from app.services.workers import CPU
 from tests.registry.conftest import Models
 from tests.registry.service import Service, refused, unique

@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from app.blobs.local import LocalBlobs
+from app.database_upgrade import upgrade
 from app.domain.errors import DomainError
-from app.runtime import upgrade
 from app.services.readiness import FRESH_SECONDS, Part, Readiness
 from tests.live.service import until
 from tests.registry.server import serving
@@ -36,7 +36,7 @@ def unready(service: Service) -> dict[str, Any]:
     problem = refused(service.client.get("/readyz"), 503, "server.unready")
     assert time.monotonic() - began < 4, "the limit, on a busy machine"
     parts = problem["data"]["parts"]
-    assert parts.keys() == (PARTS if service.on_sqlite else PARTS | {"keys"})
+    assert parts.keys() == (PARTS if service.on_sqlite else PARTS | {"keys", "workers"})
     assert all(part["milliseconds"] >= 0 for part in parts.values())
     failed = {name: part["reason"] for name, part in parts.items() if not part["ok"]}
     assert all(reason.rstrip(".") in problem["detail"] for reason in failed.values())
@@ -79,7 +79,7 @@ def test_a_database_that_hangs_or_is_gone(registries: Callable[..., Service], st
     with registries(database_url=url).running() as service:
         assert ready(service)
         with paused(stoppable):
-            assert unready(service) == dict.fromkeys(("database", "writes", "jobs"), "no answer within 2 s")
+            assert unready(service) == dict.fromkeys(("database", "writes", "jobs", "workers"), "no answer within 2 s")
             told = figures(service)
             assert (told['portllm_up{part="database"}'], told['portllm_up{part="blobs"}']) == (0.0, 1.0)
         until(lambda: ready(service), 30)

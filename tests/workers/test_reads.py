@@ -155,7 +155,7 @@ def test_what_a_worker_says_of_itself(reads: Reads) -> None:
     """Health, readiness, and what it is; nothing else is there."""
     assert httpx.get(f"{reads.url}/healthz").json() == {"status": "ok"}
     ready = httpx.get(f"{reads.url}/readyz").json()
-    assert (ready["status"], ready["parts"].keys()) == ("ok", {"database", "writes", "blobs", "jobs", "keys"})
+    assert (ready["status"], ready["parts"].keys()) == ("ok", {"database", "writes", "blobs", "jobs", "keys", "workers"})
     about = httpx.get(f"{reads.url}/about").json()
     assert (about["id"], about["class_name"], about["device"]) == (reads.worker.id, "cpu", best_device().name)
     for path in ("/docs", "/openapi.json", "/api/v1/ports"):

@@ -29,6 +29,9 @@ class JobOut(Out):
     state: Annotated[str, Field(description="queued, running, done, failed or cancelled", examples=["running"])]
     class_name: Annotated[str | None, Field(description="The class of workers that runs it.", examples=["cpu"])]
     attempt: Annotated[int, Field(description="How many times it was started.", examples=[1])]
+    waiting_for: Annotated[
+        str | None, Field(description="The class of workers that it waits for, where none lives that takes it.", examples=[None])
+    ] = None
     progress: ProgressOut | None
     problem: Annotated[JobProblem | None, Field(examples=[None])]
     created_at: Time | None
@@ -38,6 +41,7 @@ class JobOut(Out):
     def of(cls, job: JobStatus) -> "JobOut":
         return cls(
             id=job.id, kind=job.id.split(":")[1], state=job.state, class_name=job.class_name, attempt=job.attempt,
+            waiting_for=job.waiting_for,
             progress=ProgressOut(**job.progress) if job.progress else None,
             problem=JobProblem(**job.problem) if job.problem else None, created_at=_time(job.created_ms),
             updated_at=_time(job.updated_ms),

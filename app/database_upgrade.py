@@ -1,0 +1,22 @@
+"""Brings the database of an installation up to date."""
+
+from dbos import run_dbos_database_migrations
+
+from app.db import job_indexes, schema
+from app.db.engine import migration_engine
+from app.db.failures import translated
+from app.settings import SQLITE
+
+
+def upgrade(url: str) -> None:
+    """Brings a database up to date: our tables, and on PostgreSQL the job engine's (on SQLite it makes them at its start)."""
+    schema.upgrade(url)
+    if url.startswith(SQLITE):
+        return
+    run_dbos_database_migrations(url)
+    database = migration_engine(url)
+    try:
+        with translated():
+            job_indexes.create(database)
+    finally:
+        database.dispose()

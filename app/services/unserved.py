@@ -1,0 +1,71 @@
+"""Queues without a worker: jobs wait in them, and no live worker takes them. Told once as an event, shown while it lasts."""
+
+import datetime as dt
+import logging
+from typing import Any
+
+from app.db import installation, job_queues
+from app.db.base import clock
+from app.domain.principal import INSTALLATION, Principal
+from app.services.garbage import Begin
+from app.services.uow import UnitOfWork
+
+FACT = "unserved-queues"
+MISSING, RESOLVED = "worker.missing", "worker.resolved"
+
+log = logging.getLogger("portllm.jobs")
+
+
+def counts(uow: UnitOfWork) -> dict[str, int]:
+    """How many jobs wait for a class of workers of which none lives, by class."""
+    served = uow.tools.jobs.served(uow.session)
+    return {name: count for name, count in job_queues.waiting_by_class(uow.session).items() if name not in served}
+
+
+def watch(read: Begin, write: Begin, patience: float) -> None:
+    """Compares what waits with who lives, and records the beginning and the end of an incident with one event each.
+
+    Args:
+        read: opens a unit of work that reads.
+        write: opens one that writes.
+        patience: for how many seconds a class may have no worker before it is told, so that a restart is no incident.
+    """
+    with read() as uow:
+        known, waiting = _known(uow), counts(uow)
+        if not waiting and not known:
+            return
+        following = _follow(known, waiting, clock(uow.session), patience)
+    if following == known:
+        return
+    with write() as uow:
+        house = Principal(INSTALLATION, frozenset({"admin"}), "maintenance")
+        for name in sorted(known.keys() | following.keys()):
+            before, after = bool(known.get(name, {}).get("told")), bool(following.get(name, {}).get("told"))
+            if after and not before:
+                log.warning("%d jobs wait, and no live worker takes jobs of class %s", waiting[name], name)
+                uow.event(MISSING, house, INSTALLATION, name, jobs=waiting[name], since=following[name]["since"])
+            if before and not after:
+                log.warning("jobs of class %s no longer wait for want of a worker", name)
+                uow.event(RESOLVED, house, INSTALLATION, name, since=known[name]["since"])
+        installation.write(uow.session, FACT, following)
+
+
+def check(read: Begin) -> str | None:
+    """For readiness: returns a note on classes of which no worker lives. It fails nothing: what is there can still be read."""
+    with read() as uow:
+        told = {name: found["since"] for name, found in sorted(_known(uow).items()) if found["told"]}
+    return "; ".join(f"no live worker takes jobs of class {name}, since {since}" for name, since in told.items()) or None
+
+
+def _follow(known: dict[str, Any], waiting: dict[str, int], moment: dt.datetime, patience: float) -> dict[str, Any]:
+    """The incidents as they are now, by class: since when, and whether it was told."""
+    following = {}
+    for name in waiting:
+        found = known.get(name) or {"since": moment.isoformat(timespec="seconds"), "told": False}
+        lasts = (moment - dt.datetime.fromisoformat(found["since"])).total_seconds()
+        following[name] = found | {"told": found["told"] or lasts >= patience}
+    return following
+
+
+def _known(uow: UnitOfWork) -> dict[str, Any]:
+    return installation.read(uow.session, FACT) or {}
