@@ -11,6 +11,7 @@ from sqlalchemy import Engine, event
 
 from app import chores
 from app.core.errors import CheckpointError
+from app.core.recipe import Recipe
 from app.core.revocable import RevocableSource
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
@@ -123,14 +124,15 @@ def test_another_replica_lets_go(replicas: tuple[Place, Service]) -> None:
     library = second.runtime.tools.library
     with second.runtime.read() as uow:
         row = ports.readable(uow, ADMIN, port)
-        with ports.open_merged(uow, row) as merger:
-            path = next(path for path, file in merger.plan.files.items() if path.endswith(".safetensors") and file.size)
-            pieces = list(merger.pieces(path))
-            assert pieces[0].produce()
-            place.purge(patch)
-            refused(second.admin.get(f"/ports/{port}/files/{path}"), 410, "version.purged")
-            refused(second.admin.get(f"/ports/{port}/files"), 410, "version.purged")
-            until(lambda: ended(pieces), 10)
+    recipe, arithmetic = Recipe.from_dict(row.recipe), second.runtime.tools.arithmetic()
+    with library.open_merger(row.release, row.version, recipe, arithmetic) as merger:
+        path = next(path for path, file in merger.plan.files.items() if path.endswith(".safetensors") and file.size)
+        pieces = list(merger.pieces(path))
+        assert pieces[0].produce()
+        place.purge(patch)
+        refused(second.admin.get(f"/ports/{port}/files/{path}"), 410, "version.purged")
+        refused(second.admin.get(f"/ports/{port}/files"), 410, "version.purged")
+        until(lambda: ended(pieces), 10)
     until(lambda: row.version_id not in library.held(), 10)
 
 
