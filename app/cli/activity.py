@@ -38,7 +38,10 @@ def jobs_ls(
     if as_json:
         print_json(items)
     else:
-        rows = [(j["id"], j["state"], j["class_name"], _done(j["progress"]), j["created_at"], _reason(j)) for j in items]
+        rows = [
+            (j["id"], j["state"], j["class_name"], _done(j["progress"]), j["created_at"], _missing(j) or _reason(j))
+            for j in items
+        ]
         print_table(("job", "state", "class", "done", "created", "problem"), rows)
 
 
@@ -50,7 +53,7 @@ def jobs_show(job: JobId, as_json: Json = False) -> None:
     if as_json:
         print_json(row)
     else:
-        say(" ".join(filter(None, [f"{job} is {row['state']}.", _done(row["progress"]), _reason(row)])))
+        say(" ".join(filter(None, [f"{job} is {row['state']}.", _missing(row), _done(row["progress"]), _reason(row)])))
     raise SystemExit(1 if row["state"] == "failed" else 0)
 
 
@@ -171,6 +174,11 @@ def _done(progress: dict[str, Any] | None) -> str:
     if progress["rate"]:
         parts.append(f"{progress['rate'] / 1e6:,.0f} MB/s")
     return ", ".join(parts)
+
+
+def _missing(job: dict[str, Any]) -> str:
+    missing = job.get("waiting_for")
+    return f"No live worker takes jobs of class {missing}; start one with 'portllm worker --class {missing}'." if missing else ""
 
 
 def _reason(job: dict[str, Any]) -> str:

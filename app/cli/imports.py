@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.client import Client, connect
+from app.cli.following import Patience, Timeout
+from app.cli.names import segment
 from app.cli.offline import Json
 from app.cli.output import EXIT_USAGE, fail, fail_file, print_json, print_table, progress_bar, say
 from app.cli.remote import remote
@@ -28,6 +30,7 @@ def patch_import(
     trained_on: Annotated[str | None, typer.Option(help='Release, or "unknown"; default: what the base\'s name says.')] = None,
     name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Name of the patch, where it is one.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait until all have ended.")] = True,
+    timeout: Timeout = None,
     as_json: Json = False,
 ) -> None:
     """Import adapters from another hub. Exit code 1 if one was refused; those that are here already are no failure."""
@@ -40,7 +43,7 @@ def patch_import(
         client.post("/imports", {"sources": wanted[start : start + AT_ONCE], **body}) for start in range(0, len(wanted), AT_ONCE)
     ]
     total = sum(batch["count"] for batch in batches)
-    rows = _follow(client, batches, total) if wait else _look(client, batches)
+    rows = _follow(client, batches, total, timeout) if wait else _look(client, batches)
     _report(rows, as_json)
     if any(row["state"] not in (*DONE, *UNFINISHED) for row in rows):
         raise SystemExit(1)
@@ -56,7 +59,9 @@ def _lines(file: Path, as_json: bool) -> list[str]:
     return [line for raw in text.splitlines() if (line := raw.partition("#")[0].strip())]
 
 
-def _follow(client: Client, batches: list[dict[str, Any]], total: int) -> list[dict[str, Any]]:
+def _follow(client: Client, batches: list[dict[str, Any]], total: int, timeout: float | None) -> list[dict[str, Any]]:
+    """Waits until all have ended; what it says while it waits, and when it stops, is about the first that has not."""
+    patience = Patience(timeout)
     with progress_bar("Importing", total, "patches") as advance:
         done = 0
         while True:
@@ -66,6 +71,8 @@ def _follow(client: Client, batches: list[dict[str, Any]], total: int) -> list[d
             done = ended
             if ended == len(rows):
                 return rows
+            first = next(row for row in rows if row["state"] in UNFINISHED)
+            patience.look(client.get(f"/jobs/{segment(first['job'])}"))
             time.sleep(POLL_SECONDS)
 
 

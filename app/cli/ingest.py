@@ -51,7 +51,11 @@ def _make_family(client: Client, family: str, release: str, parent: str | None) 
             raise
 
 
-def wait_release(client: Client, row: dict[str, Any]) -> dict[str, Any]:
-    """Waits until a release is ready or rejected, with a progress bar; returns it as it is then."""
+def wait_release(client: Client, row: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
+    """Waits until a release is ready or rejected, with a progress bar; returns it as it is then.
+
+    Raises:
+        RefusedError: client.timeout, when that takes longer than `timeout` seconds.
+    """
     path = release_path(row["family"], row["name"])
-    return follow(client, f"Reading {row['family']}/{row['name']}", row, path, ("ingesting",))
+    return follow(client, f"Reading {row['family']}/{row['name']}", row, path, ("ingesting",), timeout)

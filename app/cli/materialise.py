@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from app.cli.client import connect
-from app.cli.following import follow
+from app.cli.following import Timeout, follow
 from app.cli.names import segment
 from app.cli.offline import Json
 from app.cli.output import fail_row, print_json, say
@@ -20,6 +20,7 @@ def materialise(
     on: Annotated[str | None, typer.Option(help="Release to read the merged model on; not with a port's id.")] = None,
     version: Version = None,
     wait: Annotated[bool, typer.Option(help="Wait until it is written.")] = True,
+    timeout: Timeout = None,
     as_json: Json = False,
 ) -> None:
     """Write a merged model to S3. What the patch does not touch is copied inside S3 where the release lies there too."""
@@ -27,7 +28,8 @@ def materialise(
     port = choose_port(client, name, version, on, as_json)
     row = client.post(f"/ports/{segment(port['id'])}/materialise", {"to": to})
     if wait:
-        row = follow(client, f"Writing {row['target']}", row, f"/materialisations/{segment(row['id'])}")
+        path = f"/materialisations/{segment(row['id'])}"
+        row = follow(client, f"Writing {row['target']}", row, path, timeout=timeout)
     failed = row["state"] in ("failed", "cancelled")
     if as_json:
         if not failed:

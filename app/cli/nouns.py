@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.client import connect
+from app.cli.following import Timeout
 from app.cli.ingest import add_release, wait_release
 from app.cli.names import patch_path, release_path, segment
 from app.cli.offline import Json
@@ -43,13 +44,14 @@ def release_add(
     parent: Annotated[str | None, typer.Option(help="The release that this one continues.")] = None,
     copy: Annotated[bool, typer.Option(help="Copy the bytes instead of reading them in place.")] = False,
     wait: Annotated[bool, typer.Option(help="Wait until it is ready.")] = False,
+    timeout: Timeout = None,
     as_json: Json = False,
 ) -> None:
     """Register a release of a family, which is created if it is new."""
     client = connect(as_json)
     row = add_release(client, family, name, directory, parent, copy)
-    if wait:
-        row = wait_release(client, row)
+    if wait or timeout is not None:
+        row = wait_release(client, row, timeout)
     failed = row["state"] == "rejected"
     if not as_json:
         say(f"{family}/{name} is {row['state']}.")

@@ -7,7 +7,7 @@ import typer
 
 from app.cli.choices import Dtype, Tokenizer
 from app.cli.client import Client, RefusedError, connect
-from app.cli.following import wait_digests
+from app.cli.following import Timeout, wait_digests
 from app.cli.names import segment
 from app.cli.nouns import PatchName, split_name
 from app.cli.offline import Json
@@ -66,6 +66,7 @@ def pull(
     on: Annotated[str | None, typer.Option(help="Release to read the merged model on; not with a port's id.")] = None,
     version: Version = None,
     verify: Annotated[bool, typer.Option(help="Have the service compute the digests of computed files and compare.")] = True,
+    timeout: Timeout = None,
     as_json: Json = False,
 ) -> None:
     """Download a merged model into a directory that from_pretrained loads. Run it again to go on after a break."""
@@ -73,7 +74,7 @@ def pull(
 
     client = connect(as_json)
     chosen = choose_port(client, name, version, on, as_json)
-    result = pull_port(client, chosen["id"], out_dir, verify)
+    result = pull_port(client, chosen["id"], out_dir, verify, timeout)
     if as_json:
         print_json(result)
     else:
@@ -87,13 +88,14 @@ def digest(
     name: PortName,
     on: Annotated[str | None, typer.Option(help="Release of the merged model; not with a port's id.")] = None,
     version: Version = None,
+    timeout: Timeout = None,
     as_json: Json = False,
 ) -> None:
     """Have the service compute the digests of a merged model, once; prints them as `sha256sum --check` reads them."""
     client = connect(as_json)
     path = f"/ports/{segment(choose_port(client, name, version, on, as_json)['id'])}"
     if job := client.post(f"{path}/digest")["job"]:
-        wait_digests(client, job, f"Merging {name}")
+        wait_digests(client, job, f"Merging {name}", timeout)
     files = client.get(f"{path}/files")["files"]
     if as_json:
         print_json({"port": client.get(path), "files": files})

@@ -11,13 +11,16 @@ from app.cli.partial import arrival_directory, finish, require_unused, target_of
 from app.cli.transfer import fetch_file, verify
 
 
-def pull_port(client: Client, port: str, out_dir: Path, compute_digests: bool) -> dict[str, Any]:
+def pull_port(
+    client: Client, port: str, out_dir: Path, compute_digests: bool, timeout: float | None = None
+) -> dict[str, Any]:  # fmt: skip
     """Downloads all files of a port into a new directory.
 
-    The files arrive in a hidden directory beside it, which a later call takes up again if it is of the same port.
+    The files arrive in a hidden directory beside it, which a later call takes up again if it is of the same port. Digests are
+    waited for `timeout` seconds at most when all files have arrived.
 
     Raises:
-        RefusedError: the registry's reasons; pull.digest when bytes are not what they should be; pull.busy.
+        RefusedError: the registry's reasons; pull.digest when bytes are not what they should be; pull.busy; client.timeout.
         OutputError: output.exists, output.no_space.
     """
     require_unused(out_dir)
@@ -33,7 +36,7 @@ def pull_port(client: Client, port: str, out_dir: Path, compute_digests: bool) -
                 url = f"{API}/ports/{segment(port)}/files/{file_path(file['path'])}"
                 fetch_file(client, url, file, partial, advance)
         if job:
-            wait_digests(client, job, "Comparing digests")
+            wait_digests(client, job, "Comparing digests", timeout)
             listing = client.get(f"/ports/{segment(port)}/files")
         verify(partial, listing["files"])
         finish(partial, out_dir)
