@@ -51,7 +51,7 @@ def ask(service: Replicas, times: int) -> None:
 def test_one_service_to_the_outside(service: Replicas) -> None:
     """One first token, and metrics that count what all processes answered; a token that is revoked is so for all at once."""
     assert len(service.answering()) == 2
-    assert service.output().count("Admin token") == 1
+    assert service.output().count("The admin token is in ") == 1
     before = counted(service)
     ask(service, 30)
     assert counted(service) - before == 30
