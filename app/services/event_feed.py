@@ -100,10 +100,10 @@ class EventFeed:
             if self._draining.is_set:
                 raise DomainError("server.unready", reason="the process is about to stop")
             self._require_place(principal.owner)
-            self._open.add(subscription)
-            if not self._is_polling:
-                self._is_polling = True
+            if not self._is_polling:  # started first: where no thread can be, there is no stream that nobody reads for
                 threading.Thread(target=self._poll_while_open, name="events", daemon=True).start()
+                self._is_polling = True
+            self._open.add(subscription)
         return subscription
 
     def close(self, subscription: Subscription) -> None:
