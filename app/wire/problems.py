@@ -104,11 +104,19 @@ def _domain(request: Request, error: Exception) -> JSONResponse:
     if error.code in COUNTED:
         request.app.state.telemetry.refused.labels(error.data.get("policy") or error.code).inc()
     if isinstance(error, NoPlaceError):
-        telemetry, is_merged = request.app.state.telemetry, error.places is request.app.state.backend.merged_reads
-        (telemetry.merged_refused if is_merged else telemetry.far_refused).inc()
+        _count_refused_read(request, error)
     if error.kind == "range":
         headers["Content-Range"] = f"bytes */{error.data['size']}"
     return problem(error, STATUS[error.kind], headers)
+
+
+def _count_refused_read(request: Request, error: NoPlaceError) -> None:
+    """Places are also for checks of patches, which are no reads."""
+    telemetry, backend = request.app.state.telemetry, request.app.state.backend
+    if error.places is backend.merged_reads:
+        telemetry.merged_refused.inc()
+    elif error.places is backend.far_reads:
+        telemetry.far_refused.inc()
 
 
 def _rate_limit(data: dict[str, Any]) -> dict[str, str]:

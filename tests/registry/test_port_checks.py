@@ -100,6 +100,10 @@ def test_an_owner_whose_checks_are_under_way_is_refused_and_others_are_not(
         with service.runtime.tools.checks.hold("third"):  # all places
             answer = rival.post("/ports/check", {"patch": "rival/tone", "release": "v1"})
             assert "owner" not in refused(answer, 503, "server.busy")["data"]
+    refused_reads = [
+        line for line in service.app.state.telemetry.exposition().decode().splitlines() if "_reads_refused_total 0.0" in line
+    ]
+    assert len(refused_reads) == 2, "checks are no reads"
     assert acme.post(f"/uploads/{draft['id']}/publish").json()["number"] == 2
     assert acme.post("/ports", wish).status_code == 201
 
