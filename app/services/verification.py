@@ -57,7 +57,7 @@ def find(uow: UnitOfWork, principal: Principal, upload: str) -> Draft:
     if existing and existing.facts:
         return Draft(version, existing.facts)
     require_room(uow, version.owner, versions=1)  # before bytes are moved: what was sent stays until there is room
-    if version.refusal:
+    if version.refusal and not _is_sent_again(uow.tools, version, version.refusal):
         raise _remembered(version.refusal)
     return Draft(version)
 
@@ -149,6 +149,16 @@ def _take(tools: Tools, version: PatchVersion, verified: list[str]) -> None:
             blobs.direct.complete(*staged, multipart)
         blobs.promote(*staged, file["sha256"], file["path"])
         verified.append(file["path"])
+
+
+def _is_sent_again(tools: Tools, version: PatchVersion, refusal: dict[str, Any]) -> bool:
+    """Says whether a file that was refused for its digest, and dropped, has arrived again. Its bytes may have come before the
+    refusal was recorded, which would then outlast them.
+    """
+    if refusal["code"] != "upload.digest":
+        return False
+    refused = refusal["data"]["path"]
+    return any(f["path"] == refused and kept.arrived(tools, version, i) == f["size"] for i, f in enumerate(version.files))
 
 
 def _remembered(refusal: dict[str, Any]) -> CoreError | DomainError:

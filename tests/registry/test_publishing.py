@@ -112,6 +112,21 @@ def test_publish_after_refused_file_was_sent_again_verifies_anew(world: World, a
     assert world.acme.post(address).status_code == 200
 
 
+def test_publish_after_right_bytes_came_before_the_refusal_was_recorded_verifies_anew(
+    world: World, another: Callable[[], Path]
+) -> None:
+    """The request that brought them saw no refusal yet, and so could not end it."""
+    directory = another()
+    draft = world.acme.draft(world.patch(), directory)
+    address, content = f"/uploads/{draft['id']}/publish", (directory / WEIGHTS).read_bytes()
+    index = next(index for index, u in enumerate(draft["uploads"]) if u["path"] == WEIGHTS)
+    send(world.acme, {"uploads": [u for u in draft["uploads"] if u["path"] != WEIGHTS]}, directory)
+    append(world.acme, draft["uploads"][index]["url"], 0, bytes(len(content)))
+    refused(world.acme.post(address), 422, "upload.digest")
+    world.service.runtime.tools.blobs.append(draft["id"], str(index), 0, content)
+    assert world.acme.post(address).status_code == 200
+
+
 def test_commit_while_another_is_taken_is_refused_after_a_while(
     world: World, another: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
