@@ -119,7 +119,8 @@ def supervise(
     """Keeps `count` processes running until SIGTERM or SIGINT. A second signal ends all of them at once.
 
     A process that ends is replaced for ever, with an exponential back-off while it cannot start: what it needs (a database) may
-    be away. Only the first start is given up, when not all processes are ready in time.
+    be away. Only the first start is given up, when none of the processes was ready in time: a service that has answered
+    survives the loss of a process, also while others still start.
 
     Args:
         start: starts one process, see `Child`.
@@ -134,15 +135,16 @@ def supervise(
         Whether it gave up.
     """
     children = [Child(start, lost) for _ in range(count)]
-    begun, has_begun = time.monotonic(), False
+    begun, has_begun, has_answered = time.monotonic(), False, False
     with _stop_signals(children) as stop:
         while not stop.wait(LOOK_SECONDS):
             for child in children:
                 child.look()
+            has_answered = has_answered or any(child.is_ready for child in children)
             if not has_begun and all(child.is_ready for child in children):
                 has_begun = True
                 ready()
-            if not has_begun and time.monotonic() - begun > start_seconds:
+            if not has_answered and time.monotonic() - begun > start_seconds:
                 break
         gave_up = not stop.is_set()
         stopping()
