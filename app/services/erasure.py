@@ -97,9 +97,15 @@ def _staged(opened: Opened, ident: str) -> str | None:
     try:
         for upload in _forget_pushed(opened, ident):
             opened.tools.blobs.erase_upload(upload)
-        for upload in [ident, *_bury_drafts(opened, ident)]:
-            # What is being verified would be put into the store after we looked: it is waited for, by looking again later.
-            with opened.exclusive(f"upload:{upload}", f"The upload {upload}"):
+        with opened.exclusive(f"upload:{ident}", f"The upload {ident}"):
+            opened.tools.blobs.erase_upload(ident)
+        for upload, patch in _bury_drafts(opened, ident):
+            # What is being verified, by an upload or a push, would be put into the store after we looked: it is waited for, by
+            # looking again later.
+            with (
+                opened.exclusive(f"upload:{upload}", f"The upload {upload}"),
+                opened.exclusive(f"push:{patch}", f"A push to {patch}"),
+            ):
                 opened.tools.blobs.erase_upload(upload)
     except DomainError as error:
         return error.detail
@@ -115,8 +121,8 @@ def _forget_pushed(opened: Opened, ident: str) -> list[str]:
         return [upload for one in found for upload in {one.staged, one.attempt, one.id if one.multipart else None} if upload]
 
 
-def _bury_drafts(opened: Opened, ident: str) -> list[str]:
-    """Drafts of the same owner's that announced the same bytes, tombstones too from now on."""
+def _bury_drafts(opened: Opened, ident: str) -> list[tuple[str, str]]:
+    """Drafts of the same owner's that announced the same bytes, tombstones too from now on: their ids and patches."""
     with opened.write() as uow:
         row = _row(uow, ident)
         found = patches.unpublished_of(uow.session, row.owner, row.digest)
@@ -126,7 +132,7 @@ def _bury_drafts(opened: Opened, ident: str) -> list[str]:
                 bury(draft)
                 draft.purged_at, draft.purged_by = row.purged_at, row.purged_by
                 draft.purge_reason, draft.erased_at = row.purge_reason, row.purged_at
-        return [draft.id for draft in found if draft.state == PURGED]
+        return [(draft.id, draft.patch.full_name) for draft in found if draft.state == PURGED]
 
 
 # -- merged models

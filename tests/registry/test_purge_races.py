@@ -100,6 +100,16 @@ def test_draft_that_is_purged_between_statements_of_its_publication_is_gone(plac
     assert (len(begun), error.value.code) == (1, "version.purged")
 
 
+def test_erasure_waits_for_a_push_that_may_verify_the_same_bytes(place: Place) -> None:
+    """What a push verifies would come into the store after the erasure had looked."""
+    directory = place.fresh_patch()
+    patch, pushed = place.published(directory), place.service.admin.patch("acme", unique("patch"))
+    place.service.admin.draft(pushed, directory, "v1")
+    with place.service.runtime.exclusive(f"push:{pushed}", "A push"):
+        assert place.purge(patch)["erasure"]["state"] == "pending"
+    assert place.purge(patch)["erasure"]["state"] == "done"
+
+
 @pytest.fixture
 def replicas(
     registries: Callable[..., Service], models: Models, shelf: Shelf, s3: S3Server, migrated: Callable[[], str],
