@@ -15,7 +15,9 @@ def ported(begun: Service, models: Models) -> tuple[Service, Caller, str]:
     """A registry of one's own with a port that nobody has read."""
     acme = begun.caller("acme")
     acme.publish(acme.patch("acme", "tone"), models.patch)
-    return begun, acme, acme.port("acme/tone", "v1")["id"]
+    port = acme.port("acme/tone", "v1")["id"]
+    begun.execute("DELETE FROM commits")  # as after an upgrade: the first request for a commit reads the files that it names
+    return begun, acme, port
 
 
 @pytest.mark.parametrize("path", [
