@@ -220,6 +220,16 @@ def release_current() -> None:
         slot.release()
 
 
+async def retake_current() -> None:
+    """Takes the slot of the present request again, after `release_current` and before it goes on in a worker thread.
+
+    Raises:
+        DomainError: server.busy.
+    """
+    if slot := _CURRENT.get():
+        await slot.take()
+
+
 @asynccontextmanager
 async def bounded(request: Request, slots: Slots, key: str, what: str, seconds: float) -> AsyncIterator[RequestSlot]:
     """A slot for work that is bounded beyond requests, in exchange for the request's own, which may be taken again within.

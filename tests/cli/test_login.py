@@ -118,7 +118,7 @@ def test_a_login_that_is_over(here: Callable[..., Result], trusting: Service, ho
     [
         ([{"error": "access_denied"}], "login.denied", "refused"),
         ([{"error": "authorization_pending"}, {"error": "expired_token"}], "login.expired", "in time"),
-        ([{"error": "invalid_grant\x1b[2J"}], "login.issuer", "invalid_grant?[2J"),
+        ([{"error": "invalid_grant\x1b[2J"}], "login.issuer", "invalid_grant\\x1b[2J"),
         ([{"unknown": 1}], "login.issuer", "no issuer's"),
     ],
 )
@@ -175,7 +175,7 @@ def test_as_often_as_the_issuer_wants(issuer: Issuer) -> None:
     token = device.identity_token(issuer.url, CLIENT, ["openid"], lambda *what: shown.append(what), clock)
     assert token.count(".") == 2
     assert clock.pauses == [3, 3, 8, 8, 13]
-    assert shown == [(f"{issuer.url}/enter", "WDJB-MJHT", f"{issuer.url}/enter?c=1?")]
+    assert shown == [(f"{issuer.url}/enter", "WDJB-MJHT", f"{issuer.url}/enter?c=1\\x07")]
     issuer.device_start = {"interval": "often", "expires_in": 12}
     issuer.device_answers[:] = [{"error": "authorization_pending"}] * 9
     with pytest.raises(RefusedError) as raised:

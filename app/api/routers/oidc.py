@@ -12,6 +12,7 @@ from app.services import identities
 from app.services.backend import Backend
 from app.services.uow import UnitOfWork, settle
 from app.wire.deps import BackendDep, count_refusal, origin_of
+from app.wire.request_slots import release_current, retake_current
 
 router = api_router(["tokens"])
 
@@ -25,9 +26,11 @@ async def list_issuers(backend: BackendDep) -> OidcOut:
 @router.post("/tokens/exchange", status_code=201)
 async def exchange_token(body: ExchangeIn, request: Request, response: Response, backend: BackendDep) -> NewTokenOut:
     """Exchange an identity token (OpenID Connect) for a short-lived token of this registry. Needs no token."""
-    # Whoever waits for an issuer holds no thread: a slow one makes nobody else wait.
+    # While the issuer is asked for its keys, the request holds neither a thread nor a slot: a slow issuer delays nobody else.
+    release_current()
     try:
         who = await backend.identities.verified(body.token)
+        await retake_current()
         made = await run_in_threadpool(_exchange, backend, who, body.lifetime, *origin_of(request))
     except DomainError as refusal:
         await run_in_threadpool(count_refusal, request, backend, refusal)
