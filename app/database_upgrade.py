@@ -9,7 +9,7 @@ from app.settings import SQLITE
 
 
 def upgrade(url: str) -> None:
-    """Brings a database up to date: our tables, and on PostgreSQL the job engine's (on SQLite it makes them at its start)."""
+    """Upgrades our tables, and on PostgreSQL the job engine's tables; on SQLite the engine creates its tables when it starts."""
     schema.upgrade(url)
     if url.startswith(SQLITE):
         return

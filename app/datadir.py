@@ -1,4 +1,4 @@
-"""The data directory, for its user alone, and the files in it beside database and bytes: lock, secret key, admin token."""
+"""The data directory, accessible to its user only, and its small files: lock, secret key, admin token."""
 
 import fcntl
 import logging
@@ -13,7 +13,7 @@ ADMIN_TOKEN_FILE = "admin-token"  # noqa: S105  a file name
 SECRET_KEY_FILE = "secret-key"  # noqa: S105  a file name
 SECRET_KEY_BYTES = 32
 DATABASE_FILE = "portllm.db"
-# SQLite gives the files beside its own the same mode.
+# SQLite creates its WAL and shared-memory files with the mode of the database file.
 PRIVATE_FILES = (SECRET_KEY_FILE, ADMIN_TOKEN_FILE, DATABASE_FILE, f"{DATABASE_FILE}-wal", f"{DATABASE_FILE}-shm")
 OTHERS = 0o077
 
@@ -21,16 +21,16 @@ log = logging.getLogger("portllm.data")
 
 
 def prepare(data: Path, database_url: str = "") -> None:
-    """Makes the data directory where there is none; one that others may enter is narrowed to its owner, its files too.
+    """Creates the data directory if it is missing; restricts an existing one and its files to its owner.
 
     Args:
         data: the directory.
-        database_url: where it is of SQLite in this directory, the database's file is made for its owner alone; SQLite would let
-            others read it as the umask says.
+        database_url: if this names a SQLite database in the directory, its file is created with access for the owner only;
+            SQLite itself would create it with the permissions of the umask.
 
     Raises:
-        DomainError: data.permissions, where it belongs to another user or cannot be narrowed.
-        OSError: it cannot be made.
+        DomainError: data.permissions, if the directory belongs to another user or its permissions cannot be changed.
+        OSError: the directory cannot be created.
     """
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     _narrow(data)
@@ -74,10 +74,10 @@ def lock(data: Path) -> int:
 
 
 def secret_key(data: Path) -> bytes:
-    """Returns the key of an installation that was given none: made once and kept here.
+    """Returns the secret key of an installation without a configured one: generated once and stored here.
 
     Raises:
-        DomainError: data.secret_key, when the file holds fewer than 32 bytes.
+        DomainError: data.secret_key, if the file holds fewer than 32 bytes.
     """
     path = data / SECRET_KEY_FILE
     if not path.exists():

@@ -51,7 +51,7 @@ class Replica(Runtime):
 
 
 def _refusal(request: Request, error: DomainError) -> Response:
-    """The answer to a request that is refused before it has a route, in the language of its surface."""
+    """Answers a request that is refused before routing, in the error format of its API (REST or Hub)."""
     answer = problems.problem(error, problems.status_of(error), {"Retry-After": problems.RETRY_SECONDS})
     return answer if request.url.path.startswith(f"{api.PREFIX}/") else in_hub_words(request, answer)
 
@@ -61,7 +61,7 @@ def create_app(settings: Settings, counts: Path | None = None) -> FastAPI:
 
     Args:
         settings: what the installation chose.
-        counts: of a `Replica`, one of several processes of a service: the directory in which all of them count for metrics.
+        counts: for a `Replica` (one of several processes of a service), the directory in which all processes count metrics.
     """
     runtime = Replica(settings) if counts else Runtime(settings)
 

@@ -55,14 +55,14 @@ class Runtime:
 
     Attributes:
         pool: computes pieces of merged files, one thread a core.
-        merged_reads, far_reads: places for reads that keep large buffers.
+        merged_reads, far_reads: semaphores for reads that keep large buffers.
         readers: the workers that live and read merged files, as of the last second.
-        readiness: whether what it stands on answers.
+        readiness: whether the components that this process depends on answer.
         draining: set when the process begins to stop, before its listener closes.
-        identities: whom the issuers that are trusted vouch for.
-        rates: how many requests there may be, of whom; from the start on.
-        worker_ttl: after how many seconds without a word a worker is dead.
-        keys: compares the secret keys of the installation's processes; None on SQLite, where there is one.
+        identities: verifies identity tokens of the trusted issuers.
+        rates: the rate limits of requests; set from the start on.
+        worker_ttl: seconds without a heartbeat after which a worker counts as dead.
+        keys: compares the secret keys of the installation's processes; None on SQLite, where there is only one process.
         handed_over: reads on workers for clients that must not be sent there.
         admin_token: the first admin token, where this start made it; to be shown once.
     """
@@ -128,7 +128,7 @@ class Runtime:
             )  # fmt: skip
             engine.start()
             self._engine = engine
-            if self.settings.is_embedded:  # the engine's tables are there by now
+            if self.settings.is_embedded:  # the engine has created its tables by now
                 job_indexes.create(self._started)
         self._bootstrap(data)
         self.announce_keys("service", process_id())
@@ -173,7 +173,7 @@ class Runtime:
         )  # fmt: skip
 
     def _allowed_places(self) -> AllowedPlaces:
-        """Where releases may be registered from; called when the database is open."""
+        """Returns the places that this process may use; called once the database is open."""
         return AllowedPlaces(tuple(self.settings.allow_roots), tuple(self.settings.allow_s3))
 
     def job_queue(self) -> JobQueue:
@@ -199,8 +199,8 @@ class Runtime:
         self._let_go()
 
     def hand_back_jobs(self) -> None:
-        """Takes no more jobs and ends those that run here, so that others take them up; once."""
-        with self._handing_back:  # whoever comes second waits until the first is done
+        """Stops taking jobs and ends those that run here, so that other workers take them over; idempotent."""
+        with self._handing_back:  # a second caller waits until the first is done
             engine, self._engine = self._engine, None
             if engine:
                 engine.stop()
@@ -231,7 +231,7 @@ class Runtime:
         checks: dict[str, Callable[[], object]] = {
             "database": self._check_database, "writes": self._check_writes, "blobs": self._check_blobs, "jobs": self._check_jobs,
         }  # fmt: skip
-        if self.settings.is_embedded:  # one process, which agrees with itself and runs its jobs
+        if self.settings.is_embedded:  # a single process: no keys to compare, and it runs its own jobs
             return checks
         return checks | {"keys": self._check_keys, "workers": partial(unserved.check, self.read)}
 
@@ -241,7 +241,7 @@ class Runtime:
         schema.require_head(self._started)
 
     def _check_writes(self) -> None:
-        """Whether the database also accepts writes: with a full disk it goes on answering reads."""
+        """Checks that the database accepts writes: with a full disk it still answers reads."""
         installation.check_writable(self._started)
 
     def _check_blobs(self) -> None:
@@ -270,10 +270,10 @@ class Runtime:
 
     @contextmanager
     def exclusive(self, name: str, what: str) -> Iterator[None]:
-        """Holds a lock by name, in this process first, so that only one of its requests opens a connection for it.
+        """Holds a named lock across processes; taken within this process first, so that only one request opens a connection.
 
         Raises:
-            DomainError: request.under_way, when somebody else holds the lock.
+            DomainError: request.under_way, when the lock is already held.
         """
         with self._turns.try_take(name) as here, translated():
             if not here:
@@ -307,7 +307,7 @@ class Runtime:
             return free
 
     def announce_keys(self, role: Role, ident: str) -> None:
-        """Tells the other processes of this installation which key this one uses, and begins to compare them; not on SQLite."""
+        """Announces this process's key to the other processes of the installation, and starts comparing keys; not on SQLite."""
         if self.settings.is_embedded:
             return
         self.keys = KeyAgreement(self.write, ident, role, self.tools.secret_keys, self.worker_ttl)

@@ -25,7 +25,7 @@ RateText = Annotated[str, AfterValidator(_checked_rate)]
 
 
 def _checked_key(key: SecretStr) -> SecretStr:
-    """Refuses a key that can be guessed: nothing slows down guessing it once something that it signed is known."""
+    """Refuses a guessable key: one known signature is enough to test guesses offline, at any speed."""
     if len(key.get_secret_value().encode()) < MIN_KEY_BYTES:
         raise ValueError(f"must have {MIN_KEY_BYTES} bytes or more. Make one with: {KEY_COMMAND}")
     return key

@@ -31,74 +31,76 @@ class Settings(BaseSettings):
     Attributes:
         data: directory of the embedded default: database, blobs, secret key, admin token.
         database_url: where metadata and jobs are kept; SQLite in the data directory by default, or postgresql+psycopg://...
-        database_connections: how many connections to PostgreSQL a process opens at most to answer requests. Fewer than its
-            threads, because a request holds one for milliseconds; see docs/operations.md for the sum over all processes.
+        database_connections: the maximum number of PostgreSQL connections that a process opens to answer requests. Fewer than
+            its threads, because a request holds one for milliseconds; see docs/operations.md for the sum over all processes.
         database_counter_connections: the same for the counters of rate limits.
         database_job_connections: the same for the job engine.
         blobs: where bytes are kept: s3://bucket/prefix, or empty for the data directory. Endpoint, region and credentials of
             S3 come by boto3's own chain (AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID, ...).
         direct_transfers: whether clients may send bytes straight to S3 and fetch them there.
         s3_public_endpoint: where clients reach S3, if not at the address that this service uses.
-        s3_read_timeout: how many seconds S3 may be silent in the middle of an answer.
-        s3_keeps_no_versions: that S3, where it does not show old versions of objects, has none.
+        s3_read_timeout: how many seconds S3 may send nothing in the middle of a response.
+        s3_keeps_no_versions: whether an S3 store that cannot list old versions of objects is known to keep none.
         allow_roots: directories that releases may be registered from.
         allow_s3: s3://bucket/prefix places that releases may be registered from and models materialised to.
-        secret_key: signs the addresses of workers and encrypts secrets that are kept (tokens for upstreams): a random text of 32
-            bytes or more; a shorter one is refused. Made in the data directory where not given, which replicas do not share.
-        secret_keys_accepted: keys of the same length. What was signed with before, or will be signed with next, is believed too,
-            and what is encrypted under them is read. To replace the key: let all processes accept the new one first, then
-            let them sign with it and accept the old one, then run `portllm db reencrypt` and forget the old one.
-        metrics_token: what clients send for /metrics; where it is not set, /metrics answers this machine alone.
-        metrics_owners: how many owners have series of their own in metrics; the others are one series, "(other)".
+        secret_key: signs the URLs of workers and encrypts stored secrets (tokens for upstreams). A random text of 32 bytes or
+            more; a shorter one is refused. If unset, one is generated in the data directory, which replicas do not share.
+        secret_keys_accepted: further keys of at least the same length. Their signatures are accepted, and data encrypted under
+            them is decrypted. To rotate the key: let all processes accept the new one first, then let them sign with it and
+            accept the old one, then run `portllm db reencrypt` and remove the old one.
+        metrics_token: the token that clients send for /metrics; if unset, /metrics answers only requests from this machine.
+        metrics_owners: how many owners have their own series in metrics; all others share the series "(other)".
         jobs: whether this process runs jobs; by default only on SQLite, where no worker can.
         job_concurrency: how many jobs run at once.
         job_poll_seconds: how often a worker looks for jobs; four small statements each time.
         worker_beat_seconds: how often a worker says that it lives.
         worker_ttl_seconds: how long after its last sign of life its jobs are given to another.
-        merged_reads: how many merged files may be computed for readers at once; 0 leaves all of them to workers.
+        merged_reads: how many merged files may be computed for readers at once; with 0, only workers compute them.
         merged_reads_per_owner: how many of them of models of one owner; half of them by default.
-        far_reads: how many large files may be read at once from an object store by way of the service.
-        far_reads_per_owner: how many of them by one owner; half of them by default.
+        far_reads: how many large files may be read from an object store through the service at once.
+        far_reads_per_owner: how many of them one owner may read; half of `far_reads` by default.
         event_streams: How many live streams of events each process serves at once.
         event_streams_per_owner: How many of them one owner may have.
-        event_stream_seconds: How long a stream lasts; clients connect again and go on where it ended.
-        checks: how many patches may be checked at once, when they are published or ported; the others are refused for a moment.
-        checks_per_owner: how many of them of patches of one owner; half of them by default.
-        request_threads: how many requests a process works on at once, in worker threads.
-        requests_per_owner: how many of them of one owner, and of one address whose tokens are not known yet; a quarter of them by
-            default. Others wait a few seconds, in the order of coming, and are refused (server.busy) then.
+        event_stream_seconds: How long a stream lasts; clients reconnect and resume where it ended.
+        checks: how many patches may be checked at once when they are published or ported; further requests are refused as busy.
+        checks_per_owner: how many of them may be patches of one owner; half of `checks` by default.
+        request_threads: how many requests a process handles at once, in worker threads.
+        requests_per_owner: how many of them one owner may have, or one address whose tokens are not known yet; a quarter of
+            `request_threads` by default. Further requests wait a few seconds, first in, first out, and are then refused
+            (server.busy).
         publishes: how many uploads and pushes a process verifies at once.
-        publishes_per_owner: how many of them of one owner; half of them by default.
+        publishes_per_owner: how many of them one owner may have; half of `publishes` by default.
         rate_limit: how many requests an owner may make: "N/second", "N/minute" or "N/hour"; empty: any number. Generous by
             default: a client that runs in circles is stopped before it takes everything, none that works is.
         rate_limit_writes: the same for requests that may change something; off by default, because the files of a patch are
             a request each, and quotas bound what stays.
-        rate_limit_failures: how many requests without a valid token an address may make; valid ones go on from there.
-        quota_bytes, quota_patches, quota_versions, quota_drafts, quota_ports, quota_tokens, quota_jobs: how much an owner may
-            have, where an admin set nothing else for it; 0: no limit. Of jobs, those that wait count.
-        verify_bytes_per_hour: how many bytes of releases by reference are hashed anew each hour, chosen at random; 0: none.
-        keep_jobs_days: for how long finished jobs are kept, with all that the job engine recorded of them. This and the
-            following: 0 keeps them for ever.
-        keep_imports_days: for how long imports are kept that were refused, cancelled or found what was there already; one that
-            became a version stays with it, but who asked for it is forgotten.
+        rate_limit_failures: how many requests without a valid token an address may make; requests with a valid token from the
+            same address are not affected.
+        quota_bytes, quota_patches, quota_versions, quota_drafts, quota_ports, quota_tokens, quota_jobs: the default quotas of an
+            owner, unless an admin set others for it; 0: no limit. Of jobs, only waiting ones count.
+        verify_bytes_per_hour: how many randomly chosen bytes of releases by reference are hashed again each hour; 0: none.
+        keep_jobs_days: for how long finished jobs are kept, with everything that the job engine recorded about them. For this
+            and the following settings, 0 means for ever.
+        keep_imports_days: for how long imports are kept that were refused, cancelled, or found existing content. An import that
+            created a version is kept with it, but its requester is cleared.
         keep_discarded_days: for how long discarded drafts are kept.
         keep_idempotency_keys_days: for how long the answer to a request with an Idempotency-Key is kept.
         trusted_proxies: addresses and networks of proxies whose X-Forwarded-For is believed; by default nobody's is.
         head_seconds: how long a client may take to send the head of a request.
         idle_seconds: how long a client may send nothing of a body that it began, or take nothing of an answer.
-        drain_delay_seconds: how long a stopping service or worker still accepts connections after `/readyz` says 503; longer than
-            the load balancer takes to notice. 0: the listener closes at once.
-        drain_seconds: how long requests under way, such as merged downloads, get after that before they are cut.
+        drain_delay_seconds: how long a stopping service or worker still accepts connections after `/readyz` answers 503; should
+            be longer than the load balancer takes to notice. 0: the listener closes at once.
+        drain_seconds: how long requests in progress, such as merged downloads, may continue after that before they are cut off.
         warm: whether a service loads torch at its start, so that the first read of a merged model need not wait two seconds for
             it; without, it is loaded when it is needed, and a service whose reads go to workers needs 170 MB less.
         max_patch_bytes: largest patch, all its files together.
-        max_body_bytes: largest JSON body: a list of files, or a card; all others have 64 KiB at most.
-        body_bytes: how many bytes of request bodies one process holds in memory at once; beyond, requests are refused with
-            request.bodies_busy. A streamed body counts by the piece that is written at once (1 MiB; 8 MiB on S3).
-        body_bytes_per_owner: how many of them one owner may send; half of them by default.
-        body_rate: how many bytes a second a client must send of a body, on average over every `body_rate_seconds`; slower
-            connections are closed. 0: any number.
-        body_rate_seconds: see `body_rate`; so long a body may take however slowly it comes.
+        max_body_bytes: largest JSON body of a list of files or a card; all other JSON bodies are limited to 64 KiB.
+        body_bytes: how many bytes of request bodies one process holds in memory at once; further requests are refused with
+            request.bodies_busy. A streamed body counts as the piece that is written at a time (1 MiB; 8 MiB on S3).
+        body_bytes_per_owner: how many of them may come from one owner; half of `body_bytes` by default.
+        body_rate: the minimum rate in bytes a second at which a client must send a body, on average over every
+            `body_rate_seconds`; slower connections are closed. 0: no minimum.
+        body_rate_seconds: the averaging window of `body_rate`; a body may take this long however slowly it is sent.
         oidc: issuers of identity tokens (OpenID Connect) that are trusted, and rules that say whom of theirs to let in as what:
             [{"issuer": "https://issuer.example", "audience": "portllm", "client_id": "portllm-cli",
               "rules": [{"claims": {"groups": "ml-team"}, "owner": "acme", "role": "publisher"}]}], see `app.domain.issuers`.
@@ -260,7 +262,7 @@ class Settings(BaseSettings):
 
     @property
     def stream_limits(self) -> StreamLimits:
-        """How many live streams of events there may be."""
+        """The limits on live streams of events."""
         return StreamLimits(self.event_streams, self.event_streams_per_owner, self.event_stream_seconds)
 
     @property
@@ -285,12 +287,12 @@ class Settings(BaseSettings):
 
     @property
     def s3(self) -> S3Options:
-        """What is chosen about S3 beside boto3's own chain."""
+        """The S3 options of this installation, in addition to boto3's own configuration chain."""
         return S3Options(self.s3_read_timeout, self.s3_keeps_no_versions)
 
     @property
     def retention(self) -> Retention:
-        """For how long what has ended is kept."""
+        """How long finished rows are kept."""
         return Retention(self.keep_jobs_days, self.keep_imports_days, self.keep_discarded_days, self.keep_idempotency_keys_days)
 
     @property

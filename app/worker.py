@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 MAX_CLASS = 40
-# How often a worker looks which places the services allow.
+# How often a worker checks which places the services allow.
 PLACES_SECONDS = 5.0
 
 log = logging.getLogger("portllm.worker")
@@ -110,7 +110,7 @@ class WorkerRuntime(Runtime):
         self.watch_purges()
 
     def _allowed_places(self) -> AllowedPlaces:
-        """Those of the installation, unless this worker was given its own.
+        """Returns the places of the installation, unless this worker was configured with its own.
 
         Raises:
             DomainError: worker.roots.
@@ -119,10 +119,10 @@ class WorkerRuntime(Runtime):
             return allowed_places.adopt(session, super()._allowed_places())
 
     def _follow_allowed_places(self) -> None:
-        """Takes over what a service that started since allows, or logs once that this worker was given less."""
+        """Adopts the places of a service that has started since, or logs once that this worker's own places do not cover them."""
         try:
             allowed = self._allowed_places()
-        except DomainError as error:  # a database that is away is told by others
+        except DomainError as error:  # an unreachable database is reported elsewhere
             if error.code == "worker.roots" and str(error) != self._refusal:
                 self._refusal = str(error)
                 log.warning("%s", error)

@@ -7,8 +7,8 @@ from sqlalchemy import text
 def create(name: str, table: str, columns: list[str], where: str | None = None) -> None:
     """Makes an index; on PostgreSQL without keeping anybody from writing, outside of a transaction.
 
-    One that broke off leaves an index there that is not valid: it is dropped first. On PostgreSQL this commits what the migration
-    did before, so it comes before everything that cannot be repeated.
+    An interrupted attempt leaves an invalid index behind, which is dropped first. On PostgreSQL this commits the migration's
+    earlier changes, so it must come before everything that cannot be repeated.
 
     Args:
         where: The condition of a partial index.

@@ -17,18 +17,18 @@ from app.domain.principal import Principal
 from app.services.event_feed import LONGEST_PAUSE_SECONDS, EventFeed
 
 KEEP_ALIVE_SECONDS = 15.0
-# However many streams start from old cursors, so many threads read for them.
+# Threads that read pages for streams that start from old cursors, regardless of the number of such streams.
 CATCHING_UP = 2
 
 
 def message(event: Event, for_admin: bool) -> str:
-    """The text of an event in a stream."""
+    """Returns an event in the text format of server-sent events."""
     shown = EventOut.of(event, for_admin)
     return f"id: {shown.id}\nevent: {shown.kind}\ndata: {json.dumps(shown.model_dump(mode='json'))}\n\n"
 
 
 class EventStreams:
-    """What the streams of an application share."""
+    """The event feed and the thread limiter that all streams of an application share."""
 
     def __init__(self, feed: EventFeed) -> None:
         self.feed, self.limiter = feed, CapacityLimiter(CATCHING_UP)
@@ -40,10 +40,10 @@ async def get_event_streams(request: Request) -> EventStreams:
 
 
 class EventStream(StreamingResponse):
-    """The stream of one client; its place is given back however it ends.
+    """The stream of one client. Its place is released at the end, also after an error.
 
     Raises:
-        DomainError: server.busy, server.unready, when it is made.
+        DomainError: server.busy or server.unready, raised by the constructor.
     """
 
     def __init__(self, streams: EventStreams, principal: Principal, cursor: int) -> None:
@@ -76,7 +76,7 @@ class EventStream(StreamingResponse):
                 yield "".join(found)
 
     async def _catch_up(self) -> list[str]:
-        """Returns the next page. While the database does not answer, it waits and returns nothing."""
+        """Returns the next page. If the database does not answer, waits for a while and returns an empty list."""
         try:
             found = await to_thread.run_sync(self._feed.catch_up, self._subscription, limiter=self._limiter)
         except DomainError:  # `app.db.failures` has logged a line about it

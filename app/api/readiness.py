@@ -11,7 +11,7 @@ DRAINING = Part(ok=False, milliseconds=0.0, reason="the process is about to stop
 
 
 async def readiness(backend: Backend) -> ReadyOut:
-    """How each part answered; of a process that drains, only that it does.
+    """Returns the state of each part; while the process drains, only the part `draining`.
 
     Waits without a thread: probes that come while a part hangs take nothing from requests that go on.
 

@@ -72,7 +72,7 @@ async def read_file(
 ) -> Response:
     """One file of a merged model, as the service answers it."""
     check_read(backend.tools.secret_keys, card.id, port, path, expires, signature, token)
-    # Addresses that an older service signed name no token; it asked whether the client may read the file.
+    # URLs signed by an older service name no token; that service has checked that the client may read the file.
     service = Principal(INSTALLATION, frozenset({"admin"}), "signature")
 
     def read() -> Response:

@@ -14,7 +14,7 @@ class Turns:
 
     @contextmanager
     def try_take(self, key: str) -> Iterator[bool]:
-        """Lets this thread work on a key unless another does; whether it may. Never waits."""
+        """Tries to lock a key for this thread without blocking; yields whether it got the lock."""
         with self._lock:
             free = key not in self._held
             if free:

@@ -1,4 +1,4 @@
-"""A small LRU cache of values that never change, with single flight: one caller makes a value, the others wait for it."""
+"""A small LRU cache of immutable values, with single flight: one caller computes a value, and the others wait for it."""
 
 import threading
 from collections import OrderedDict
@@ -11,7 +11,7 @@ Value = TypeVar("Value")
 
 
 class Recent(Generic[Key, Value]):
-    """Remembers up to `size` values, those used last; safe to use from several threads."""
+    """Caches the `size` most recently used values; thread-safe."""
 
     def __init__(self, size: int) -> None:
         self._size, self._lock = size, threading.Lock()
@@ -19,10 +19,10 @@ class Recent(Generic[Key, Value]):
         self._flights: dict[Key, Future[Value]] = {}
 
     def get(self, key: Key, make: Callable[[], Value]) -> Value:
-        """The value of a key, made by the first caller where it is not remembered; callers meanwhile wait for that one.
+        """Returns the value of a key. If it is not cached, the first caller makes it, and concurrent callers wait for the result.
 
         Raises:
-            Exception: whatever `make` raised, for all who waited for it; nothing is remembered then.
+            Exception: the error of `make`, in every caller that waited for it; nothing is cached then.
         """
         with self._lock:
             if key in self._held:
@@ -42,7 +42,7 @@ class Recent(Generic[Key, Value]):
             flight.set_exception(error)
             raise
         with self._lock:
-            if self._flights.get(key) is flight:  # not forgotten meanwhile
+            if self._flights.get(key) is flight:  # not evicted by `forget` in the meantime
                 self._held[key] = value
                 while len(self._held) > self._size:
                     self._held.popitem(last=False)
@@ -56,12 +56,12 @@ class Recent(Generic[Key, Value]):
                 del self._flights[key]
 
     def remembered(self) -> list[Key]:
-        """The keys whose values are remembered or being made."""
+        """Returns the keys whose values are cached or being made."""
         with self._lock:
             return [*self._held, *self._flights]
 
     def forget(self, key: Key) -> None:
-        """Forgets a value; one that is being made is returned to its callers and not remembered."""
+        """Evicts a value; a value that is being made is still returned to its callers, but not cached."""
         with self._lock:
             self._held.pop(key, None)
             self._flights.pop(key, None)

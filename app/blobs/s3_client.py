@@ -30,11 +30,11 @@ IMPATIENT_SECONDS = 1.5
 
 @dataclass(frozen=True)
 class S3Options:
-    """What an installation chooses about S3 beside boto3's own chain.
+    """S3 options of an installation, in addition to boto3's own configuration chain.
 
     Attributes:
-        read_seconds: how long S3 may be silent in the middle of an answer.
-        keeps_no_versions: that a store that does not show old versions of objects has none.
+        read_seconds: read timeout: how long S3 may send nothing in the middle of a response.
+        keeps_no_versions: whether a store that cannot list old versions of objects is known to keep none.
     """
 
     read_seconds: float = READ_SECONDS
@@ -45,15 +45,15 @@ _options = S3Options()
 
 
 def configure(chosen: S3Options) -> None:
-    """Sets the options of this process's clients. Called by whoever starts a process: a service, a worker, or a job's process,
-    whose order carries them.
+    """Sets the options of this process's clients. Services, workers and job processes call it once when they start; a job
+    process receives the options with its order.
     """
     global _options  # noqa: PLW0603  the client is one of the process, and so are its options
     _options = chosen
 
 
 def options() -> S3Options:
-    """The options of this process's clients."""
+    """Returns the options of this process's clients."""
     return _options
 
 

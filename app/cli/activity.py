@@ -20,7 +20,7 @@ jobs = typer.Typer(no_args_is_help=True, help="Long work: list, look at, stop, s
 
 JobId = Annotated[str, typer.Argument(metavar="JOB")]
 Limit = Annotated[int, typer.Option(min=1, max=500, help="How many at most.")]
-# Between two connections of --follow. A stream says every 15 s that it is still there.
+# Pauses between two connections of --follow, and the read timeout. A stream sends a keep-alive every 15 s.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, SILENT_SECONDS = 1.0, 30.0, 60.0
 EVENT_COLUMNS = ("id", "at", "kind", "subject", "actor")
 
@@ -108,10 +108,10 @@ def events(
 
 
 def _follow(client: Client, after: int, as_json: bool) -> None:
-    """Prints events as they happen. Streams end now and then, and connections break: each time it goes on where it was.
+    """Prints events as they happen. When a stream ends or its connection breaks, reconnects and continues after the last event.
 
     Raises:
-        RefusedError: the service refuses, for a reason that waiting does not mend.
+        RefusedError: the service refuses for a reason that a retry does not resolve.
         httpx.TransportError: the first connection failed.
     """
     import httpx  # noqa: PLC0415
@@ -131,10 +131,10 @@ def _follow(client: Client, after: int, as_json: bool) -> None:
 
 
 def _stream(client: Client, after: int) -> Iterator[str | None]:
-    """One stream: None when it has begun, then the data of each event. A service that is busy gives none.
+    """Reads one stream: yields None when it has begun, then the data of each event; yields nothing if the service is busy.
 
     Raises:
-        RefusedError: the service refuses, for a reason that waiting does not mend.
+        RefusedError: the service refuses for a reason that a retry does not resolve.
     """
     headers = {"Accept": "text/event-stream"}
     asked = client.http.stream("GET", f"{API}/events", params={"after": after}, headers=headers, timeout=SILENT_SECONDS)

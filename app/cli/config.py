@@ -1,4 +1,4 @@
-"""`portllm config`: the settings of a service or worker that is started in this environment, and where each comes from."""
+"""`portllm config`: the settings that a service or worker started in this environment would have, with their sources."""
 
 import json
 import os
@@ -33,11 +33,11 @@ def config(
 
 
 def effective(settings: "Settings", is_data_given: bool) -> list[dict[str, Any]]:
-    """Variable, effective value and source of every setting, without secrets.
+    """Returns variable, effective value and source of every setting; secrets are masked.
 
     Args:
-        settings: as they were read from this process's environment.
-        is_data_given: whether the data directory is an option of the command line.
+        settings: read from the environment of this process.
+        is_data_given: whether the data directory was given as a command-line option.
     """
     from app.cli.logs import MASK, redacted  # noqa: PLC0415  the service's libraries
     from app.datadir import SECRET_KEY_FILE  # noqa: PLC0415
@@ -58,7 +58,7 @@ def effective(settings: "Settings", is_data_given: bool) -> list[dict[str, Any]]
 
 
 def _shown(settings: "Settings", field: str, value: Any, mask: str) -> Any:
-    """The value of a field without what is secret in it."""
+    """Returns the value of a field with secrets masked."""
     from sqlalchemy import make_url  # noqa: PLC0415
 
     if "SecretStr" in str(type(settings).model_fields[field].annotation):

@@ -11,7 +11,7 @@ from app.cli.variables import PREFIX
 if TYPE_CHECKING:
     from app.settings import Settings
 
-DATA_VARIABLE = "PORTLLM_DATA"  # of every option --data
+DATA_VARIABLE = "PORTLLM_DATA"  # for the option --data of all commands
 WORDS = {
     "Input should": "must",
     "Field required": "must have this field",
@@ -29,9 +29,8 @@ EXAMPLES = {
 def read_settings(data: Path, as_json: bool = False) -> "Settings":
     """The settings of this environment.
 
-    Ends with one sentence (exit code 2) that names each variable that is no setting and the nearest that is one
-    (settings.unknown), or each whose value cannot be and what it must be (settings.invalid); never the value, which may hold a
-    password.
+    On an error, exits with code 2 and one sentence. It names each unknown variable and the nearest valid name (settings.unknown),
+    or each invalid variable and its valid values (settings.invalid). It never shows the value itself, which may hold a password.
     """
     from pydantic import ValidationError  # noqa: PLC0415  `portllm ls` need not pay for the service's libraries
     from pydantic_settings import SettingsError  # noqa: PLC0415

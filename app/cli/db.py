@@ -23,7 +23,7 @@ HERE = Path("portllm-data")
 @db.command()
 def upgrade(data: Data = HERE, as_json: Json = False) -> None:
     """Bring the schema up to date. Services of the version before go on meanwhile; two upgrades wait for each other."""
-    from app import database_upgrade, datadir  # noqa: PLC0415  only this verb needs the migrations and the job engine
+    from app import database_upgrade, datadir  # noqa: PLC0415  only this command needs the migrations and the job engine
 
     settings = read_settings(data, as_json)
     with database_refusals(as_json):

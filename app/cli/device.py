@@ -151,5 +151,5 @@ def _seconds(value: Any, default: float) -> float:
 
 
 def _shown(text: Any) -> str:
-    """The beginning of a text of others, as a terminal may show it."""
+    """Returns the beginning of an untrusted text, with control characters escaped for the terminal."""
     return visible(str(text)[:300])

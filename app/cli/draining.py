@@ -1,8 +1,8 @@
-"""The HTTP server of the service and of workers: how it stops.
+"""The HTTP server of the service and of workers, which stops gracefully:
 
 1. The first SIGTERM or SIGINT announces the stop: `/readyz` answers 503, event streams end, jobs are handed back.
-2. For `PORTLLM_DRAIN_DELAY_SECONDS` the listener still accepts, so that load balancers notice before connections are refused.
-3. The listener closes. Requests under way get `PORTLLM_DRAIN_SECONDS`; what is left after that is cancelled.
+2. For `PORTLLM_DRAIN_DELAY_SECONDS` the listener still accepts connections, so that load balancers notice before it refuses them.
+3. The listener closes. Requests in progress get `PORTLLM_DRAIN_SECONDS` to finish; then those that remain are cancelled.
 
 A second signal ends the process at once, as kill -9 would.
 """
@@ -25,13 +25,13 @@ log = logging.getLogger("portllm.drain")
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn's server with an announcement before its listener closes.
+    """uvicorn's server, which announces the stop before it closes its listener.
 
     Args:
-        config: of uvicorn; its `timeout_graceful_shutdown` is how long requests under way get.
-        backend: whose `draining` is set when the stop begins.
-        delay_seconds: how long new connections are accepted after that.
-        hand_back: ends the jobs of this process and gives them to others; called in a thread when the stop begins.
+        config: uvicorn's configuration; `timeout_graceful_shutdown` is the time that requests in progress get to finish.
+        backend: its `draining` is set when the stop begins.
+        delay_seconds: how long new connections are still accepted after that.
+        hand_back: stops the jobs of this process and hands them to other workers; called in a thread when the stop begins.
         at_once: called for each signal after the first.
     """
 
@@ -44,7 +44,7 @@ class DrainingServer(uvicorn.Server):
         self._at_once = at_once or end_at_once
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Announces the stop, waits for the delay, then lets uvicorn close the listener and wait for requests under way."""
+        """Announces the stop, waits for the delay, then lets uvicorn close the listener and wait for running requests."""
         log.info(
             "draining: accepts for %g s, then requests under way get %s s", self._delay, self.config.timeout_graceful_shutdown
         )
@@ -58,7 +58,7 @@ class DrainingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Handles a signal: the first begins the drain, each further one ends the process."""
+        """Handles a signal: the first one starts the drain, any further one calls `at_once`."""
         if self.should_exit:
             self._at_once(sig)
         else:

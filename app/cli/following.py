@@ -19,10 +19,10 @@ Timeout = Annotated[
 
 
 class Patience:
-    """How long a command waits for jobs, and what it says meanwhile.
+    """Limits how long a command waits for jobs, and prints a message if no worker takes them.
 
     Args:
-        seconds: at most; None for as long as it takes.
+        seconds: the longest wait; None for no limit.
     """
 
     def __init__(self, seconds: float | None = None) -> None:
@@ -30,12 +30,12 @@ class Patience:
         self._told: set[str] = set()
 
     def look(self, job: dict[str, Any]) -> None:
-        """Says once for each class of workers that a job waits for it and none lives.
+        """Prints a message, once for each class, if a job waits for a class of workers of which none is live.
 
         Raises:
-            RefusedError: client.timeout, when the time is over.
+            RefusedError: client.timeout, if the time limit has passed.
         """
-        missing = job.get("waiting_for")  # which older services do not say
+        missing = job.get("waiting_for")  # older services do not send it
         if missing and missing not in self._told:
             self._told.add(missing)
             say(
@@ -60,7 +60,7 @@ def follow(
         row: the thing as it is now, with its "state" and "job".
         path: where it is read again.
         unfinished: states in which it is waited for.
-        timeout: for how many seconds at most.
+        timeout: the longest wait in seconds; None for no limit.
 
     Returns:
         The thing as it is then.
@@ -87,7 +87,7 @@ def wait_digests(client: Client, job: str, label: str, timeout: float | None = N
     """Waits until the digests of a merged model are computed.
 
     Raises:
-        RefusedError: they will not be; its code says why. client.timeout.
+        RefusedError: the digests cannot be computed (the code says why); client.timeout.
     """
     path = f"/jobs/{segment(job)}"
     row = follow(client, label, {**client.get(path), "job": job}, path, timeout=timeout)

@@ -60,7 +60,7 @@ def _lines(file: Path, as_json: bool) -> list[str]:
 
 
 def _follow(client: Client, batches: list[dict[str, Any]], total: int, timeout: float | None) -> list[dict[str, Any]]:
-    """Waits until all have ended; what it says while it waits, and when it stops, is about the first that has not."""
+    """Waits until all imports have ended. Its messages, and the timeout, refer to the job of the first unfinished one."""
     patience = Patience(timeout)
     with progress_bar("Importing", total, "patches") as advance:
         done = 0

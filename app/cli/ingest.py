@@ -52,10 +52,10 @@ def _make_family(client: Client, family: str, release: str, parent: str | None) 
 
 
 def wait_release(client: Client, row: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
-    """Waits until a release is ready or rejected, with a progress bar; returns it as it is then.
+    """Waits, with a progress bar, until a release is ready or rejected, and returns its final state.
 
     Raises:
-        RefusedError: client.timeout, when that takes longer than `timeout` seconds.
+        RefusedError: client.timeout, if that takes longer than `timeout` seconds.
     """
     path = release_path(row["family"], row["name"])
     return follow(client, f"Reading {row['family']}/{row['name']}", row, path, ("ingesting",), timeout)

@@ -49,10 +49,10 @@ class Context(logging.Filter):
 
 
 class Unavailable(logging.Filter):
-    """Makes a warning of one line out of an error with its trace, where the error says that a database or store is away or full,
-    or that the server cut a request because it stops.
+    """Replaces an error with a traceback by a warning of one line if a database or store is unreachable or full, or if the
+    server cancelled a request because it stops.
 
-    Such an error is nobody's mistake in the code, is told again every few seconds, and says all that there is to know in a line.
+    Such an error is not a defect in the code, repeats every few seconds, and needs no traceback to be understood.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -61,7 +61,7 @@ class Unavailable(logging.Filter):
             _make_warning(record, "a request that was not done within PORTLLM_DRAIN_SECONDS was cut")
         elif error is not None and (reason := unavailability(error)):
             _make_warning(record, f"{record.getMessage()}: {reason}")
-        elif record.name == "dbos" and (found := AWAY.search(text := record.getMessage())):  # it writes traces as messages
+        elif record.name == "dbos" and (found := AWAY.search(text := record.getMessage())):  # DBOS puts tracebacks into messages
             record.msg, record.args = f"{text.partition(TRACE)[0].strip()} {found[0]}", None
         return True
 
@@ -73,14 +73,14 @@ def _make_warning(record: logging.LogRecord, text: str) -> None:
 
 
 class Rfc3339(logging.Formatter):
-    """Times as RFC 3339 has them, in UTC."""
+    """Formats timestamps as RFC 3339 in UTC."""
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802  as in logging
         return dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds")
 
 
 class TextLines(Rfc3339):
-    """Lines for people: a message is one line whatever it names, and only a traceback has more."""
+    """Log lines for people: line breaks in a message are escaped, so that only a traceback takes more than one line."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the base class's name
         return visible(super().formatMessage(record))
@@ -97,7 +97,7 @@ class JsonLines(Rfc3339, JsonFormatter):
 
 
 def unavailability(error: BaseException) -> str | None:
-    """Why a database or store is of no use just now, in one line; None for any other error."""
+    """Returns in one line why a database or store is unreachable or full; None for any other error."""
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
     from app.db.failures import refusal_of  # noqa: PLC0415

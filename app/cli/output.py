@@ -1,7 +1,8 @@
 """How the command line speaks: tables and progress for people, JSON for programs, one sentence for errors.
 
-All that the verbs print goes through here (held by tests/house), because most of it was written by others: a registry, a hub,
-whoever described a patch. Control characters are shown as escapes, and nothing is read as rich's mark-up.
+All output of the commands goes through this module (enforced by tests/house), because most of it is untrusted text: from a
+registry, a hub, or the description of a patch. Control characters are shown as escapes, and nothing is interpreted as mark-up of
+rich.
 """
 
 import json
@@ -29,14 +30,14 @@ def print_json(value: Any) -> None:
 
 
 def print_json_line(text: str, file: TextIO | None = None) -> None:
-    """A JSON document that is text already, on standard output or in a file; its end is flushed to whoever follows."""
+    """Writes serialised JSON to standard output or a file, adds a line end, and flushes it for programs that read along."""
     file = file or sys.stdout
     file.write(f"{visible_json(text)}\n")
     file.flush()
 
 
 def say(text: str = "", err: bool = False) -> None:
-    """One line for people, on standard output or standard error; line ends within it are escaped."""
+    """Prints one line for people to standard output or standard error; line breaks within it are escaped."""
     (sys.stderr if err else sys.stdout).write(f"{visible(text)}\n")
 
 
@@ -69,7 +70,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: st
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    def plain(cell: Any) -> Text:  # of a str, rich would read "[red]" and ":smile:"
+    def plain(cell: Any) -> Text:  # in a str, rich would interpret "[red]" and ":smile:"
         return Text("" if cell is None else visible(str(cell), keep="\n"))
 
     table = Table(title=plain(title) if title else None, title_justify="left")

@@ -1,9 +1,9 @@
-"""The HTTP server's protocol with bounds that uvicorn's has not: on the head of a request, and on slow clients.
+"""The HTTP server's protocol, with limits that uvicorn lacks: on the head of a request, and on slow clients.
 
 uvicorn on httptools keeps whatever comes of a head, and waits for ever: for the first byte of a connection, for the rest of a
 head or a body, for a client that takes nothing of its answer. One such client costs little, all that somebody can open cost
-every file descriptor. So a head is bounded, and a look at each connection every few seconds closes those that make no progress,
-and those whose body comes more slowly than a minimum rate.
+every file descriptor. Therefore the size of a head is limited. Each connection is checked every few seconds, and is closed if it
+makes no progress, or if its body arrives more slowly than a minimum rate.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ from app.wire.problems import MEDIA_TYPE, OWN_STATUS, body_of
 
 MAX_HEAD_BYTES = 64 * 2**10
 MAX_HEADERS = 100
-LOOKS = 4  # in the shortest of the times below
-# After an answer that came before the end of the body, so much of the rest is discarded before the connection is closed: a
-# client that still sends can read the answer first.
+LOOKS = 4  # checks of a connection within the shortest of its time limits
+# If an answer is sent before the end of the body, up to this many of the remaining bytes are discarded before the connection is
+# closed, so that a client that is still sending can read the answer.
 MAX_DISCARDED_BYTES = 2**20
 
 
@@ -45,8 +45,8 @@ class BoundedProtocol(HttpToolsProtocol):
     Args:
         head_seconds: how long the head of a request may take, from the connection or its first byte on.
         idle_seconds: how long nothing may come of a body that began, or nothing go of an answer.
-        body_rate: how many bytes of a body must come a second, on average over each period of `body_rate_seconds`; 0: any
-            number. Time in which the service does not read does not count.
+        body_rate: the minimum rate of a body in bytes per second, averaged over each period of `body_rate_seconds`; 0 for no
+            minimum. Time in which the service does not read is not counted.
         body_rate_seconds: see `body_rate`.
     """
 
@@ -57,7 +57,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_limit, self._idle_limit = head_seconds, idle_seconds
         self._rate, self._rate_period = body_rate, body_rate_seconds
         self._pause = min(head_seconds, idle_seconds, body_rate_seconds) / LOOKS
-        # The present period of a body: seconds waited for it, bytes that came, and when it was last looked at.
+        # The current rate period of a body: seconds waited, bytes received, and the time of the last check.
         self._waited, self._arrived, self._looked_at = 0.0, 0, 0.0
         self._discarded = 0
         self._look_again: asyncio.TimerHandle | None = None
@@ -142,7 +142,7 @@ class BoundedProtocol(HttpToolsProtocol):
             raise HeadError
 
     def _abort(self, cycle: RequestResponseCycle | None) -> None:
-        """Closes the connection without what is still to be sent; uvicorn then expects nothing more of the answer."""
+        """Closes the connection without sending the rest of the answer, and lets uvicorn end the request cycle."""
         if cycle:
             cycle.disconnected = True
         self.transport.abort()
@@ -175,7 +175,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return _is_over(self._head_since, self._head_limit, present) or _is_over(self._body_since, self._idle_limit, present)
 
     def _is_too_slow(self, present: float) -> bool:
-        """Whether a period of a body ends now in which too little of it came."""
+        """Whether a rate period of the body has ended in which too few bytes arrived."""
         if self._body_since is None or not self._rate:
             return False
         if not self.flow.read_paused:

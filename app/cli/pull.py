@@ -16,8 +16,8 @@ def pull_port(
 ) -> dict[str, Any]:  # fmt: skip
     """Downloads all files of a port into a new directory.
 
-    The files arrive in a hidden directory beside it, which a later call takes up again if it is of the same port. Digests are
-    waited for `timeout` seconds at most when all files have arrived.
+    The files arrive in a hidden directory beside it, which a later call for the same port resumes. When all files have
+    arrived, it waits for their digests for at most `timeout` seconds.
 
     Raises:
         RefusedError: the registry's reasons; pull.digest when bytes are not what they should be; pull.busy; client.timeout.

@@ -1,4 +1,4 @@
-"""The processes of `portllm serve --processes N`: each answers requests at the same address; the kernel spreads connections."""
+"""The processes of `portllm serve --processes N`: all listen at the same address, and the kernel distributes connections."""
 
 import logging
 import os
@@ -22,9 +22,9 @@ from app.main import create_app
 from app.settings import Settings
 
 METRICS = "metrics"
-# The Prometheus client's own switch, read when it is imported: with it, values are files of that directory.
+# A setting of the Prometheus client, read when it is imported: it then keeps its values in files in that directory.
 PROCESSES = "PROMETHEUS_MULTIPROC_DIR"
-# Beside the time that requests under way get, for closing the database and what else a process holds.
+# Time to close the database and other resources, in addition to the time that requests in progress get.
 CLOSE_SECONDS = 30.0
 EXIT_NOT_STARTED = 3
 
@@ -37,14 +37,14 @@ def run_replicas(
     """Answers requests in several processes until SIGTERM or SIGINT.
 
     Args:
-        settings: of the service; places for reads and checks are of the whole service, so the processes share them out.
+        settings: of the service; its places for reads and checks are divided among the processes.
         host, port: where; the port is free and not 0.
         processes: how many.
         ready: called once, when all of them accept connections.
         stopping: called once, when the stop begins.
 
     Returns:
-        Whether it gave up because they did not start.
+        Whether it gave up because the processes did not start.
     """
     shares = {
         "merged_reads": settings.merged_reads, "merged_reads_per_owner": settings.merged_reads_of_one,
@@ -52,12 +52,12 @@ def run_replicas(
         "checks": settings.checks, "checks_per_owner": settings.checks_of_one,
     }  # fmt: skip
     each = settings.model_copy(update={name: max(min(count, 1), count // processes) for name, count in shares.items()})
-    # Every process counts in files there; the one that is asked for metrics adds them up.
+    # Every process keeps its counters in files there; the process that answers `/metrics` adds them up.
     metrics = settings.data / METRICS
     shutil.rmtree(metrics, ignore_errors=True)
     metrics.mkdir(parents=True)
     os.environ[PROCESSES] = str(metrics)
-    with _bound(host, port):  # keeps the port while a process is replaced; it does not listen
+    with _bound(host, port):  # reserves the port while a process is replaced; this socket does not listen
         return supervise(
             partial(spawn, answer, each, host, port), processes, ready, stopping, partial(_forget_gauges, metrics),
             settings.drain_delay_seconds + settings.drain_seconds + CLOSE_SECONDS,
@@ -65,14 +65,14 @@ def run_replicas(
 
 
 def answer(pipe: Connection, settings: Settings, host: str, port: int) -> None:
-    """Runs one of the processes, until its parent asks it to stop or is gone."""
+    """Runs one of the processes until its parent sends SIGTERM or ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the parent too, which then sends SIGTERM
     logs.configure(settings.log_format, settings.log_level, logs.secrets_of(settings))
     application = create_app(settings, settings.data / METRICS)
     runtime = application.state.backend
     server = DrainingServer(
         server_config(application, settings), runtime, settings.drain_delay_seconds, runtime.hand_back_jobs,
-        at_once=lambda _: None,  # a second signal is the parent's to act on: some supervisors signal every process
+        at_once=lambda _: None,  # only the parent acts on a second signal, because some supervisors signal every process
     )  # fmt: skip
     with ended_by_signals(server):
         report(pipe, lambda: server.started, partial(os.kill, os.getpid(), signal.SIGTERM))
@@ -85,7 +85,7 @@ def answer(pipe: Connection, settings: Settings, host: str, port: int) -> None:
 
 
 def _forget_gauges(metrics: Path, pid: int) -> None:
-    """Drops what a process that ended counted as under way."""
+    """Removes the gauges of a process that has ended."""
     mark_process_dead(pid, str(metrics))  # type: ignore[no-untyped-call]
 
 

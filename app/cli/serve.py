@@ -104,9 +104,9 @@ def _start(runtime: Any) -> None:
 
 
 def _announce(runtime: Any, name: str, port: int) -> None:
-    """Says where the service is, and where the first admin token is kept; the token itself on a terminal only.
+    """Prints the address of the service and the file of the first admin token; prints the token itself only on a terminal.
 
-    Standard output that is no terminal often ends in a log, which more people read and which is kept.
+    Standard output that is not a terminal often goes to a log, which is kept and which more people can read.
     """
     url = f"http://{f'[{name}]' if ':' in name else name}:{port}"
     lines = [f"PortLLM Registry on {url} (documentation at {url}/docs)"]
@@ -140,8 +140,9 @@ def ended_by_signals(server: Any) -> Iterator[None]:
 
 
 def end_at_once(number: int, *_: object) -> None:
-    """Ends the process now, with the exit code of one that died of the signal. Nothing needs to be in order for that: jobs and
-    locks of a process that was killed are taken up by others.
+    """Ends the process immediately, with the exit code of a process killed by the signal.
+
+    No clean-up is needed: other processes take over the jobs and locks of a killed process.
     """
     os._exit(128 + number)
 

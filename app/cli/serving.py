@@ -12,7 +12,7 @@ from app.cli.output import print_json, print_table, say
 from app.cli.ports import PORT_PREFIX, PortName, Version, choose_port
 from app.cli.remote import remote
 
-# Values that name variables of the reader's own. Everything else is a text of the registry, in which a shell must find nothing.
+# Values that refer to the user's own environment variables. All other values are untrusted text from the registry and are quoted.
 REFERENCES = frozenset({"$PORTLLM_URL", "$PORTLLM_TOKEN"})
 
 

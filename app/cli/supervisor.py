@@ -1,4 +1,4 @@
-"""Supervision of child processes: starts them, replaces those that end or hang, and stops them in order."""
+"""Supervision of child processes: starts them, replaces those that end or hang, and stops them gracefully."""
 
 import logging
 import multiprocessing
@@ -17,7 +17,7 @@ from app.cli.serve import end_at_once
 LOOK_SECONDS = 0.5
 BEAT_SECONDS = 1.0
 START_SECONDS = 120.0
-# A process that reads large patches may be slow to report; one that hangs is silent for good.
+# A process that reads large patches may report late; a process that hangs never reports again.
 SILENT_SECONDS = 30.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 STEADY_SECONDS = 60.0
@@ -29,11 +29,11 @@ Start = Callable[[], tuple[BaseProcess, Connection]]
 
 
 class Child:
-    """One process and its successors.
+    """One child process and its replacements.
 
     Args:
-        start: starts a process; returns it with the pipe on which it reports whether it is ready (`report`).
-        lost: told the id of a process that ended.
+        start: starts a process; returns it and the pipe on which it reports whether it is ready (`report`).
+        lost: called with the id of a process that ended.
     """
 
     def __init__(self, start: Start, lost: Callable[[int], object]) -> None:
@@ -45,11 +45,11 @@ class Child:
 
     @property
     def is_ready(self) -> bool:
-        """Whether its process accepts connections."""
+        """Whether the process accepts connections."""
         return self._ready_since != float("inf")
 
     def look(self) -> None:
-        """Starts the process when it is due, reads what it reports, and gives it up when it ended or says nothing any more."""
+        """Starts the process when it is due, reads its reports, and discards it if it has ended or stopped reporting."""
         now = time.monotonic()
         if self._process is None or self._pipe is None:
             if now >= self._due:
@@ -61,7 +61,7 @@ class Child:
                 if is_ready:
                     self._heard, self._ready_since = now, min(self._ready_since, now)
         except (EOFError, OSError):
-            pass  # it ended, or is about to
+            pass  # the process has ended or is about to
         if not self._process.is_alive():
             self._give_up(now, "ended")
         elif now - self._heard > (SILENT_SECONDS if self.is_ready else START_SECONDS):
@@ -70,7 +70,7 @@ class Child:
     def _begin(self, now: float) -> None:
         try:
             self._process, self._pipe = self._start()
-        except OSError as error:  # no room for another process just now
+        except OSError as error:  # no resources for another process at the moment
             log.warning("no process can be started (%s); trying again in %g s", error.strerror, self._back_off(now))
         else:
             self._heard = now
@@ -85,24 +85,24 @@ class Child:
         self._lost(pid)
 
     def _back_off(self, now: float) -> float:
-        """Sets when the next start is due: later with every failure since a process ran steadily. Returns the pause."""
+        """Sets the time of the next start by exponential back-off, reset after a process ran steadily. Returns the pause."""
         self._failures = 1 if now - self._ready_since > STEADY_SECONDS else self._failures + 1
         pause = min(FIRST_PAUSE * 2.0 ** min(self._failures - 1, 10), LONGEST_PAUSE)
         self._due = now + pause
         return pause
 
     def terminate(self) -> None:
-        """Asks its process to stop in order."""
+        """Sends SIGTERM to the process, which then stops gracefully."""
         if self._process is not None and self._process.is_alive() and self._process.pid:
             os.kill(self._process.pid, signal.SIGTERM)
 
     def kill(self) -> None:
-        """Ends its process at once."""
+        """Kills the process."""
         if self._process is not None:
             self._process.kill()
 
     def join(self, seconds: float) -> None:
-        """Waits for its process to end, and ends it after so many seconds."""
+        """Waits for the process to end, and kills it after `seconds`."""
         if self._process is None:
             return
         self._process.join(seconds)
@@ -116,23 +116,23 @@ def supervise(
     start: Start, count: int, ready: Callable[[], object], stopping: Callable[[], object], lost: Callable[[int], object],
     stop_seconds: float, start_seconds: float = START_SECONDS,
 ) -> bool:  # fmt: skip
-    """Keeps `count` processes running until SIGTERM or SIGINT. A second signal ends all of them at once.
+    """Keeps `count` processes running until SIGTERM or SIGINT. A second signal kills all of them at once.
 
-    A process that ends is replaced for ever, with an exponential back-off while it cannot start: what it needs (a database) may
-    be away. Only the first start is given up, when none of the processes was ready in time: a service that has answered
-    survives the loss of a process, also while others still start.
+    A process that ends is always replaced. While its replacement cannot start, for example because the database is unreachable,
+    the start is retried with exponential back-off. The supervisor gives up only during the first start, if no process became
+    ready in time. Once one process was ready, the loss of a process never ends the service, even while others still start.
 
     Args:
         start: starts one process, see `Child`.
-        count: how many.
-        ready: called once, when all of them accept connections.
+        count: the number of processes.
+        ready: called once, when all processes accept connections.
         stopping: called once, when the stop begins.
-        lost: told the id of each process that ended and is replaced.
-        stop_seconds: how long the processes get to stop in order.
+        lost: called with the id of each process that ended and is replaced.
+        stop_seconds: how long the processes get to stop gracefully.
         start_seconds: how long the first start may take.
 
     Returns:
-        Whether it gave up.
+        Whether the supervisor gave up.
     """
     children = [Child(start, lost) for _ in range(count)]
     begun, has_begun, has_answered = time.monotonic(), False, False
@@ -158,7 +158,7 @@ def supervise(
 
 @contextmanager
 def _stop_signals(children: Sequence[Child]) -> Iterator[threading.Event]:
-    """Within the block the first SIGTERM or SIGINT sets the event, the second kills all children and ends this process."""
+    """Yields an event that the first SIGTERM or SIGINT sets; a second signal kills all children and ends this process."""
     stop = threading.Event()
 
     def handle(number: int, _frame: object) -> None:
@@ -180,12 +180,12 @@ READY, STARTING = b"ready", b"starting"
 
 
 def report(pipe: Connection, is_ready: Callable[[], bool], orphaned: Callable[[], object]) -> None:
-    """Reports from a child, every second in a thread of its own, whether it is ready.
+    """Starts a thread in a child process that reports every second whether the child is ready.
 
     Args:
-        pipe: to the parent.
+        pipe: the pipe to the parent.
         is_ready: whether the child accepts connections.
-        orphaned: called once when the parent is gone.
+        orphaned: called once when the parent has ended.
     """
 
     def run() -> None:

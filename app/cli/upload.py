@@ -19,7 +19,7 @@ from app.domain.names import UNKNOWN
 
 CHUNK = 2**20
 ATTEMPTS = 4
-# Refusals of a publish that pass: the same draft is worked on already, or all places for such work are taken.
+# Temporary refusals of a publish: the same draft is already being verified, or all slots for publishes are taken.
 COMES_BACK, PAUSE_SECONDS = ("request.under_way", "server.busy"), 2.0
 
 
@@ -98,7 +98,7 @@ def _publish(
 
 
 def _published(client: Client, draft: str) -> dict[str, Any]:
-    """Publishes a draft; where a request whose answer was lost is still worked on, waits for it and asks again."""
+    """Publishes a draft. If an earlier request whose answer was lost is still in progress, waits and tries again."""
     give_up = time.monotonic() + TIMEOUT_SECONDS
     while True:
         try:

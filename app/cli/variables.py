@@ -1,4 +1,4 @@
-"""The names of all environment variables `PORTLLM_...`: settings, and what the command line, plug-ins, Compose and tests read."""
+"""The names of all environment variables `PORTLLM_...`: settings, and those of the command line, plug-ins, Compose and tests."""
 
 import difflib
 import re
@@ -15,20 +15,20 @@ SERVICE_LINK = re.compile(r"PORTLLM_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|POR
 
 
 def unknown(environment: Mapping[str, str], settings: Iterable[str]) -> dict[str, str | None]:
-    """The variables of an environment that nothing reads.
+    """Finds the variables `PORTLLM_...` of an environment that no part of the product reads.
 
     Args:
         environment: names and values of all variables.
-        settings: the names of the fields of the settings.
+        settings: the field names of the settings.
 
     Returns:
-        By name, the valid name that is nearest to it, or None where none is near.
+        Each unknown name with the nearest valid name, or None if no valid name is similar.
     """
     known = {PREFIX + field.upper() for field in settings} | CLIENT | VLLM
     accepted = known | COMPOSE | TESTS
     found: dict[str, str | None] = {}
     for name in sorted(environment):
-        upper = name.upper()  # settings are read in any case
+        upper = name.upper()  # names of settings are case-insensitive
         is_ours = upper.startswith(PREFIX) and not upper.startswith(TEST_PREFIX)
         if is_ours and upper not in accepted and not _is_service_link(upper, environment[name]):
             nearest = difflib.get_close_matches(

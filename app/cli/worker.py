@@ -72,7 +72,7 @@ def _run(settings: Any, role: Any) -> NoReturn:
 
 
 def _serve(settings: Any, role: Any, listener: Any) -> NoReturn:
-    """Runs jobs and answers requests until a signal comes. Its jobs are handed back while the last requests are answered."""
+    """Runs jobs and answers requests until a signal comes. Then hands back its jobs while the last requests are answered."""
     import asyncio  # noqa: PLC0415
 
     from app.cli.draining import DrainingServer  # noqa: PLC0415
@@ -92,7 +92,7 @@ def _serve(settings: Any, role: Any, listener: Any) -> NoReturn:
 
 
 def _on_signal() -> threading.Event:
-    """Set when somebody asks this process to end; asked a second time, it ends at once."""
+    """Returns an event that the first stop signal sets; a second signal ends the process at once."""
     from app.cli.serve import end_at_once  # noqa: PLC0415
 
     ended = threading.Event()

@@ -83,7 +83,7 @@ class AdapterConfig:
 
 
 def load_config(text: bytes) -> dict[str, Any]:
-    """Parses the JSON of adapter_config.json, without judging what it says.
+    """Parses the JSON of adapter_config.json without validating its content.
 
     Raises:
         AdapterError: adapter.invalid_config.
@@ -135,7 +135,7 @@ class Selector:
         self._rank_values, self._alpha_values = tuple(config.rank_pattern.values()), tuple(config.alpha_pattern.values())
 
     def require_affordable(self, modules: int) -> None:
-        """Refuses patterns that would take too long to match with so many modules.
+        """Refuses patterns that would take too long to match against that many modules.
 
         Raises:
             AdapterError: adapter.pattern.
@@ -175,7 +175,7 @@ class _Names:
 
     @property
     def units(self) -> int:
-        """What matching one module costs at most, see `patterns.MAX_MATCHING`."""
+        """The maximum cost of matching one module; see `patterns.MAX_MATCHING`."""
         return LOOKUP_UNITS + (MATCH_UNITS + self._pattern.program_size if self._pattern else 0)
 
     def match(self, module: str) -> bool:

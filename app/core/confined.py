@@ -1,8 +1,8 @@
-"""Opens files beneath allowed directories only, whatever becomes of links meanwhile.
+"""Opens files beneath allowed directories only, even when symbolic links change in the meantime.
 
-To judge a path and to open it are one act: the path is resolved, the result is judged, and just that result is opened, component
-by component and without following a link. A link that is swapped in between makes the open fail; it leads nowhere. So the
-descriptor is of a file whose real path was judged. Needs nothing of Linux (`openat2`, /proc).
+The check and the open cannot diverge (no TOCTOU race): the path is resolved, the result is checked, and exactly that result is
+opened, component by component and without following a link. If a link is swapped in between, the open fails. So the descriptor
+always refers to a file whose real path was checked. This needs no Linux-specific interface (`openat2`, /proc).
 """
 
 import errno
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-# Where there is no O_PATH, folders on the way must be readable; with it, it is enough that they may be entered.
+# Without O_PATH, the directories on the way must be readable; with it, search (execute) permission is enough.
 _FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
-# Without waiting: a pipe that took the file's name would hold us, and all who read with us, for ever.
+# Non-blocking: opening a pipe that replaced the file would block this thread, and all readers waiting for it, for ever.
 READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -25,19 +25,19 @@ def open_beneath(path: Path, roots: Sequence[Path]) -> int:
     """Opens a file for reading; links may lead to any place beneath the roots.
 
     Args:
-        path: of the file.
-        roots: allowed directories, by their real paths; who may change what is above them is trusted.
+        path: the file to open.
+        roots: real paths of the allowed directories. Users who can change the directories above them are trusted.
 
     Returns:
-        A descriptor, whatever kind of file it is of; the caller closes it.
+        A descriptor, which may be of any kind of file; the caller closes it.
 
     Raises:
-        OutsideError: it does not lie beneath a root.
-        OSError: it cannot be opened, or a link was swapped on the way.
+        OutsideError: the file does not lie beneath a root.
+        OSError: the file cannot be opened, or a link on the way was swapped.
     """
     try:
         real = path.resolve(strict=True)
-    except (RuntimeError, ValueError):  # links in a circle, before Python 3.13; a zero byte
+    except (RuntimeError, ValueError):  # a loop of links (before Python 3.13), or a NUL byte in the path
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from None
     if not any(real.is_relative_to(root) for root in roots):
         raise OutsideError

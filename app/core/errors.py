@@ -112,7 +112,7 @@ class CoreError(Exception):
 
     def __init__(self, code: str, **data: Any) -> None:
         entry = CATALOGUE[code]
-        # Names from files can hold control characters, and lone surrogates, which no JSON answer can carry.
+        # Names from files can contain control characters, and lone surrogates, which cannot be encoded in a JSON response.
         data = {k: visible(v) if isinstance(v, str) else v for k, v in data.items()}
         self.code = code
         self.data = data

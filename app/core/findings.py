@@ -46,7 +46,7 @@ class Finding:
     data: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Names of tensors and files in the sentence are text, whatever they hold."""
+        """Escapes control characters in the message, which contains names of tensors and files from uploads."""
         object.__setattr__(self, "message", visible(self.message))
 
     def to_dict(self) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class HeaderLimits:
-    """How large a header may be, in bytes and tensors."""
+    """The maximum size of a header, in bytes and in tensors."""
 
     length: int = MAX_HEADER_BYTES
     tensors: int = MAX_HEADER_BYTES
@@ -87,7 +87,7 @@ def parse_header(text: bytes, path: str, file_size: int, limits: HeaderLimits = 
         text: the N bytes of JSON.
         path: name for messages.
         file_size: size of the whole file in bytes.
-        limits: how many tensors it may name.
+        limits: the maximum number of tensors.
 
     Raises:
         HeaderError: any header.* code.

@@ -1,10 +1,10 @@
-"""JSON objects in files that somebody sent, parsed within bounds that still hold wherever they are read or written later."""
+"""Parses JSON objects from uploaded files, within bounds that let every later reader and writer process them too."""
 
 import json
 from typing import Any
 
-# The configurations of published models are less than 10 deep. Python's parser and writer stop at the depth that the caller's
-# stack leaves them, so that what one caller took another one could not read.
+# The configurations of published models are nested less than 10 levels deep. Python's own limit depends on how much stack the
+# caller has left, so without a fixed bound one caller could accept a document that another one cannot read.
 MAX_NESTING = 50
 
 
@@ -12,11 +12,12 @@ def parse_object(text: bytes) -> dict[str, Any]:
     """Parses a JSON object.
 
     Raises:
-        ValueError: it is none, or it cannot be written again; the message says why, in 200 characters at most.
+        ValueError: the text is not a JSON object, or it cannot be serialised again. The message says why, in at most 200
+            characters.
     """
     try:
-        value = json.loads(text.decode())  # as text: of bytes, Python reads UTF-16 and marks too, which other readers do not
-        # Python reads NaN and half characters ("\ud800") that are not JSON and cannot be written again.
+        value = json.loads(text.decode())  # given bytes, Python would also accept UTF-16 and byte order marks
+        # Python accepts NaN and lone surrogates ("\ud800"), which are not JSON and cannot be serialised again.
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except RecursionError:
         raise ValueError(f"it is nested more than {MAX_NESTING} deep") from None
@@ -30,7 +31,7 @@ def parse_object(text: bytes) -> dict[str, Any]:
 
 
 def _is_deeper(value: dict[str, Any], limit: int) -> bool:
-    """Counts levels without recursion."""
+    """Returns whether an object is nested deeper than a limit; iterates instead of recursing."""
     level: list[Any] = [value]
     for _ in range(limit):
         children = (child for node in level for child in (node.values() if isinstance(node, dict) else node))

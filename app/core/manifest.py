@@ -63,10 +63,10 @@ class Manifest:
 
     @classmethod
     def parse(cls, text: bytes | bytearray) -> Self:
-        """Reads a manifest as it is stored. Its configuration may be older than the bound on how deep one may be nested.
+        """Parses a stored manifest. Its configuration may predate the bound on nesting depth.
 
         Raises:
-            CheckpointError: checkpoint.invalid_json, where it is nested deeper than Python can read it.
+            CheckpointError: checkpoint.invalid_json, if it is nested more deeply than Python can parse.
         """
         try:
             return cls.from_dict(json.loads(text))

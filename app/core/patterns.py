@@ -16,16 +16,16 @@ MAX_PATTERN_LENGTH = 200
 AMBIGUOUS = ("[:", "{,")
 
 
-# Instructions of all patterns of one setting together, which bounds the time to compile them: a name and a prefix need about 80.
-# Published adapters name a few patterns, or every module by its plain name, which needs none (`FirstMatch`).
+# The maximum number of instructions in all patterns of one setting, which bounds the time to compile them. A name with a prefix
+# needs about 80. Published adapters have a few patterns, or list every module by its plain name, which needs none (`FirstMatch`).
 MAX_PROGRAM_SIZE = 40_000
-# What matching all patterns of a configuration with all modules of a release may cost. A unit is an instruction that meets a
-# module's name, 0.1 us at most: 0.8 s in all. For the 882 linear modules of a model of 405 B parameters it allows 70 patterns of
-# 80 instructions, for the 224 of one of 8 B 270 of them.
+# The maximum cost of matching all patterns of a configuration against all modules of a release. A unit is one instruction run on
+# one module's name, 0.1 us at most, so 0.8 s in all. For the 882 linear modules of a model with 405 B parameters this allows 70
+# patterns of 80 instructions; for the 224 modules of an 8 B model, 270 patterns.
 MAX_MATCHING = 8_000_000
-# What a match costs beside its instructions, and what a look-up among plain names costs, in the same unit.
+# The fixed cost of a match in addition to its instructions, and the cost of a look-up among plain names, in the same unit.
 MATCH_UNITS, LOOKUP_UNITS = 50, 8
-# Plain names as they stand in rank_pattern: "^" and "$" at their ends, and dots that stand for any character unless escaped.
+# Plain names as they occur in rank_pattern: with optional "^" and "$", and dots that match any character unless escaped.
 _PLAIN = re.compile(r"(\^?)((?:[A-Za-z0-9_-]|\\?\.)+)\$?")
 
 
@@ -65,13 +65,13 @@ class Pattern:
 
 
 class FirstMatch:
-    """Patterns that are tried in order for the path of a module or its last parts, as PEFT tries them.
+    """Finds the first pattern that matches the path of a module or its last parts, in the order that PEFT uses.
 
-    An adapter with a rank for every module lists as many patterns as there are modules: matching each with each would take
-    seconds. Patterns that are plain names are looked up instead.
+    An adapter with a rank for every module has as many patterns as modules, and matching each against each would take seconds.
+    Patterns that are plain names are therefore looked up in a table.
 
     Raises:
-        AdapterError: adapter.pattern, also when they are too complex together.
+        AdapterError: adapter.pattern, also if the patterns together are too complex.
     """
 
     def __init__(self, patterns: Sequence[str], field: str) -> None:
@@ -82,7 +82,7 @@ class FirstMatch:
             if plain is None:
                 others[index] = pattern
                 continue
-            text = plain[2].replace("\\.", "\\")  # one character for an escaped dot, so that positions are those of the name
+            text = plain[2].replace("\\.", "\\")  # an escaped dot becomes one character, so that positions match the name's
             dots = tuple(at for at, character in enumerate(text) if character == ".")
             self._names.setdefault((bool(plain[1]), len(text), dots), {}).setdefault(text.replace("\\", "."), index)
         compiled = compile_all(others.values(), field, r"(?:.*\.)?(?:{})")
@@ -90,11 +90,11 @@ class FirstMatch:
 
     @property
     def units(self) -> int:
-        """What matching one module costs at most, in the unit of `MAX_MATCHING`."""
+        """The maximum cost of matching one module, in units of `MAX_MATCHING`."""
         return LOOKUP_UNITS * len(self._names) + sum(MATCH_UNITS + pattern.program_size for _, pattern in self._others)
 
     def find(self, module: str) -> int | None:
-        """The index of the first pattern that matches; None where none does."""
+        """Returns the index of the first matching pattern; None if none matches."""
         found = [index for index in self._lookups(module) if index is not None]
         first = min(found, default=None)
         for index, pattern in self._others:
@@ -105,7 +105,7 @@ class FirstMatch:
         return first
 
     def _lookups(self, module: str) -> Iterator[int | None]:
-        if "\n" in module:  # which a dot does not match
+        if "\n" in module:  # a dot does not match a line end
             return
         for (whole, length, dots), names in self._names.items():
             start = len(module) - length
@@ -132,14 +132,14 @@ def compile_all(patterns: Iterable[str], field: str, template: str = "{}") -> It
 
 
 def require_affordable(units: Mapping[str, int], modules: int) -> None:
-    """Refuses patterns that would take too long to match with the modules of a release.
+    """Refuses patterns that would take too long to match against the modules of a release.
 
     Args:
-        units: what one module costs, by setting.
-        modules: how many there are.
+        units: the cost of matching one module, by setting.
+        modules: the number of modules.
 
     Raises:
-        AdapterError: adapter.pattern, which names the setting that costs most.
+        AdapterError: adapter.pattern, which names the most expensive setting.
     """
     if modules * sum(units.values()) > MAX_MATCHING:
         field = max(units, key=lambda name: units[name])

@@ -186,7 +186,7 @@ def _rendered(base: Checkpoint, recipe: Recipe) -> dict[str, PlannedFile]:
 def _json_file(path: str, value: Any) -> PlannedFile:
     try:
         text = json.dumps(value, indent=2, ensure_ascii=False)
-    except RecursionError:  # a configuration that is older than the bound on how deep one may be nested
+    except RecursionError:  # a configuration that predates the bound on nesting depth
         raise CheckpointError("checkpoint.invalid_json", path=path, reason="it is nested too deeply") from None
     return PlannedFile(path, (Literal(f"{text}\n".encode()),))
 

@@ -15,14 +15,15 @@ from app.core.header import ANY_HEADER, Header, HeaderLimits, parse_header, pars
 
 
 class FileStat(NamedTuple):
-    """What tells that a file is still the file it was.
+    """The identity of a file, which shows whether it is still the same file with the same content.
 
     Attributes:
         size: in bytes.
-        mtime_ns: its last change by its own account, which whoever may write it can set back.
-        inode: its number in its file system.
-        ctime_ns: its last change by the system's account, which nobody sets back; None where it was not recorded.
-        device: its file system, by the id that stays the same after a restart where the file system has one; None likewise.
+        mtime_ns: the modification time, which users who may write the file can set back.
+        inode: the inode number in the file system.
+        ctime_ns: the change time, which the system sets and users cannot set back; None if it was not recorded.
+        device: the id of the file system, stable across restarts if the file system provides such an id; None if it was not
+            recorded.
     """
 
     size: int
@@ -32,7 +33,7 @@ class FileStat(NamedTuple):
     device: int | None = None
 
     def differing(self, found: Self) -> list[str]:
-        """Names of the recorded fields that a file which was found has other values of."""
+        """Returns the names of the recorded fields whose values differ in the file that was found."""
         pairs = zip(self._fields, self, found, strict=True)
         return [name for name, mine, its in pairs if mine is not None and its is not None and mine != its]
 
@@ -55,10 +56,10 @@ class DirectorySource:
 
     Args:
         root: the directory.
-        expected: where given, only these paths can be read, and a file whose identity differs from what is expected is refused
-            when it is opened, and after each read: a registered release is served as registered, or not at all.
+        expected: if given, only these paths can be read, and a file whose identity differs is refused when it is opened and
+            after each read: a registered release is served exactly as registered, or not at all.
         locations: absolute locations of paths that do not lie at `root / path` (content-addressed copies).
-        beneath: where given, files are opened beneath these directories only (real paths), wherever links lead by then.
+        beneath: if given, files are opened only beneath these directories (real paths), even if links change in the meantime.
     """
 
     def __init__(
@@ -95,7 +96,8 @@ class DirectorySource:
             done += count
         if self._expected is not None:
             found = os.fstat(descriptor)
-            # What was opened as registered is read to its end when another file takes its name, which changes its ctime.
+            # A file that was opened as registered stays readable after another file replaces it; the replacement changes the
+            # ctime of the open one, so ctime is ignored then.
             known = _stat_of(found)
             self._require_same(path, known if found.st_nlink else known._replace(ctime_ns=None))
 
@@ -137,7 +139,7 @@ class DirectorySource:
         return descriptor
 
     def _require_same(self, path: str, found: FileStat) -> None:
-        assert self._expected is not None  # noqa: S101  its callers looked
+        assert self._expected is not None  # noqa: S101  the callers checked it
         if names := self._expected[path].differing(found):
             raise CheckpointError("checkpoint.changed", path=path, reason=f"{', '.join(names)} differ")
 
@@ -148,7 +150,7 @@ def stat_of(target: int | Path) -> FileStat:
 
 
 def _stat_of(found: os.stat_result) -> FileStat:
-    """All that one call tells; the file system of an open file does not change."""
+    """Returns the fields that `stat` provides; the device is omitted, because an open file's file system does not change."""
     return FileStat(found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns)
 
 

@@ -21,11 +21,11 @@ MAX_CHUNK_BYTES = 128 * 2**10
 MAX_SHARD_BYTES = 64 * 2**20
 MAX_FILES = 10_000
 MAX_TERMS = 200_000
-# Files may be so many times as large as the blocks that they are put together from: repeated chunks and LZ4 make up for about
-# two, a block of zeros for a thousand. Files up to a size may be whatever they like.
+# The maximum ratio of the size of files to that of the blocks they are assembled from, and the size up to which any ratio is
+# allowed. Repeated chunks and LZ4 give a ratio of about two; a block of zeros gives a thousand.
 MAX_EXPANSION = 16
 ANY_EXPANSION_BYTES = 256 * 2**20
-# Clients cut no chunk shorter but the last of a file, and each term costs a read of the store.
+# Clients make no chunk shorter than this, except the last one of a file. Each term of a file costs a read from the store.
 LEAST_CHUNK_BYTES = 8 * 2**10
 ANY_TERMS = 1000
 READ_BYTES = 4 * 2**20
@@ -267,11 +267,11 @@ class ShardScanner:
 
 
 def check_effort(files: Sequence[ShardFile], sent: int) -> None:
-    """Refuses a shard that takes far more work than the bytes that were sent for it.
+    """Refuses a shard that demands far more work than is justified by the bytes uploaded for it.
 
     Args:
-        files: what the shard says.
-        sent: bytes of the blocks that it names.
+        files: the files that the shard describes.
+        sent: the total size in bytes of the blocks that it names.
 
     Raises:
         XetError: xet.shard.

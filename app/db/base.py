@@ -58,7 +58,7 @@ def now() -> dt.datetime:
 
 
 def is_embedded(session: Session) -> bool:
-    """Whether this is SQLite, which one service has to itself."""
+    """Returns whether this is SQLite, which only one service uses."""
     return session.get_bind().dialect.name == "sqlite"
 
 

@@ -13,7 +13,8 @@ from app.domain.errors import DomainError
 
 BUSY_TIMEOUT_MS = 30_000
 WRITES = "portllm_writes"
-# Fewer than the threads of a process: a request takes at most one, gives it back within milliseconds, and waits so long for it.
+# The pool is smaller than the number of threads of a process, because a request uses at most one connection and returns it within
+# milliseconds. The other figure is how long a request waits for one.
 CONNECTIONS, POOL_WAIT_SECONDS = 20, 10
 COUNTER_CONNECTIONS, JOB_CONNECTIONS = 2, 5
 # A connection that was used a moment ago is not asked whether it lives: under load that would be a round trip for every request.
@@ -41,12 +42,12 @@ MIGRATIONS = Patience(statement_ms=600_000, lock_ms=300)
 def make_engine(url: str, patience: Patience = REQUESTS, connections: int = CONNECTIONS) -> Engine:
     """An engine for a database URL; for SQLite in WAL mode, with foreign keys and transactions that say what they want.
 
-    `options` in a PostgreSQL URL goes before ours: `?options=-c statement_timeout=60s`.
+    `options` in a PostgreSQL URL takes precedence over ours: `?options=-c statement_timeout=60s`.
 
     Args:
-        url: of the database.
-        patience: how long statements may take.
-        connections: how many it opens to PostgreSQL at most, and keeps open.
+        url: the database URL.
+        patience: the statement timeouts.
+        connections: the size of the connection pool on PostgreSQL.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
@@ -74,8 +75,10 @@ def migration_engine(url: str) -> Engine:
 
 
 def lock_engine(url: str) -> Engine:
-    """An engine for locks on PostgreSQL that outlive transactions. Each holds a connection for as long as it lasts, which may be
-    minutes: a connection of its own, opened for it and closed after it, so that locks never keep the pool's from requests.
+    """Returns an engine without a pool, for advisory locks on PostgreSQL that outlive transactions.
+
+    Each lock occupies a connection while it is held, possibly for minutes. The connection is opened for the lock and closed after
+    it, so that locks never take pooled connections away from requests.
     """
     parsed = make_url(url)
     return create_engine(

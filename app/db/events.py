@@ -1,4 +1,4 @@
-"""Events: what happened, written in the transaction of the fact. Triggers of the database keep the table append-only."""
+"""Events: a log of what happened, written in the same transaction as the change. Triggers keep the table append-only."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from app.db.base import Base
 from app.db.families import EVERYBODY, Family, FamilyGrant
 from app.db.locks import EVENTS, take_turn
 
-# Events about who may see a family. One about a single owner belongs to that owner; before it did, it was an event of the
-# family with the owner's name in its data, and such rows cannot be changed.
+# Events about grants on a family. An event about a single owner belongs to that owner. Older ones belong to the family and carry
+# the owner's name in their data; they cannot be changed, because the table is append-only.
 GRANTS = ("family.granted", "family.withdrawn")
 _OF_FAMILIES = text("family IS NOT NULL")
 
@@ -42,7 +42,7 @@ class Event(Base):
     request: Mapped[str | None] = mapped_column(String(64))
 
 
-# Built once: they are complex, and asked for by every page and stream.
+# Built once, because the statements are complex and every page and stream uses them.
 _READER: BindParameter[str] = bindparam("reader")
 _AFTER = Event.id > bindparam("cursor")
 _LIMIT: BindParameter[int] = bindparam("limit")
@@ -57,7 +57,7 @@ _FAMILY_IDS = _IDS.where(
 _ORDERED = select(Event).order_by(Event.id).limit(_LIMIT)
 _ALL = _ORDERED.where(_AFTER)
 _OWN = _ALL.where(Event.owner == _READER)
-# Each part reads one index in order and stops at the limit; with OR in their place, neither index could be used.
+# A union: each part reads one index in order and stops at the limit. With OR instead, neither index could be used.
 _VISIBLE = _ORDERED.where(Event.id.in_(union_all(select(_OWN_IDS.c.id), select(_FAMILY_IDS.c.id))))
 
 
@@ -77,8 +77,8 @@ def after(session: Session, cursor: int, owner: str | None, limit: int, with_fam
     """Returns the events after a cursor, oldest first.
 
     Args:
-        owner: Only this owner's events and those of the families that it may see; None for all events.
-        with_families: False to leave the events of families out.
+        owner: Return only this owner's events and those of the families that it may see; None for all events.
+        with_families: False to exclude the events of families.
     """
     query = _ALL if owner is None else _VISIBLE if with_families else _OWN
     values = {"cursor": cursor, "limit": limit} | ({} if owner is None else {"reader": owner})
@@ -86,7 +86,7 @@ def after(session: Session, cursor: int, owner: str | None, limit: int, with_fam
 
 
 def is_for_readers(event: Event) -> bool:
-    """Whether everybody who may see the family of an event may see the event; the same rule as in `_FAMILY_IDS`."""
+    """Returns whether every reader of the event's family may see the event; the same rule as in `_FAMILY_IDS`."""
     return event.family is not None and (event.kind not in GRANTS or event.data.get("to") == EVERYBODY)
 
 
@@ -96,12 +96,12 @@ def last(session: Session) -> int:
 
 
 def newest(session: Session) -> Event | None:
-    """The last event."""
+    """Returns the last event."""
     return session.scalar(select(Event).where(Event.id == select(func.max(Event.id)).scalar_subquery()))
 
 
 def told_of(session: Session, kind: str, jobs: Sequence[str]) -> set[str]:
-    """Those of these jobs about which there is an event of a kind; an event about a job is its owner's."""
+    """Returns those of the given jobs that have an event of a kind; an event about a job belongs to the job's owner."""
     owners = sorted({job.partition(":")[0] for job in jobs})
     found = set[str]()
     for start in range(0, len(jobs), 500):

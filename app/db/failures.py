@@ -17,7 +17,7 @@ from app.domain.errors import DomainError
 COLLISIONS = frozenset({"23505", "23503", "40001", "40P01"})
 # query_canceled (statement_timeout), lock_not_available (lock_timeout), too_many_connections.
 TOO_LONG = frozenset({"57014", "55P03", "53300"})
-# The same state while a connection is opened, where libpq passes on the server's words alone; the last are PgBouncer's.
+# The same conditions while a connection is being opened, when libpq passes on only the server's text; the last is PgBouncer's.
 NO_CONNECTION_LEFT = ("too many clients", "remaining connection slots", "too many connections", "no more connections allowed")
 DISK_FULL = "53100"
 # SQLITE_FULL, and SQLITE_IOERR_SHMSIZE: the write-ahead log's index could not grow.
@@ -80,9 +80,9 @@ def _has_no_connection_left(cause: object) -> bool:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a failure says that the database has no space left, as an error of SQLAlchemy or as the refusal made of it.
+    """Returns whether an error means that the database has no space left: a SQLAlchemy error, or the `DomainError` made from it.
 
-    The same refusal is made where the store of bytes is full; that one has another cause.
+    A full blob store raises the same `DomainError` code, but with another cause.
     """
     if isinstance(error, DomainError):
         return error.code == "server.storage_full" and isinstance(error.__cause__, sqlite3.Error | exc.SQLAlchemyError)

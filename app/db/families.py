@@ -63,7 +63,7 @@ def grants(session: Session, family_id: str) -> Sequence[FamilyGrant]:
 
 
 def readers(session: Session, names: Collection[str]) -> dict[str, set[str]]:
-    """Returns the owners that may see each of these families, `EVERYBODY` among them where it was granted to all."""
+    """Returns the owners that may see each of these families, by name; includes `EVERYBODY` if it was granted to all."""
     query = select(Family.name, FamilyGrant.owner).join(FamilyGrant).where(Family.name.in_(names))
     found = defaultdict[str, set[str]](set)
     for name, owner in session.execute(query):
@@ -72,7 +72,7 @@ def readers(session: Session, names: Collection[str]) -> dict[str, set[str]]:
 
 
 def readable(session: Session, idents: Collection[str]) -> dict[str, set[str]]:
-    """Returns the owners that may see each of these families, as `readers`, by the families' ids."""
+    """Returns the owners that may see each of these families, like `readers`, but by id."""
     found = defaultdict[str, set[str]](set)
     for ident, owner in session.execute(
         select(FamilyGrant.family_id, FamilyGrant.owner).where(FamilyGrant.family_id.in_(idents))

@@ -79,7 +79,7 @@ def list_page(
 
 
 def unfinished(session: Session) -> Sequence[tuple[str, str, int]]:
-    """Owner, id and attempt of every one that waits for its job, the oldest first."""
+    """Returns owner, id and attempt of every import that waits for its job, the oldest first."""
     query = select(Import.owner, Import.id, Import.attempt).where(Import.state.in_(UNFINISHED)).order_by(Import.id)
     return session.execute(query).tuples().all()
 

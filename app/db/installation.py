@@ -1,4 +1,4 @@
-"""Facts about the whole installation that one process writes and others read, by name."""
+"""Named facts about the whole installation, which one process writes and others read."""
 
 import datetime as dt
 from typing import Any
@@ -11,9 +11,9 @@ from app.db.engine import BUSY_TIMEOUT_MS
 from app.db.failures import translated
 from app.domain.errors import DomainError
 
-# Written again and again to see whether the database accepts writes.
+# A row that is rewritten repeatedly to check that the database accepts writes.
 WRITE_CHECK = "write-check"
-# How long the check waits for another's write on SQLite, in milliseconds.
+# How long the check waits for another writer's lock on SQLite, in milliseconds.
 CHECK_WAIT_MS = 500
 
 
@@ -28,23 +28,25 @@ class InstallationFact(Base):
 
 
 def read(session: Session, name: str) -> dict[str, Any] | None:
-    """A fact; None where nobody wrote it yet."""
+    """Returns a fact; None if it was never written."""
     found = session.get(InstallationFact, name)
     return None if found is None else found.value
 
 
 def write(session: Session, name: str, value: dict[str, Any]) -> None:
-    """Writes a fact, or writes it anew."""
+    """Inserts or replaces a fact."""
     session.merge(InstallationFact(name=name, value=value, written_at=clock(session)))
     session.flush()
 
 
 def check_writable(engine: Engine) -> None:
-    """Commits a write, which a full disk or a read-only database refuses. A database that others write to is writable.
+    """Commits a small write, which fails on a full disk or a read-only database.
+
+    A database that is locked by another writer counts as writable.
 
     Raises:
         DomainError: server.storage_full, database.unreachable.
-        SQLAlchemyError: another refusal.
+        SQLAlchemyError: the write failed for another reason.
     """
     is_sqlite = engine.dialect.name == "sqlite"
     try:

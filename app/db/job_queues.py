@@ -1,12 +1,13 @@
-"""The order of waiting jobs, which is fair between owners, and how many an owner has.
+"""Fair queueing of waiting jobs between owners, and counts of waiting jobs.
 
-The engine takes the job with the lowest priority number first, and of equal ones the oldest. The numbers are those of start-time
-fair queueing: every job that an owner adds gets the number after its last waiting one, and none gets a lower number than the
-front of the queue. So owners take turns however many jobs each has waiting, nobody waits for ever, and an idle owner saves
-nothing up.
+The engine starts the job with the lowest priority number first, and the oldest among equals. The numbers follow start-time fair
+queueing: every job that an owner adds gets the number after that of the owner's last waiting job, and never a lower number than
+the front of the queue. So owners take turns however many jobs each has waiting, no job starves, and an owner gains no credit by
+being idle.
 
-The engine's `queue_partition_key` names the flow, "owner:kind": there is an index over it for jobs that wait. Its queues are not
-partitioned: that would leave jobs without a key waiting for ever, which processes of the version before enqueue.
+The engine's column `queue_partition_key` holds the flow, "owner:kind", because it has an index over it for waiting jobs. The
+queues themselves are not partitioned: a partitioned queue never starts jobs without a key, and processes of the previous version
+enqueue such jobs.
 """
 
 from collections.abc import Collection, Sequence
@@ -17,24 +18,27 @@ from sqlalchemy.orm import Session
 
 from app.db.jobs import STATUSES, engine_jobs
 
-# Urgent jobs go before all others. The engine's numbers end with the largest.
+# Urgent jobs run before all others. LAST is the largest priority number that the engine allows.
 URGENT, FIRST, LAST = 1, 2, 2**31 - 1
 
 
 def flow_of(owner: str, kind: str) -> str:
-    """What takes turns: the jobs of one kind of an owner, so that its imports do not delay its digests."""
+    """Returns the flow of a job. Flows take turns; an owner has one per kind of job, so its imports do not delay its digests."""
     return f"{owner}:{kind}"
 
 
 def next_priority(session: Session, queue: str, flow: str) -> int:
-    """The priority of the next job of a flow; two lookups by index, however many jobs wait."""
+    """Returns the priority of the next job of a flow, in two index look-ups however many jobs wait."""
     jobs = engine_jobs(session)
     last = session.scalar(select(func.max(jobs.c.priority)).where(*_waiting(jobs, queue), jobs.c.queue_partition_key == flow))
     return min(max((last or 0) + 1, front(session, queue)), LAST)
 
 
 def front(session: Session, queue: str) -> int:
-    """The lowest priority that waits in a queue. Jobs that ran before do not count: theirs is of the time they were added."""
+    """Returns the lowest priority number that waits in a queue.
+
+    Jobs that have already run and wait again are ignored, because their number dates from when they were added.
+    """
     jobs = engine_jobs(session)
     query = select(jobs.c.priority).where(*_waiting(jobs, queue), jobs.c.priority >= FIRST)
     query = query.where(func.coalesce(jobs.c.recovery_attempts, 0) == 0).order_by(jobs.c.priority).limit(1)
@@ -42,9 +46,9 @@ def front(session: Session, queue: str) -> int:
 
 
 def move(session: Session, kinds: Sequence[str], prefix: str, living: Collection[str], to: str) -> int:
-    """Moves waiting jobs of some kinds from the queues of a prefix, but those that are served, to another; how many.
+    """Moves waiting jobs of some kinds to another queue, from all unserved queues with a prefix; returns how many were moved.
 
-    They keep their order among each other, and begin at the front of the other queue.
+    The jobs keep their relative order and start at the front of the other queue.
     """
     jobs = engine_jobs(session)
     stranded = and_(
@@ -59,7 +63,7 @@ def move(session: Session, kinds: Sequence[str], prefix: str, living: Collection
 
 
 def waiting(session: Session, owner: str) -> int:
-    """How many jobs of an owner wait, in all queues."""
+    """Returns how many jobs of an owner wait in all queues."""
     jobs = engine_jobs(session)
     in_flight = text("status IN ('ENQUEUED', 'PENDING')")
     query = select(func.count()).where(in_flight, jobs.c.status == "ENQUEUED")
@@ -68,13 +72,13 @@ def waiting(session: Session, owner: str) -> int:
 
 
 def waiting_by_class(session: Session) -> dict[str, int]:
-    """How many jobs wait, by class; by the engine's index over what is in flight."""
+    """Returns how many jobs wait, by class; uses the engine's index over jobs in flight."""
     jobs = engine_jobs(session)
     query = select(jobs.c.queue_name, func.count()).where(text("status IN ('ENQUEUED', 'PENDING')"), jobs.c.status == "ENQUEUED")
     return {name: count for name, count in session.execute(query.group_by(jobs.c.queue_name)) if name}
 
 
 def _waiting(jobs: TableClause, queue: str) -> tuple[ColumnElement[bool], ...]:
-    # The first is the predicate of the engine's partial indexes, written out so that every planner recognises it.
+    # The first condition repeats the predicate of the engine's partial indexes literally, so that every query planner matches it.
     in_flight: ColumnElement[bool] = literal_column("status IN ('ENQUEUED', 'PENDING')")
     return in_flight, jobs.c.status == literal_column("'ENQUEUED'"), jobs.c.queue_name == queue

@@ -1,8 +1,8 @@
 """The job engine's own records, where our transactions must agree with them and where its own lists fall short.
 
-The table is DBOS's (3.4): unprefixed on SQLite, in schema dbos on PostgreSQL. It is only read, but for three changes that DBOS
-cannot make inside our transactions or has no call for: `cancel`, `requeue`, and `move` of waiting jobs to another queue (in
-`app.db.job_queues`). Contract tests (`tests/registry/test_engine_contract.py`) compare the first two with DBOS's own.
+The table is DBOS's (3.4): unprefixed on SQLite, in schema dbos on PostgreSQL. We only read it, except for three changes that DBOS
+cannot make inside our transactions or has no call for: `cancel`, `requeue`, and moving waiting jobs to another queue (`move` in
+`app.db.job_queues`). Contract tests (`tests/registry/test_engine_contract.py`) compare the first two with DBOS's own calls.
 """
 
 import datetime as dt
@@ -83,16 +83,18 @@ def executors(session: Session) -> set[str]:
 
 
 def live(session: Session) -> set[str]:
-    """Ids of all jobs that wait or run."""
+    """Returns the ids of all jobs that wait or run."""
     jobs = engine_jobs(session)
-    # Written as the predicate of the engine's partial index, so that jobs that ended are not read.
+    # Repeats the predicate of the engine's partial index, so that finished jobs are not read.
     in_flight = select(jobs.c.workflow_uuid).where(text("status IN ('ENQUEUED', 'PENDING')"), jobs.c.name == WORKFLOW)
     delayed = select(jobs.c.workflow_uuid).where(jobs.c.status == literal_column("'DELAYED'"), jobs.c.name == WORKFLOW)
     return set(session.scalars(in_flight)) | set(session.scalars(delayed))
 
 
 def cancel(session: Session, job: str) -> bool:
-    """Cancels a job that waits or runs; whether it did. It sets what `DBOSClient.cancel_workflow` sets, in our transaction."""
+    """Cancels a job that waits or runs; returns whether it did. Sets the same columns as `DBOSClient.cancel_workflow`, but in our
+    transaction.
+    """
     jobs = engine_jobs(session)
     moment = int(clock(session).timestamp() * 1000)
     statement = update(jobs).where(jobs.c.workflow_uuid == job, jobs.c.status.in_([*STATUSES["queued"], RUNNING]))
@@ -104,15 +106,15 @@ def cancel(session: Session, job: str) -> bool:
 
 
 def assigned(session: Session, executor: str) -> set[str]:
-    """Ids of the jobs that an executor runs, according to the engine."""
+    """Returns the ids of the jobs that an executor runs according to the engine."""
     jobs = engine_jobs(session)
-    # Written as the predicate of the engine's partial index over what runs.
+    # Repeats the predicate of the engine's partial index over running jobs.
     query = select(jobs.c.workflow_uuid).where(text("status = 'PENDING'"), jobs.c.executor_id == executor)
     return set(session.scalars(query.where(jobs.c.name == WORKFLOW)))
 
 
 def requeue(session: Session, job: str, executor: str) -> bool:
-    """Returns a job that an executor no longer runs to its queue; whether it did. It sets what the engine's recovery sets."""
+    """Requeues a job that its executor no longer runs; returns whether it did. Sets the same columns as the engine's recovery."""
     jobs = engine_jobs(session)
     statement = update(jobs).where(jobs.c.workflow_uuid == job, jobs.c.executor_id == executor, jobs.c.status == RUNNING)
     statement = statement.values(
@@ -147,7 +149,7 @@ def page(
     """
     jobs = engine_jobs(session)
     query = select(jobs.c.workflow_uuid).where(jobs.c.name == name)
-    if kind == INGEST:  # all of them are the installation's, and found by the index over owners
+    if kind == INGEST:  # all of these belong to the installation, so the index over owners finds them
         if owner not in (None, INSTALLATION):
             return ()
         owner = INSTALLATION
@@ -165,7 +167,9 @@ def page(
 
 
 def finished_before(session: Session, moment: dt.datetime, limit: int) -> Sequence[str]:
-    """Ids of some of our jobs that ended before a moment, the oldest first; by the engine's index over that moment."""
+    """Returns the ids of at most `limit` of our jobs that ended before a moment, oldest first; uses the engine's index over that
+    time.
+    """
     jobs = engine_jobs(session)
     query = select(jobs.c.workflow_uuid).where(jobs.c.completed_at < int(moment.timestamp() * 1000), jobs.c.name == WORKFLOW)
     query = query.where(jobs.c.status.not_in(("ENQUEUED", "DELAYED", RUNNING)))
@@ -187,7 +191,7 @@ def given_up(session: Session, name: str, since: dt.datetime) -> Sequence[str]:
 
 
 def _owner(session: Session) -> ColumnElement[str]:
-    """The owner of a job, written as in the index over owners."""
+    """Returns the expression for a job's owner, exactly as in the index over owners."""
     return literal_column(OWNER[session.get_bind().dialect.name], String)
 
 
@@ -201,16 +205,16 @@ def _in_state(session: Session, jobs: TableClause, state: str, among_few: bool =
         return found
     outputs = _table(session, "workflow_output", "workflow_uuid", "output")
     refused: Select[Any] = select(outputs.c.workflow_uuid).where(text(REFUSED))
-    # Of few jobs each is looked at; of all, those that were refused are found by the index over them.
+    # Among few jobs, each outcome is looked up; among all jobs, the index over refused ones is used.
     own = refused.where(outputs.c.workflow_uuid == jobs.c.workflow_uuid).exists()
-    # Older rows have their outcome in the table itself.
+    # Older rows store their outcome in the jobs table itself.
     before = func.substr(func.coalesce(jobs.c.output, ""), 1, 8) == '{"error"'
     is_refused = or_(own if among_few else jobs.c.workflow_uuid.in_(refused), before)
     return and_(found, ~is_refused) if state == "done" else or_(found, and_(jobs.c.status == "SUCCESS", is_refused))
 
 
 def engine_jobs(session: Session) -> TableClause:
-    """The engine's table of jobs, as far as it is used here."""
+    """Returns the engine's table of jobs, with the columns that are used here."""
     texts = (
         "workflow_uuid",
         "status",

@@ -1,4 +1,4 @@
-"""Key holders: which key each process signs with, and which ones it accepts; keys by name, never themselves."""
+"""Key holders: which key each process signs with and which keys it accepts. Only names of keys are stored, never the keys."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ class KeyHolder(Base):
         id: unique for every process that ever ran.
         role: "service" or "worker".
         signs: the name of the key that it signs with.
-        accepts: the names of all keys that it believes, `signs` among them.
+        accepts: the names of all keys whose signatures it accepts, including `signs`.
         seen_at: its last heartbeat, by the database's clock.
     """
 
@@ -32,7 +32,7 @@ class KeyHolder(Base):
 
 
 def beat(session: Session, holder: KeyHolder) -> None:
-    """Renews a process's heartbeat; inserts its row where it has none."""
+    """Renews a process's heartbeat; inserts its row if there is none."""
     present = clock(session)
     result = session.execute(update(KeyHolder).where(KeyHolder.id == holder.id).values(seen_at=present))
     if cast(CursorResult[Any], result).rowcount == 0:
@@ -42,16 +42,16 @@ def beat(session: Session, holder: KeyHolder) -> None:
 
 
 def remove(session: Session, holder: str) -> None:
-    """Removes the row of a process that stops."""
+    """Removes the row of a process that is stopping."""
     session.execute(delete(KeyHolder).where(KeyHolder.id == holder))
 
 
 def forget(session: Session, unseen: dt.timedelta) -> None:
-    """Removes the rows of processes that were not seen for that long."""
+    """Removes the rows of processes whose last heartbeat is older than `unseen`."""
     session.execute(delete(KeyHolder).where(KeyHolder.seen_at < clock(session) - unseen))
 
 
 def live(session: Session, ttl: float) -> Sequence[KeyHolder]:
-    """Processes whose last heartbeat is at most `ttl` seconds old, the longest running first."""
+    """Returns the processes whose last heartbeat is at most `ttl` seconds old, the longest running first."""
     since = clock(session) - dt.timedelta(seconds=ttl)
     return session.scalars(select(KeyHolder).where(KeyHolder.seen_at >= since).order_by(KeyHolder.started_at, KeyHolder.id)).all()

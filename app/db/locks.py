@@ -36,11 +36,11 @@ def try_turn(session: Session, name: str) -> bool:
 
 @contextmanager
 def lock_if_free(engine: Engine | None, name: str) -> Iterator[bool]:
-    """A lock that outlives transactions, held by a connection of its own, unless somebody else holds it; whether it was free.
+    """Tries to take a session-level advisory lock, which outlives transactions, on its own connection; yields whether it did.
 
     Args:
-        engine: on PostgreSQL, `app.db.engine.lock_engine`; None on SQLite, where one process has the database.
-        name: of the lock.
+        engine: on PostgreSQL, `app.db.engine.lock_engine`; None on SQLite, where only one process uses the database.
+        name: the name of the lock.
     """
     if engine is None:
         yield True
@@ -55,7 +55,7 @@ def lock_if_free(engine: Engine | None, name: str) -> Iterator[bool]:
 
 
 def hold(connection: Connection, name: str) -> None:
-    """Waits for a lock and keeps it as long as the connection lives."""
+    """Waits for an advisory lock, and holds it until the connection is closed."""
     connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key_of(name)})
 
 

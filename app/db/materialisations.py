@@ -60,7 +60,7 @@ def move(session: Session, old_port: str, new_port: str) -> None:
 
 
 def unfinished(session: Session) -> Sequence[tuple[str, str, int]]:
-    """Owner, id and attempt of every one that waits for its job, the oldest first."""
+    """Returns owner, id and attempt of every materialisation that waits for its job, the oldest first."""
     query = select(Materialisation.owner, Materialisation.id, Materialisation.attempt)
     query = query.where(Materialisation.state.in_(UNFINISHED)).order_by(Materialisation.id)
     return session.execute(query).tuples().all()

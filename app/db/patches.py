@@ -46,7 +46,7 @@ class PatchVersion(Identified, Versioned, Base):
         dropped: names of announced files that do not belong to a patch.
         facts: rank, alpha, target modules, tensors and dtype; for lists.
         multiparts: for a draft whose bytes go straight to the object store: its id of each file's upload, by path.
-        refusal: why the bytes of a draft cannot be a version, {code, data}; None again when one of its files changes.
+        refusal: why the bytes of a draft were refused as a version, {code, data}; reset to None when one of its files changes.
         purged_by: owner and token of who purged it.
         erasure: {state, blobs, copies, waits_for, checked_at}, see `app.services.erasure`.
         erased_at: when nothing was left any more.

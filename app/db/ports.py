@@ -65,7 +65,7 @@ def get(session: Session, port_id: str) -> Port | None:
 
 
 def among(session: Session, idents: Sequence[str]) -> Sequence[Port]:
-    """Those of some ports that are there."""
+    """Returns those of the given ports that exist."""
     return session.scalars(select(Port).where(Port.id.in_(idents)).options(*_WITH_NAMES)).all()
 
 
@@ -201,7 +201,7 @@ def newest(session: Session, patch_id: str) -> Port | None:
 
 
 class Carried(NamedTuple):
-    """A ready port by its names; `at`: since when it is ready."""
+    """A ready port, identified by names; `at` is when it became ready."""
 
     id: str
     version_id: str
@@ -211,12 +211,12 @@ class Carried(NamedTuple):
 
 
 def carried(session: Session, patch_id: str) -> list[Carried]:
-    """All ready ports of a patch that can be selected, by version and release, newest versions first."""
+    """Returns all selectable ready ports of a patch, by version and release, newest versions first."""
     return _carried(session, PatchVersion.patch_id == patch_id, Release.state == "ready")
 
 
 def carried_before(session: Session, patch_id: str, release_id: str, number: int) -> list[Carried]:
-    """The ready ports to a release of the published versions of a patch before a number, newest versions first."""
+    """Returns the ready ports to a release of a patch's published versions below `number`, newest versions first."""
     return _carried(session, PatchVersion.patch_id == patch_id, Port.release_id == release_id, PatchVersion.number < number)
 
 

@@ -44,14 +44,14 @@ class PushedObject(Identified, Base):
     """Bytes that somebody sends to a repository: a file, or a Xet block that files are put together from.
 
     Attributes:
-        kind: "file", "xorb", or "reserved": bytes that arrive and are not recorded yet.
+        kind: "file", "xorb", or "reserved" (a quota reservation for bytes that are still arriving).
         digest: sha256 of a file; the name of a block; empty for a reservation.
         size: bytes that were announced, of a block those that came.
         charged: bytes that count for its owner; of a block none once the files are there that it holds.
         session: of blocks: the client's session, outside of which they are not there.
         staged: the upload that holds the bytes, when they are there and were verified.
         multipart: where parts go straight to the object store: its id of the upload.
-        attempt, attempt_until: the upload that one request sends this file as, and when its lease ends.
+        attempt, attempt_until: the staged upload of the request that is sending this file, and when its lease expires.
     """
 
     __tablename__ = "pushed_objects"
@@ -128,7 +128,9 @@ def of_digests(session: Session, owner: str, digests: Sequence[str]) -> Sequence
 def old_objects(
     session: Session, before: dt.datetime, spent_before: dt.datetime, reserved_before: dt.datetime
 ) -> Sequence[PushedObject]:
-    """Objects, blocks whose files are there, and reservations that were begun before a moment each."""
+    """Returns stale rows: objects begun before `before`, blocks whose files are complete begun before `spent_before`, and
+    reservations begun before `reserved_before`.
+    """
     spent = (PushedObject.kind == XORB) & (PushedObject.charged == 0) & (PushedObject.created_at < spent_before)
     reserved = (PushedObject.kind == RESERVED) & (PushedObject.created_at < reserved_before)
     return session.scalars(select(PushedObject).where(or_(PushedObject.created_at < before, spent, reserved))).all()

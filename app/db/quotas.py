@@ -35,7 +35,9 @@ def find(session: Session, owner: str) -> OwnerQuota | None:
 
 
 def used(session: Session, owner: str, kind: Kind) -> int:
-    """How much an owner has of a kind but jobs, by an index over owners; what is pushed and no version yet counts too."""
+    """Returns an owner's usage of a kind other than jobs, by an index over owners. Pushed bytes that are not part of a version
+    yet count too.
+    """
     pushed = {"bytes": pushes.bytes_of, "drafts": pushes.count, "patches": pushes.announced}.get(kind)
     return int(session.scalar(_count(owner, kind)) or 0) + (pushed(session, owner) if pushed else 0)
 

@@ -19,11 +19,11 @@ class Release(Identified, Versioned, Base):
     Attributes:
         source: the directory or s3:// prefix it was registered from.
         copied: whether its bytes were copied into the blob store.
-        stats: where it is served by reference, what tells that a file is still the one that was digested, by path:
-            [size, mtime_ns, inode] in a directory, [size, etag] in S3.
-        identities: where it is served by reference from a directory, [ctime_ns, device] by path, beside `stats`; null for a
-            release that was registered before these were recorded.
-        damaged_path: a file whose bytes changed although its identity did not; nothing of the release is read then.
+        stats: for a release by reference, the identity of each file when it was digested, by path: [size, mtime_ns, inode] in a
+            directory, [size, etag] in S3.
+        identities: for a release by reference from a directory, [ctime_ns, device] by path, in addition to `stats`; null if the
+            release was registered before these were recorded.
+        damaged_path: a file whose bytes changed although its identity did not; the release is then not read any more.
         manifest: sha256 of its manifest, a blob; its natural key.
         summary: total bytes, tensors, parameters, model type and what was left out; for lists.
         problem: why it was rejected.
@@ -79,7 +79,7 @@ def get(session: Session, release_id: str) -> Release | None:
 
 
 def among(session: Session, idents: Sequence[str]) -> Sequence[Release]:
-    """Those of some releases that are there."""
+    """Returns those of the given releases that exist."""
     return session.scalars(select(Release).where(Release.id.in_(idents)).options(*_WITH_NAMES)).all()
 
 
@@ -110,18 +110,18 @@ _NEWEST_READY = (
 
 
 def newest_ready(session: Session, family_id: str) -> Release | None:
-    """The newest ready release of a family."""
+    """Returns the newest ready release of a family; None if there is none."""
     return session.scalar(_NEWEST_READY, {"family": family_id})
 
 
 def names_of_ready(session: Session, family_id: str) -> Sequence[tuple[str, str]]:
-    """Id and name of every ready release of a family, newest first."""
+    """Returns id and name of every ready release of a family, newest first."""
     query = select(Release.id, Release.name).where(Release.family_id == family_id, Release.state == "ready")
     return session.execute(query.order_by(Release.ready_at.desc(), Release.id.desc())).tuples().all()
 
 
 def ingesting(session: Session) -> Sequence[tuple[str, int]]:
-    """Id and attempt of every release that is being ingested, the oldest first."""
+    """Returns id and attempt of every release that is being ingested, the oldest first."""
     query = select(Release.id, Release.attempt).where(Release.state == "ingesting")
     return session.execute(query.order_by(Release.id)).tuples().all()
 
@@ -174,13 +174,13 @@ def is_copying(session: Session) -> bool:
 
 
 def by_reference(session: Session) -> Sequence[str]:
-    """Ids of releases, ready or yanked, whose bytes are read from the directory that they were registered from."""
+    """Returns the ids of ready and yanked releases that are read from the directory they were registered from."""
     in_directory = Release.copied.is_(False), Release.source.not_like("s3://%"), Release.manifest.is_not(None)
     return session.scalars(select(Release.id).where(*in_directory, Release.state.in_(("ready", "yanked")))).all()
 
 
 def count_damaged(session: Session) -> int:
-    """How many releases are not read because a file's bytes changed."""
+    """Returns how many releases are damaged: not read, because a file's bytes changed."""
     return session.scalar(select(func.count()).select_from(Release).where(Release.damaged_path.is_not(None))) or 0
 
 

@@ -1,4 +1,4 @@
-"""Deletes rows that have ended, by age, some at a time."""
+"""Deletes finished rows by age, in batches."""
 
 import datetime as dt
 from typing import Any, cast
@@ -13,9 +13,9 @@ from app.db.patches import PatchVersion
 
 
 def imports(session: Session, moment: dt.datetime, limit: int) -> int:
-    """Deletes imports that ended before a moment without a version of their own; forgets who asked for the others.
+    """Deletes imports that ended before a moment without creating a version, and clears the requester of the others.
 
-    One that became a version is its provenance, and the reason why the same commit is not imported twice.
+    An import that created a version is kept: it is the version's provenance and prevents a second import of the same commit.
     """
     ended = select(Import.id).where(Import.finished_at < moment).order_by(Import.id).limit(limit)
     useless = ended.where(Import.state.in_(("refused", "cancelled", "present")))
@@ -31,7 +31,7 @@ def discarded(session: Session, moment: dt.datetime, limit: int) -> int:
 
 
 def idempotency_keys(session: Session, moment: dt.datetime, limit: int) -> int:
-    """Forgets answers that were given before a moment."""
+    """Deletes the recorded answers to requests with an Idempotency-Key that are older than a moment."""
     old = select(Answer.id).where(Answer.created_at < moment).order_by(Answer.id).limit(limit)
     return _count(session, delete(Answer).where(Answer.id.in_(old)))
 

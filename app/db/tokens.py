@@ -24,7 +24,7 @@ class Token(Identified, Base):
     # Of one that was exchanged for an identity token, or made by such a one: who vouched for whom.
     issuer: Mapped[str | None] = mapped_column(String(500))
     subject: Mapped[str | None] = mapped_column(String(255))
-    # The token that it was made or rotated with; null for one from before that was recorded.
+    # The token that created or rotated this one; null if it was created before this was recorded.
     made_by: Mapped[str | None] = mapped_column(String(40))
 
 
@@ -45,7 +45,7 @@ def any_exists(session: Session) -> bool:
 
 
 def made_by(session: Session, token: str) -> Sequence[Token]:
-    """Tokens that were made or rotated with another."""
+    """Returns the tokens that another token created or rotated."""
     return session.scalars(select(Token).where(Token.made_by == token)).all()
 
 
@@ -55,6 +55,6 @@ def list_page(session: Session, owner: str | None, after: str | None, limit: int
 
 
 def ends(session: Session, idents: Collection[str]) -> dict[str, dt.datetime | None]:
-    """Returns when each of these tokens expires; revoked ones are left out."""
+    """Returns when each of these tokens expires; omits revoked tokens."""
     query = select(_TOKENS.id, _TOKENS.expires_at).where(_TOKENS.id.in_(idents), _TOKENS.revoked_at.is_(None))
     return {row.id: row.expires_at for row in session.execute(query)}

@@ -1,4 +1,4 @@
-"""Versions, ports and releases that Hub clients can see and of which no commit is written down."""
+"""Versions, ports and releases that are visible to Hub clients and have no recorded commit yet."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from app.db.releases import Release
 
 
 def page(session: Session, kind: str, after: str, limit: int) -> Sequence[str]:
-    """Their ids, of one kind of commit, in order and after another one."""
+    """Returns a page of their ids for one kind of commit, in order, starting after the id `after`."""
     subject: Any = {"base": Release.id, "patch": PatchVersion.id}.get(kind, Port.id)
     written = exists().where(Commit.subject == subject, Commit.kind == kind)
     return session.scalars(_visible(kind).where(~written, subject > after).order_by(subject).limit(limit)).all()

@@ -1,4 +1,4 @@
-"""Versions of patches, many at once: by their ids, and as lines."""
+"""Queries for many patch versions at once: by id, or all published versions of a patch."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ _WITH_NAMES = (
 
 
 def among(session: Session, idents: Sequence[str]) -> Sequence[PatchVersion]:
-    """Those of some versions that are there."""
+    """Returns those of the given versions that exist."""
     return session.scalars(select(PatchVersion).where(PatchVersion.id.in_(idents)).options(*_WITH_NAMES)).all()
 
 
 class Published(NamedTuple):
-    """A published version by its number; `at`: since when."""
+    """The number of a published version; `at` is when it was published."""
 
     id: str
     number: int | None
@@ -29,7 +29,7 @@ class Published(NamedTuple):
 
 
 def published(session: Session, patch_id: str, before: int | None = None) -> list[Published]:
-    """All published versions of a patch, or those before a number, newest first."""
+    """Returns all published versions of a patch, or those below the number `before`, newest first."""
     at = func.coalesce(PatchVersion.published_at, PatchVersion.created_at)
     query = select(PatchVersion.id, PatchVersion.number, at)
     query = query.where(PatchVersion.patch_id == patch_id, PatchVersion.state == "published")
@@ -39,6 +39,6 @@ def published(session: Session, patch_id: str, before: int | None = None) -> lis
 
 
 def kept_among(session: Session, idents: Sequence[str]) -> set[str]:
-    """Which of some versions are not purged; those are not purged before this transaction ends."""
+    """Returns the ids of those versions that are not purged, and locks them against a purge until this transaction ends."""
     query = select(PatchVersion.id).where(PatchVersion.id.in_(idents), PatchVersion.state != PURGED)
     return set(session.scalars(query.order_by(PatchVersion.id).with_for_update(read=True)))

@@ -1,11 +1,11 @@
-"""Paths in order, so that what lies below a directory is found without looking at every path."""
+"""A sorted index of paths, which finds everything below a directory without scanning all paths."""
 
 from bisect import bisect_left
 from collections.abc import Iterable
 
 
 class PathIndex:
-    """A sorted set of paths; a look-up compares as many of them as their number has binary digits."""
+    """A sorted set of paths; a look-up is a binary search, O(log n)."""
 
     def __init__(self, paths: Iterable[str] = ()) -> None:
         self._paths = sorted(set(paths))
@@ -26,7 +26,7 @@ class PathIndex:
         return self._paths[first:last]
 
     def discard_below(self, directory: str) -> list[str]:
-        """Removes the paths within a directory, and returns them."""
+        """Removes and returns the paths within a directory, at any depth."""
         first, last = self._range(directory)
         gone = self._paths[first:last]
         del self._paths[first:last]

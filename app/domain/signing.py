@@ -13,7 +13,7 @@ from typing import Any
 
 from app.domain.errors import DomainError
 
-# Of every key that signs. A shorter one could be guessed from one signature, offline.
+# The minimum length of every signing key. A shorter key could be guessed offline from a single signature.
 MIN_KEY_BYTES = 32
 PURPOSE = "portllm worker read 1"  # tells these signatures from others that the same key may make
 # Long enough for a client that waits its turn; a read that began goes on.
@@ -21,8 +21,9 @@ SECONDS = 300
 
 
 def sign_read(key: bytes, worker: str, port: str, path: str, expires: int, token: str = "") -> str:
-    """Signature (hex) that lets its bearer read a file of a port on a worker until `expires`, in seconds since 1970, as long as
-    the token with this id may read it; older services name no token.
+    """Returns a signature (hex) that lets its bearer read a file of a port on a worker until `expires` (seconds since 1970).
+
+    The signature is valid only while the token with the id `token` may read the file. Older services name no token.
     """
     text = json.dumps([PURPOSE, worker, port, path, expires, *([token] if token else [])])
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()

@@ -79,7 +79,7 @@ Model = TypeVar("Model", bound=Body)
 
 
 def parsed(request: Request, model: type[Model]) -> Model:
-    """The body of a request, which its route has buffered.
+    """Parses the body of a request, which its route has buffered.
 
     Raises:
         DomainError: request.invalid.

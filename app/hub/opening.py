@@ -17,7 +17,7 @@ COMMIT = "X-Repo-Commit"
 
 @dataclass(frozen=True)
 class Opened:
-    """A repository at a revision, as it was in a transaction that has ended."""
+    """A snapshot of a repository at a revision, read in a transaction that has ended."""
 
     principal: Principal
     repository: Repository

@@ -1,4 +1,4 @@
-"""Places in which one process puts the files of Xet shards together: a few in all, and one for each owner."""
+"""Admission control for the reconstruction of files from Xet shards: a limit for the process, and one at a time per owner."""
 
 import asyncio
 from collections import Counter, defaultdict
@@ -7,16 +7,16 @@ from contextlib import asynccontextmanager
 
 from app.domain.errors import DomainError
 
-PLACES = 2  # each takes a core
+PLACES = 2  # each reconstruction takes a core
 WAIT_SECONDS = 60.0
 
 
 class Rebuilds:
-    """The places of one application; used on its event loop only.
+    """The semaphores of one application; used on its event loop only.
 
     Args:
-        places: how many there are.
-        wait_seconds: how long a request waits for one.
+        places: how many reconstructions may run at once.
+        wait_seconds: how long a request waits for its turn, and for a place.
     """
 
     def __init__(self, places: int = PLACES, wait_seconds: float = WAIT_SECONDS) -> None:
@@ -26,7 +26,7 @@ class Rebuilds:
 
     @asynccontextmanager
     async def turn(self, owner: str) -> AsyncIterator[None]:
-        """Lets one request of an owner at a time go on. Taken before its shard is read: who waits holds no memory.
+        """Admits one request of an owner at a time. Entered before the shard is read, so that waiting requests hold no memory.
 
         Raises:
             DomainError: push.busy.
@@ -43,7 +43,7 @@ class Rebuilds:
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        """A place. Taken after the shard was read, so that nobody waits for a client that sends slowly.
+        """Holds a place. Entered after the shard was read, so that a client that sends slowly does not occupy a place.
 
         Raises:
             DomainError: push.busy.

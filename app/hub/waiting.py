@@ -1,7 +1,7 @@
 """Waiting for a place to read a file.
 
-A client that is sent away comes back five times at most, and some not at all. It waits ten seconds for a first byte, so nearly as
-long it waits here, in the order of coming and without a thread.
+A refused client retries at most five times, and some clients do not retry at all. Clients wait ten seconds for a first byte, so a
+request waits here for nearly as long, first in, first out, and without a thread.
 """
 
 import asyncio
@@ -21,25 +21,25 @@ Read = Callable[[Place | None], Response]
 
 
 async def read_in_turn(read: Read) -> Response:
-    """Runs a read in a thread, and where it finds no place, again with one that was waited for.
+    """Runs a read in a thread. If it finds no place, waits for one and runs the read again with it.
 
     Raises:
-        DomainError: server.busy, when none came in time; whatever `read` raises.
+        DomainError: server.busy, if no place became free in time; the errors of `read`.
     """
     try:
         return await run_in_threadpool(read, None)
     except NoPlaceError as refusal:
-        release_current()  # whoever waits for a place keeps no other request of the owner waiting
+        release_current()  # while it waits for a place, other requests of the owner can use its slot
         place = await place_in_turn(refusal, PATIENCE_SECONDS)
     try:
         return await run_in_threadpool(_read_with, read, place)
-    except asyncio.CancelledError:  # perhaps before it had a thread
+    except asyncio.CancelledError:  # possibly before a thread was started
         give_back(place)
         raise
 
 
 def _read_with(read: Read, place: Place) -> Response:
-    """The answer owns the place where it reads a file; otherwise it is given back."""
+    """Runs a read with a place. If the answer reads a file, it takes over the place; otherwise the place is released."""
     try:
         answer = read(place)
     except BaseException:

@@ -34,8 +34,8 @@ from app.services.uow import UnitOfWork
 from app.services.workers import CPU
 
 EXECUTOR = "local"
-# DBOS's thread that looks for jobs, as Python names it after its function. This and the other names inside DBOS that are used
-# below are held by tests/registry/test_engine_names.py.
+# The name of DBOS's polling thread, which Python derives from its function. tests/registry/test_engine_names.py checks this and
+# the other DBOS internals that are used below.
 LISTENER = "(queue_thread)"
 STORED_QUEUE = _sys_db.queue_from_db_row
 ATTEMPTS = 3
@@ -58,13 +58,13 @@ class Engine:
     Args:
         url: the database.
         begin: opens a unit of work.
-        read: opens one that only reads.
+        read: opens a read-only unit of work.
         concurrency: how many jobs at once.
         poll_seconds: how often it looks for jobs.
         class_name: the class whose jobs are run.
         presence: of a worker among others; None for a service that has its database to itself.
         device: where jobs compute merged bytes, by its name for torch.
-        connections: how many the job engine opens to the database at most.
+        connections: the maximum number of database connections of the job engine.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Engine:
             self._class, worker_concurrency=self._concurrency, polling_interval_sec=self._poll_seconds,
             on_conflict="always_update",
         )  # fmt: skip
-        # The executions that are in this process's memory, until their outcome is written.
+        # The executions in this process's memory, until their outcomes are written.
         self._lost = LostJobs(self._read, self._begin, self._executor, instance._active_workflows_set.activeList)
         self._lost.start()
         if self._presence:
@@ -156,7 +156,8 @@ class Engine:
                     try:
                         return await run(job, kind, subject, held)
                     except OperationalError as error:
-                        # The engine could not record the step. Run again, it finds what was recorded of the job, or does it anew.
+                        # The engine could not record the step. When it runs again, it finds the job's recorded result, or
+                        # repeats the work.
                         if not is_full(error):
                             raise
                         log.warning("the database has no space left: waits")
@@ -220,9 +221,9 @@ class Engine:
         return {"error": problem}
 
     async def _patiently(self, use_case: Callable[..., Result], *arguments: Any, begin: Begin | None = None) -> Result:
-        """Runs a use case in a transaction, repeated while database or store are away: hours of work may hang on it.
+        """Runs a use case in a transaction, and retries while database or store do not answer: hours of work may depend on it.
 
-        A database that is away is waited for `PATIENCE` seconds, one that is full until it has space.
+        It waits at most `PATIENCE` seconds for an unreachable database, and without limit for a full one to get space.
         """
         deadline, pause = time.monotonic() + PATIENCE, 0.5
         while True:
@@ -243,7 +244,7 @@ class Engine:
 
 
 async def _keep_progress(progress: dict[str, Any]) -> None:
-    """Stores progress. DBOS refuses that once another worker has the job, and the error ends the child; a full disk does not."""
+    """Stores progress. Once another worker has the job, DBOS raises, and the error ends the child. A full disk is ignored."""
     try:
         await DBOS.set_event_async(PROGRESS, progress, serialization_type=PORTABLE)
     except OperationalError as error:
@@ -267,7 +268,7 @@ def _can_pass(error: BaseException) -> bool:
 
     A refusal stays one, however often it is asked for.
     """
-    if is_full(error):  # waited out where it is met; three attempts would be over long before there is space
+    if is_full(error):  # the caller waits for space itself; three retries would be over long before
         return False
     return isinstance(error, process.ChildError | process.BusyError | OperationalError | InterfaceError) or (
         isinstance(error, DomainError) and error.kind == "busy"

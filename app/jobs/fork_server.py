@@ -1,15 +1,15 @@
 """The process that job processes are forked from, as a program: `python -m app.jobs.fork_server FD`.
 
-It has imported what jobs use, so that a job begins at once and not after seconds of imports; it has one thread, and opened
-nothing that a fork must not share. It knows nothing that not every job may know: what it knew, they all would find in their
-memory. Over the socket FD come orders, each one JSON object with the four files of a process:
+It has already imported the modules that jobs use, so that a job starts at once and not after seconds of imports. It has a single
+thread and no open resources that a fork must not share. It holds no secret that any job must not see, because every fork inherits
+its memory. Orders arrive over the socket FD, each a JSON object with the four file descriptors of a process:
 
-    {"modules": [...]}        its stdin, stdout and stderr, and a socket over which it is said what became of it
+    {"modules": [...]}        its stdin, stdout and stderr, and a socket for its id and exit status
 
-There it sends the process's id together with a pidfd of it, opened before anybody could wait for the process, so that it is of no
-other; and when it ended its exit status (minus the signal that ended it). A socket that ends without them: there was no room for
-a process, or this program ended. A process reads its environment first, one line of
-JSON, and then is `app.jobs.child`.
+Over that socket this program sends the process's id together with its pidfd, which is opened before anything can wait for the
+process, so that it cannot refer to another one; later it sends the exit status (negative: the signal that ended the process). If
+the socket closes without them, the process could not be forked, or this program ended. A process first reads its environment,
+one line of JSON, and then becomes `app.jobs.child`.
 """
 
 import contextlib
@@ -134,17 +134,17 @@ def _prepare(modules: list[str]) -> bool:
 
 
 def _announce(told: int, pid: int, handle: int) -> None:
-    """Sends the id of a process and its handle."""
+    """Sends the id of a process and its handle (pidfd)."""
     line = socket.socket(fileno=told)
     try:
-        with contextlib.suppress(OSError):  # nobody reads it any more
+        with contextlib.suppress(OSError):  # the reader has closed its end
             socket.send_fds(line, [str(pid).encode()], [handle])
     finally:
         line.detach()
 
 
 def _tell(file: int, number: int) -> None:
-    with contextlib.suppress(OSError):  # nobody reads it any more
+    with contextlib.suppress(OSError):  # the reader has closed its end
         os.write(file, f"{number}\n".encode())
 
 
@@ -192,7 +192,7 @@ def main() -> None:
     except BaseException:  # noqa: BLE001  as Python would: whatever it was, it ends this process
         traceback.print_exc()
         code = 1
-    with contextlib.suppress(OSError):  # nobody reads it any more
+    with contextlib.suppress(OSError):  # the reader has closed its end
         sys.stdout.flush()
     # What the server registered for its own end is not this process's to do.
     os._exit(code)

@@ -11,16 +11,17 @@ from app.services.uow import UnitOfWork
 
 @dataclass(frozen=True)
 class Kind:
-    """Use cases: make the order (None: nothing to do), record the result, record the failure, clear what a child left.
+    """The use cases of a kind of job: make the order (None: nothing to do), record the result, record the failure, clean up after
+    a child process.
 
-    `record` returns False where the result was recorded before, by an attempt whose commit was not confirmed.
+    `record` returns False if the result was recorded already, by an attempt whose commit was not confirmed.
 
-    `keep` comes before `record` where bytes must be moved: in a transaction that only reads, which nobody waits for.
+    `keep` runs before `record` if bytes must be moved: in a read-only transaction, which blocks no other one.
 
     Attributes:
         own_place: whether every run writes to a place of its own, which can be cleared even when the job was lost.
         merges: whether it computes merged bytes, which workers with an accelerator do where any lives.
-        urgent: whether it goes before all jobs that are not.
+        urgent: whether it runs before all jobs that are not urgent.
     """
 
     order: Callable[[UnitOfWork, str], dict[str, Any] | None]

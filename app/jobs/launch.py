@@ -140,7 +140,7 @@ class Forks:
             raise
 
     def _ask(self, order: bytes, common: Mapping[str, str]) -> tuple[IO[bytes], IO[bytes], IO[bytes], socket.socket]:
-        """Sends an order with one end of each of three pipes and of a socket; the others, in the order of a process's files."""
+        """Sends an order with one end of three pipes and a socket; returns the other ends: stdin, stdout, stderr, socket."""
         with contextlib.ExitStack() as stack:
             try:
                 pipes = [_pipe(stack) for _ in range(3)]
@@ -216,7 +216,7 @@ class Forked:
     ) -> None:  # fmt: skip
         self.pid, self.stdin, self.stdout, self.stderr = pid, stdin, stdout, stderr
         self.returncode: int | None = None
-        # Unlike its id, which another process can have by now, the handle is of no other.
+        # The process id may have been reused by now; the handle (pidfd) always refers to this process.
         self._handle, self._told, self._one_waits = handle, told, asyncio.Lock()
         self._close = weakref.finalize(self, _close, handle, told)
 
@@ -251,14 +251,14 @@ def _close(handle: int, told: socket.socket) -> None:
 
 
 async def _hear(told: socket.socket) -> tuple[bytes, list[int]]:
-    """The next message of the process that forks, with the files that came with it; nothing where it ended."""
+    """Returns the next message of the fork server and the descriptors sent with it; both are empty if it ended."""
     await _until_readable(told.fileno())
     message, files, *_ = socket.recv_fds(told, MAX_TEXT, 1)
     return message, files
 
 
 async def _until_readable(handle: int) -> None:
-    """Waits for a message at a socket, or for the end of a process by its handle, whether or not somebody waited for it."""
+    """Waits until a socket has a message, or until a process ends (by its pidfd), even if the process was already reaped."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
     loop.add_reader(handle, _settle, ended)

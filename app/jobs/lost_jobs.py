@@ -1,7 +1,7 @@
-"""Takes up again the jobs that the engine assigns to this process and that this process does not run.
+"""Requeues jobs that the engine assigned to this process but that this process does not run.
 
-The engine ends a job's execution in memory when it cannot write the outcome, for one because the disk of the database is full.
-The row then says "running" for ever: its executor is alive, so no other worker takes it over.
+The engine ends a job's execution in memory when it cannot write the outcome, for example because the database's disk is full.
+The row would then say "running" for ever: its executor is alive, so no other worker takes the job over.
 """
 
 import logging
@@ -20,13 +20,13 @@ Begin = Callable[[], AbstractContextManager[UnitOfWork]]
 
 
 class LostJobs:
-    """Compares what the engine's table says with what runs, at intervals in a thread of its own.
+    """Periodically compares the engine's table with the jobs that run here, in a thread of its own.
 
     Args:
-        read: opens a unit of work that reads.
-        begin: opens one that writes.
-        executor: this process, by the engine's name for it.
-        running: the jobs whose execution is in this process's memory.
+        read: opens a read-only unit of work.
+        begin: opens a unit of work that writes.
+        executor: the engine's id of this process.
+        running: the jobs that are being executed in this process.
     """
 
     def __init__(self, read: Begin, begin: Begin, executor: str, running: Callable[[], Collection[str]]) -> None:
@@ -39,15 +39,15 @@ class LostJobs:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread; called before the engine stops, which ends executions on purpose."""
+        """Ends the thread. Must be called before the engine stops, because that ends executions on purpose."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(CHECK_SECONDS)
 
     def check(self) -> int:
-        """Returns jobs to their queue that were assigned and not run at two checks in a row; how many.
+        """Requeues jobs that were assigned but not running in two consecutive checks; returns how many.
 
-        One check is not enough: a job is assigned a moment before its execution begins.
+        One check is not enough, because a job is assigned a moment before its execution begins.
         """
         with self._read() as uow:
             assigned = jobs.assigned(uow, self._executor)
@@ -63,5 +63,5 @@ class LostJobs:
         while not self._stopping.wait(CHECK_SECONDS):
             try:
                 self.check()
-            except Exception as error:  # noqa: BLE001  the database is away or full: the next check may reach it
+            except Exception as error:  # noqa: BLE001  the database is unreachable or full: the next check tries again
                 log.warning("lost jobs could not be looked for: %s", error)

@@ -23,7 +23,7 @@ class NoJobs:
         return self.forget(job)
 
     def forget(self, job: str) -> bool:
-        """Removes a job from the queue; whether it was there."""
+        """Removes a job from the queue; returns whether it was there."""
         before = len(self.enqueued)
         self.enqueued = [e for e in self.enqueued if e[0] != job]
         return len(self.enqueued) < before
@@ -47,7 +47,7 @@ class NoJobs:
         return ()
 
     def delete(self, jobs: Sequence[str]) -> None:
-        """Nothing: what ended is not remembered."""
+        """Does nothing, because finished jobs are not recorded."""
 
     def page(
         self,

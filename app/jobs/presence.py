@@ -117,5 +117,5 @@ def introduce(class_name: str, device: Device, url: str | None = None, labels: M
 
 
 def process_id() -> str:
-    """Returns a name for this process that no other ever had: host, process id, and a random part."""
+    """Returns a globally unique name for this process: host, process id, and a random part."""
     return f"{socket.gethostname()[:100]}:{os.getpid()}:{secrets.token_hex(3)}"

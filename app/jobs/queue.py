@@ -31,8 +31,8 @@ class DbosQueue:
 
     Args:
         url: the database.
-        ttl_seconds: after how long without a heartbeat a worker counts as dead.
-        connections: how many it opens to the database at most.
+        ttl_seconds: seconds without a heartbeat after which a worker counts as dead.
+        connections: the maximum number of database connections.
     """
 
     def __init__(self, url: str, ttl_seconds: float, connections: int = JOB_CONNECTIONS) -> None:

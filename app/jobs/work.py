@@ -188,19 +188,19 @@ def _list(where: dict[str, Any]) -> tuple[dict[str, int], dict[str, list[Any]]]:
 
 
 def _list_directory(where: dict[str, Any]) -> tuple[dict[str, int], dict[str, list[Any]]]:
-    """Sizes and identities of a directory's files, each taken from the descriptor that was judged to lie beneath a root.
+    """Returns the sizes and identities of a directory's files, each taken from a descriptor that is known to lie beneath a root.
 
-    A link may lead to another allowed place (as in a hub cache), nowhere else.
+    A link may lead to another allowed place (as in a hub cache), but nowhere else.
 
     Raises:
-        CheckpointError: checkpoint.link, and what `list_files` raises.
+        CheckpointError: checkpoint.link, and the errors of `list_files`.
     """
     found = {path: _identify(where, path) for path in list_files(Path(where["directory"]))}
     return {path: held.size for path, held in found.items()}, {path: list(held) for path, held in found.items()}
 
 
 def _identify(where: dict[str, Any], path: str) -> FileStat:
-    """The identity of one file of a directory as it is now."""
+    """Returns the current identity of one file of a directory."""
     with closing(DirectorySource(Path(where["directory"]), beneath=[Path(root) for root in where["beneath"]])) as source:
         return stat_of(source.descriptor(path))
 

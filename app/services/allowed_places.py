@@ -1,4 +1,4 @@
-"""The directories and S3 places that an installation may use: services say them, workers learn them."""
+"""The directories and S3 places that an installation may use: services announce them, workers adopt them."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ class AllowedPlaces:
 
 
 def announce(session: Session, allowed: AllowedPlaces) -> None:
-    """Writes what a service allows, for workers to read; the service that started last has the say."""
+    """Records the places that a service allows, for workers to read; the service that started last wins."""
     fact = {"roots": sorted({str(root.resolve()) for root in allowed.roots}), "s3": sorted(set(allowed.s3))}
     before = installation.read(session, FACT)
     if before == fact:
@@ -38,10 +38,10 @@ def announce(session: Session, allowed: AllowedPlaces) -> None:
 
 
 def adopt(session: Session, own: AllowedPlaces) -> AllowedPlaces:
-    """What a worker allows: its own places, or those of the installation where it has none.
+    """Returns the places that a worker allows: its own, or those of the installation if it has none of its own.
 
     Raises:
-        DomainError: worker.roots, when it has some and they leave out one of the installation's.
+        DomainError: worker.roots, when the worker's own places do not cover all of the installation's.
     """
     fact: dict[str, Any] = installation.read(session, FACT) or {"roots": [], "s3": []}
     roots, s3 = tuple(map(Path, fact["roots"])), tuple(map(str, fact["s3"]))
@@ -51,14 +51,14 @@ def adopt(session: Session, own: AllowedPlaces) -> AllowedPlaces:
 
 
 def warn_of_absent(allowed: AllowedPlaces) -> None:
-    """Logs which directories are not on this machine. Releases that are copied or lie in S3 can be read without them."""
+    """Logs which allowed directories are missing on this machine. Releases that were copied or lie in S3 do not need them."""
     for root in allowed.roots:
         if not root.is_dir():
             log.warning("the allowed directory %s is not there on this machine: jobs that read releases below it fail here", root)
 
 
 def _require_all(setting: str, own: Sequence[Any], wanted: Sequence[Any], is_below: Callable[[Any, Any], bool]) -> None:
-    """Raises `DomainError` (worker.roots) where one has own places and a wanted one lies below none of them."""
+    """Raises `DomainError` (worker.roots) if there are own places and a wanted place lies below none of them."""
     missing = [place for place in wanted if own and not any(is_below(place, above) for above in own)]
     if missing:
         raise DomainError(

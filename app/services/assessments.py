@@ -1,8 +1,8 @@
-"""Assessments: whether a patch version can be carried to a release, and why. Made outside transactions, and remembered.
+"""Assessments: whether a patch version can be carried to a release, and why. Computed outside transactions, and cached.
 
-Each reads headers and samples of weights, and publishers may ask for as many as they like. So each takes a place of
-`Tools.checks`, and none is made twice for the same version, release and recipe: their bytes never change. Refusals are remembered
-as well.
+An assessment reads headers and samples of weights, and publishers may request any number of them. Admission control therefore
+bounds how many run at once (`Tools.checks`), and each is computed once for a version, release and recipe, whose bytes never
+change. Refusals are cached as well.
 """
 
 from collections.abc import Iterator
@@ -22,10 +22,10 @@ from app.services.uow import Tools
 
 @dataclass(frozen=True)
 class Case:
-    """What is assessed, as it was read from the database.
+    """The subject of an assessment, as it was read from the database.
 
     Attributes:
-        lineage: what is known of the release that the patch was trained on and this one; None where it was never sampled.
+        lineage: the known similarity of this release to the one that the patch was trained on; None if it was never sampled.
     """
 
     version: PatchVersion
@@ -35,14 +35,14 @@ class Case:
 
 
 def assess(tools: Tools, case: Case) -> tuple[Assessment, Lineage | None]:
-    """Says whether a patch can be carried to a release and why. No transaction may be open: it reads bytes.
+    """Assesses whether a patch can be carried to a release, and why. No transaction may be open, because this reads bytes.
 
     Returns:
-        The assessment, and the lineage where it was sampled just now.
+        The assessment, and the lineage if it was sampled by this call.
 
     Raises:
-        DomainError: server.busy; storage.unavailable, among others, where bytes cannot be read.
-        CoreError: bytes of the release or of the patch are not what they were any more. Misfits are findings, not errors.
+        DomainError: server.busy; storage.unavailable, among others, if bytes cannot be read.
+        CoreError: bytes of the release or of the patch have changed. A patch that does not fit is a finding, not an error.
     """
     library, sampled, made = tools.library, list[Lineage](), list[Assessment]()
 
@@ -52,7 +52,7 @@ def assess(tools: Tools, case: Case) -> tuple[Assessment, Lineage | None]:
         return made[0]
 
     found = library.assessment(case.release, case.version, case.recipe, make)
-    if not made and found.tensors_changed:  # what is remembered says nothing about bytes that were changed or lost since
+    if not made and found.tensors_changed:  # a cached assessment does not show that bytes were changed or lost since
         library.require_readable(case.release, case.version)
     return found, sampled[0] if sampled else None
 
@@ -73,7 +73,7 @@ def _made(tools: Tools, case: Case, sampled: list[Lineage]) -> Assessment:
 
 
 def _lineage(tools: Tools, case: Case, sampled: list[Lineage]) -> Lineage | None:
-    """How alike the release and the one that the patch was trained on are; None where that is not known, or they are the same."""
+    """Returns how similar the release is to the one that the patch was trained on; None if unknown, or if they are the same."""
     old, new, library = case.version.trained_on, case.release, tools.library
     if old is None or old.manifest == new.manifest:
         return None

@@ -1,7 +1,7 @@
-"""Attempts to send an object to the registry: one at a time, so that at most as many bytes are staged as were announced.
+"""Attempts to upload an object: one at a time, so that no more bytes are staged than were announced.
 
-The process that receives an object holds a lease on it, by the clock of the database, and renews it while bytes come. When the
-process dies the lease ends, and another attempt may begin.
+The process that receives an object holds a lease on it, timed by the database's clock, and renews it while bytes arrive. If the
+process dies, the lease expires and another attempt may begin.
 """
 
 import datetime as dt
@@ -20,7 +20,7 @@ RENEW_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Target:
-    """What an attempt is to send: size in bytes, sha256 in hex; `is_there` where another attempt has brought it."""
+    """The object that an attempt must upload: size in bytes, sha256 in hex; `is_there` if an earlier attempt completed it."""
 
     size: int
     digest: str
@@ -28,7 +28,7 @@ class Target:
 
 
 def begin(uow: UnitOfWork, ident: str, upload: str) -> Target:
-    """Begins an attempt, staged as `upload`; what an attempt left whose lease ended is discarded.
+    """Begins an attempt, staged as `upload`; discards what an attempt with an expired lease left behind.
 
     Raises:
         DomainError: upload.unknown; upload.under_way, while another attempt holds the lease.
@@ -47,7 +47,7 @@ def begin(uow: UnitOfWork, ident: str, upload: str) -> Target:
 
 
 def renew(uow: UnitOfWork, ident: str, upload: str) -> None:
-    """Prolongs the lease of an attempt, unless another has taken it over.
+    """Renews the lease of an attempt, unless another attempt has taken over.
 
     Raises:
         DomainError: upload.unknown.
@@ -61,7 +61,7 @@ def arrive(uow: UnitOfWork, ident: str, upload: str) -> None:
     """Records that an attempt staged the whole object, and that its bytes were hashed here.
 
     Raises:
-        DomainError: upload.unknown; upload.under_way, where another attempt has taken over and not brought it yet.
+        DomainError: upload.unknown; upload.under_way, if another attempt has taken over and has not completed yet.
     """
     row = _locked(uow, ident)
     if row.staged and row.multipart is None:
@@ -73,7 +73,7 @@ def arrive(uow: UnitOfWork, ident: str, upload: str) -> None:
 
 
 def end(uow: UnitOfWork, ident: str, upload: str) -> None:
-    """Ends an attempt that failed, so that the next need not wait for its lease.
+    """Ends a failed attempt, so that the next one need not wait for its lease to expire.
 
     Raises:
         DomainError: upload.unknown.

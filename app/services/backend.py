@@ -32,11 +32,11 @@ class Doing:
 
 
 class Backend(Protocol):
-    """Units of work, tools, and places for heavy reads.
+    """Units of work, tools, and semaphores for heavy reads.
 
     Attributes:
-        merged_reads: places for reads of merged files.
-        far_reads: places for reads of large files in an object store that are handed out as they are.
+        merged_reads: semaphore for reads of merged files.
+        far_reads: semaphore for reads of large files in an object store that are served unchanged.
     """
 
     tools: Tools
@@ -67,13 +67,14 @@ class Backend(Protocol):
         """A unit of work that may write; commits at its end."""
 
     def exclusive(self, name: str, what: str) -> AbstractContextManager[None]:
-        """Holds a lock by name, on all replicas, for work that spans several transactions. It never waits: a request that
-        waited would keep a thread from all others.
+        """Holds a named lock across all replicas, for work that spans several transactions.
+
+        It never blocks, because a waiting request would occupy a thread that other requests need.
 
         Args:
-            name: of the lock.
-            what: is being worked on, for the sentence; begins a sentence.
+            name: the name of the lock.
+            what: the subject of the work, for the error message; it begins a sentence.
 
         Raises:
-            DomainError: request.under_way, when somebody else holds the lock.
+            DomainError: request.under_way, when the lock is already held.
         """

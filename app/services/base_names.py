@@ -99,7 +99,7 @@ def find(uow: UnitOfWork, principal: Principal, name: str | None, revision: str 
     Returns:
         None where nothing here has that name that the principal may see.
     """
-    if not name or not _NAME.fullmatch(name):  # nothing else was ever made known, and a database does not take every character
+    if not name or not _NAME.fullmatch(name):  # other names were never published, and a database does not accept every character
         return None
     if name.startswith(OWN):
         family = family_rows.by_name(uow.session, name.removeprefix(OWN))

@@ -49,17 +49,17 @@ def begin_block(uow: UnitOfWork, principal: Principal, repository: Repository, s
 
     Args:
         uow: the transaction.
-        principal: who sends.
-        repository: to what.
-        session: the client's.
-        name: of the block.
-        size: bytes that the client says it has; 0 where it does not say.
+        principal: the sender.
+        repository: the target repository.
+        session: the client's session.
+        name: the name of the block.
+        size: the size in bytes that the client declared; 0 if it declared none.
 
     Returns:
-        The reservation's id; None where the session sent the block already.
+        The reservation's id; None if the session already sent the block.
 
     Raises:
-        DomainError: quota.exceeded, and what `require_push` raises.
+        DomainError: quota.exceeded, and the errors of `require_push`.
     """
     if has_block(uow, principal, repository, session, name):
         return None
@@ -106,7 +106,7 @@ def rebuild(
         found = _blocks(uow, repository, session, names)
         check_effort(files, sum(row.size for row in found.values()))
         more = max(0, total - sum(row.charged for row in found.values()))
-    # The blocks make room for their files. The rest counts from now on, for it is staged before it is recorded.
+    # The quota of the blocks passes to their files. The remainder is reserved now, because it is staged before it is recorded.
     reserved = settle(opened.write, lambda uow: reservations.reserve(uow, principal, repository, more))
     try:
         _put_together(opened, principal, repository, session, files, found, reserved)
@@ -139,7 +139,7 @@ def _put_together(
 
 
 def _make_room(uow: UnitOfWork, repository: Repository, session: str, names: Sequence[str], size: int) -> int:
-    """Lets blocks count less by what a file counts that was put together from them, after that was checked; by how much."""
+    """Reduces the quota charged for blocks by the size of a verified file assembled from them; returns by how many bytes."""
     open_account(uow, owner_of(repository), "bytes")  # one at a time
     left = size
     for row in _blocks(uow, repository, session, names).values():

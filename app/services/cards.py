@@ -166,12 +166,12 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Escapes a text for one cell of a table: one line, without control characters, and no mark-up of its own."""
+    """Escapes a text for a table cell: a single line without control characters or active mark-up."""
     return re.sub(r"([\\`*_|<>\[\]#&~!])", r"\\\1", _line(text))
 
 
 def _code(text: str | None) -> str:
-    """Shows a text as code, in or outside a table: it ends neither the code nor the cell."""
+    """Formats a text as inline code, in or outside a table; the text cannot break out of the code span or the cell."""
     return f"`{_line(str(text)).replace('`', '').replace('|', '¦')}`" if text else NOT_SAID
 
 

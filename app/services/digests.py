@@ -61,7 +61,7 @@ def order(uow: UnitOfWork, port_id: str) -> dict[str, Any] | None:
 
 
 def record(uow: UnitOfWork, port_id: str, job: str, held: Claim, result: dict[str, Any]) -> bool:
-    """Records digests and the exact merge fidelity; False where the port has them, or is gone.
+    """Records digests and the exact merge fidelity; returns False if the port already has them, or is gone.
 
     Raises:
         DomainError: job.lost.

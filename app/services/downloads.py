@@ -1,4 +1,4 @@
-"""Downloads under way, so that they end when the right to them is withdrawn."""
+"""Tracks downloads in progress, so that they end when the reader's access is withdrawn."""
 
 import threading
 from collections.abc import Mapping, Set
@@ -18,9 +18,9 @@ class Download:
     """One download.
 
     Attributes:
-        principal: Who reads.
-        family_id: The family that the principal must be able to see; None where none is read.
-        has_ended: Whether nothing more may be read.
+        principal: The reader.
+        family_id: The family that the principal must be able to see; None if the download reads none.
+        has_ended: Whether reading must stop.
     """
 
     principal: Principal
@@ -28,7 +28,7 @@ class Download:
     has_ended: bool = False
 
     def require(self) -> None:
-        """Raises `DomainError` (token.missing) when the right to read was withdrawn."""
+        """Raises `DomainError` (token.missing) if access was withdrawn."""
         if self.has_ended:
             raise DomainError("token.missing")
 
@@ -41,25 +41,25 @@ class Downloads:
         self._open = set[Download]()
 
     def open(self, principal: Principal, family_id: str | None) -> Download:
-        """Registers a download that the principal is allowed; whoever opened it closes it."""
+        """Registers a download that was authorised; the caller must close it."""
         download = Download(principal, family_id)
         with self._lock:
             self._open.add(download)
         return download
 
     def close(self, download: Download) -> None:
-        """Forgets a download; may be called again."""
+        """Unregisters a download; idempotent."""
         with self._lock:
             self._open.discard(download)
 
     def __len__(self) -> int:
-        """Returns how many there are."""
+        """Returns the number of registered downloads."""
         return len(self._open)
 
     def end_withdrawn(self, session: Session) -> int:
-        """Ends the downloads of tokens that were revoked, and of families that were closed to their owners; returns how many.
+        """Ends downloads whose token was revoked or whose owner may no longer see the family; returns how many.
 
-        A token that only expires lets the downloads that began before go on.
+        A token that merely expires does not end the downloads that began before.
         """
         with self._lock:
             held = list(self._open)
@@ -73,7 +73,7 @@ class Downloads:
 
 def _is_allowed(download: Download, kept: Set[str], readable: Mapping[str, set[str]]) -> bool:
     principal = download.principal
-    if principal.owner == INSTALLATION:  # an address that an older service signed for a client that it did not name
+    if principal.owner == INSTALLATION:  # a URL signed by an older service, which did not name the client
         return True
     if principal.token not in kept:
         return False

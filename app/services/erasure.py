@@ -49,7 +49,7 @@ class Opened(Looked, Protocol):
         """A unit of work that may write; commits at its end."""
 
     def exclusive(self, name: str, what: str) -> AbstractContextManager[None]:
-        """Holds a lock by name, on all replicas, for work that spans several transactions; see `Backend.exclusive`."""
+        """Holds a named lock across all replicas, for work that spans several transactions; see `Backend.exclusive`."""
 
 
 def begin(present: dt.datetime, running: bool) -> Report:
@@ -100,8 +100,8 @@ def _staged(opened: Opened, ident: str) -> str | None:
         with opened.exclusive(f"upload:{ident}", f"The upload {ident}"):
             opened.tools.blobs.erase_upload(ident)
         for upload, patch in _bury_drafts(opened, ident):
-            # What is being verified, by an upload or a push, would be put into the store after we looked: it is waited for, by
-            # looking again later.
+            # An upload or push that is being verified would put its bytes into the store after this check. Erasure waits for it
+            # and checks again later.
             with (
                 opened.exclusive(f"upload:{upload}", f"The upload {upload}"),
                 opened.exclusive(f"push:{patch}", f"A push to {patch}"),
@@ -122,7 +122,7 @@ def _forget_pushed(opened: Opened, ident: str) -> list[str]:
 
 
 def _bury_drafts(opened: Opened, ident: str) -> list[tuple[str, str]]:
-    """Drafts of the same owner's that announced the same bytes, tombstones too from now on: their ids and patches."""
+    """Turns drafts of the same owner that announced the same bytes into tombstones; returns their ids and patches."""
     with opened.write() as uow:
         row = _row(uow, ident)
         found = patches.unpublished_of(uow.session, row.owner, row.digest)

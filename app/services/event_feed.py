@@ -1,8 +1,8 @@
-"""Live streams of events. One thread of the process reads new events once and hands them to every stream that may see them.
+"""Live streams of events. One thread per process reads each new event once and fans it out to every stream that may see it.
 
 A stream starts at a cursor. Until it has caught up it reads pages of its own (`catch_up`); from then on the poller fills its
-queue. A stream that takes its messages too slowly leaves the fan-out when its queue is full, and catches up again. Ids of
-events become visible in their order (`app.db.events.append`), so no stream misses an event or is given one twice.
+queue. A slow stream whose queue is full leaves the fan-out and catches up again by reading pages. Ids of events become visible
+in order (`app.db.events.append`), so no stream misses an event or gets one twice.
 """
 
 import datetime as dt
@@ -26,9 +26,9 @@ from app.services.draining import Draining
 from app.services.garbage import Begin
 
 POLL_SECONDS = 1.0
-LONGEST_PAUSE_SECONDS = 30.0  # between attempts while the database does not answer
+LONGEST_PAUSE_SECONDS = 30.0  # between retries while the database does not answer
 TOKEN_CHECK_SECONDS = 15.0
-# After one of these, tokens are checked before any event is handed out.
+# After an event of one of these kinds, tokens are checked again before any event is handed out.
 TOKEN_ENDS = frozenset({"token.revoked", "token.rotated"})
 PAGE = 100  # events that a stream reads at once while it catches up
 BATCH = 500  # events that the poller reads at once
@@ -39,7 +39,7 @@ log = logging.getLogger("portllm.events")
 
 @dataclass(frozen=True)
 class StreamLimits:
-    """How many streams one process has open at once, in all and for one owner, and for how many seconds each."""
+    """How many streams one process may have open at once, in total and per owner, and how many seconds each may last."""
 
     total: int
     each: int
@@ -48,17 +48,17 @@ class StreamLimits:
 
 @dataclass(eq=False)
 class Subscription:
-    """One open stream; changed by its feed only.
+    """One open stream; only its feed changes it.
 
     Attributes:
-        principal: Whose stream it is.
+        principal: The reader of the stream.
         cursor: All events up to this id were handed out, or passed over because the principal may not see them.
         wake: Called from any thread when there are messages or the stream has ended.
-        deadline: When it ends, on the monotonic clock.
-        expires_at: When its token ends, as of the last check.
+        deadline: When the stream ends, on the monotonic clock.
+        expires_at: When its token expires, as of the last check.
         queue: Messages that wait to be sent.
         is_live: Whether the poller fills the queue; otherwise the stream has to catch up.
-        has_ended: Whether nothing more may be sent.
+        has_ended: Whether the stream must not send any more.
     """
 
     principal: Principal
@@ -72,13 +72,13 @@ class Subscription:
 
 
 class EventFeed:
-    """The streams of one process and the thread that reads for them, which runs only while there are any.
+    """The streams of one process and the polling thread, which runs only while there are streams.
 
     Args:
-        read: Opens a unit of work that reads.
-        draining: When it is set, all streams end.
-        limits: How many streams there may be.
-        message: Makes the text of an event, for an admin or for others.
+        read: Opens a read-only unit of work.
+        draining: All streams end when it is set.
+        limits: How many streams may be open, and for how long.
+        message: Formats an event for an admin or for other readers.
     """
 
     def __init__(self, read: Begin, draining: Draining, limits: StreamLimits, message: Callable[[Event, bool], str]) -> None:
@@ -90,30 +90,30 @@ class EventFeed:
         self._next_check = 0.0
 
     def subscribe(self, principal: Principal, cursor: int, wake: Callable[[], None]) -> Subscription:
-        """Opens a stream after a cursor; whoever opened it closes it.
+        """Opens a stream that starts after a cursor; the caller must close it.
 
         Raises:
-            DomainError: server.busy, when there are too many; server.unready, when the process is about to stop.
+            DomainError: server.busy, when too many streams are open; server.unready, when the process is about to stop.
         """
         subscription = Subscription(principal, cursor, wake, time.monotonic() + self._limits.seconds)
         with self._lock:
             if self._draining.is_set:
                 raise DomainError("server.unready", reason="the process is about to stop")
             self._require_place(principal.owner)
-            if not self._is_polling:  # started first: where no thread can be, there is no stream that nobody reads for
+            if not self._is_polling:  # started first: if the thread cannot start, no stream is left without a poller
                 threading.Thread(target=self._poll_while_open, name="events", daemon=True).start()
                 self._is_polling = True
             self._open.add(subscription)
         return subscription
 
     def close(self, subscription: Subscription) -> None:
-        """Ends a stream and gives its place back."""
+        """Ends a stream and frees its slot."""
         with self._lock:
             subscription.has_ended = True
             self._open.discard(subscription)
 
     def take(self, subscription: Subscription) -> list[str]:
-        """Returns the messages that wait for a stream, oldest first."""
+        """Takes the waiting messages of a stream out of its queue and returns them, oldest first."""
         with self._lock:
             found = list(subscription.queue)
             subscription.queue.clear()
@@ -145,7 +145,7 @@ class EventFeed:
         return [self._message(event, principal.is_admin) for event in found]
 
     def status(self, newest: int) -> tuple[int, int]:
-        """How many streams are open, and how many events were not handed yet to the one that is furthest behind.
+        """Returns how many streams are open, and by how many events the slowest one is behind.
 
         Args:
             newest: the id of the last event.
@@ -172,7 +172,7 @@ class EventFeed:
             try:
                 self._poll()
                 pause = POLL_SECONDS
-            except DomainError:  # `app.db.failures` has logged a line about it
+            except DomainError:  # already logged by `app.db.failures`
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             except Exception:  # a defect must not silence all streams for good
                 log.exception("new events could not be read")
@@ -180,7 +180,7 @@ class EventFeed:
         self._end(lambda _: True)
 
     def _poll(self) -> None:
-        """Ends the streams whose time is over, and hands out all new events."""
+        """Ends the streams past their deadline and hands out all new events."""
         monotonic, present = time.monotonic(), now()
         self._end(lambda held: held.deadline <= monotonic or (held.expires_at is not None and held.expires_at <= present))
         is_due = monotonic >= self._next_check
@@ -206,7 +206,7 @@ class EventFeed:
         return len(found)
 
     def _note_tokens(self, held: set[str], valid: Mapping[str, dt.datetime | None]) -> None:
-        """Ends the streams of tokens that are not valid any more; those that were opened meanwhile are not in `held`."""
+        """Ends the streams of tokens in `held` that are no longer valid; tokens of streams opened since are not in `held`."""
         self._end(lambda subscription: subscription.principal.token in held - valid.keys())
         with self._lock:
             for subscription in self._open:
@@ -232,8 +232,9 @@ class EventFeed:
             subscription.wake()
 
     def _put(self, event: Event, subscriptions: Iterable[Subscription]) -> Iterator[Subscription]:
-        """Puts an event into queues and yields the streams. One that has the event is passed over, one whose queue is full
-        has to catch up.
+        """Puts an event into queues and yields the streams that got it.
+
+        Streams that have the event already are skipped; a stream whose queue is full has to catch up.
         """
         texts = dict[bool, str]()
         for subscription in subscriptions:

@@ -1,4 +1,4 @@
-"""Events as their readers may see them."""
+"""Events, restricted to what each reader may see."""
 
 from collections.abc import Sequence
 
@@ -28,5 +28,5 @@ def audit(uow: UnitOfWork, principal: Principal, cursor: int, limit: int) -> Seq
 
 
 def actor_of(event: Event, for_admin: bool) -> str:
-    """Returns the owner that acted. Of a family's event only admins learn it: an admin's token may belong to any owner."""
+    """Returns the owner that acted. For a family's event only admins learn it, as an admin's token may belong to any owner."""
     return event.actor if for_admin or event.family is None else INSTALLATION

@@ -83,7 +83,9 @@ def grants(uow: UnitOfWork, principal: Principal, name: str) -> Sequence[FamilyG
 
 
 def _tell(uow: UnitOfWork, kind: str, principal: Principal, name: str, owner: str) -> None:
-    """Records the event of a grant: for the owner that it is about, so that other readers of the family do not learn its name."""
+    """Records the event of a grant for the owner that the grant concerns, so that other readers of the family do not learn its
+    name.
+    """
     if owner == EVERYBODY:
         uow.family_event(kind, principal, name, to=owner)
     else:

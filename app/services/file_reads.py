@@ -16,10 +16,10 @@ class Content:
     """Where the bytes of a file come from.
 
     Attributes:
-        open: opens them.
-        places: a read needs one of these, for it keeps large buffers; None where it does not.
-        owner: whose place it needs.
-        is_computed: whether its bytes are computed, and not stored somewhere.
+        open: opens the bytes for reading.
+        places: the semaphore that admits reads with large buffers; None if this read keeps none.
+        owner: the owner that the place counts for.
+        is_computed: whether the bytes are computed while they are read, rather than stored.
     """
 
     open: Open
@@ -29,29 +29,30 @@ class Content:
 
 
 class FileRead:
-    """Bytes [start, stop) of a file, in order; opened when the first of them is asked for. Before each piece
-    `require_allowed` is called, which raises where they may not be read any more.
+    """Bytes [start, stop) of a file, in order. The file is opened when the first byte is requested.
 
-    `next` is called by one thread at a time; `close` may be called by any thread, and its place reclaimed by any.
+    `require_allowed` is called before each piece, and raises if access was withdrawn.
+
+    Only one thread at a time calls `next`; any thread may call `close` or reclaim the place.
     """
 
     def __init__(self, content: Content, start: int, stop: int, require_allowed: Callable[[], None]) -> None:
         self._content, self._position, self._stop, self._require_allowed = content, start, stop, require_allowed
-        self._lock = threading.Lock()  # of what is open
+        self._lock = threading.Lock()  # guards the open resources
         self._opened = ExitStack()
         self._pieces: Iterator[memoryview] | None = None
         self._place: Place | None = None
 
     def accept(self, place: Place) -> None:
-        """Takes over a place that was waited for; `close` gives it back."""
+        """Takes over a place that the queue granted; `close` releases it."""
         self._place = place
 
     def next(self) -> memoryview | None:
-        """The next piece, None at the end.
+        """Returns the next piece; None at the end.
 
         Raises:
-            NoPlaceError: it needs a place, and there is none.
-            CoreError, DomainError: the bytes cannot be had, or are not what they were.
+            NoPlaceError: the read needs a place, and none is free.
+            CoreError, DomainError: the bytes cannot be read, or have changed.
         """
         if self._position == self._stop:
             self.close()
@@ -72,7 +73,7 @@ class FileRead:
         return piece
 
     def close(self) -> None:
-        """Closes what is open and gives the place back; may be called again."""
+        """Closes open resources and releases the place; idempotent."""
         self._drop()
         if self._place is not None:
             self._place.release()

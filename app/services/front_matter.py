@@ -1,4 +1,4 @@
-"""Front matter of model cards: the YAML between two lines of three dashes, read as text whatever its tags say."""
+"""Front matter of model cards: the YAML between two lines of three dashes. All values are read as text; tags are ignored."""
 
 import re
 
@@ -17,13 +17,13 @@ _EMPTY = frozenset({"", "~", "null", "Null", "NULL"})
 
 
 def is_readable(content: bytes) -> bool:
-    """Says whether a README.md has no front matter, or one of which something is understood."""
+    """Returns whether a README.md has no front matter, or front matter with at least one understood key."""
     text = content[:MAX_BYTES].decode("utf-8", "replace")
     return not text.lstrip("\ufeff").startswith("---") or bool(read_front_matter(content))
 
 
 def read_front_matter(content: bytes) -> dict[str, str | list[str]]:
-    """Returns the understood keys of a README.md, of its first `MAX_BYTES`; empty where nothing can be read. Never raises."""
+    """Returns the understood keys in the first `MAX_BYTES` of a README.md; empty if nothing can be parsed. Never raises."""
     found = _FENCED.match(content[:MAX_BYTES].decode("utf-8", "replace"))
     if found is None or len(found[1]) > MAX_YAML or sum(map(found[1].count, BRACKETS)) > MAX_BRACKETS:
         return {}
@@ -35,14 +35,14 @@ def read_front_matter(content: bytes) -> dict[str, str | list[str]]:
 def _top_level(text: str) -> dict[str, yaml.Node]:
     """Parses YAML without constructing values, and returns the nodes of the outermost mapping by key.
 
-    Tags and merges ("!!int x", "<<") are not resolved: resolving them runs conversions that raise exceptions of many types.
-    A document with aliases is not read: a few lines of them can stand for gigabytes.
+    Tags and merge keys ("!!int x", "<<") are not resolved: the conversions would raise exceptions of many types.
+    A document with aliases is rejected, because a few lines of them can expand to gigabytes.
     """
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.BaseLoader)):
             return {}
         root = yaml.compose(text, yaml.BaseLoader)
-    except Exception:  # noqa: BLE001  the scanner raises more than YAMLError, and a card must not make its repository unreadable
+    except Exception:  # noqa: BLE001  not only YAMLError is raised, and a card must not make its repository unreadable
         return {}
     if not isinstance(root, yaml.MappingNode):
         return {}
@@ -56,6 +56,6 @@ def _plain(node: yaml.Node) -> str | list[str]:
 
 
 def _text(value: str) -> str:
-    """Puts a text on one line; returns "" for one with characters that a terminal or a page would take for more than text."""
+    """Joins a text into one line; returns "" if it has characters that a terminal or web page would interpret."""
     line = " ".join(value.split())[:MAX_LENGTH]
     return "" if line in _EMPTY or not line.isprintable() else line

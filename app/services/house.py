@@ -20,15 +20,15 @@ log = logging.getLogger("portllm.house")
 
 
 class House:
-    """Reconciles subjects with their jobs each time it is asked to, and sweeps at first and every hour.
+    """Periodic maintenance: reconciles subjects with their jobs at each call; sweeps at the first call and then every hour.
 
     Args:
-        read: opens a unit of work that reads.
-        write: opens one that writes.
-        opened: the registry, where erasures are to be finished.
-        sampled_bytes: of releases by reference that are hashed anew each hour.
-        keep: for how long what has ended is kept; for ever by default.
-        patience: for how many seconds waiting jobs may have no live worker before it is told.
+        read: opens a read-only unit of work.
+        write: opens a unit of work that writes.
+        opened: the registry, if erasures are to be finished.
+        sampled_bytes: how many bytes of releases by reference are hashed again each hour.
+        keep: how long finished rows are kept; for ever by default.
+        patience: seconds that waiting jobs may be without a live worker before it is reported.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Writes down the commits of what Hub clients can see, before anybody asks: a list of refs names the commit of each.
+"""Records the commits of everything that Hub clients can see, ahead of requests, because a list of refs names each commit.
 
-A commit names the files of a revision, so some small files are read for it, and a merged model is planned. That is done when a
-version is published and when a port becomes ready, by the catch-up of the service for what was there before, and else by the
-request that asks.
+A commit lists the files of a revision, so creating one reads some small files and plans a merged model. This happens when a
+version is published and when a port becomes ready; the service's catch-up covers older subjects, and a request that needs a
+missing commit creates it.
 """
 
 import logging
@@ -29,12 +29,12 @@ Subject = tuple[Kind, str]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-# So many are looked at between a transaction that reads and one that writes.
+# How many subjects are processed between the transaction that reads and the one that writes.
 BATCH = 100
-# Where the files lie in an object store, each of them is a round trip.
+# In an object store, each file costs a round trip.
 READERS = 8
 AMONG = 500
-# Refusals that concern the bytes of one subject, not the storage as a whole.
+# Errors that concern the bytes of one subject, not the storage as a whole.
 UNREADABLE = ("blob.missing", "release.damaged")
 CATCH_UP_SECONDS, CATCH_UP_PAUSE, RETRY_SECONDS = 2.0, 3600.0, 60.0
 
@@ -42,19 +42,19 @@ log = logging.getLogger("portllm.hub")
 
 
 class Registry(Protocol):
-    """A registry that runs."""
+    """A running registry."""
 
     tools: Tools
 
     def read(self) -> AbstractContextManager[UnitOfWork]:
-        """A unit of work that only reads."""
+        """Opens a read-only unit of work."""
 
     def write(self) -> AbstractContextManager[UnitOfWork]:
-        """A unit of work that may write; commits at its end."""
+        """Opens a unit of work that may write, and commits it at the end."""
 
 
 def names(uow: UnitOfWork, subjects: Sequence[Subject]) -> dict[Subject, str]:
-    """Commit ids of those subjects whose commits are written down."""
+    """Returns the commit ids of those subjects whose commits are recorded."""
     found = dict[Subject, str]()
     for kind in sorted({kind for kind, _ in subjects}):
         idents = [ident for own, ident in subjects if own == kind]
@@ -65,12 +65,12 @@ def names(uow: UnitOfWork, subjects: Sequence[Subject]) -> dict[Subject, str]:
 
 
 def write(registry: Registry, subjects: Sequence[Subject], seconds: float) -> int:
-    """Writes down the commits of those subjects that have none; returns how many were not looked at in the time.
+    """Records commits for those subjects that have none; returns how many were left when the time was up.
 
-    Subjects whose bytes cannot be read any more get none. To be called outside of any transaction.
+    Subjects whose bytes can no longer be read get no commit. Must be called outside any transaction.
 
     Raises:
-        DomainError: what the storage answers.
+        DomainError: the storage as a whole failed.
     """
     if not subjects:
         return 0
@@ -89,7 +89,7 @@ def write(registry: Registry, subjects: Sequence[Subject], seconds: float) -> in
 
 
 def write_ahead(registry: Registry, subjects: Sequence[Subject]) -> None:
-    """The same for a request that has done its work: what fails is logged, and done later."""
+    """Records commits at the end of a request whose work is done. Failures are logged, and the catch-up retries later."""
     try:
         write(registry, subjects, CATCH_UP_SECONDS)
     except (CoreError, DomainError) as error:
@@ -97,16 +97,16 @@ def write_ahead(registry: Registry, subjects: Sequence[Subject]) -> None:
 
 
 def of_port(port: Port) -> list[Subject]:
-    """What Hub clients see of a port: an adapter and a merged model, once it is ready and by the canonical recipe."""
+    """Returns the subjects of a port that Hub clients see: adapter and merged model, if it is ready and its recipe canonical."""
     if port.state != "ready" or Recipe.from_dict(port.recipe) != Recipe():
         return []
     return [("adapter", port.id), ("merged", port.id)]
 
 
 class CatchUp:
-    """Writes down what nothing else has written: what an earlier version of the service left, and what was imported.
+    """Records commits that nothing else recorded: of subjects from earlier versions of the service, and of imports.
 
-    It goes through all that is visible, a part at each call, and again an hour after its end.
+    It scans everything visible, a part at each call, and starts over an hour after it has finished.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -114,7 +114,7 @@ class CatchUp:
         self._due, self._rest, self._after = 0.0, list(KINDS), ""
 
     def go_on(self) -> None:
-        """Writes batches for `CATCH_UP_SECONDS`, at least one where it is due."""
+        """Processes batches for `CATCH_UP_SECONDS`, at least one if a scan is due."""
         ends = time.monotonic() + CATCH_UP_SECONDS
         while time.monotonic() >= self._due:
             self._write_batch()
@@ -127,7 +127,7 @@ class CatchUp:
             idents = uncommitted.page(uow.session, kind, self._after, BATCH)
         try:
             write(self._registry, [(kind, ident) for ident in idents], math.inf)
-        except (CoreError, DomainError) as error:  # a store that is away, most likely
+        except (CoreError, DomainError) as error:  # most likely the store is unreachable
             log.warning("commits of Hub clients are written later: %s", error)
             self._due = time.monotonic() + RETRY_SECONDS
             return
@@ -146,7 +146,7 @@ def _draw(registry: Registry, things: Sequence[Base | Adapter | Merged]) -> list
     def draw(thing: Thing) -> Drawn | None:
         try:
             return snapshots.draw(registry.tools.library, thing)
-        except CoreError:  # its bytes are not what they were: it has no commit
+        except CoreError:  # its bytes have changed, so it gets no commit
             return None
         except DomainError as error:
             if error.code in UNREADABLE:

@@ -44,7 +44,7 @@ class Wish:
 
     @property
     def names_organisation(self) -> bool:
-        """Whether an upstream may have to be asked which repositories are meant."""
+        """Whether any source names an organisation, so that the upstream must be asked for its repositories."""
         return any(source.partition(":")[2].partition("@")[0].endswith("/*") for source in self.sources)
 
 
@@ -174,12 +174,12 @@ def order(uow: UnitOfWork, ident: str) -> dict[str, Any] | None:
 
 
 def record(uow: UnitOfWork, ident: str, job: str, held: Claim, result: dict[str, Any]) -> bool:
-    """Publishes what the job brought, by the steps of any upload; False where the import no longer waits for that.
+    """Publishes the result of the job, by the same steps as any upload; returns False if the import no longer waits for it.
 
     Raises:
-        DomainError: job.lost; import.base, import.release, import.taken, blob.missing, and what creating a patch and publishing
-            a version raise: nothing is made then.
-        CoreError: it is no patch that can be added to what it was trained on.
+        DomainError: job.lost; import.base, import.release, import.taken, blob.missing, and the errors of creating a patch and
+            publishing a version; nothing is created then.
+        CoreError: the files are not a patch that fits the release it was trained on.
     """
     if not still_ours(uow.session, job, held):
         raise DomainError("job.lost", job=job)
@@ -215,12 +215,12 @@ def record_refused(uow: UnitOfWork, ident: str, problem: dict[str, Any]) -> None
 
 
 def unfinished(uow: UnitOfWork) -> list[tuple[str, str]]:
-    """(job, id) of every import that waits for its job, the oldest first."""
+    """Returns (job, id) of every import that waits for its job, the oldest first."""
     return [(_job(owner, ident, attempt), ident) for owner, ident, attempt in rows.unfinished(uow.session)]
 
 
 def give_up(uow: UnitOfWork, ident: str, job: str, problem: dict[str, Any]) -> None:
-    """Marks the import of a job that was given up as refused, unless another attempt was begun since."""
+    """Marks the import of an abandoned job as refused, unless another attempt has begun since."""
     row = rows.get(uow.session, ident)
     if row is not None and job_of(row) == job:
         record_refused(uow, ident, problem)

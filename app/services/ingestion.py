@@ -19,7 +19,7 @@ from app.services.sources import PUSHED
 from app.services.uow import UnitOfWork
 
 MANIFEST_FILE = "manifest.json"
-# Size, mtime and inode.
+# The number of `stats` values of a file: size, mtime and inode.
 STAT_FIELDS = 3
 
 
@@ -58,7 +58,7 @@ def keep(uow: UnitOfWork, result: dict[str, Any]) -> Manifest:
 
 
 def record(uow: UnitOfWork, release_id: str, job: str, held: Claim, result: dict[str, Any]) -> bool:
-    """Makes a release ready with what its job found; False where it no longer waits for that.
+    """Makes a release ready with the result of its job; returns False if it no longer waits for that.
 
     Raises:
         DomainError: job.lost.
@@ -94,10 +94,10 @@ def record(uow: UnitOfWork, release_id: str, job: str, held: Claim, result: dict
 
 
 def keep_stats(release: Release, stats: Mapping[str, Sequence[Any]] | None) -> None:
-    """Records what tells that the files of a release by reference are still the same.
+    """Records the identities of the files of a release by reference.
 
-    Of a directory, ctime and device go into a column of their own: processes of the version before read three values of each
-    file, and go on during an upgrade.
+    For a directory, ctime and device go into a separate column: processes of the previous version, which keep running during an
+    upgrade, expect three values for each file.
     """
     if stats is None:
         release.stats = release.identities = None

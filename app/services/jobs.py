@@ -35,32 +35,32 @@ GIVEN_UP: dict[str, Callable[[UnitOfWork, str, str, dict[str, Any]], None]] = {
     materialisations.MATERIALISE: materialisations.give_up,
     imports.IMPORT: imports.give_up,
 }
-# Subjects that wait for a job, as (job, subject), the oldest first.
+# Functions that return the subjects waiting for a job, as (job, subject), the oldest first.
 UNFINISHED: dict[str, Callable[[UnitOfWork], list[tuple[str, str]]]] = {
     releases.INGEST: releases.unfinished,
     materialisations.MATERIALISE: materialisations.unfinished,
     imports.IMPORT: imports.unfinished,
 }
 GIVEN_UP_SINCE = dt.timedelta(days=1)
-# How many findings one reconciliation records; the next one, seconds later, records more.
+# The maximum number of findings that one reconciliation records; the next one, seconds later, continues.
 AT_ONCE = 500
 
 Begin = Callable[[], AbstractContextManager[UnitOfWork]]
 
 
 def reconcile(read: Begin, write: Begin, told: set[str]) -> int:
-    """Records what no worker could record: jobs that the engine gave up, and subjects whose job ended without a result.
+    """Reconciles subjects with jobs that ended without a result: abandoned by the engine, or lost before they were recorded.
 
     The look-up reads in one transaction and asks the engine in one query, with no write transaction open; then each finding is
-    recorded in a transaction of its own, the oldest first. Only one process calls this at a time (see `app.services.house`).
+    recorded in its own transaction, the oldest first. Only one process calls this at a time (see `app.services.house`).
 
     Args:
-        read: opens a unit of work that reads.
-        write: opens one that writes.
-        told: jobs that were given up whose failure is recorded already; updated.
+        read: opens a read-only unit of work.
+        write: opens a unit of work that writes.
+        told: abandoned jobs whose failure is already recorded; updated in place.
 
     Returns:
-        How many were recorded now.
+        How many findings were recorded by this call.
     """
     with read() as uow:
         ended, queue = _ended(uow, told)[:AT_ONCE], uow.tools.jobs
@@ -79,7 +79,7 @@ def reconcile(read: Begin, write: Begin, told: set[str]) -> int:
 
 @dataclass(frozen=True)
 class _Ended:
-    """A job that ended without a result: the engine gave it up, or its subject still waits for it."""
+    """A job that ended without a result: the engine abandoned it, or its subject still waits for it."""
 
     job: str
     kind: str
@@ -88,7 +88,7 @@ class _Ended:
 
 
 def _ended(uow: UnitOfWork, told: set[str]) -> list[_Ended]:
-    """Jobs that ended without a result, those that the engine gave up first; forgets in `told` what is no longer listed."""
+    """Returns the jobs that ended without a result, those abandoned by the engine first; prunes unlisted jobs from `told`."""
     given_up = rows.given_up(uow.session, rows.WORKFLOW, now() - GIVEN_UP_SINCE)
     told &= set(given_up)
     told |= event_rows.told_of(uow.session, FAILED, [job for job in given_up if job not in told])
@@ -102,12 +102,12 @@ def _ended(uow: UnitOfWork, told: set[str]) -> list[_Ended]:
 
 
 def subject_of(job: str) -> str:
-    """What a job is about: the last part of its id, without the attempt."""
+    """Returns the id of a job's subject: the last part of the job's id, without the attempt."""
     return job.split(":", 2)[2].rpartition("-")[0]
 
 
 def _problem_of(status: JobStatus | None) -> dict[str, Any]:
-    """Why a job ended without a result, by its status; None where the engine does not know it."""
+    """Returns the problem of a job that ended without a result. Its status is None if the engine does not know the job."""
     error = DomainError("job.crashed", reason="it ended without recording a result")
     return status.problem if status and status.problem else error.to_problem()
 
@@ -130,7 +130,7 @@ def list_page(
 
 
 def _with_missing_workers(uow: UnitOfWork, found: list[JobStatus]) -> list[JobStatus]:
-    """The same, with the class of those that wait and that no live worker takes."""
+    """Returns the same jobs, with `waiting_for` set on queued ones whose class has no live worker."""
     if not any(job.state == "queued" and job.class_name for job in found):
         return found
     served = uow.tools.jobs.served(uow.session)
@@ -149,9 +149,9 @@ def cancel(uow: UnitOfWork, principal: Principal, job: str) -> JobStatus:
 
 
 def stop(uow: UnitOfWork, principal: Principal, job: str, kind: str, subject: str) -> bool:
-    """Cancels a job and records that on its subject, in this transaction; False where it neither waits nor runs.
+    """Cancels a job and records that on its subject, in this transaction; returns False if the job neither waits nor runs.
 
-    The job's row is locked before its subject's, as by whoever records a result.
+    The job's row is locked before its subject's, in the same order as when a result is recorded.
     """
     if not uow.tools.jobs.cancel(uow.session, job):
         return False
@@ -160,7 +160,7 @@ def stop(uow: UnitOfWork, principal: Principal, job: str, kind: str, subject: st
 
 
 def record_cancelled(uow: UnitOfWork, principal: Principal, job: str, kind: str, subject: str) -> None:
-    """Records on its subject and as an event that a job was cancelled."""
+    """Records on the subject of a job, and as an event, that the job was cancelled."""
     if kind in CANCELLED:
         CANCELLED[kind](uow, subject, DomainError("job.cancelled").to_problem())
     uow.event("job.cancelled", principal, job.partition(":")[0], job, kind=kind, subject=subject)
@@ -192,12 +192,12 @@ def claim(uow: UnitOfWork, job: str, executor: str) -> Claim:
 
 
 def assigned(uow: UnitOfWork, executor: str) -> set[str]:
-    """The jobs that an executor runs, according to the engine."""
+    """Returns the jobs that an executor runs according to the engine."""
     return rows.assigned(uow.session, executor)
 
 
 def requeue(uow: UnitOfWork, job: str, executor: str) -> bool:
-    """Returns a job that an executor no longer runs to its queue; whether it did."""
+    """Requeues a job that its executor no longer runs; returns whether it did."""
     return rows.requeue(uow.session, job, executor)
 
 

@@ -1,7 +1,7 @@
-"""Key agreement: all processes of one installation must accept each other's signatures; those that do not are reported.
+"""Key agreement: all processes of one installation must accept each other's signatures; mismatches are reported.
 
 Every process writes a heartbeat with the names of its keys and reads those of the others. A name is derived from the key by
-HKDF and tells nothing about it. While a key is replaced by way of the accepted keys, all processes accept each other throughout.
+HKDF and reveals nothing about it. During a key rotation by way of the accepted keys, all processes accept each other throughout.
 """
 
 import datetime as dt
@@ -28,10 +28,10 @@ class KeyAgreement:
 
     Args:
         begin: opens a unit of work that writes.
-        ident: of this process.
-        role: of this process.
-        keys: the one that it signs with, then the others that it accepts.
-        ttl: seconds after which a silent process counts as gone.
+        ident: the id of this process.
+        role: the role of this process.
+        keys: the signing key, then the other accepted keys.
+        ttl: seconds without a heartbeat after which a process counts as gone.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class KeyAgreement:
         self._lock, self._has_left = threading.Lock(), False
 
     def renew(self) -> None:
-        """Writes the heartbeat and looks at the others'; keeps the last finding where the database does not answer."""
+        """Writes the heartbeat and compares it with the others; keeps the last finding if the database does not answer."""
         with self._lock:
             if not self._has_left:
                 self._renew()
@@ -62,13 +62,13 @@ class KeyAgreement:
                 log.warning("this process could not be removed from the list of key holders: %s", error)
 
     def check(self) -> str | None:
-        """Returns a note that names processes with different keys, where they do not keep this one from working.
+        """Returns a note that names processes with different keys, if the mismatch does not make this process unready.
 
-        A service is not ready beside an older service with another key, a worker beside any such service: the one that was
-        misconfigured last is taken out, the others go on.
+        A service is unready beside a longer-running service with another key, and a worker beside any such service. So the
+        process that was misconfigured last is taken out of service, and the others go on.
 
         Raises:
-            DomainError: key.differs.
+            DomainError: key.differs, when this process is unready.
         """
         if self._blocking:
             raise DomainError("key.differs", others=", ".join(self._blocking))
@@ -88,7 +88,7 @@ class KeyAgreement:
         blocking, differing = list[str](), list[str]()
         for index, row in enumerate(live):
             agrees = row.signs in self._names and self._names[0] in row.accepts
-            # Workers show each other nothing that is signed.
+            # Workers exchange nothing signed with each other.
             if agrees or (row.role == self._role == "worker"):
                 continue
             blocks = row.role == "service" and (self._role == "worker" or index < mine)

@@ -37,12 +37,12 @@ ASSESSMENTS = 1024
 
 @dataclass(frozen=True)
 class Assessment:
-    """Whether a patch version can be carried to a release, apart from who asks and why; see `app.services.assessments`.
+    """Whether a patch version can be carried to a release, independent of the request; see `app.services.assessments`.
 
     Attributes:
         findings: the reasons for and against.
-        fidelity: sampled; None where nothing was merged.
-        tensors_changed: how many tensors of the release the patch changes; 0 where they do not fit each other.
+        fidelity: the sampled merge fidelity; None if nothing was merged.
+        tensors_changed: how many tensors of the release the patch changes; 0 if the patch does not fit.
     """
 
     findings: tuple[Finding, ...]
@@ -69,14 +69,14 @@ class Planned(NamedTuple):
 class Library:
     """Opens releases and patches; remembers manifests and plans, which never change.
 
-    What is open or remembered of a version can be taken away (`revoke`): bytes that were removed are not read on.
+    Open files and cached entries of a version can be revoked (`revoke`), so that removed bytes are not read any further.
 
     Attributes:
-        downloads: What clients read just now.
+        downloads: The downloads in progress.
 
     Args:
         blobs: the store.
-        allowed_roots: directories that files of releases by reference may lie beneath, when they are opened too.
+        allowed_roots: directories that files of releases by reference must lie beneath; also checked when a file is opened.
     """
 
     def __init__(self, blobs: BlobStore, allowed_roots: Sequence[Path] = ()) -> None:
@@ -89,7 +89,7 @@ class Library:
         self._probes = Probes()
 
     def allow(self, roots: Sequence[Path]) -> None:
-        """Replaces the allowed directories, for what is opened from now on."""
+        """Replaces the allowed directories; applies to files opened from now on."""
         self._allowed_roots = roots
 
     def require_readable(self, release: Release | None, version: PatchVersion | None = None) -> None:
@@ -136,7 +136,9 @@ class Library:
 
     @contextmanager
     def open_release(self, release: Release, in_order: bool = False) -> Iterator[Source]:
-        """A source for a ready release: its directory, checked file by file, or the copies; `in_order` as in `open_planned`."""
+        """Opens a source for a ready release: its directory, checked file by file, or the copies. For `in_order`, see
+        `open_planned`.
+        """
         source = self._release_source(release)
         if in_order and is_far(source):
             source = ReadAhead(source)
@@ -164,7 +166,7 @@ class Library:
             yield opening.source
 
     def is_far(self, release: Release) -> bool:
-        """Whether a ready release lies in an object store, where every read takes a while."""
+        """Returns whether a ready release lies in an object store, where every read has a high latency."""
         return self._blobs.where()["kind"] == "s3" if release.copied else release.source.startswith(S3)
 
     @contextmanager
@@ -183,11 +185,11 @@ class Library:
     def open_planned(
         self, release: Release, version: PatchVersion, planned: Planned, arithmetic: Arithmetic, in_order: bool = False
     ) -> Iterator[Merger]:
-        """The merged model that was planned for a release and a patch version.
+        """Opens the merged model that was planned for a release and a patch version.
 
         Args:
-            release, version, planned, arithmetic: what makes it.
-            in_order: whether its files will be read from some place on, not here and there: then far-away bytes are read ahead.
+            release, version, planned, arithmetic: determine the model.
+            in_order: whether its files will be read sequentially; remote bytes are then read ahead.
         """
         base = self._release_source(release)
         if in_order and is_far(base):
@@ -210,7 +212,7 @@ class Library:
         return self.planned(release, version, recipe).plan
 
     def assessment(self, release: Release, version: PatchVersion, recipe: Recipe, make: Callable[[], Assessment]) -> Assessment:
-        """Returns the assessment of a version on a release; made by one caller where it is not remembered, refusals included."""
+        """Returns the assessment of a version on a release, refusals included. If it is not cached, one caller makes it."""
         return self._assessments.get(_key(release, version, recipe), make)
 
     def merge_order(self, release: Release, version: PatchVersion, recipe: Recipe) -> dict[str, Any]:
@@ -224,7 +226,7 @@ class Library:
         }
 
     def planned(self, release: Release, version: PatchVersion, recipe: Recipe) -> Planned:
-        """The same, with what a merger needs beside the plan."""
+        """Returns the plan together with the other data that a merger needs."""
         return self._plans.get(_key(release, version, recipe), lambda: self._plan(release, version, recipe))
 
     def _plan(self, release: Release, version: PatchVersion, recipe: Recipe) -> Planned:
@@ -241,7 +243,7 @@ class Library:
             source.close()
 
     def open_directory(self, release: Release) -> DirectorySource:
-        """The files of a release by reference as they are now, whatever they were; the caller closes it."""
+        """Opens the files of a release by reference as they are now, without comparing identities; the caller closes it."""
         return DirectorySource(Path(release.source), beneath=[Path(root) for root in self._beneath(release)])
 
     def _release_source(self, release: Release) -> Source:
@@ -250,11 +252,11 @@ class Library:
         return open_place(self._release_place(release))
 
     def _beneath(self, release: Release) -> list[str]:
-        # The directory was judged when it was registered, and is opened by its real path, without following links.
+        # The directory was checked when it was registered, and is opened by its real path without following links.
         return [release.source, *(str(root.resolve()) for root in self._allowed_roots)]
 
     def _release_place(self, release: Release) -> dict[str, Any]:
-        """Where a release's files lie: in the store, or where it was registered from, as it was then.
+        """Returns the place of a release's files: in the store, or the registered source with the identities from then.
 
         Raises:
             DomainError: release.damaged.

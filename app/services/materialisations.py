@@ -109,7 +109,7 @@ def order(uow: UnitOfWork, ident: str) -> dict[str, Any] | None:
 
 
 def record(uow: UnitOfWork, ident: str, job: str, held: Claim, result: dict[str, Any]) -> bool:
-    """Records what was written; False where the materialisation no longer waits for that.
+    """Records which files were written; returns False if the materialisation no longer waits for that.
 
     Raises:
         DomainError: job.lost.
@@ -141,12 +141,12 @@ def record_failed(uow: UnitOfWork, ident: str, problem: dict[str, Any]) -> None:
 
 
 def unfinished(uow: UnitOfWork) -> list[tuple[str, str]]:
-    """(job, id) of every materialisation that waits for its job, the oldest first."""
+    """Returns (job, id) of every materialisation that waits for its job, the oldest first."""
     return [(_job(owner, ident, attempt), ident) for owner, ident, attempt in rows.unfinished(uow.session)]
 
 
 def give_up(uow: UnitOfWork, ident: str, job: str, problem: dict[str, Any]) -> None:
-    """Marks the materialisation of a job that was given up as failed, unless another attempt was begun since."""
+    """Marks the materialisation of an abandoned job as failed, unless another attempt has begun since."""
     row = rows.get(uow.session, ident)
     if row is not None and job_of(row) == job:
         record_failed(uow, ident, problem)

@@ -1,6 +1,6 @@
 """The files of a merged model: names, sizes, ETags, digests, and where their bytes come from.
 
-Nothing here asks the database: a port is looked up in a transaction, which ends before its model is planned or read.
+Nothing here queries the database: the caller looks a port up in a transaction that ends before the model is planned or read.
 """
 
 from collections.abc import Iterator
@@ -34,11 +34,11 @@ class MergedModel:
     """The merged model of a port, planned.
 
     Args:
-        library: opens what rows name.
+        library: opens releases and patches.
         port: a port that may be read, with its version and release.
 
     Raises:
-        CoreError: release and version do not fit each other, or their bytes are not what they were.
+        CoreError: release and version do not fit each other, or their bytes have changed.
     """
 
     def __init__(self, library: Library, port: Port) -> None:
@@ -47,15 +47,15 @@ class MergedModel:
 
     @property
     def family_id(self) -> str:
-        """The family that a reader needs to see."""
+        """The family that a reader must be able to see."""
         return self._port.release.family_id
 
     def files(self) -> list[MergedFile]:
-        """All files, by path."""
+        """Returns all files, by path."""
         return [self._file(planned) for planned in self._planned.plan.files.values()]
 
     def file(self, path: str) -> MergedFile:
-        """One file.
+        """Returns one file.
 
         Raises:
             OutputError: output.unknown_file.
@@ -63,7 +63,7 @@ class MergedModel:
         return self._file(self._planned.plan.file(path))
 
     def content(self, backend: Backend, path: str, start: int, stop: int) -> Content:
-        """Where bytes [start, stop) of a file come from: computed, or of the release or the patch as they are."""
+        """Returns the content of bytes [start, stop) of a file: computed, or unchanged from the release or the patch."""
         port, origin = self._port, self._planned.plan.file(path).carried_from
         if origin == "patch":
             return patch_content(self._library, port.version, path, digests_of(port.version)[path], stop)
@@ -82,7 +82,9 @@ class MergedModel:
                 pieces.close()
 
     def _file(self, planned: PlannedFile) -> MergedFile:
-        """Carried files are named by their sha256; computed ones by their recipe, until and after a job computed theirs."""
+        """Describes a planned file. The ETag of a carried file is its sha256; that of a computed file identifies its recipe,
+        both before and after a job has computed its digest.
+        """
         path, size, port = planned.path, planned.size, self._port
         if planned.carried_from:
             is_own = planned.carried_from == "patch"

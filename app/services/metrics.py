@@ -1,4 +1,4 @@
-"""Figures for operators: how much there is in which state, and of the owners that have most. They cost little at any size."""
+"""Metrics for operators: counts by state, and the usage of the largest owners. They are cheap at any size."""
 
 import datetime as dt
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from app.services.uow import UnitOfWork
 
 # Jobs that ended are counted as far back as this: the engine keeps them all, and their number only grows.
 RECENT = dt.timedelta(days=1)
-OTHERS = "(other)"  # no owner can be called that
+OTHERS = "(other)"  # not a valid owner name
 STATES = ("queued", "running", "done", "failed", "cancelled")
 
 
@@ -26,7 +26,7 @@ class Work:
         jobs: counts by kind, state and class; those that ended, of the last day.
         oldest: for how many seconds the oldest waiting job waits, by class.
         workers: how many live, by class.
-        unserved: how many jobs wait for a class of which no worker lives.
+        unserved: how many jobs wait for a class without a live worker, by class.
     """
 
     jobs: dict[tuple[str, str, str], int]
@@ -37,17 +37,17 @@ class Work:
 
 @dataclass(frozen=True)
 class Stock:
-    """What there is.
+    """What the registry holds.
 
     Attributes:
-        ports, releases, versions: how many are in each state.
+        ports, releases, versions: counts by state.
         damaged: how many releases have a file whose bytes changed.
-        version_bytes: bytes of versions by state.
-        release_bytes: bytes of releases that are copied to the store.
-        owner_bytes, owner_ports: of the owners that have most, and the sum of all others under `OTHERS`.
-        cursor, event_age: the id of the last event, and how many seconds ago it happened; 0 where there is none.
+        version_bytes: bytes of versions, by state.
+        release_bytes: bytes of releases that were copied to the store.
+        owner_bytes, owner_ports: usage of the largest owners, with the sum of all others under `OTHERS`.
+        cursor, event_age: the id of the last event, and its age in seconds; 0 if there is none.
         database_bytes: the size of the database.
-        deleted: how many rows were deleted because of their age, by noun.
+        deleted: how many rows the retention periods have deleted, by noun.
     """
 
     ports: dict[str, int]
@@ -91,11 +91,11 @@ def work(uow: UnitOfWork, ttl: float) -> Work:
 
 
 def stock(uow: UnitOfWork, owners: int) -> Stock:
-    """Reads the indexes over states and owners, and the end of the list of events.
+    """Returns the current stock, read from the indexes over states and owners and from the last event.
 
     Args:
         uow: the transaction.
-        owners: how many owners are told apart.
+        owners: how many owners are listed individually.
     """
     session = uow.session
     held, drops, drafts = (dict.fromkeys(MOVES[noun], 0) for noun in ("port", "release", "version"))
@@ -121,5 +121,5 @@ def stock(uow: UnitOfWork, owners: int) -> Stock:
 
 
 def _with_others(most: dict[str, int], total: int) -> dict[str, int]:
-    """The owners that have most, and what all others have together."""
+    """Returns the figures of the largest owners, with the sum of all others under `OTHERS`."""
     return {**most, OTHERS: max(0, total - sum(most.values()))}

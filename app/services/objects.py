@@ -100,7 +100,7 @@ def begin(
 
 
 def add(uow: UnitOfWork, repository: Repository, sha256: str, size: int, staged: str | None = None) -> PushedObject:
-    """Records a file that is or will be sent."""
+    """Records a file that is being uploaded or will be."""
     row = PushedObject(
         id=new_id("obj"), created_at=clock(uow.session), owner=owner_of(repository), repository=repository.full_name, kind=FILE,
         digest=sha256, size=size, charged=size, session=None, staged=staged, multipart=None,
@@ -125,7 +125,7 @@ def keep(uow: UnitOfWork, principal: Principal, repository: Repository, sha256: 
 
 
 def has(uow: UnitOfWork, repository: str, sha256: str, size: int) -> bool:
-    """Whether a file lies staged for a repository, and was hashed here."""
+    """Returns whether a file is staged for a repository and was hashed by this service."""
     found = rows.file_object(uow.session, repository, sha256)
     return bool(found and found.multipart is None and uow.tools.blobs.received(str(found.staged), PUSHED) == size)
 

@@ -1,15 +1,15 @@
-"""Admission control for reads that keep large buffers: a bounded number at once, and a bounded share for each owner.
+"""Admission control for reads that keep large buffers: a semaphore with a total limit and a limit per owner.
 
-A read of a merged file holds factors and pieces that are computed in advance, and one of a large file in an object store holds
-blocks that are read in advance: tens of MiB each. Places bound that memory, not the number of clients.
+A read of a merged file holds factors and precomputed pieces, and a read of a large file in an object store holds blocks that were
+read ahead: tens of MiB each. Places (the semaphore's slots) bound that memory, not the number of clients.
 
-A read needs its place while it produces bytes. Once it has nothing to do but wait for its client, it is idle, and after
-`IDLE_SECONDS` its place may be reclaimed for a read that waits. The buffers of the idle read are dropped first; when its client
-asks for more, it asks for a place like everybody else and goes on at the byte where it was. So a client that takes one byte a
-second keeps nobody out, and a fast one computes ahead without interruption.
+A read needs its place while it produces bytes. When it only waits for its client it is idle, and after `IDLE_SECONDS` its place
+may be reclaimed for a waiting read. The buffers of the idle read are dropped first; when its client asks for more, the read
+applies for a place again like any other and continues at the same byte. So a client that takes one byte a second blocks no other
+reader, and a fast one computes ahead without interruption.
 
-Reads that wait are served first in, first out, passing over owners that have all of their places: whatever becomes free is handed
-to the first of them at once, so no newcomer can overtake.
+Waiting reads are served first in, first out, skipping owners that have reached their limit. A place that becomes free is granted
+to the first eligible waiter at once, so no newcomer can overtake.
 """
 
 import logging
@@ -22,14 +22,14 @@ from functools import partial
 
 from app.domain.errors import DomainError
 
-# A client that takes a piece of 2 MiB in this time or less keeps its place.
+# A read whose client takes a piece of 2 MiB within this time keeps its place.
 IDLE_SECONDS = 2.0
 
 log = logging.getLogger("portllm.places")
 
 
 class Place:
-    """The right of one read to keep its buffers; given back with `release`."""
+    """A slot of the semaphore: the right of one read to keep its buffers, until `release`."""
 
     def __init__(self, places: "Places", owner: str) -> None:
         self._places, self.owner = places, owner
@@ -37,20 +37,20 @@ class Place:
         self.drop_buffers: Callable[[], None] = _nothing
 
     def rest(self, drop_buffers: Callable[[], None]) -> None:
-        """Says that the read waits for its client; `drop_buffers` is called, by any thread, where the place is reclaimed."""
+        """Marks the read as idle (waiting for its client). If the place is reclaimed, any thread calls `drop_buffers`."""
         self._places.rest(self, drop_buffers)
 
     def resume(self) -> bool:
-        """Says that the read goes on; whether it still has the place."""
+        """Marks the read as active again; returns whether it still has the place."""
         return self._places.resume(self)
 
     def release(self) -> None:
-        """Gives the place back; does nothing where that was done, or where it was reclaimed."""
+        """Releases the place; does nothing if it was already released or reclaimed."""
         self._places.release(self)
 
 
 class Waiter:
-    """A read in the queue; `granted` is called with its place, by any thread, and must not block."""
+    """A read in the queue; any thread calls `granted` with its place, so `granted` must not block."""
 
     def __init__(self, owner: str, granted: Callable[[Place], None]) -> None:
         self.owner, self.granted = owner, granted
@@ -60,9 +60,9 @@ class NoPlaceError(DomainError):
     """All places are taken (server.busy).
 
     Attributes:
-        places: which ones.
-        owner: whose read it was.
-        data: `owner` is among it where the owner's places are taken, and others are free.
+        places: the semaphore.
+        owner: the owner of the read.
+        data: includes `owner` if only the owner's limit is reached and other places are free.
     """
 
     def __init__(self, places: "Places", owner: str, limit: int, what: str, named: dict[str, str]) -> None:
@@ -71,12 +71,12 @@ class NoPlaceError(DomainError):
 
 
 class Places:
-    """Places of one process; safe to use from several threads.
+    """The semaphore of one process; thread-safe.
 
     Args:
-        total: how many there are.
+        total: the number of places.
         each: how many of them one owner may have at once.
-        what: what they are for, as errors say it.
+        what: what they are used for, as shown in error messages.
     """
 
     def __init__(self, total: int, each: int, what: str) -> None:
@@ -88,10 +88,10 @@ class Places:
         self._waiting: dict[Waiter, None] = {}
 
     def take(self, owner: str) -> Place:
-        """A place at once; where none is free, that of a read which has been idle for long enough is reclaimed.
+        """Returns a place without waiting; if none is free, reclaims that of a read which has been idle for long enough.
 
         Raises:
-            NoPlaceError: says whether the owner's places are taken or all.
+            NoPlaceError: no place is available; says whether the owner's limit or the total is reached.
         """
         actions: list[Callable[[], None]] = []
         with self._lock:
@@ -107,7 +107,7 @@ class Places:
 
     @contextmanager
     def hold(self, owner: str) -> Iterator[None]:
-        """A place for as long as the block runs; raises as `take`."""
+        """Holds a place while the `with` block runs; raises like `take`."""
         place = self.take(owner)
         try:
             yield
@@ -115,34 +115,34 @@ class Places:
             place.release()
 
     def wait(self, owner: str, granted: Callable[[Place], None]) -> Waiter:
-        """Joins the queue, which `reclaim` serves; ends with a call of `granted`, or with `leave`."""
+        """Joins the queue, which `reclaim` serves. The wait ends when `granted` is called, or with `leave`."""
         waiter = Waiter(owner, granted)
         with self._lock:
             self._waiting[waiter] = None
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
-        """Leaves the queue; a place that was granted already stays with whoever got it."""
+        """Leaves the queue; a place that was already granted is kept by its receiver."""
         with self._lock:
             self._waiting.pop(waiter, None)
 
     def is_first(self, waiter: Waiter) -> bool:
-        """Whether a waiter has waited longest of all: that one calls `reclaim` now and then, the others need not."""
+        """Returns whether a waiter is first in the queue. Only the first one has to call `reclaim` periodically."""
         with self._lock:
             return next(iter(self._waiting), None) is waiter
 
     def taken(self) -> dict[str, int]:
-        """How many places are taken, by owner."""
+        """Returns how many places are taken, by owner."""
         with self._lock:
             return dict(self._count)
 
     def waiting(self) -> int:
-        """How many reads wait."""
+        """Returns how many reads wait."""
         with self._lock:
             return len(self._waiting)
 
     def reclaim(self) -> None:
-        """Grants what can be granted by now: reads become reclaimable as time passes."""
+        """Serves the queue as far as possible; needed periodically, because idle places become reclaimable as time passes."""
         actions: list[Callable[[], None]] = []
         with self._lock:
             self._serve_waiting(actions)
@@ -164,7 +164,7 @@ class Places:
             self._serve_waiting(actions)
         _run(actions)
 
-    # -- under the lock; `actions` are run after it, in their order
+    # -- called with the lock held; the `actions` run in order after it is released
 
     def _serve_waiting(self, actions: list[Callable[[], None]]) -> None:
         refused = set[str]()
@@ -191,7 +191,7 @@ class Places:
         return place
 
     def _idle_longest(self, owner: str | None) -> Place | None:
-        """The reclaimable place that has been idle longest, of an owner or of all."""
+        """Returns the reclaimable place that has been idle longest, of one owner or of all; None if there is none."""
         latest = time.monotonic() - IDLE_SECONDS
         idle = [
             (place.idle_since, index, place) for index, place in enumerate(self._held)
@@ -208,7 +208,7 @@ class Places:
 
 
 def _run(actions: list[Callable[[], None]]) -> None:
-    """Runs all of them: a file that cannot be closed must not keep a place from whoever it was granted to."""
+    """Runs all actions, even if one fails: an error while closing a file must not stop a place from being granted."""
     for action in actions:
         try:
             action()
@@ -217,4 +217,4 @@ def _run(actions: list[Callable[[], None]]) -> None:
 
 
 def _nothing() -> None:
-    """There is nothing to drop."""
+    """Does nothing; the default for a read without buffers."""

@@ -57,10 +57,10 @@ class Verdict:
 
 
 def find(uow: UnitOfWork, principal: Principal, wish: Wish) -> Case:
-    """Reads what a wish names, before a byte is read.
+    """Reads the rows that a wish names; reads no bytes.
 
     Raises:
-        DomainError: the patch, version or release is not there or cannot be used.
+        DomainError: the patch, version or release does not exist or cannot be used.
     """
     patch = patches.get(uow, principal, wish.owner, wish.patch)
     if wish.family not in (None, patch.family.name):
@@ -75,16 +75,16 @@ def find(uow: UnitOfWork, principal: Principal, wish: Wish) -> Case:
 
 
 def assess(tools: Tools, case: Case, force: str | None) -> Verdict:
-    """Says whether a patch can be carried to a release and why; stores nothing. No transaction may be open.
+    """Assesses whether a patch can be carried to a release, and why; stores nothing. No transaction may be open.
 
     Args:
-        tools: the library, and places for checks.
+        tools: the library, and the semaphore for checks.
         case: from `find`.
-        force: the reason why a finding about lineage does not hold, if there is one.
+        force: the reason for overriding a finding about lineage, if any.
 
     Raises:
-        DomainError: server.busy; storage.unavailable, among others, where bytes cannot be read.
-        CoreError: bytes are not what they were any more. Misfits are findings, not errors.
+        DomainError: server.busy; storage.unavailable, among others, if bytes cannot be read.
+        CoreError: bytes have changed. A patch that does not fit is a finding, not an error.
     """
     found, lineage = assessments.assess(tools, case)
     return Verdict(

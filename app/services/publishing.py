@@ -1,4 +1,4 @@
-"""Publishes a draft: verified by one request at a time, outside transactions, then numbered in one that writes."""
+"""Publishes a draft: one request at a time verifies it, outside transactions; a write transaction then numbers it."""
 
 from contextlib import AbstractContextManager, suppress
 from typing import Protocol
@@ -17,25 +17,26 @@ class Opened(Protocol):
     tools: Tools
 
     def read(self) -> AbstractContextManager[UnitOfWork]:
-        """A unit of work that only reads."""
+        """Opens a read-only unit of work."""
 
     def write(self) -> AbstractContextManager[UnitOfWork]:
-        """A unit of work that may write; commits at its end."""
+        """Opens a unit of work that may write, and commits it at the end."""
 
     def exclusive(self, name: str, what: str) -> AbstractContextManager[None]:
-        """Holds a lock by name, on all replicas; see `Backend.exclusive`."""
+        """Holds a named lock across all replicas; see `Backend.exclusive`."""
 
 
 def publish(opened: Opened, principal: Principal, upload: str) -> PatchVersion:
-    """Verifies what arrived for a draft and publishes it under the next number; one that is published already is returned.
+    """Verifies the uploaded files of a draft and publishes it under the next number. Idempotent: a published one is returned.
 
-    After a refusal, files that were verified are kept, and a repeat gets the same refusal until a file changes.
+    After a refusal, the verified files are kept, and a repeated request gets the same refusal until a file changes.
 
     Raises:
-        DomainError: request.under_way, while another request verifies it; what `verification.verify` and `uploads.publish` raise.
-        CoreError: what was uploaded is not a patch.
+        DomainError: request.under_way, while another request verifies the draft; see also `verification.verify` and
+            `uploads.publish`.
+        CoreError: the uploaded files are not a patch.
     """
-    with opened.read() as uow:  # strangers learn nothing about the lock, and a settled draft needs none
+    with opened.read() as uow:  # checks access before revealing the lock; a settled draft needs no lock
         verification.find(uow, principal, upload)
     with opened.exclusive(f"upload:{upload}", f"The upload {upload}"):
         verified: list[str] = []
@@ -43,7 +44,7 @@ def publish(opened: Opened, principal: Principal, upload: str) -> PatchVersion:
             facts = purges.again(lambda: verification.verify(opened, principal, upload, verified))
         except (CoreError, DomainError) as error:
             refusal = error
-            with suppress(DomainError):  # the refusal is the answer, whatever becomes of the record of it
+            with suppress(DomainError):  # the caller gets the refusal even if recording it fails
                 settle(opened.write, lambda uow: verification.refuse(uow, principal, upload, verified, refusal))
             raise
         return settle(opened.write, lambda uow: uploads.publish(uow, principal, upload, facts))

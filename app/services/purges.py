@@ -92,7 +92,8 @@ def _end_ports(uow: UnitOfWork, principal: Principal, version: PatchVersion) -> 
     """Ends all ports of a version, and what is made of them; whether a process may be writing a merged model just now."""
     found = ports.of_version(uow.session, version.id)
     for port in found:
-        # Before the port is locked, as a worker that records digests does; and after, for a job that was enqueued in between.
+        # Stopped before the port is locked, in the same lock order as a worker that records digests, and again afterwards in case
+        # a job was enqueued in between.
         jobs.stop(uow, principal, digests.job_of(port), digests.DIGEST, port.id)
         uow.lock(port)
         jobs.stop(uow, principal, digests.job_of(port), digests.DIGEST, port.id)

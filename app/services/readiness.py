@@ -22,7 +22,7 @@ class Part:
     """How one part answered.
 
     Attributes:
-        reason: why it does not work, or what to know about one that does; without addresses and secrets of this installation.
+        reason: why the part does not work, or a note on one that works; contains no addresses or secrets of this installation.
     """
 
     ok: bool
@@ -40,10 +40,11 @@ Parts = Mapping[str, Part]
 class Readiness:
     """Asks every part at the same time, each in a thread of its own, and waits at most a limit for all of them.
 
-    However many ask: one look at a time, one look a second, and never a second thread for a part that still hangs.
+    However many callers there are, only one check runs at a time, at most one a second, and a part that hangs never gets a second
+    thread.
 
     Args:
-        checks: by part, what raises when that part does not work; a text that it returns is shown as the part's reason.
+        checks: a function for each part, which raises if the part does not work; a text that it returns becomes the reason.
         limit: how long a part may take, in seconds.
     """
 
@@ -56,7 +57,7 @@ class Readiness:
         self._failed: frozenset[str] = frozenset()
 
     def ask(self) -> Future[Parts]:
-        """The look that is under way, or was made within the last second, or else a new one; it ends within the limit."""
+        """Returns the check in progress, or that of the last second, or else starts a new one; it ends within the limit."""
         with self._lock:
             under_way = self._look is not None and not self._look.done()
             if self._look is None or not (under_way or time.monotonic() - self._looked < FRESH_SECONDS):

@@ -185,7 +185,7 @@ def record_rejected(uow: UnitOfWork, release_id: str, problem: dict[str, Any]) -
 
 
 def unfinished(uow: UnitOfWork) -> list[tuple[str, str]]:
-    """(job, release id) of every release that waits for its ingestion, the oldest first."""
+    """Returns (job, release id) of every release that waits for its ingestion, the oldest first."""
     return [(_job(ident, attempt), ident) for ident, attempt in rows.ingesting(uow.session)]
 
 

@@ -1,6 +1,7 @@
-"""Room for bytes that arrive: they count against their owner's quota from before the first of them until they are recorded.
+"""Quota reservations: bytes count against their owner's quota before the first one is received, until they are recorded.
 
-A reservation is a row, so that it holds on all replicas. One whose process died is swept when its staged bytes are.
+A reservation is a database row, so that it is valid on all replicas. If its process dies, the sweep removes the reservation
+together with the staged bytes.
 """
 
 from collections.abc import Callable
@@ -23,10 +24,10 @@ Begin = Callable[[], AbstractContextManager[UnitOfWork]]
 
 
 def reserve(uow: UnitOfWork, principal: Principal, repository: Repository, size: int) -> str:
-    """Reserves bytes for what is sent to a repository; the reservation's id.
+    """Reserves bytes for an upload to a repository; returns the reservation's id.
 
     Raises:
-        DomainError: quota.exceeded, and what `require_push` raises.
+        DomainError: quota.exceeded, and the errors of `require_push`.
     """
     require_push(principal, repository)
     open_account(uow, owner_of(repository), "bytes").charge(bytes=size)
@@ -39,10 +40,10 @@ def reserve(uow: UnitOfWork, principal: Principal, repository: Repository, size:
 
 
 def reserve_file(uow: UnitOfWork, principal: Principal, repository: Repository, sha256: str, size: int) -> str | None:
-    """Reserves the bytes of a file; None where it was sent to the repository already.
+    """Reserves the bytes of a file and returns the reservation's id; None if the repository already has the file.
 
     Raises:
-        DomainError: as `reserve`.
+        DomainError: see `reserve`.
     """
     require_push(principal, repository)
     if objects.has(uow, repository.full_name, sha256, size):
@@ -51,21 +52,21 @@ def reserve_file(uow: UnitOfWork, principal: Principal, repository: Repository, 
 
 
 def reservation(uow: UnitOfWork, ident: str) -> PushedObject:
-    """A reservation, locked: the caller makes it the row of what arrived, or shrinks it.
+    """Returns a reservation with its row locked; the caller turns it into the row of the received bytes, or shrinks it.
 
     Raises:
-        DomainError: upload.unknown, where it was swept.
+        DomainError: upload.unknown, if it was swept.
     """
     row = rows.pushed(uow.session, ident)
     if row is None or row.kind != RESERVED:
         raise DomainError("upload.unknown", upload=ident)
-    open_account(uow, row.owner, "bytes")  # always before a row is locked
+    open_account(uow, row.owner, "bytes")  # lock order: always before the row
     uow.lock(row)
     return row
 
 
 def shrink(uow: UnitOfWork, ident: str, size: int) -> None:
-    """Gives back so many bytes of a reservation, or all of it where it has less.
+    """Releases `size` bytes of a reservation, or all of it if it has fewer.
 
     Raises:
         DomainError: upload.unknown.
@@ -76,10 +77,10 @@ def shrink(uow: UnitOfWork, ident: str, size: int) -> None:
 
 
 def record(uow: UnitOfWork, ident: str, kind: str, digest: str, size: int, staged: str, session: str | None = None) -> None:
-    """Makes a reservation the row of the bytes that arrived; only those count from now on.
+    """Turns a reservation into the row of the received bytes; only those count from now on.
 
     Raises:
-        DomainError: upload.unknown; quota.exceeded, where more arrived than was reserved.
+        DomainError: upload.unknown; quota.exceeded, if more bytes arrived than were reserved.
     """
     row = reservation(uow, ident)
     if size > row.charged:
@@ -89,7 +90,7 @@ def record(uow: UnitOfWork, ident: str, kind: str, digest: str, size: int, stage
 
 
 def record_file(uow: UnitOfWork, ident: str, sha256: str, size: int, staged: str) -> None:
-    """Makes a reservation a file that was staged and hashed here; the same again is the same.
+    """Turns a reservation into the row of a file that was staged and hashed here; idempotent for the same file.
 
     Raises:
         DomainError: upload.unknown, quota.exceeded.
@@ -103,11 +104,13 @@ def record_file(uow: UnitOfWork, ident: str, sha256: str, size: int, staged: str
 
 
 def release(uow: UnitOfWork, ident: str) -> None:
-    """Gives back what is left of a reservation; nothing where it was recorded."""
+    """Releases the rest of a reservation; does nothing if it was recorded."""
     rows.remove_reservation(uow.session, ident)
 
 
 def give_back(begin: Begin, ident: str) -> None:
-    """`release` in a transaction of its own. Where the database is away the sweep does it: the caller has a reason to tell."""
+    """Calls `release` in its own transaction. If the database does not answer, the sweep releases it later; no error is raised,
+    because the caller is already reporting one.
+    """
     with suppress(DomainError):
         settle(begin, lambda uow: release(uow, ident))

@@ -1,4 +1,4 @@
-"""Retention: what has ended is deleted after a while, in bounded batches, so that nobody waits long for any of them."""
+"""Retention: finished rows are deleted when they are old enough, in bounded batches, so that no batch holds locks for long."""
 
 import datetime as dt
 from collections.abc import Callable
@@ -15,9 +15,9 @@ from app.db.base import clock
 from app.services.uow import UnitOfWork
 
 BATCH = 500
-# How many batches of a noun one run deletes at most; the next run, an hour later, goes on.
+# The maximum number of batches per noun in one run; the next run, an hour later, continues.
 BATCHES = 200
-# The fact that says how many rows were deleted since the installation began, by noun.
+# The installation fact that counts the rows deleted since the installation began, by noun.
 FACT = "retention"
 
 Begin = Callable[[], AbstractContextManager[UnitOfWork]]
@@ -25,12 +25,12 @@ Begin = Callable[[], AbstractContextManager[UnitOfWork]]
 
 @dataclass(frozen=True)
 class Retention:
-    """For how many days rows are kept that have ended; 0 keeps them for ever.
+    """For how many days finished rows are kept; 0 keeps them for ever.
 
     Attributes:
-        jobs: finished jobs, with all that the engine recorded of them.
-        imports: refused, cancelled and repeated imports; one that became a version is its provenance and stays, without
-            the record of who asked for it.
+        jobs: finished jobs, with everything that the engine recorded about them.
+        imports: refused, cancelled and repeated imports. An import that created a version stays as its provenance, but its
+            requester is cleared.
         discarded: drafts that were discarded.
         idempotency_keys: answers to requests with an Idempotency-Key.
     """
@@ -42,12 +42,12 @@ class Retention:
 
 
 def prune(read: Begin, write: Begin, keep: Retention) -> dict[str, int]:
-    """Deletes what is older than it is kept; how many of each noun.
+    """Deletes rows that are past their retention period; returns how many, by noun.
 
     Args:
-        read: opens a unit of work that reads.
-        write: opens one that writes; one for each batch.
-        keep: for how long.
+        read: opens a read-only unit of work.
+        write: opens a unit of work that writes, once for each batch.
+        keep: the retention periods.
     """
 
     def rows_of(delete: Callable[[Session, dt.datetime, int], int], before: dt.datetime) -> int:
@@ -55,7 +55,7 @@ def prune(read: Begin, write: Begin, keep: Retention) -> dict[str, int]:
             return delete(uow.session, before, BATCH)
 
     def jobs_of(before: dt.datetime) -> int:
-        # The engine deletes through its own connection: none of ours may hold SQLite's write lock meanwhile.
+        # The engine deletes through its own connection, so none of ours may hold SQLite's write lock meanwhile.
         with read() as uow:
             queue, found = uow.tools.jobs, uow.tools.jobs.finished_before(uow.session, before, BATCH)
         queue.delete(found)
@@ -79,7 +79,7 @@ def prune(read: Begin, write: Begin, keep: Retention) -> dict[str, int]:
 
 
 def totals(uow: UnitOfWork) -> dict[str, int]:
-    """How many rows were deleted since the installation began, by noun."""
+    """Returns how many rows were deleted since the installation began, by noun."""
     return dict.fromkeys(Retention.__dataclass_fields__, 0) | (installation.read(uow.session, FACT) or {})
 
 

@@ -1,7 +1,7 @@
-"""Reverification of releases by reference: a sample is hashed anew each hour, and all of it when an operator asks.
+"""Reverification of releases by reference: a random sample is hashed again each hour, and everything at an operator's request.
 
-The identity of a file (size, times, inode, file system) tells almost every change and costs nothing to look at. What it cannot
-tell (bytes that were written past the file system, or under a clock that was set back) only hashing finds.
+The identity of a file (size, times, inode, file system) reveals almost every change and is cheap to check. Only hashing finds
+the rest: bytes that were written past the file system, or while the clock was set back.
 """
 
 import hashlib
@@ -25,14 +25,14 @@ from app.services.uow import UnitOfWork
 CHUNK = 4 * 2**20
 
 Begin = Callable[[], AbstractContextManager[UnitOfWork]]
-Tell = Callable[[int], object]  # told how many more bytes were read
+Tell = Callable[[int], object]  # progress callback: gets the number of bytes read since the last call
 
 log = logging.getLogger("portllm.reverification")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A range of a file of which the digest is known: a tensor, or a whole small file."""
+    """A range of a file with a known digest: a tensor, or a whole small file."""
 
     path: str
     offset: int
@@ -41,12 +41,12 @@ class Piece:
 
 
 def sample(read: Begin, write: Begin, budget: int, shuffle: Callable[[list[Piece] | list[str]], None] = random.shuffle) -> int:
-    """Hashes randomly chosen pieces of releases by reference; a release with other bytes is not read from then on.
+    """Hashes randomly chosen pieces of releases by reference; marks a release as damaged, and so unreadable, if bytes differ.
 
     Args:
-        read, write: begin units of work; none is open while bytes are read.
-        budget: how many bytes to read at most; pieces that have more are never read here.
-        shuffle: brings a list into another order.
+        read, write: open units of work; none is open while bytes are read.
+        budget: the maximum number of bytes to read; pieces larger than this are never sampled.
+        shuffle: shuffles a list in place.
 
     Returns:
         How many bytes were read.
@@ -67,14 +67,14 @@ def sample(read: Begin, write: Begin, budget: int, shuffle: Callable[[list[Piece
             shuffle(pieces)
             with library.open_release(release) as source:
                 left -= _check(write, release, source, pieces, left)
-        except (CoreError, DomainError) as error:  # it is refused to readers for the same reason
+        except (CoreError, DomainError) as error:  # readers of the release get the same error
             log.warning("%s/%s could not be verified: %s", release.family.name, release.name, error)
     return budget - left
 
 
 @dataclass
 class Outcome:
-    """What reacceptance found of one release: the paths with other bytes, or files that cannot be read; none: all is well."""
+    """The result of reaccepting one release: the paths whose bytes differ or that cannot be read; empty if all is well."""
 
     release: str
     wrong: list[str] = field(default_factory=list)
@@ -86,11 +86,11 @@ class Outcome:
 
 
 def reaccept(read: Begin, write: Begin, tell: Tell = lambda _: None) -> Iterator[Outcome]:
-    """Hashes all files of all releases by reference; records the present identities where the bytes are the registered ones.
+    """Hashes all files of all releases by reference; records their current identities if the bytes are the registered ones.
 
     Args:
-        read, write: begin units of work; none is open while bytes are read.
-        tell: told of progress.
+        read, write: open units of work; none is open while bytes are read.
+        tell: progress callback.
     """
     with read() as uow:
         idents = rows.by_reference(uow.session)
@@ -103,7 +103,7 @@ def reaccept(read: Begin, write: Begin, tell: Tell = lambda _: None) -> Iterator
         try:
             digests = library.manifest(release).file_digests
             for path, digest in digests.items():
-                with closing(library.open_directory(release)) as source:  # one for each: there may be thousands of files
+                with closing(library.open_directory(release)) as source:  # reopened for each file: there may be thousands
                     before = stat_of(source.descriptor(path))
                     found = _hash(source, Piece(path, 0, before.size, digest), tell)
                     if found != digest or stat_of(source.descriptor(path)) != before:
@@ -117,14 +117,14 @@ def reaccept(read: Begin, write: Begin, tell: Tell = lambda _: None) -> Iterator
 
 
 def total_bytes(read: Begin) -> int:
-    """How many bytes `reaccept` reads."""
+    """Returns how many bytes `reaccept` will read."""
     with read() as uow:
         found = [rows.get(uow.session, ident) for ident in rows.by_reference(uow.session)]
     return sum(release.total_bytes or 0 for release in found if release)
 
 
 def _check(write: Begin, release: Release, source: Source, pieces: Sequence[Piece], budget: int) -> int:
-    """Hashes pieces until the budget is used up or one has other bytes; returns how many bytes were read."""
+    """Hashes pieces until the budget is used up or a digest differs; returns how many bytes were read."""
     used = 0
     for piece in pieces:
         if piece.length > budget - used:

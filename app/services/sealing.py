@@ -38,7 +38,7 @@ class Opened(Protocol):
         """A unit of work that may write; commits at its end."""
 
     def exclusive(self, name: str, what: str) -> AbstractContextManager[None]:
-        """Holds a lock by name, on all replicas, for work that spans several transactions; see `Backend.exclusive`."""
+        """Holds a named lock across all replicas, for work that spans several transactions; see `Backend.exclusive`."""
 
 
 @dataclass(frozen=True)

@@ -57,17 +57,17 @@ class Serving:
 
 @dataclass(frozen=True)
 class Found:
-    """A port, and what Hub clients see of it: base, adapter, merged model, each with its snapshot where it is written down."""
+    """A port and the subjects that Hub clients see: base, adapter, merged model, each with its recorded snapshot, if any."""
 
     port: Port
     shown: tuple[tuple[Thing, Snapshot | None], ...]
 
 
 def find(uow: UnitOfWork, principal: Principal, port_id: str) -> Found:
-    """Looks up what `describe` needs.
+    """Reads the rows that `describe` needs.
 
     Raises:
-        DomainError: port.unknown; family.unknown where its base model may not be seen (any more); version.purged.
+        DomainError: port.unknown; family.unknown, if the principal may not see its base model (any more); version.purged.
     """
     port = ports.get(uow, principal, port_id)
     if not families.is_visible(uow, principal, port.release.family_id):
@@ -75,16 +75,16 @@ def find(uow: UnitOfWork, principal: Principal, port_id: str) -> Found:
     patches.require_kept(port.version)
     if port.state != "ready":
         return Found(port, ())
-    shown = rows.between(uow.session, port.version_id, port.release_id) or port  # the one that the names stand for
+    shown = rows.between(uow.session, port.version_id, port.release_id) or port  # the port that the Hub names refer to
     things = (Base(port.release), Adapter(port.version, shown), Merged(shown))
     return Found(port, tuple((thing, snapshots.written(uow, thing)) for thing in things))
 
 
 def describe(library: Library, found: Found) -> Serving:
-    """Says which engines can serve a port, and how. Reads files, so no transaction should be open meanwhile.
+    """Returns which engines can serve a port, and how. Reads files, so no transaction should be open.
 
     Raises:
-        CoreError: the stored bytes are not what was published.
+        CoreError: the stored bytes differ from those that were published.
     """
     port = found.port
     if port.state != "ready":
@@ -132,7 +132,7 @@ def _yanked(port: Port) -> tuple[str, ...]:
 
 def _addresses(library: Library, found: Found, is_canonical: bool) -> tuple[Addresses | None, tuple[Drawn, ...]]:
     """Where base, adapter and merged model lie; or the commits that have to be written down first."""
-    shown = found.shown if is_canonical else found.shown[:1]  # other recipes have no names
+    shown = found.shown if is_canonical else found.shown[:1]  # ports by other recipes have no Hub names
     missing = tuple(snapshots.draw(library, thing) for thing, snapshot in shown if snapshot is None)
     if missing:
         return None, missing

@@ -78,10 +78,10 @@ def written(uow: UnitOfWork, thing: Thing) -> Snapshot | None:
 
 
 def draw(library: Library, thing: Thing) -> Drawn:
-    """Finds out what is to be written down; reads a few small files, so no transaction should be open meanwhile.
+    """Computes a snapshot to be recorded; reads a few small files, so no transaction should be open.
 
     Raises:
-        DomainError, CoreError: storage does not answer, or what it has is not what was published.
+        DomainError, CoreError: storage does not answer, or its bytes differ from those that were published.
     """
     if isinstance(thing, Base):
         return _of_base(library, thing.release)
@@ -103,9 +103,9 @@ def keep(uow: UnitOfWork, drawn: Drawn) -> None:
 
 
 def keep_all(uow: UnitOfWork, drawn: Sequence[Drawn]) -> None:
-    """Writes snapshots down, without those of versions that are purged and those that are written down already."""
+    """Records snapshots, except those of purged versions and those that are already recorded."""
     idents = {one.version.id for one in drawn if one.version is not None}
-    kept = versions.kept_among(uow.session, sorted(idents))  # a purge that comes after finds what is written here
+    kept = versions.kept_among(uow.session, sorted(idents))  # locked: a later purge finds these rows
     known = {
         (kind, subject) for kind in {one.kind for one in drawn}
         for subject in commits.names(uow.session, kind, [one.subject for one in drawn if one.kind == kind])

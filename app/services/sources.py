@@ -134,9 +134,9 @@ def address_of(source: dict[str, Any]) -> str:
 def allowed_directory(directory: str, roots: Sequence[Path]) -> Path:
     """The real place of a directory, if it may be read.
 
-    Links are resolved before the allow-list is asked, and one answer is given for what is forbidden and what is not
-    there outside the roots: nobody learns about the rest of the disk. A link may be swapped after this returns; each file is
-    therefore judged again when it is opened (`app.core.confined`).
+    Links are resolved before the allow-list is checked. Outside the roots, forbidden and missing directories get the same answer,
+    so that callers learn nothing about the rest of the disk. A link may be swapped after this returns; each file is therefore
+    checked again when it is opened (`app.core.confined`).
 
     Raises:
         DomainError: release.root, release.directory.

@@ -1,4 +1,4 @@
-"""Files that are handed out as they lie: of a release, of a patch version, or a text."""
+"""Files that are served unchanged: of a release, of a patch version, or a given text."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,10 +16,10 @@ PIECE_BYTES = 2**20
 
 
 def release_content(backend: Backend, release: Release, path: str, start: int, stop: int, owner: str) -> Content:
-    """Bytes [start, stop) of a release's file, read by `owner`.
+    """Returns the content of bytes [start, stop) of a release's file, read by `owner`.
 
-    From an object store more than a block is read ahead, and then the read needs a place. From a directory, and where little is
-    asked for, one piece is in memory at a time.
+    A large read from an object store reads blocks ahead, so it needs a place (admission control). A read from a directory, or a
+    small one, keeps one piece in memory at a time and needs none.
     """
     library = backend.tools.library
     if not library.is_far(release) or stop - start <= BLOCK_BYTES:
@@ -29,12 +29,12 @@ def release_content(backend: Backend, release: Release, path: str, start: int, s
 
 
 def patch_content(library: Library, version: PatchVersion, path: str, digest: str, stop: int) -> Content:
-    """Bytes of a file of a version, up to `stop`, as they were published."""
+    """Returns the content of a version's file, as it was published, up to byte `stop`."""
     return Content(partial(_pieces, partial(library.open_file, version, path, digest), path, stop))
 
 
 def text_content(text: bytes, stop: int) -> Content:
-    """Bytes of a text, up to `stop`."""
+    """Returns a text as content, up to byte `stop`."""
 
     @contextmanager
     def opened(start: int) -> Iterator[Iterator[memoryview]]:

@@ -1,4 +1,4 @@
-"""Clean-up of what was abandoned: drafts, staged bytes, parts of models; blobs: `app.services.garbage`."""
+"""Cleans up abandoned drafts, staged bytes and parts of models; for garbage collection of blobs see `app.services.garbage`."""
 
 import datetime as dt
 
@@ -26,7 +26,7 @@ PARTS_AGE = dt.timedelta(days=2)
 
 
 def drafts(uow: UnitOfWork) -> int:
-    """Discards drafts that nobody finished in a day; returns how many that were."""
+    """Discards drafts that were not finished within a day; returns how many."""
     present = clock(uow.session)
     found = patches.drafts_before(uow.session, present - DRAFT_AGE)
     for version in found:

@@ -48,7 +48,7 @@ def authenticate(uow: UnitOfWork, secret: str, address: str | None = None, reque
 
 
 def valid(uow: UnitOfWork, idents: Collection[str]) -> dict[str, dt.datetime | None]:
-    """Returns those of these tokens that are valid, with when they expire: for answers that stay open."""
+    """Returns the valid ones of these tokens, with their expiry times; used to check long-lived responses."""
     present = now()
     found = rows.ends(uow.session, idents)
     return {ident: end for ident, end in found.items() if end is None or end > present}
@@ -58,7 +58,7 @@ def holder(uow: UnitOfWork, ident: str) -> Principal:
     """Returns the principal of the token with this id.
 
     Raises:
-        DomainError: token.missing, when it is not valid any more.
+        DomainError: token.missing, if it is no longer valid.
     """
     token = uow.session.get(Token, ident)
     if token is None or not _is_valid(token):
@@ -79,15 +79,17 @@ def own(uow: UnitOfWork, principal: Principal) -> Token:
 def create(
     uow: UnitOfWork, principal: Principal, owner: str, scopes: Sequence[str], name: str = "", lifetime: dt.timedelta | None = None
 ) -> tuple[Token, str]:
-    """Makes a token; returns it with its secret, which is not kept. An operator makes them for its own owner, but no admin's.
+    """Creates a token; returns it with its secret, which is not stored. An operator may create tokens for its own owner only, and
+    no admin tokens.
 
-    No token outlives its maker's. One made by a token that was exchanged for an identity token also says for whom that was.
+    No token outlives the token that created it. If that one was exchanged for an identity token, the new token also records that
+    identity.
 
     Args:
-        lifetime: from now; without one it is valid until it is revoked, or as long as its maker's token where that ends.
+        lifetime: counted from now; without one the token is valid until it is revoked or the token that created it expires.
 
     Raises:
-        DomainError: token.scope, token.scopes, quota.exceeded; token.outlives; token.missing, where the principal's token ended.
+        DomainError: token.scope, token.scopes, quota.exceeded; token.outlives; token.missing, if the principal's token has ended.
     """
     checked = check_scopes(scopes)
     if "admin" in checked:
@@ -108,14 +110,14 @@ def issue_for(uow: UnitOfWork, principal: Principal, expires_at: dt.datetime, so
 
 
 def rotate(uow: UnitOfWork, principal: Principal, token_id: str, grace: dt.timedelta) -> tuple[Token, str]:
-    """Makes a token like another, which ends: at once, or after a grace in which its holders take up the new one.
+    """Replaces a token with a new one like it. The old one ends at once, or after a grace period in which its holders switch.
 
-    Whoever holds a token may rotate it. A token with a lifetime is followed by one with the same, but by none that outlives the
-    token that it was rotated with: one that rotates itself changes its secret and keeps its end; one that lasts longer renews it.
+    The holder of a token may rotate it. The new token has the same lifetime as the old one, but never outlives the token that was
+    used for the rotation: a token that rotates itself gets a new secret and keeps its expiry; a longer-lived token extends it.
 
     Raises:
-        DomainError: token.unknown; token.over; token.outlives; oidc.rotate, for one that an issuer must vouch for again;
-            quota.exceeded, where both would be valid for a while; token.missing, where the principal's own token ended.
+        DomainError: token.unknown; token.over; token.outlives; oidc.rotate, for a token that needs a new identity token;
+            quota.exceeded, if both tokens would be valid for a while; token.missing, if the principal's own token has ended.
     """
     old = _manageable(uow, principal, token_id)
     account = open_account(uow, old.owner, "tokens")
@@ -125,7 +127,7 @@ def rotate(uow: UnitOfWork, principal: Principal, token_id: str, grace: dt.timed
     if old.issuer is not None:
         raise DomainError("oidc.rotate", token=old.id)
     maker = _maker(uow, principal)
-    _require_within(maker, old.expires_at)  # whoever rotates a token that lasts longer would hold it, or cut it short
+    _require_within(maker, old.expires_at)  # otherwise the caller would gain a longer-lived token, or cut it short
     lasts = now() + (old.expires_at - old.created_at) if old.expires_at else None
     if lasts and (longest := _end_of(maker)):
         lasts = min(lasts, longest)
@@ -151,10 +153,10 @@ def bootstrap(uow: UnitOfWork) -> str | None:
 
 
 def revoke(uow: UnitOfWork, principal: Principal, token_id: str, with_made: bool = False) -> Token:
-    """Ends a token at once; whoever holds it may do so too.
+    """Revokes a token at once; its holder may do so too.
 
     Args:
-        with_made: also ends what was made or rotated with it, and with those in their turn; the principal must manage all.
+        with_made: also revokes, recursively, the tokens that it created or rotated; the principal must be able to manage all.
     """
     token = _manageable(uow, principal, token_id)
     _end(uow, principal, token)
@@ -196,12 +198,13 @@ def _manageable(uow: UnitOfWork, principal: Principal, token_id: str) -> Token:
 
 
 def _maker(uow: UnitOfWork, principal: Principal) -> Token | None:
-    """Returns the principal's token, locked: it is not revoked before what it makes is recorded. None for one that is no row.
+    """Returns the principal's token with its row locked, so that it is not revoked before the tokens it creates are recorded.
 
-    A request is authenticated before its body is read, which may take a minute; its token may have ended since.
+    Returns None for a principal without a token row. A request is authenticated before its body is read, which may take a minute,
+    so its token may have ended since.
 
     Raises:
-        DomainError: token.missing, when the token is not valid any more.
+        DomainError: token.missing, if the token is no longer valid.
     """
     maker = uow.session.get(Token, principal.token)
     if maker is not None:
@@ -216,14 +219,14 @@ def _end_of(maker: Token | None) -> dt.datetime | None:
 
 
 def _require_within(maker: Token | None, end: dt.datetime | None) -> None:
-    """Raises `DomainError` (token.outlives) for an end after the maker's."""
+    """Raises `DomainError` (token.outlives) if an expiry is later than that of the creating token."""
     longest = _end_of(maker)
     if longest is not None and (end is None or end > longest):
         raise DomainError("token.outlives", at=longest.isoformat(timespec="seconds"))
 
 
 def _word_of(maker: Token | None) -> Source | None:
-    """On whose word a token stands that is made by another; None where no issuer vouched."""
+    """Returns the identity that a new token inherits from the token that creates it; None if no issuer vouched for one."""
     return Source(maker.issuer, maker.subject or "") if maker is not None and maker.issuer is not None else None
 
 

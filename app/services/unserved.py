@@ -1,4 +1,4 @@
-"""Queues without a worker: jobs wait in them, and no live worker takes them. Told once as an event, shown while it lasts."""
+"""Queues without a worker: jobs wait, and no live worker takes them. Reported once as an event, and shown while it lasts."""
 
 import datetime as dt
 import logging
@@ -17,18 +17,18 @@ log = logging.getLogger("portllm.jobs")
 
 
 def counts(uow: UnitOfWork) -> dict[str, int]:
-    """How many jobs wait for a class of workers of which none lives, by class."""
+    """Returns how many jobs wait for classes without a live worker, by class."""
     served = uow.tools.jobs.served(uow.session)
     return {name: count for name, count in job_queues.waiting_by_class(uow.session).items() if name not in served}
 
 
 def watch(read: Begin, write: Begin, patience: float) -> None:
-    """Compares what waits with who lives, and records the beginning and the end of an incident with one event each.
+    """Compares waiting jobs with live workers; records the beginning and the end of an incident with one event each.
 
     Args:
-        read: opens a unit of work that reads.
-        write: opens one that writes.
-        patience: for how many seconds a class may have no worker before it is told, so that a restart is no incident.
+        read: opens a read-only unit of work.
+        write: opens a unit of work that writes.
+        patience: seconds that a class may be without a worker before it is reported, so that a restart is not an incident.
     """
     with read() as uow:
         known, waiting = _known(uow), counts(uow)
@@ -51,14 +51,14 @@ def watch(read: Begin, write: Begin, patience: float) -> None:
 
 
 def check(read: Begin) -> str | None:
-    """For readiness: returns a note on classes of which no worker lives. It fails nothing: what is there can still be read."""
+    """Returns a note for readiness about classes without a live worker. It never fails: stored data can still be read."""
     with read() as uow:
         told = {name: found["since"] for name, found in sorted(_known(uow).items()) if found["told"]}
     return "; ".join(f"no live worker takes jobs of class {name}, since {since}" for name, since in told.items()) or None
 
 
 def _follow(known: dict[str, Any], waiting: dict[str, int], moment: dt.datetime, patience: float) -> dict[str, Any]:
-    """The incidents as they are now, by class: since when, and whether it was told."""
+    """Returns the current incidents by class: when each began, and whether it was reported."""
     following = {}
     for name in waiting:
         found = known.get(name) or {"since": moment.isoformat(timespec="seconds"), "told": False}

@@ -37,9 +37,9 @@ class JobStatus:
 
     Attributes:
         progress: see `app.jobs.child`; only while it runs.
-        class_name: the class of workers that runs it, where it is known.
+        class_name: the class of workers that runs it, if known.
         attempt: how many times it was started.
-        waiting_for: the class of workers that it waits for, where no live worker takes its jobs.
+        waiting_for: the class of workers that it waits for, if no live worker takes jobs of that class.
     """
 
     id: str
@@ -60,31 +60,31 @@ class JobQueue(Protocol):
         """Writes the intent to run a job inside the session's transaction; the same id twice is one job."""
 
     def cancel(self, session: Session, job: str) -> bool:
-        """Cancels a job inside the session's transaction; False where it neither waits nor runs.
+        """Cancels a job inside the session's transaction; returns False if the job neither waits nor runs.
 
-        A worker that runs it ends its process within seconds of the commit, and can record no result after it.
+        A worker that runs it ends the job's process within seconds of the commit, and cannot record a result after it.
         """
 
     def status(self, job: str) -> JobStatus | None:
         """The state of one job."""
 
     def statuses(self, jobs: Sequence[str]) -> dict[str, JobStatus]:
-        """The states of those jobs that are known, by id, read in one query."""
+        """Returns the states of those jobs that are known, by id, in one query."""
 
     def live(self, session: Session) -> set[str]:
-        """The ids of all jobs that wait or run, as the session's transaction sees them."""
+        """Returns the ids of all jobs that wait or run, as the session's transaction sees them."""
 
     def waiting(self, session: Session, owner: str) -> int:
-        """How many jobs of an owner wait."""
+        """Returns how many jobs of an owner wait."""
 
     def served(self, session: Session) -> set[str]:
-        """The classes of which a live worker takes jobs."""
+        """Returns the classes that have a live worker."""
 
     def finished_before(self, session: Session, moment: dt.datetime, limit: int) -> Sequence[str]:
-        """Ids of some jobs that ended before a moment, the oldest first."""
+        """Returns the ids of at most `limit` jobs that ended before a moment, the oldest first."""
 
     def delete(self, jobs: Sequence[str]) -> None:
-        """Deletes all that is recorded of jobs; not inside a transaction that writes."""
+        """Deletes everything that is recorded about jobs; must not be called inside a transaction that writes."""
 
     def page(
         self, session: Session, owner: str | None, kind: str | None, state: str | None, after: str | None, limit: int
@@ -107,7 +107,7 @@ class Tools:
     """What use cases need beside the database; built once by the runtime.
 
     Attributes:
-        checks: places for verifying drafts and assessing ports.
+        checks: semaphore for verifying drafts and assessing ports.
         secret_keys: the first signs what we hand out and encrypts what we keep; all are believed, and decrypt.
     """
 
@@ -176,7 +176,7 @@ class UnitOfWork:
         self._events[-1].family = family
 
     def after_commit(self, action: Callable[[], object]) -> None:
-        """Registers clean-up to run after the commit. It may be lost (a crash, an error), so it never carries a fact."""
+        """Registers clean-up to run after the commit. It may be lost (crash, error), so correctness must not depend on it."""
         self._after_commit.append(action)
 
     def write_events(self) -> None:
@@ -186,11 +186,11 @@ class UnitOfWork:
             events.append(self.session, self._events)
 
     def committed(self) -> None:
-        """Runs the registered clean-up. The transaction is committed, so an error here is logged and fails nothing."""
+        """Runs the registered clean-up. The transaction is already committed, so errors are only logged."""
         for action in self._after_commit:
             try:
                 action()
-            except Exception:  # whatever it is: maintenance repeats the clean-up
+            except Exception:  # any error: maintenance repeats the clean-up
                 log.exception("clean-up after a commit failed")
 
 

@@ -96,7 +96,7 @@ def open_upload(uow: UnitOfWork, principal: Principal, upload: str) -> PatchVers
 
 
 def _open(principal: Principal, version: PatchVersion | None, upload: str) -> PatchVersion:
-    """Returns a version that was read as an open draft; raises `DomainError` (upload.unknown, token.scope) where it is none."""
+    """Returns the given version if it is an open draft; otherwise raises `DomainError` (upload.unknown, token.scope)."""
     if version is None or version.state != "draft" or not principal.can_read(version.owner):
         raise DomainError("upload.unknown", upload=upload[:60])
     principal.require_publish(version.owner)
@@ -124,7 +124,7 @@ def place(uow: UnitOfWork, principal: Principal, upload: str, path: str) -> tupl
 
 
 def is_refused(uow: UnitOfWork, principal: Principal, upload: str) -> bool:
-    """Whether a draft was verified and refused, and none of its files has changed since."""
+    """Returns whether a draft was verified and refused, and none of its files has changed since."""
     return open_upload(uow, principal, upload).refusal is not None
 
 
@@ -171,13 +171,13 @@ def direct_parts(uow: UnitOfWork, principal: Principal, upload: str, path: str) 
     parts = [(number, offset, min(step, size - offset)) for number, offset in enumerate(range(0, size, step), 1)]
     missing = [part for part in parts if there.get(part[0]) != part[2]]
     if missing:
-        version.refusal = None  # what is sent now may mend it
+        version.refusal = None  # the new bytes may fix it
     return step, [Part(*part, direct.part_url(version.id, name, multiparts[path], part[0])) for part in missing]
 
 
 def publish(uow: UnitOfWork, principal: Principal, upload: str, facts: dict[str, Any]) -> PatchVersion:
     """Publishes a verified draft under the next number; the same bytes twice are one version."""
-    # Read once: a draft that ended between two reads would be an unknown upload to the second one.
+    # Read only once: if the draft ended between two reads, the second one would report an unknown upload.
     found = rows.version(uow.session, upload)
     if ended := _outcome(uow, principal, found):
         return ended
@@ -219,7 +219,7 @@ def _outcome(uow: UnitOfWork, principal: Principal, version: PatchVersion | None
         _check_same(version.patch, existing, version.trained_on_id, trained_on)
         return existing
     if version.state == rows.PURGED:
-        require_not_purged(uow, version.owner, version.digest)  # names the version, which a draft does not
+        require_not_purged(uow, version.owner, version.digest)  # its error names the version, which the draft's would not
     return version if version.state == "published" else None
 
 

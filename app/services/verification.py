@@ -1,7 +1,7 @@
-"""Verifies what arrived for a draft: completeness, digests, and that the files are a patch.
+"""Verifies the uploaded files of a draft: that they are complete, match their digests, and are a patch.
 
-Rows are read in a transaction that has ended before the first byte is hashed: that takes as long as it takes, and an open
-transaction would keep a connection from other requests and hold back the database's vacuum.
+Rows are read in a transaction that ends before the first byte is hashed: hashing may take long, and an open transaction would
+keep a connection from other requests and hold back the database's vacuum.
 """
 
 import math
@@ -30,24 +30,24 @@ class Opened(Protocol):
     tools: Tools
 
     def read(self) -> AbstractContextManager[UnitOfWork]:
-        """A unit of work that only reads."""
+        """Opens a read-only unit of work."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A draft as it was read; `facts` where its bytes need not be verified, because they are a version already."""
+    """A draft as it was read; `facts` is set if its bytes need no verification, because they are already a version."""
 
     version: PatchVersion
     facts: dict[str, Any] | None = None
 
 
 def find(uow: UnitOfWork, principal: Principal, upload: str) -> Draft:
-    """Reads a draft that the principal may publish, before a byte of it is read.
+    """Returns a draft that the principal may publish; reads only its row, none of its bytes.
 
     Raises:
-        DomainError: upload.unknown, token.scope, version.purged, quota.exceeded; the refusal of a draft that was verified
+        DomainError: upload.unknown, token.scope, version.purged, quota.exceeded; the recorded refusal, if the draft was refused
             before and has not changed since.
-        CoreError: the same, where the files are no patch.
+        CoreError: the recorded refusal, if the files were not a patch.
     """
     if ended := uploads.settled(uow, principal, upload):
         return Draft(ended, ended.facts or {})
@@ -56,24 +56,24 @@ def find(uow: UnitOfWork, principal: Principal, upload: str) -> Draft:
     existing = rows.version_by_digest(uow.session, version.patch_id, version.digest)
     if existing and existing.facts:
         return Draft(version, existing.facts)
-    require_room(uow, version.owner, versions=1)  # before bytes are moved: what was sent stays until there is room
+    require_room(uow, version.owner, versions=1)  # checked before bytes are moved: uploaded bytes stay staged until there is room
     if version.refusal and not _is_sent_again(uow.tools, version, version.refusal):
         raise _remembered(version.refusal)
     return Draft(version)
 
 
 def verify(opened: Opened, principal: Principal, upload: str, verified: list[str] | None = None) -> dict[str, Any]:
-    """Verifies what arrived for a draft and moves the bytes into the store; writes no row, so nothing becomes visible.
+    """Verifies the uploaded files of a draft and moves them into the store; writes no row, so nothing becomes visible.
 
     Args:
-        verified: receives the paths of the files that were verified and are in the store; after a refusal, for `refuse`.
+        verified: filled with the paths of files that were verified and are in the store; pass it to `refuse` after a refusal.
 
     Returns:
         The facts that `uploads.publish` takes.
 
     Raises:
-        DomainError: upload.incomplete, upload.digest, server.busy, and what `find` raises.
-        CoreError: what was uploaded is not a patch, or not one for the release that it names.
+        DomainError: upload.incomplete, upload.digest, server.busy, and the errors of `find`.
+        CoreError: the uploaded files are not a patch, or do not fit the release that they name.
     """
     with opened.read() as uow:
         draft = find(uow, principal, upload)
@@ -84,8 +84,9 @@ def verify(opened: Opened, principal: Principal, upload: str, verified: list[str
 
 
 def refuse(uow: UnitOfWork, principal: Principal, upload: str, verified: Sequence[str], error: CoreError | DomainError) -> None:
-    """Records of a refused draft which files were verified, so that only the others are sent again, and the refusal where it is
-    of the bytes: they give the same answer until one of them changes.
+    """Records which files of a refused draft were verified, so that only the others must be sent again.
+
+    A refusal that is caused by the bytes is recorded too: it is repeated until a file changes.
 
     Raises:
         DomainError: upload.unknown.
@@ -98,19 +99,19 @@ def refuse(uow: UnitOfWork, principal: Principal, upload: str, verified: Sequenc
 
 
 def facts_of(tools: Tools, version: PatchVersion, read_values: bool = True) -> dict[str, Any]:
-    """Checks the whole patch, against the release that it says it was trained on, and sums it up.
+    """Checks the whole patch against the release that it names as its base; returns a summary of it.
 
     Args:
         tools: the store and the library.
         version: a draft whose bytes are in the store.
-        read_values: False for a job, which has read all values already, and needs no place: few run at once.
+        read_values: False for a job, which has already read all values. It then needs no place, because few jobs run at once.
 
     Raises:
         DomainError: server.busy.
-        CoreError: it is no patch, or not one for the release that it names.
+        CoreError: the files are not a patch, or do not fit the release that they name.
     """
     with ExitStack() as stack:
-        # A place for what costs memory; the values are read in small pieces.
+        # Only the memory-hungry part needs a place; the values are read in small pieces.
         with tools.checks.hold(version.owner) if read_values else nullcontext():
             opened = stack.enter_context(tools.library.open_patch(version))
             _require_fit(tools, version, opened.patch)
@@ -129,15 +130,15 @@ def facts_of(tools: Tools, version: PatchVersion, read_values: bool = True) -> d
 
 
 def _require_fit(tools: Tools, version: PatchVersion, patch: Patch) -> None:
-    """Raises `CoreError` where a patch does not fit the release that it was trained on, or could fit none."""
+    """Raises `CoreError` if a patch does not fit the release that it was trained on, or cannot fit any release."""
     if version.trained_on:
         resolve(patch.config, patch.factors, tools.library.manifest(version.trained_on).checkpoint)
-    else:  # patterns that nothing can be matched with, or not in time, are of no use on any release
+    else:  # patterns that are invalid or too slow to match are useless on any release
         Selector(patch.config).require_affordable(len(patch.factors))
 
 
 def _take(tools: Tools, version: PatchVersion, verified: list[str]) -> None:
-    """Moves what arrived into the store, file by file, each verified by its digest."""
+    """Moves the uploaded files into the store, one by one, each verified by its digest."""
     blobs = tools.blobs
     missing = [(i, f) for i, f in enumerate(kept.mark(version.files, verified)) if not kept.is_kept(tools, f)]
     for index, file in missing:
@@ -152,8 +153,9 @@ def _take(tools: Tools, version: PatchVersion, verified: list[str]) -> None:
 
 
 def _is_sent_again(tools: Tools, version: PatchVersion, refusal: dict[str, Any]) -> bool:
-    """Says whether a file that was refused for its digest, and dropped, has arrived again. Its bytes may have come before the
-    refusal was recorded, which would then outlast them.
+    """Returns whether a file that was refused for its digest, and dropped, has been uploaded again.
+
+    The new bytes may have arrived before the refusal was recorded; the recorded refusal would then be outdated.
     """
     if refusal["code"] != "upload.digest":
         return False
@@ -162,6 +164,6 @@ def _is_sent_again(tools: Tools, version: PatchVersion, refusal: dict[str, Any])
 
 
 def _remembered(refusal: dict[str, Any]) -> CoreError | DomainError:
-    """A refusal as it was raised the first time."""
+    """Returns a recorded refusal as the error that was raised the first time."""
     kind = CoreError if refusal["code"] in CORE else DomainError
     return kind(refusal["code"], **refusal["data"])

@@ -102,7 +102,7 @@ def live_by_class(uow: UnitOfWork, ttl: float) -> dict[str, int]:
 
 
 def served(session: Session, ttl: float) -> set[str]:
-    """The classes of which a live worker takes jobs. On SQLite the one service runs its jobs itself, and is no worker."""
+    """Returns the classes that have a live worker. On SQLite the single service runs its jobs itself, without a worker."""
     return {CPU} if is_embedded(session) else {row.class_name for row in _alive(session, ttl)}
 
 
@@ -133,8 +133,10 @@ def choose(candidates: Sequence[Reader], fingerprint: str) -> Reader | None:
 
 
 def signed_url(uow: UnitOfWork, reader: Reader, port: str, path: str, token: str) -> str:
-    """Where a client with a token (its id) reads a file of a port on a worker, for the next few minutes by the clock that all
-    machines share.
+    """Returns a URL where a client reads a file of a port on a worker.
+
+    It is bound to the client's token (given by id) and valid for the next few minutes by the database's clock, which all machines
+    share.
     """
     expires = int(clock(uow.session).timestamp()) + SECONDS
     signature = sign_read(uow.tools.secret_keys[0], reader.id, port, path, expires, token)

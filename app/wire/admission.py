@@ -1,4 +1,4 @@
-"""Waiting for a place of `app.services.places` on the event loop, so that those who wait need no thread."""
+"""Waits on the event loop for a place of `app.services.places`, so that waiting requests need no thread."""
 
 import asyncio
 from functools import partial
@@ -7,15 +7,15 @@ from fastapi.concurrency import run_in_threadpool
 
 from app.services.places import NoPlaceError, Place
 
-# How often the first in the queue looks whether a read that stands still has become reclaimable.
+# How often the first waiter in the queue checks whether the place of an idle read has become reclaimable.
 RECLAIM_SECONDS = 0.25
 
 
 async def place_in_turn(refusal: NoPlaceError, seconds: float) -> Place:
-    """The place that was refused, once its turn has come.
+    """Waits in the queue for the place that was refused, and returns it.
 
     Raises:
-        NoPlaceError: `refusal`, where it did not come in time.
+        NoPlaceError: `refusal`, if no place became free within `seconds`.
     """
     loop, places = asyncio.get_running_loop(), refusal.places
     granted: asyncio.Future[Place] = loop.create_future()
@@ -32,18 +32,18 @@ async def place_in_turn(refusal: NoPlaceError, seconds: float) -> Place:
         return granted.result()
     except BaseException:
         places.leave(waiter)
-        if not granted.cancel():  # it came at the last moment
+        if not granted.cancel():  # the place was granted at the last moment
             give_back(granted.result())
         raise
 
 
 def give_back(place: Place) -> None:
-    """Gives a place back in a thread: the next read may get it, and what another one holds may be closed for that."""
+    """Releases a place in a thread, because this may grant it to a waiting read and close the buffers of an idle one."""
     asyncio.get_running_loop().run_in_executor(None, place.release)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, granted: "asyncio.Future[Place]", place: Place) -> None:
-    """Passes a place on to the event loop, from any thread."""
+    """Passes a granted place to the event loop; called from any thread."""
     try:
         loop.call_soon_threadsafe(partial(_accept, granted, place))
     except RuntimeError:  # the loop has ended

@@ -14,11 +14,11 @@ from app.wire.telemetry import MetricsOptions
 def surround(
     app: FastAPI, bodies: BodyLimits | None, metrics: MetricsOptions, feed: Callable[[], EventFeed | None] = lambda: None
 ) -> None:
-    """Adds error handlers, bounds and metrics to an application, whichever surfaces it has.
+    """Adds error handlers, request limits and metrics to an application, independently of the APIs that it serves.
 
     Args:
-        app: with all its routes.
-        bodies: the limits of request bodies; None where no route takes any.
+        app: the application, with all routes already added.
+        bodies: the limits of request bodies; None if no route takes a body.
         metrics, feed: see `telemetry.install`.
 
     Raises:

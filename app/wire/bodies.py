@@ -71,7 +71,7 @@ async def lines(request: Request, longest: int, most: int) -> AsyncIterator[byte
 
 
 async def discard_body(request: Request, most: int) -> None:
-    """Reads a body that is of no use, so that its client, which may read the answer only after it has sent all, gets one.
+    """Reads and discards a body, because some clients read the answer only after they have sent the whole body.
 
     Raises:
         DomainError: request.too_large, upload.broken.

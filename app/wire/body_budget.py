@@ -1,4 +1,4 @@
-"""How many bytes of request bodies one process holds in memory: a budget for all owners, and a smaller one for each."""
+"""Limits the bytes of request bodies that one process holds in memory, in total and per owner."""
 
 import threading
 from collections import Counter
@@ -8,7 +8,7 @@ from app.domain.errors import DomainError
 
 
 class BodyBudget:
-    """Counts the bytes of bodies under way.
+    """Counts the bytes of request bodies in memory.
 
     Args:
         total: how many bytes all owners together may hold.
@@ -20,15 +20,15 @@ class BodyBudget:
         self._lock, self._held = threading.Lock(), Counter[str]()
 
     def open(self, owner: str) -> "Reservation":
-        """An empty reservation; leaving its `with` block gives back what it holds.
+        """Returns an empty reservation, a context manager that releases its bytes on exit.
 
         Args:
-            owner: who sends the body.
+            owner: the owner that sends the body.
         """
         return Reservation(self, owner)
 
     def held(self) -> int:
-        """How many bytes are reserved now."""
+        """Returns how many bytes are reserved now."""
         with self._lock:
             return self._held.total()
 
@@ -46,20 +46,20 @@ class BodyBudget:
             self._held[owner] += size
 
     def give_back(self, owner: str, size: int) -> None:
-        """Returns bytes that `take` reserved."""
+        """Releases bytes that `take` reserved."""
         with self._lock:
             self._held[owner] -= size
             self._held += Counter()  # removes owners that hold nothing
 
 
 class Reservation:
-    """The bytes that one request holds of a `BodyBudget`."""
+    """The bytes that one request has reserved from a `BodyBudget`."""
 
     def __init__(self, budget: BodyBudget, owner: str) -> None:
         self._budget, self._owner, self._size = budget, owner, 0
 
     def grow(self, size: int) -> None:
-        """Reserves `size` bytes altogether; does nothing where it holds as many already.
+        """Increases the reservation to `size` bytes in total; does nothing if it already holds that many.
 
         Raises:
             DomainError: request.bodies_busy.

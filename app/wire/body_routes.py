@@ -1,7 +1,7 @@
-"""How a route takes its body: buffered within a limit, or streamed, where its endpoint declares that.
+"""How routes read request bodies: buffered within a limit, or streamed if the endpoint declares it.
 
-A body is read after its sender was authenticated, and never whole without a limit. FastAPI would parse the body before it runs
-any dependency, so `BodyRoute` authenticates, reads the body and only then lets FastAPI handle the request.
+A body is read only after its sender was authenticated, and never as a whole without a limit. FastAPI would parse the body before
+it runs any dependency, so `BodyRoute` first authenticates, then reads the body, and only then lets FastAPI handle the request.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _DECLARED = "takes_body"
 
 @dataclass(frozen=True)
 class Buffered:
-    """A body that is read whole before the endpoint runs; `limit` in bytes, None: PORTLLM_MAX_BODY_BYTES."""
+    """A body that is read completely before the endpoint runs; `limit` is in bytes, None means PORTLLM_MAX_BODY_BYTES."""
 
     limit: int | None = DEFAULT_BYTES
 
@@ -41,7 +41,7 @@ class Streamed:
     """A body that the endpoint reads in pieces, with limits of its own.
 
     Attributes:
-        held: how many bytes of it the endpoint holds in memory at most; None: as many as the store takes in one write.
+        held: the most bytes of the body that the endpoint holds in memory; None: as many as the store takes in one write.
     """
 
     held: int | None = None
@@ -49,19 +49,19 @@ class Streamed:
 
 @dataclass(frozen=True)
 class Ignored:
-    """A body that nobody reads: the answer is the same whatever it is, and clients wait for that answer."""
+    """A body that is not read: the answer does not depend on it, and clients wait for the answer."""
 
 
 Policy = Buffered | Streamed | Ignored
 
 
 def buffers_body(limit: int | None) -> Callable[[Endpoint], Endpoint]:
-    """Declares that an endpoint takes a body of other than `DEFAULT_BYTES`: of `limit`, or None for the largest allowed."""
+    """Declares that an endpoint buffers a body of up to `limit` bytes instead of `DEFAULT_BYTES`; None: the largest allowed."""
     return _declares(Buffered(limit))
 
 
 def streams_body(held: int | None = None) -> Callable[[Endpoint], Endpoint]:
-    """Declares that an endpoint reads its body in pieces and bounds it; see `Streamed`."""
+    """Declares that an endpoint reads its body in pieces and limits its size; see `Streamed`."""
     return _declares(Streamed(held))
 
 
@@ -79,7 +79,7 @@ def _declares(policy: Policy) -> Callable[[Endpoint], Endpoint]:
 
 
 class BufferedRequest(Request):
-    """A request whose body was read, within the limit of its route."""
+    """A request with a body that was already read, within the limit of its route."""
 
     def __init__(self, request: Request, whole: bytes) -> None:
         super().__init__(request.scope, request.receive)
@@ -90,10 +90,10 @@ class BufferedRequest(Request):
 
 
 class BodyLimits:
-    """What `BodyRoute` needs of the application.
+    """The limits that `BodyRoute` takes from the application.
 
     Args:
-        largest: bytes of the largest body that is buffered.
+        largest: size of the largest body that is buffered, in bytes.
         total, each: see `BodyBudget`.
     """
 
@@ -102,11 +102,11 @@ class BodyLimits:
 
 
 class BodyRoute(APIRoute):
-    """A route that authenticates its caller before it reads the body, and bounds the body."""
+    """A route that authenticates its caller before it reads the body, and limits the size of the body."""
 
     @property
     def policy(self) -> Policy:
-        """What the endpoint declares, or else the default."""
+        """The policy that the endpoint declares, or the default."""
         declared: Policy = getattr(self.endpoint, _DECLARED, Buffered())
         return declared
 
@@ -119,7 +119,7 @@ class BodyRoute(APIRoute):
         async def bounded(request: Request) -> Response:
             await _authenticate(request, guards)
             limits: BodyLimits = request.app.state.bodies
-            # Requests without a token, which only the exchange of identity tokens takes, share by address.
+            # Requests without a token (only the exchange of identity tokens accepts them) share the limit of their address.
             sender = getattr(request.state, "owner", None) or f"address {request.client.host if request.client else None}"
             with limits.budget.open(sender) as reservation:
                 if isinstance(policy, Streamed):
@@ -134,10 +134,10 @@ class BodyRoute(APIRoute):
 
 
 def buffered_body(request: Request) -> bytes:
-    """The body of a request, for endpoints that parse it themselves.
+    """Returns the body of a request, for endpoints that parse it themselves.
 
     Raises:
-        TypeError: the endpoint declares that it streams its body, so nothing has bounded it.
+        TypeError: the endpoint declares that it streams its body, so the body was not buffered or limited.
     """
     if not isinstance(request, BufferedRequest):
         raise TypeError("The body of this request was not buffered: its endpoint declares streams_body.")
@@ -145,10 +145,10 @@ def buffered_body(request: Request) -> bytes:
 
 
 def require_body_routes(routes: Iterable[Any]) -> None:
-    """Refuses to build an application with a route that would read its body without a limit.
+    """Checks that no route of an application would read its body without a limit.
 
     Raises:
-        RuntimeError: names the route.
+        RuntimeError: a route would; the message names it.
     """
     for route in routes:
         methods = getattr(route, "methods", None) or ()
@@ -157,10 +157,10 @@ def require_body_routes(routes: Iterable[Any]) -> None:
 
 
 async def _authenticate(request: Request, guards: set[Any]) -> None:
-    """Asks who sends a request, as the dependencies of its route will.
+    """Authenticates the sender of a request, as the dependencies of its route will do.
 
     Raises:
-        DomainError: what those dependencies raise.
+        DomainError: the errors of those dependencies.
     """
     backend = request.app.state.backend
     if get_principal in guards:
@@ -175,14 +175,14 @@ async def _authenticate(request: Request, guards: set[Any]) -> None:
 
 
 async def _read_whole(request: Request, limit: int, reservation: Reservation) -> bytes:
-    """Reads a body.
+    """Reads and returns a body.
 
     Raises:
-        DomainError: request.too_large, request.too_complex, request.bodies_busy; upload.broken where the client went away.
+        DomainError: request.too_large, request.too_complex, request.bodies_busy; upload.broken if the client disconnected.
     """
     if (said := said_bytes(request)) > limit:
         raise DomainError("request.too_large", what="the body", size=said, limit=limit)
-    # No list of pieces: of two bytes each, they would take twenty times as much.
+    # Not a list of pieces: if they had two bytes each, the list would take twenty times as much memory.
     body = bytearray()
     try:
         async for piece in request.stream():

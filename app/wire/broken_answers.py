@@ -1,4 +1,4 @@
-"""Streamed answers that cannot be completed: their connection is aborted, so that no client takes a part for the whole."""
+"""Streamed answers that abort the connection on an error, so that no client takes a partial answer for a complete one."""
 
 import logging
 
@@ -15,8 +15,10 @@ log = logging.getLogger("portllm.answers")
 
 
 class BreakableResponse(StreamingResponse):
-    """A streamed answer. An expected error (a withdrawn right, a changed file, a store that is away) that comes after the head
-    was sent is logged in one line, and the connection is aborted. Any other error is a defect and keeps its traceback.
+    """A streamed answer that aborts the connection if an error occurs after its head was sent.
+
+    An expected error (a withdrawn permission, a changed file, an unreachable store) is logged in one line. Any other error is a
+    defect and keeps its traceback.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -25,10 +25,10 @@ class State(Collector):
     What a database that is away would say is left out; `portllm_up` says that it is.
 
     Args:
-        backend: gives what is asked.
-        owners: how many owners are told apart.
-        data: the data directory, whose disk is shown; None to show none.
-        feed: gives the live streams of events of this process; None where it has none.
+        backend: returns the backend whose state is collected.
+        owners: how many owners have labels of their own.
+        data: the data directory, for metrics of its file system; None for no such metrics.
+        feed: returns the event feed of this process, None if it has none.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ def _streams(feed: EventFeed | None, newest: int) -> Iterable[Metric]:
 def _disk(data: Path) -> Iterable[Metric]:
     try:
         size, _, free = shutil.disk_usage(data)
-    except OSError:  # `portllm_up` says what it means
+    except OSError:  # `portllm_up` reports the failure
         return
     yield GaugeMetricFamily("portllm_disk_bytes", "Size of the file system of the data directory.", value=size)
     yield GaugeMetricFamily("portllm_disk_free_bytes", "What is free on the file system of the data directory.", value=free)

@@ -27,7 +27,7 @@ bearer = HTTPBearer(auto_error=False, description="A token made by 'portllm toke
 
 
 def backend_of(request: Request) -> Backend:
-    """What the surfaces of the application run on."""
+    """Returns the backend of the application."""
     return cast(Backend, request.app.state.backend)
 
 
@@ -47,7 +47,10 @@ def origin_of(request: Request) -> tuple[str | None, str]:
 async def get_principal(
     request: Request, backend: BackendDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
 ) -> Principal:
-    """Who asks; every route below /api/v1 depends on it. Looked up once a request: `BodyRoute` asks before the body is read."""
+    """Returns the authenticated caller, looked up once per request: `BodyRoute` calls it before it reads the body.
+
+    Every route below /api/v1 depends on it.
+    """
     known: Principal | None = getattr(request.state, "principal", None)
     if known is None:
         known = request.state.principal = await run_in_threadpool(_authenticated, request, backend, credentials)
@@ -95,7 +98,7 @@ def charge(request: Request, backend: Backend, principal: Principal) -> None:
         DomainError: rate.limited.
     """
     if getattr(request.state, "owner", None) is None:
-        request.state.owner, request.state.token = principal.owner, principal.token  # for the line in the log, too
+        request.state.owner, request.state.token = principal.owner, principal.token  # also for the access log
         if slot := getattr(request.state, "slot", None):
             slot.identify(principal.owner)
         backend.rates.request(principal.owner, writes=request.method not in READING)

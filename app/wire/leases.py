@@ -1,4 +1,4 @@
-"""Leases that a request holds while it runs."""
+"""Renewal of leases that a request holds while it runs."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ log = logging.getLogger("portllm.leases")
 
 @asynccontextmanager
 async def renewed(renew: Callable[[], None], seconds: float) -> AsyncIterator[None]:
-    """Renews a lease every so many seconds while the block runs. A renewal that fails is logged and tried again in time."""
+    """Renews a lease every `seconds` while the block runs. If a renewal fails, it is logged and retried after the same time."""
     task = asyncio.create_task(_renew(renew, seconds))
     try:
         yield
@@ -27,5 +27,5 @@ async def _renew(renew: Callable[[], None], seconds: float) -> None:
         await asyncio.sleep(seconds)
         try:
             await run_in_threadpool(renew)
-        except Exception as error:  # noqa: BLE001  the request goes on: its end says whether it still holds the lease
+        except Exception as error:  # noqa: BLE001  the request continues; its end checks whether it still holds the lease
             log.warning("a lease could not be renewed: %s", error)

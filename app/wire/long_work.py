@@ -1,4 +1,4 @@
-"""Work of requests that takes long, in bounded numbers: publishes, and look-ups at other hubs."""
+"""Admission control for long-running work of requests: publishes, and look-ups at other hubs."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -19,11 +19,11 @@ Value = TypeVar("Value")
 
 
 class LongWork:
-    """What one application bounds.
+    """The slots of one application for long-running work.
 
     Args:
-        publishes: how many drafts and pushes may be verified at once.
-        publishes_of_one: how many of them of one owner.
+        publishes: how many drafts and pushes may be verified concurrently.
+        publishes_of_one: how many of them may belong to one owner.
     """
 
     def __init__(self, publishes: int, publishes_of_one: int) -> None:
@@ -33,18 +33,18 @@ class LongWork:
 
 @asynccontextmanager
 async def publishing(request: Request, owner: str) -> AsyncIterator[None]:
-    """Bounds the verification of what was sent: it reads every byte, and holds a thread and a lock meanwhile.
+    """Holds a slot for the verification of uploaded bytes, which reads every byte and occupies a thread and a lock meanwhile.
 
     Raises:
         DomainError: server.busy.
     """
     async with bounded(request, _of(request).publishes, owner, "publishes", PATIENCE_SECONDS) as own:
-        await own.take()  # it works in a worker thread
+        await own.take()  # the verification runs in a worker thread
         yield
 
 
 async def look_up(request: Request, owner: str, ask: Callable[[], Value]) -> Value:
-    """Asks another hub, in a thread made for that: a hub that is slow keeps no worker thread from other requests.
+    """Runs a look-up at another hub in a separate thread, so that a slow hub does not occupy a worker thread of other requests.
 
     Raises:
         DomainError: server.busy; whatever `ask` raises.

@@ -1,4 +1,4 @@
-"""A file of a merged model as an answer: computed here or on a worker, or carried from the release or the patch as it is."""
+"""Responses with one file of a merged model: computed here or on a worker, or passed through unchanged from release or patch."""
 
 import base64
 from collections.abc import Mapping
@@ -22,21 +22,21 @@ def respond_merged(
     request: Request, conditions: Conditions, backend: Backend, model: MergedModel, path: str,
     principal: Principal, place: Place | None = None, worker_url: str | None = None, redirect: bool = False,
 ) -> Response:  # fmt: skip
-    """The answer to a GET or HEAD of one file of a merged model; to be called outside of any transaction.
+    """Answers a GET or HEAD of one file of a merged model. Must be called outside of any transaction.
 
     Args:
-        request, conditions: what is asked.
-        backend: where it is computed.
-        model: of a port that the caller may read.
-        path: the file.
-        principal: who reads it.
-        place: one that was waited for.
-        worker_url: a signed address of the file on a worker, where one computes merged files.
-        redirect: whether the client is sent there; otherwise the bytes come through this process.
+        request, conditions: the request and its conditional headers.
+        backend: computes the file.
+        model: the merged model of a port that the caller may read.
+        path: the path of the file.
+        principal: the caller.
+        place: a place that the request already waited for.
+        worker_url: a signed URL of the file on a worker, if a worker computes merged files.
+        redirect: whether the client is redirected there; otherwise the bytes pass through this process.
 
     Raises:
         OutputError: output.unknown_file.
-        DomainError: request.range, server.busy, and what the storage answers.
+        DomainError: request.range, server.busy, and errors of the storage.
     """
     file = model.file(path)
 

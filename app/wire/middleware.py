@@ -1,4 +1,4 @@
-"""Around every request: its id, a refusal of control characters in its address, and security headers for browsers."""
+"""Middleware for every request: sets its id, refuses control characters in its URL, and adds security headers for browsers."""
 
 import json
 import re
@@ -17,7 +17,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestFrame:
-    """Pure ASGI, so that bodies and answers pass through as they come."""
+    """Pure ASGI middleware, so that bodies and answers are streamed through."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Counters of requests and bytes by owner, with a bound on how many owners are told apart."""
+"""Counters of requests and bytes by owner, with a limit on the number of owners that have labels of their own."""
 
 from prometheus_client import CollectorRegistry, Counter
 
@@ -8,7 +8,7 @@ NOBODY = "(none)"
 
 
 class OwnerCounters:
-    """Requests and bytes of owners. The first `limit` owners that a process meets have labels of their own; the others share one.
+    """Counts requests and bytes by owner. The first `limit` owners that a process sees get their own label; all others share one.
 
     Args:
         registry: where the counters are registered.

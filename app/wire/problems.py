@@ -111,7 +111,7 @@ def _domain(request: Request, error: Exception) -> JSONResponse:
 
 
 def _count_refused_read(request: Request, error: NoPlaceError) -> None:
-    """Places are also for checks of patches, which are no reads."""
+    """Counts a refused read. Checks of patches use places too, but are not counted."""
     telemetry, backend = request.app.state.telemetry, request.app.state.backend
     if error.places is backend.merged_reads:
         telemetry.merged_refused.inc()

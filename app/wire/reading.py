@@ -1,7 +1,7 @@
-"""One file as an answer: Range, If-Range, If-None-Match and HEAD, in bounded memory.
+"""Answers with one file: Range, If-Range, If-None-Match and HEAD, in bounded memory.
 
-A file is found in a transaction. That has ended when `respond` is called: no database connection is in use while bytes are
-opened, computed or sent.
+A file is found in a transaction, which must have ended before `respond` is called: no database connection is in use while bytes
+are opened, computed or sent.
 """
 
 import mimetypes
@@ -23,7 +23,7 @@ from app.wire.conditional import Span, is_match, span
 from app.wire.deps import backend_of
 from app.wire.telemetry import Telemetry, get_telemetry
 
-# How long a client whose place was reclaimed while it was slow waits for another, before its connection is closed.
+# How long a read whose place was reclaimed from a slow client waits for a new place, before its connection is closed.
 RESUME_SECONDS = 60.0
 Text = Annotated[str | None, Header(max_length=1000)]
 # Of the type that its name says, such as application/json; no schema, for the bytes are what somebody put there.
@@ -46,7 +46,7 @@ class Conditions:
         return {name: value for name, value in named.items() if value is not None}
 
 
-# `async`, because FastAPI sends plain functions and classes to a thread.
+# `async`, because FastAPI runs synchronous dependencies in a thread.
 async def get_conditions(range: Text = None, if_range: Text = None, if_none_match: Text = None) -> Conditions:  # noqa: A002
     return Conditions(range, if_range, if_none_match)
 
@@ -56,7 +56,7 @@ ConditionsDep = Annotated[Conditions, Depends(get_conditions)]
 
 @dataclass(frozen=True)
 class Target:
-    """A file that was found: its path, size in bytes, ETag, and headers of its own."""
+    """A file to answer with: its path, its size in bytes, its ETag, and headers for this file."""
 
     path: str
     size: int
@@ -66,7 +66,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Reader:
-    """Who reads a file; `family_id` is the family that it needs to see for that, None where it needs none."""
+    """The caller that reads a file; `family_id` is the family that it must have access to, None if none is needed."""
 
     principal: Principal
     family_id: str | None = None
@@ -76,18 +76,18 @@ def respond(
     request: Request, conditions: Conditions, target: Target, content: Callable[[Span], Content | Response],
     reader: Reader, place: Place | None = None,
 ) -> Response:  # fmt: skip
-    """The answer to a GET or HEAD of one file; the first piece is read here, so that an error at the start is an answer.
+    """Answers a GET or HEAD of one file. Reads the first piece here, so that an error at the start becomes an error response.
 
     Args:
         request: for its method.
         conditions: its headers.
         target: the file.
-        content: called where bytes are wanted; says where they come from, or gives another answer.
-        reader: who reads, and of which family: when that right is withdrawn, the answer breaks off.
-        place: one that was waited for.
+        content: called if bytes are requested; returns their content, or another answer instead.
+        reader: the caller and the family; when this permission is withdrawn, the answer is aborted.
+        place: a place that the request already waited for.
 
     Raises:
-        DomainError: request.range, server.busy, and what opening the file raises.
+        DomainError: request.range, server.busy, and the errors of opening the file.
     """
     headers = {**target.headers, "ETag": f'"{target.etag}"'} | FOREIGN
     if is_match(conditions.if_none_match, target.etag):
@@ -119,13 +119,13 @@ def respond(
 
 
 class FileResponse(BreakableResponse):
-    """Sends a file piece by piece; closes it when the client goes away, also before the first piece was sent.
+    """Sends a file piece by piece. Closes it if the client disconnects, also before the first piece was sent.
 
     Args:
         read: the rest of the file.
-        close: called at the end, however it comes.
-        first: its first piece; None where it is empty.
-        telemetry: counts its bytes, where they are computed.
+        close: called at the end, in every case.
+        first: the first piece of the file; None if the file is empty.
+        telemetry: counts computed bytes; None if the bytes are not computed.
         status, headers, media_type: of the answer.
     """
 
@@ -155,10 +155,10 @@ class FileResponse(BreakableResponse):
             piece = await self._next()
 
     async def _next(self) -> memoryview | None:
-        """The next piece; waits for a place where the read lost its own while the client was slow."""
+        """Returns the next piece. If the place was reclaimed while the client was slow, first waits for a new one."""
         try:
             return await run_in_threadpool(self._read.next)
         except NoPlaceError as refusal:
-            # Handed over before the next await, where the client's end may cancel this: closing the read gives the place back.
+            # The read takes the place before the next await, where a disconnect may cancel this: closing the read releases it.
             self._read.accept(await place_in_turn(refusal, RESUME_SECONDS))
             return await run_in_threadpool(self._read.next)

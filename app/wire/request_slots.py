@@ -1,16 +1,16 @@
-"""Admission control: how many requests of one owner may be in worker threads, decided before a thread is taken.
+"""Admission control: limits how many requests of one owner use worker threads, before a thread is taken.
 
-All requests of a process share its worker threads, and one may hold a thread for minutes: while bytes are hashed, while the store
-or the database is slow. Every owner has a share of them; who has all of it waits on the event loop, in the order of coming,
-and is refused (server.busy) after a few seconds.
+All requests of a process share its worker threads, and one request can hold a thread for minutes: while bytes are hashed, or
+while the store or the database is slow. Each owner has a share of the threads. When the share is used up, further requests of
+that owner wait on the event loop, first in, first out, and are refused (server.busy) after a few seconds.
 
-Whose a request is only its token tells, and looking that up takes a thread too. So credentials that were good a moment ago are
-remembered, for admission alone: authentication asks the database each time. Credentials that are not known count for the client's
-address until they are; then the request counts for its owner.
+Only its token tells which owner a request belongs to, and looking up a token takes a thread too. Therefore the owner of recently
+valid credentials is cached. The cache is used for admission only: authentication asks the database each time. A request with
+unknown credentials counts for the client's address until it is authenticated; from then on it counts for its owner.
 
-A slot is held from the head of a request to the head of its answer, but not while the client is waited for: neither a slow upload
-nor a slow download takes from its owner's share. Each piece of an upload is handled with a slot, so that all uploads of an owner
-together write in no more threads than its share. Downloads that compute or read ahead have places of their own.
+A request holds a slot from its head to the head of its answer, except while it waits for the client: a slow upload or a slow
+download does not use up its owner's share. Each piece of an upload is handled with a slot, so that all uploads of an owner
+together write in no more threads than its share. Downloads that compute or read ahead are limited separately, by places.
 """
 
 import asyncio
@@ -30,10 +30,10 @@ from app.domain.errors import DomainError
 from app.services.rates import network
 from app.wire.slots import Slots
 
-PATIENCE_SECONDS = 5.0  # that a request waits for a slot
-BODY_PATIENCE_SECONDS = 30.0  # that the next piece of a body waits for it: a refusal would waste what was sent
-REMEMBERED, REMEMBERED_SECONDS = 10_000, 60.0  # credentials
-UNTHREADED = frozenset({"/healthz", "/readyz"})  # need no worker thread, and must answer whatever the others do
+PATIENCE_SECONDS = 5.0  # how long a request waits for a slot
+BODY_PATIENCE_SECONDS = 30.0  # how long the next piece of a body waits for one: a refusal would waste the bytes sent so far
+REMEMBERED, REMEMBERED_SECONDS = 10_000, 60.0  # size and lifetime of the cache of credentials
+UNTHREADED = frozenset({"/healthz", "/readyz"})  # need no worker thread, and must answer even if all slots are taken
 
 
 _CURRENT: ContextVar["RequestSlot | None"] = ContextVar("request_slot", default=None)
@@ -41,25 +41,25 @@ _CURRENT: ContextVar["RequestSlot | None"] = ContextVar("request_slot", default=
 
 @dataclass(frozen=True)
 class Shares:
-    """How many requests of one owner, or of one address that is not known to speak for any, may be in threads at once."""
+    """How many requests of one owner, or of one client address if the owner is not known, may use threads at once."""
 
     requests: int
 
 
 class RequestSlot:
-    """The slot of one request; may be given back and taken again while the request goes on."""
+    """The slot of one request; it can be released and taken again while the request runs."""
 
     def __init__(self, slots: Slots, key: str, learn: Callable[[str], None]) -> None:
         self._slots, self._key, self._learn = slots, key, learn
         self._loop = asyncio.get_running_loop()
-        self._held: str | None = None  # the key that the slot was taken for
+        self._held: str | None = None  # the key under which the slot is held
         self._is_answered = False
 
     async def take(self, seconds: float | None = None) -> None:
-        """Takes the slot, unless it is held, or the answer has begun.
+        """Takes the slot, unless it is already held or the answer has begun.
 
         Args:
-            seconds: how long it waits; `PATIENCE_SECONDS` by default.
+            seconds: how long to wait; `PATIENCE_SECONDS` by default.
 
         Raises:
             DomainError: server.busy.
@@ -73,26 +73,26 @@ class RequestSlot:
             raise _busy(self._slots, key) from None
         if self._held is None and not self._is_answered:
             self._held = key
-        else:  # while this waited, the answer began
+        else:  # the answer began in the meantime
             self._slots.release(key)
 
     def release(self) -> None:
-        """Gives the slot back, if it is held."""
+        """Releases the slot, if it is held."""
         if self._held is not None:
             key, self._held = self._held, None
             self._slots.release(key)
 
     def answered(self) -> None:
-        """Gives the slot back for good: what is left is to send the answer."""
+        """Releases the slot for good: all that remains is to send the answer."""
         self._is_answered = True
         self.release()
 
     def identify(self, owner: str) -> None:
-        """Says whose request it is, from any thread, once its credentials proved good."""
+        """Sets the owner of the request after it was authenticated. May be called from any thread."""
         self._loop.call_soon_threadsafe(self._identified, f"owner:{owner}")
 
     def _identified(self, key: str) -> None:
-        # Where the owner has all of its slots, this one stays the address's: so both together never have more than two shares.
+        # If the owner holds all of its slots, this slot stays with the address, so both together never exceed two shares.
         if self._held is None:
             self._key = key
         elif self._held != key and self._slots.move(self._held, key):
@@ -104,9 +104,9 @@ class RequestSlots:
     """Pure ASGI middleware; `scope["state"]["slot"]` is the `RequestSlot` of a request.
 
     Args:
-        app: what is admitted to.
-        shares: how many requests.
-        answer: makes the response of a refusal.
+        app: the application that requests are admitted to.
+        shares: how many requests may use threads at once.
+        answer: creates the response for a refused request.
     """
 
     def __init__(self, app: ASGIApp, shares: Shares, answer: Callable[[Request, DomainError], Response]) -> None:
@@ -148,18 +148,20 @@ class RequestSlots:
 
 
 class _Owners:
-    """Whose credentials are, as far as their last requests told."""
+    """A cache of the owners of credentials, learned from their last requests."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
         self._first: dict[bytes, asyncio.Event] = {}
 
     async def key_of(self, credentials: bytes, address: str) -> str:
-        """The owner's key. For the first request with credentials that are not known, the address; others with the same ones wait
-        until it was found whose they are, or else one owner's requests would all pass as somebody unknown.
+        """Returns the key of the owner of credentials; for the first request with unknown credentials, the address.
+
+        Further requests with the same unknown credentials wait until the first one was authenticated. Otherwise all of them would
+        count for the address instead of their owner.
 
         Raises:
-            TimeoutError: that took too long.
+            TimeoutError: the authentication of the first request took too long.
         """
         async with asyncio.timeout(PATIENCE_SECONDS):
             while credentials:
@@ -173,7 +175,7 @@ class _Owners:
         return address
 
     def learn(self, credentials: bytes, key: str) -> None:
-        """Remembers whose credentials are."""
+        """Caches the owner of credentials."""
         if credentials:
             self._known[credentials] = time.monotonic(), key
             self._known.move_to_end(credentials)
@@ -182,17 +184,17 @@ class _Owners:
             self.settle(credentials)
 
     def forget(self, credentials: bytes) -> None:
-        """Forgets credentials that are not good any more."""
+        """Removes credentials that are no longer valid."""
         self._known.pop(credentials, None)
 
     def settle(self, credentials: bytes) -> None:
-        """Lets those go on that wait for the first request with the same credentials."""
+        """Wakes the requests that wait for the first request with the same credentials."""
         if first := self._first.pop(credentials, None):
             first.set()
 
 
 class _Body:
-    """Receives a request's body: without its slot while the client is waited for, and with it when something has come."""
+    """Receives a request body. The slot is released while waiting for the client, and taken again when a piece has arrived."""
 
     def __init__(self, receive: Receive, slot: RequestSlot) -> None:
         self._receive, self._slot, self._is_whole = receive, slot, False
@@ -202,7 +204,7 @@ class _Body:
             return await self._receive()
         arriving = asyncio.ensure_future(self._receive())
         try:
-            await asyncio.sleep(0)  # what has arrived already is given at once
+            await asyncio.sleep(0)  # lets a piece that has already arrived be returned at once
             if not arriving.done():
                 self._slot.release()
             message = await arriving
@@ -215,13 +217,13 @@ class _Body:
 
 
 def release_current() -> None:
-    """Gives the slot of the present request back, before it waits for a place that admits it to what it does."""
+    """Releases the slot of the current request before it waits for a place or a slot of another kind."""
     if slot := _CURRENT.get():
         slot.release()
 
 
 async def retake_current() -> None:
-    """Takes the slot of the present request again, after `release_current` and before it goes on in a worker thread.
+    """Takes the slot of the current request again, after `release_current` and before it continues in a worker thread.
 
     Raises:
         DomainError: server.busy.
@@ -232,14 +234,16 @@ async def retake_current() -> None:
 
 @asynccontextmanager
 async def bounded(request: Request, slots: Slots, key: str, what: str, seconds: float) -> AsyncIterator[RequestSlot]:
-    """A slot for work that is bounded beyond requests, in exchange for the request's own, which may be taken again within.
+    """Exchanges the slot of a request for a slot of another kind of work, which has its own limit.
+
+    Yields the request's own slot, so that it can be taken again within the block.
 
     Args:
-        request: whose own slot that is.
-        slots: for this kind of work.
-        key: whose work it is.
-        what: the work, for the sentence.
-        seconds: how long it waits.
+        request: its slot is released.
+        slots: the slots for this kind of work.
+        key: the owner of the work.
+        what: the kind of work, for the error message.
+        seconds: how long to wait for a slot.
 
     Raises:
         DomainError: server.busy.
@@ -262,7 +266,7 @@ def _busy(slots: Slots, key: str) -> DomainError:
 
 
 def _credentials(scope: Scope) -> bytes:
-    """A digest of what a request is authenticated by; empty where it brings nothing."""
+    """Returns a digest of the credentials of a request; empty if it has none."""
     given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
     if not given and b"signed=" in scope["query_string"]:
         given = scope["query_string"]

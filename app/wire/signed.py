@@ -43,7 +43,7 @@ BearerDep = Annotated[Sender, Depends(get_bearer)]
 
 
 async def _sender(request: Request, backend: Backend, text: str) -> Sender:
-    """Who sends, looked up once a request: `BodyRoute` asks before the body is read."""
+    """Returns the sender, looked up once per request: `BodyRoute` does this before it reads the body."""
     known: Sender | None = getattr(request.state, "sender", None)
     if known is None:
         known = request.state.sender = await run_in_threadpool(_believed, request, backend, text)

@@ -1,8 +1,8 @@
-"""How much may be in a JSON body: counted before anybody parses it.
+"""Limits the number of elements in a JSON body, which are counted before it is parsed.
 
-Of three bytes of JSON (`[],`) Python makes an object of 56 bytes and a place in a list: a body of 8 MiB became 200 MiB. So the
-parts of a body are counted first: each list, each object and all but the first of their members begin with a byte of their own.
-Depth needs no limit here, Python's parser has one.
+Python turns three bytes of JSON (`[],`) into an object of 56 bytes and an entry in a list: a body of 8 MiB became 200 MiB.
+Therefore the elements of a body are counted first: one byte marks each list, each object, and every member after the first. Depth
+needs no limit here, because Python's parser has one.
 """
 
 from app.domain.errors import DomainError

@@ -1,17 +1,17 @@
-"""Slots: a bounded number of things at once for each key and in all; who waits is on the event loop, and holds no thread."""
+"""Semaphores with a limit per key and in total. Waiters stay on the event loop and hold no thread."""
 
 import asyncio
 from collections import Counter, deque
 
 
 class Slots:
-    """Slots of one event loop.
+    """A keyed semaphore; used on one event loop only.
 
-    Waiters of one key are served first in, first out; where slots are free for several keys, one waiter of each in turn.
+    Waiters of the same key are served first in, first out; keys with waiters are served round-robin.
 
     Args:
         each: how many slots one key may hold.
-        total: how many all keys together may hold; None for any number.
+        total: how many slots all keys together may hold; None for no limit.
     """
 
     def __init__(self, each: int, total: int | None = None) -> None:
@@ -20,10 +20,10 @@ class Slots:
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
 
     async def take(self, key: str, seconds: float) -> None:
-        """Takes a slot, waiting at most so long for it.
+        """Takes a slot, waiting for at most `seconds`.
 
         Raises:
-            TimeoutError: none became free.
+            TimeoutError: no slot became free in that time.
         """
         if key not in self._waiting and self._has_room(key):
             self._held[key] += 1
@@ -42,14 +42,14 @@ class Slots:
             raise
 
     def release(self, key: str) -> None:
-        """Gives a slot back, to the next who waits."""
+        """Releases a slot; the next waiter gets it."""
         self._held[key] -= 1
         if not self._held[key]:
             del self._held[key]
         self._serve()
 
     def move(self, key: str, other: str) -> bool:
-        """Counts a slot that is held for another key from now on, where that one has one free; whether it had."""
+        """Moves a held slot to another key if that key has a free slot and no waiters; returns whether it did."""
         if other in self._waiting or self._held[other] >= self.each:
             return False
         self._held[other] += 1
@@ -57,7 +57,7 @@ class Slots:
         return True
 
     def held(self, key: str) -> int:
-        """How many slots a key holds now."""
+        """Returns how many slots a key holds now."""
         return self._held[key]
 
     def _has_room(self, key: str) -> bool:
@@ -71,7 +71,7 @@ class Slots:
                 if not granted.done():
                     self._held[key] += 1
                     granted.set_result(None)
-                    if self.total is not None:  # the others first: this key is last from now on
+                    if self.total is not None:  # round-robin: this key goes to the end
                         self._waiting[key] = self._waiting.pop(key)
                         break
             if not queue:

@@ -31,8 +31,8 @@ from app.wire.collectors import State
 from app.wire.owner_counters import OwnerCounters
 
 UNMATCHED = "(none)"
-MAX_RESOURCE = 200  # characters in a line of the log
-# A client may send any word as the method; what is counted by method is bounded.
+MAX_RESOURCE = 200  # characters in a log line
+# A client may send any word as the method; this limits the number of labels.
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER = "(other)"
 API = "/api/v1"
@@ -44,13 +44,13 @@ access_log = logging.getLogger("portllm.access")
 
 @dataclass(frozen=True)
 class MetricsOptions:
-    """What is chosen about metrics.
+    """Options of metrics.
 
     Attributes:
-        token: what a client must send; where it is empty, clients on this machine need none and all others are refused.
-        counts: the directory in which the processes of one service count together; None where it has one process.
-        owners: how many owners have series of their own.
-        data: the data directory, whose disk is shown; None to show none.
+        token: the token that a client must send; if it is empty, clients on this machine need none and all others are refused.
+        counts: the directory that the processes of one service share for counters; None if there is only one process.
+        owners: how many owners have labels of their own.
+        data: the data directory, for metrics of its file system; None for no such metrics.
     """
 
     token: str = ""
@@ -65,14 +65,14 @@ class Telemetry:
     Args:
         backend: asked for the state of things when somebody looks.
         options: see `MetricsOptions`.
-        feed: gives the live streams of events of this process; None where it has none.
+        feed: returns the event feed of this process, None if it has none.
     """
 
     def __init__(
         self, backend: Callable[[], Backend], options: MetricsOptions, feed: Callable[[], EventFeed | None] = lambda: None
     ) -> None:
         self.token, self._counts = options.token, options.counts
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, which nobody reads
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they are a second, unused series for every counter
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "portllm_requests", "Requests by route and status.", ["method", "route", "status"], registry=self.registry
@@ -189,9 +189,9 @@ class Observed:
 
 
 def _resource(scope: Scope) -> str:
-    """What a request is about: the values that its path gives to the template of its route; the path, where no route fits.
+    """Returns the resource of a request for the log: the path parameters, or the path if no route matched.
 
-    Without control characters and not longer than a line should be; the query is left out, which may hold a signature.
+    Control characters are escaped and long values are cut. The query is left out, because it may contain a signature.
     """
     values = scope.get("path_params")
     text = " ".join(f"{name}={value}" for name, value in values.items()) if values else ""
@@ -207,7 +207,7 @@ def get_telemetry(request: Request) -> Telemetry:
 
 
 def require_watcher(request: Request, telemetry: Annotated[Telemetry, Depends(get_telemetry)]) -> None:
-    """Lets clients in that send the token for metrics; where none is set, clients on this machine.
+    """Admits clients that send the metrics token; if none is set, clients on this machine.
 
     Raises:
         DomainError: token.missing.

@@ -13,7 +13,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # First: it commits by itself. After other changes, those would stay although the upgrade failed, and fail the next one.
+    # Runs first, because it commits. If it ran after other changes and failed, those would stay and break the next attempt.
     create("ix_patch_versions_owner_state", "patch_versions", ["owner", "state"])
     op.create_table(
         "owner_quotas",

@@ -13,7 +13,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # First: it commits by itself. After other changes, those would stay although the upgrade failed, and fail the next one.
+    # Runs first, because it commits. If it ran after other changes and failed, those would stay and break the next attempt.
     create("ix_patch_versions_digest", "patch_versions", ["digest"])
     with op.batch_alter_table("patch_versions", schema=None) as batch_op:
         batch_op.add_column(sa.Column("purged_at", app.db.base.UtcDateTime(timezone=True), nullable=True))

@@ -1,4 +1,4 @@
-"""Indexes for the events that one reader may see, for events about a subject, and for remembered answers"""
+"""Indexes for the events visible to one reader, for events about a subject, and for idempotency keys"""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""More of what identifies files of releases by reference, and which of them is damaged"""
+"""More identity fields of files of releases by reference, and the path of a damaged file"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The token that each token was made or rotated with"""
+"""Which token created or rotated each token"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Indexes from which bytes of versions and copied releases are summed up and damaged releases are counted"""
+"""Indexes for summing bytes of versions and copied releases and for counting damaged releases"""
 
 from alembic import op
 

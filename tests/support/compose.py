@@ -59,7 +59,7 @@ def read(file: Path, variables: Mapping[str, str]) -> dict[str, dict[str, Any]]:
 
 
 def mounted(volume: str | dict[str, Any]) -> tuple[str, str, bool]:
-    """A volume in either form: what is mounted, where, and whether it is read-only there."""
+    """Returns the source and the target of a volume in either form, and whether it is mounted read-only."""
     if isinstance(volume, dict):
         return volume["source"], volume["target"], volume.get("read_only", False)
     source, inside = volume.removesuffix(":ro").rsplit(":", 1)

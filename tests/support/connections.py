@@ -1,4 +1,4 @@
-"""Database connections in use: none may be while bytes are read, hashed or computed, because others wait for it."""
+"""Counts database connections in use. None may be held while bytes are read, hashed or computed: other requests wait for it."""
 
 import threading
 from collections.abc import Iterator, Mapping
@@ -13,11 +13,11 @@ from app.core.source import Source
 from app.runtime import Runtime
 from app.services.library import Library
 
-REQUESTS = ("AnyIO worker thread", "MainThread")  # names of the threads that answer requests begin so
+REQUESTS = ("AnyIO worker thread", "MainThread")  # prefixes of the names of threads that answer requests
 
 
 class ConnectionsInUse:
-    """Counts the connections that requests took from a pool and have not given back; background chores are not counted.
+    """Counts the connections that requests took from a pool and have not returned; those of background tasks are not counted.
 
     Args:
         pool: the pool of the registry's engine.
@@ -46,7 +46,7 @@ class WatchedBlobs:
     """A blob store that records how many connections are in use whenever it verifies, opens or reads bytes.
 
     Attributes:
-        seen: one (operation, connections in use) for each time; operations are "promote", "open" and "read".
+        seen: one pair (operation, connections in use) per operation; operations are "promote", "open" and "read".
     """
 
     def __init__(self, blobs: BlobStore, in_use: ConnectionsInUse) -> None:
@@ -65,11 +65,11 @@ class WatchedBlobs:
         return _WatchedSource(self._blobs.open(files), self)
 
     def note(self, operation: str) -> None:
-        """Records what is in use now."""
+        """Records an operation and the number of connections in use now."""
         self.seen.append((operation, self._in_use.count()))
 
     def held(self) -> list[tuple[str, int]]:
-        """The operations during which a connection was in use."""
+        """Returns the operations during which a connection was in use."""
         return [(operation, count) for operation, count in self.seen if count]
 
 
@@ -87,7 +87,7 @@ class _WatchedSource:
 
 @contextmanager
 def watched(runtime: Runtime) -> Iterator[WatchedBlobs]:
-    """Lets a running registry read its bytes through a `WatchedBlobs`, with nothing remembered of manifests and plans."""
+    """Makes a running registry read its bytes through a `WatchedBlobs`, with empty caches of manifests and plans."""
     with runtime.read() as uow:
         in_use = ConnectionsInUse(uow.session.get_bind().engine.pool)
     tools = runtime.tools

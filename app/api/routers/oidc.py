@@ -26,7 +26,7 @@ async def list_issuers(backend: BackendDep) -> OidcOut:
 @router.post("/tokens/exchange", status_code=201)
 async def exchange_token(body: ExchangeIn, request: Request, response: Response, backend: BackendDep) -> NewTokenOut:
     """Exchange an identity token (OpenID Connect) for a short-lived token of this registry. Needs no token."""
-    # While the issuer is asked for its keys, the request holds neither a thread nor a slot: a slow issuer delays nobody else.
+    # While it waits for the keys of the issuer, a request holds no thread and no slot: a slow issuer delays no other request.
     release_current()
     try:
         who = await backend.identities.verified(body.token)
@@ -35,7 +35,7 @@ async def exchange_token(body: ExchangeIn, request: Request, response: Response,
     except DomainError as refusal:
         await run_in_threadpool(count_refusal, request, backend, refusal)
         raise
-    request.state.owner, request.state.token = made.owner, made.id  # for the line in the log
+    request.state.owner, request.state.token = made.owner, made.id  # for the access log
     response.headers["Cache-Control"] = "no-store"
     return made
 

@@ -58,7 +58,7 @@ def create_port(body: PortIn, backend: BackendDep, once: OnceDep, principal: Pri
         return 201 if is_new else 200, PortOut.of(row), f"/api/v1/ports/{row.id}"
 
     answer = once(make)
-    hub_commits.write_ahead(backend, made)  # its plan is at hand just now
+    hub_commits.write_ahead(backend, made)  # its plan is still in the cache
     return answer
 
 

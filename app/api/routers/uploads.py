@@ -82,8 +82,9 @@ async def append_bytes(
 async def publish(upload: str, request: Request, backend: BackendDep, principal: PrincipalDep) -> VersionOut:
     """Verify what arrived and publish it under the next version number.
 
-    While it is verified, a second request for it is refused (request.under_way); after that, a repeat gets the outcome: the
-    version, or the same refusal until a file of the draft changes. After a refusal, files that were verified are kept.
+    While a draft is being verified, a second request to publish it is refused (request.under_way). Afterwards, a repeated
+    request returns the outcome: the version, or the same refusal until a file of the draft changes. After a refusal, files that
+    were verified are kept.
     """
     async with long_work.publishing(request, principal.owner):
         return await run_in_threadpool(_publish, backend, principal, upload)
@@ -96,7 +97,7 @@ def _publish(backend: Backend, principal: Principal, upload: str) -> VersionOut:
 
 
 def _target(backend: Backend, principal: Principal, upload: str, path: str) -> tuple[str, str, int, int]:
-    """Where the bytes of a file go; a draft that was refused may be published again once some can arrive."""
+    """Returns where the bytes of a file go. If more bytes can arrive, a recorded refusal of the draft is removed."""
     with backend.read() as uow:
         target = uploads.place(uow, principal, upload, path)
         is_refused = uploads.is_refused(uow, principal, upload)

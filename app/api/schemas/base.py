@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from app.text import refused_character
 
-# Names of files may be anything (macOS has "Icon\\r"): those that belong to no patch are left out, and shown as text.
+# File names may contain any character (macOS has "Icon\\r"); files that do not belong to a patch are left out and shown as text.
 FILE_FIELDS = frozenset({"path"})
 MAX_UNKNOWN = 16  # unknown fields of a body that are named one by one
 
@@ -28,7 +28,7 @@ class In(BaseModel):
     @field_validator("*", mode="after")
     @classmethod
     def _no_control_character(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuses what a terminal or a page would take for more than text. PostgreSQL keeps no zero character, in any field."""
+        """Refuses characters that a terminal or a page would interpret. All fields refuse NUL: PostgreSQL cannot store it."""
         if not isinstance(value, str):
             return value
         found = "\\x00" if "\0" in value else None if info.field_name in FILE_FIELDS else refused_character(value)

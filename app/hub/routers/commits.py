@@ -37,7 +37,7 @@ MAX_LINE = pushes.REGULAR_BYTES * 4 // 3 + 64 * 2**10
 MAX_COMMIT = 256 * 2**20
 PATIENCE_SECONDS, PAUSE_SECONDS = 5.0, 0.25
 
-Taken = tuple[str, dict[str, str]]  # the commit id, and headers that say what was left out
+Taken = tuple[str, dict[str, str]]  # the commit id, and headers that name the files that were left out
 
 
 @router.post("/api/models/{owner}/{name}/preupload/{revision:path}")
@@ -85,8 +85,9 @@ async def commit(
 
 
 async def _when_free(take: Callable[[], Taken]) -> Taken:
-    """Takes a commit in a thread. While another commit to the repository is worked on, it waits here, without a thread, and tries
-    again for a few seconds: the Hub's clients take any refusal of a commit for the end.
+    """Takes a commit in a thread. While another commit to the repository is in progress, waits without a thread and retries.
+
+    It gives up after `PATIENCE_SECONDS`. Clients of the Hub do not retry a commit that was refused.
     """
     give_up = time.monotonic() + PATIENCE_SECONDS
     while True:

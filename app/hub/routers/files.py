@@ -48,7 +48,7 @@ async def read_file(
 
 @dataclass(frozen=True)
 class _Asked:
-    """A request for a file; `place` is one that was waited for."""
+    """A request for a file; `place` is a place that it already waited for."""
 
     access: Access
     request: Request
@@ -67,15 +67,15 @@ def _answer(asked: _Asked, found: Opened, entry: Entry) -> Response:
 
 
 def _is_computed(found: Opened, entry: Entry) -> bool:
-    """Whether a file is of a merged model, and not the release's own byte for byte: the ETag of that is a digest.
+    """Whether a file of a merged model is computed. A file that equals the release's byte for byte has a digest as its ETag.
 
-    The canonical recipe carries nothing from the patch.
+    With the canonical recipe, no file is taken from the patch.
     """
     return isinstance(found.snapshot.thing, Merged) and entry.text is None and len(entry.etag) != SHA256_DIGITS
 
 
 def _stored(asked: _Asked, found: Opened, entry: Entry) -> Response:
-    """The answer from a text, the release or the version."""
+    """Answers with a generated text, or a stored file of the release or the version."""
     backend, thing, text = asked.access.backend, found.snapshot.thing, entry.text
     library, reader = backend.tools.library, Reader(found.principal, _family_of(thing))
     if text is not None:
@@ -100,7 +100,7 @@ def _respond(asked: _Asked, reader: Reader, entry: Entry, content: Callable[[Spa
 
 
 def _family_of(thing: Thing) -> str | None:
-    """The family that a reader of a repository needs to see."""
+    """Returns the family that a reader of a repository must have access to."""
     if isinstance(thing, Base):
         return thing.release.family_id
     if isinstance(thing, Nothing) or thing.port is None:
@@ -109,9 +109,9 @@ def _family_of(thing: Thing) -> str | None:
 
 
 def _merged(asked: _Asked, found: Opened, entry: Entry) -> Response:
-    """The answer from a merge, here or by way of a worker: clients are never sent elsewhere with their tokens."""
+    """Answers with a merged file, computed here or fetched from a worker: clients with tokens are never redirected."""
     thing = found.snapshot.thing
-    assert isinstance(thing, Merged)  # noqa: S101  only of those files are computed
+    assert isinstance(thing, Merged)  # noqa: S101  only merged models have computed files
     backend, port = asked.access.backend, thing.port
     if asked.request.method == "HEAD":
         backend.tools.library.require_readable(port.release, port.version)

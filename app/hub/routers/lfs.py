@@ -53,9 +53,9 @@ async def batch(owner: str, name: str, request: Request, backend: BackendDep, pr
 @router.put("/api/objects/{ident}")
 @streams_body()
 async def put_object(ident: str, request: Request, backend: BackendDep, sender: SenderDep) -> JSONResponse:
-    """Takes a file, and hashes it while it comes; one that broke off is sent again from its beginning.
+    """Receives a file and hashes it on arrival. A broken transfer must be sent again from its beginning.
 
-    One request at a time sends a file; another is refused at once.
+    Only one request at a time can send a file; another one is refused at once.
     """
     _require(sender, ident)
     blobs, upload = backend.tools.blobs, new_upload()
@@ -65,7 +65,7 @@ async def put_object(ident: str, request: Request, backend: BackendDep, sender: 
 
     def give_up() -> None:
         blobs.discard(upload)
-        with suppress(DomainError):  # the reason why it failed is the answer; without this, the lease ends by itself
+        with suppress(DomainError):  # the original error is the answer; if this fails, the lease expires by itself
             change(attempts.end)
 
     target = await run_in_threadpool(change, attempts.begin)

@@ -22,7 +22,7 @@ router = hub_router()
 Expand = Annotated[list[str] | None, Query(max_length=40)]
 Filters = Annotated[list[str] | None, Query(alias="filter", max_length=20)]
 Text = Annotated[str | None, Query(max_length=200)]
-# Clients wait ten seconds for an answer.
+# Less than the ten seconds that clients wait for an answer.
 WRITE_SECONDS = 6.0
 EVERY = frozenset({"base", "patch", "merged"})
 # What clients may filter by that tells kinds apart.
@@ -126,12 +126,12 @@ def _shape(found: Opened, blobs: bool, expand: Sequence[str] | None) -> dict[str
 
 
 def _names(access: Access, subjects: Sequence[Subject]) -> dict[Subject, str]:
-    """The commit ids of subjects; those that are not written down yet are written now.
+    """Returns the commit ids of subjects; missing commits are written now.
 
     What cannot be read any more, such as a release whose directory was changed, has none.
 
     Raises:
-        DomainError: server.busy, when there are too many for one request; the next one finds those of this one.
+        DomainError: server.busy, if there are too many missing commits for one request; the next request continues.
     """
     left = hub_commits.write(access.backend, subjects, WRITE_SECONDS)
     if left:

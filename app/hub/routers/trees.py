@@ -51,7 +51,7 @@ def list_tree(
 
 
 async def get_form(request: Request) -> dict[str, list[str]]:
-    """A form, as clients send it.
+    """Parses a form in the body of a request.
 
     Raises:
         DomainError: request.invalid.

@@ -30,7 +30,7 @@ from app.wire.signed import BearerDep, Sender
 
 router = hub_router()
 
-# What is kept of a shard while its files are put together: `MAX_TERMS` records, and a piece of its body.
+# Memory for a shard while its files are reconstructed: `MAX_TERMS` records, and a piece of its body.
 SHARD_PIECE = 256 * 2**10
 SHARD_BYTES = RECORD * MAX_TERMS + SHARD_PIECE
 LARGEST_BASE = 2**42

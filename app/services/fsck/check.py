@@ -62,12 +62,12 @@ IMPORTS = _Noun("imports", imports.count, imports.everything, imports.get)
 
 
 def check(opened: Looked, quick: bool, tell: Tell) -> Iterator[Found]:
-    """Looks at everything; changes nothing. Bytes and rows that came or went while it looked are no trouble.
+    """Checks everything and changes nothing. Bytes and rows that appear or disappear meanwhile are not reported.
 
     Args:
-        opened: where to look.
-        quick: sizes and identities only; otherwise every byte is read and hashed, in the store once for each digest.
-        tell: told of progress.
+        opened: the registry to check.
+        quick: compare only sizes and identities; otherwise every byte is read and hashed, in the store once for each digest.
+        tell: progress callback.
 
     Raises:
         DomainError: database or store do not answer.

@@ -74,12 +74,12 @@ class Targets:
 
 
 def reference(tools: Tools, row: Release, quick: bool) -> Iterator[Found]:
-    """Each file of a release that is served from where it lies is still the one that was registered.
+    """Checks that each file of a release by reference is still the one that was registered.
 
     Args:
-        tools: for its files.
+        tools: give access to the files.
         row: the release.
-        quick: identities only; otherwise every byte in a directory is read and hashed.
+        quick: compare only identities; otherwise every byte in a directory is read and hashed.
     """
     if row.copied or row.manifest is None or row.state == "yanked":
         return
@@ -97,7 +97,7 @@ def reference(tools: Tools, row: Release, quick: bool) -> Iterator[Found]:
                     elif digest_of(source, path) != digests[path]:
                         yield Trouble("release.bytes", f"{name}/{path}", f"Its bytes do not have sha256 {digests[path]}.")
                 except CoreError as error:
-                    if error.code == "checkpoint.link":  # the service may know more allowed roots than this process
+                    if error.code == "checkpoint.link":  # the service may allow more roots than this process
                         yield Unseen(f"{name}/{path}", f"{error.detail} Set PORTLLM_ALLOW_ROOTS as for the service.")
                     else:
                         yield Trouble("release.changed", f"{name}/{path}", error.detail)

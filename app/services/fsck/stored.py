@@ -119,7 +119,7 @@ def staged(upload: str, old: bool, state: str | None) -> Iterator[Trouble]:
 
 
 def digest_of(source: Source, path: str) -> str:
-    """sha256 of a file."""
+    """Returns the sha256 of a file."""
     hashed, size = hashlib.sha256(), source.size(path)
     for start in range(0, size, CHUNK):
         hashed.update(read_range(source, path, start, min(CHUNK, size - start)))
