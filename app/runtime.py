@@ -41,7 +41,7 @@ from app.services.library import Library
 from app.services.places import Places
 from app.services.rates import Rates
 from app.services.readiness import Readiness
-from app.services.uow import JobQueue, Tools, UnitOfWork, unit_of_work
+from app.services.uow import JobQueue, Tools, UnitOfWork, settle, unit_of_work
 from app.services.workers import Card
 from app.settings import Settings
 
@@ -117,8 +117,7 @@ class Runtime:
             schema.upgrade(self.settings.database_url)
         self._open(data, arithmetic.load)
         if not self.settings.is_embedded:
-            with self.write() as uow:
-                allowed_places.announce(uow.session, self._allowed_places())
+            settle(self.write, lambda uow: allowed_places.announce(uow.session, self._allowed_places()))
         if self.settings.jobs:
             # With a database of its own it takes its jobs up again; beside others it is a worker like them.
             presence = None if self.settings.is_embedded else self._presence_of(introduce(workers.CPU, arithmetic.host()))
