@@ -13,8 +13,8 @@ from app.blobs.s3_client import READ_SECONDS, S3Options
 from app.db.engine import CONNECTIONS, COUNTER_CONNECTIONS, JOB_CONNECTIONS
 from app.domain.errors import DomainError
 from app.domain.issuers import Issuer
-from app.domain.places import Place
 from app.domain.quotas import Quota
+from app.domain.s3_uri import S3Uri
 from app.services.event_feed import StreamLimits
 from app.services.rates import RateLimits
 from app.services.retention import Retention
@@ -312,7 +312,7 @@ class Settings(BaseSettings):
 
 def _is_place(address: str) -> bool:
     try:
-        Place.parse(address)
+        S3Uri.parse(address)
     except DomainError:
         return False
     return True

@@ -16,7 +16,7 @@ from app.blobs import layout
 from app.blobs.failures import noted
 from app.blobs.locks import Turns
 from app.blobs.store import Entry
-from app.core.disk import sync
+from app.core.fsync import sync
 from app.core.source import DirectorySource, Source
 from app.domain.errors import DomainError
 

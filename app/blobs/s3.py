@@ -18,7 +18,7 @@ from app.blobs.s3_source import Object, S3Pieces, S3Source
 from app.blobs.store import Entry
 from app.core.source import Source
 from app.domain.errors import DomainError
-from app.domain.places import Place
+from app.domain.s3_uri import S3Uri
 
 READ_BYTES = 8 * 2**20
 REMEMBERED = 20_000
@@ -36,7 +36,7 @@ class S3Blobs:
     write_bytes = 8 * 2**20
 
     def __init__(self, place: str, public_endpoint: str = "", direct: bool = True) -> None:
-        found = Place.parse(place)
+        found = S3Uri.parse(place)
         self._bucket, self._prefix = found.bucket, f"{found.prefix}/" if found.prefix else ""
         self._client = shared_client()
         outside = make_client(public_endpoint) if public_endpoint else self._client
@@ -107,7 +107,7 @@ class S3Blobs:
         return {"kind": "s3", "bucket": self._bucket, "objects": objects}
 
     def where(self) -> dict[str, Any]:
-        return {"kind": "s3", "place": str(Place(self._bucket, self._prefix.rstrip("/")))}
+        return {"kind": "s3", "place": str(S3Uri(self._bucket, self._prefix.rstrip("/")))}
 
     def sink(self, upload: str) -> dict[str, Any]:
         prefix = self._key(layout.staged(upload, "")).rstrip("/")

@@ -7,17 +7,17 @@ from app.blobs import s3_versions
 from app.blobs.s3_client import shared_client
 from app.blobs.s3_target import FINGERPRINT
 from app.blobs.s3_versions import Held
-from app.domain.places import Place
+from app.domain.s3_uri import S3Uri
 
 
 class Other(NamedTuple):
     """Where another merged model lies, or is being written, at the same place or below it."""
 
-    place: Place
+    place: S3Uri
     fingerprint: str
 
 
-def copies(place: Place, fingerprint: str, others: Sequence[Other], is_proof: bool = True) -> list[Held]:
+def copies(place: S3Uri, fingerprint: str, others: Sequence[Other], is_proof: bool = True) -> list[Held]:
     """The versions below a place that are of a merged model, and of no other.
 
     Raises:
@@ -31,7 +31,7 @@ def copies(place: Place, fingerprint: str, others: Sequence[Other], is_proof: bo
     return [one for one, said in written if said is not None and said.get(FINGERPRINT) == fingerprint]
 
 
-def erase(place: Place, fingerprint: str, others: Sequence[Other]) -> tuple[int, int]:
+def erase(place: S3Uri, fingerprint: str, others: Sequence[Other]) -> tuple[int, int]:
     """Removes them, the markers that hid them, and the parts of what was not finished; then looks again.
 
     Returns:
@@ -53,5 +53,5 @@ def erase(place: Place, fingerprint: str, others: Sequence[Other]) -> tuple[int,
     return removed, len(copies(place, fingerprint, others))
 
 
-def _below(key: str, place: Place, others: Sequence[Place]) -> bool:
-    return any(Place(place.bucket, key).is_below(other) for other in others)
+def _below(key: str, place: S3Uri, others: Sequence[S3Uri]) -> bool:
+    return any(S3Uri(place.bucket, key).is_below(other) for other in others)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pythonjsonlogger.json import JsonFormatter
 
-from app.domain.context import JOB_ID, REQUEST_ID
+from app.domain.log_context import JOB_ID, REQUEST_ID
 from app.text import visible
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Add a LoRA patch to a base model and write the merged model to a new directory."""
-    from app.core import local  # noqa: PLC0415  torch is imported by the verbs that merge, not by `portllm --help`
+    from app.core import offline  # noqa: PLC0415  torch is imported by the verbs that merge, not by `portllm --help`
 
     findings: list[Finding] = []
 
@@ -46,7 +46,7 @@ def merge(
             return stack.enter_context(progress_bar("Merging", plan.total_bytes))
 
         try:
-            plan = local.merge(base_dir, patch_dir, out_dir, Recipe(dtype=dtype, tokenizer=tokenizer), bar, sync, tell)
+            plan = offline.merge(base_dir, patch_dir, out_dir, Recipe(dtype=dtype, tokenizer=tokenizer), bar, sync, tell)
         except CoreError as error:
             fail(error.code, str(error), as_json)
         except OSError as error:
@@ -67,10 +67,10 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Say whether a patch trained on one base can be carried to another, and why. Exit code 1 when it cannot."""
-    from app.core import local  # noqa: PLC0415
+    from app.core import offline  # noqa: PLC0415
 
     try:
-        found = local.inspect(old_base, new_base, patch_dir, Recipe(dtype=dtype, tokenizer=tokenizer))
+        found = offline.inspect(old_base, new_base, patch_dir, Recipe(dtype=dtype, tokenizer=tokenizer))
     except CoreError as error:
         fail(error.code, str(error), as_json)
     except OSError as error:

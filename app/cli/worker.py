@@ -14,7 +14,7 @@ import typer
 from app.cli import logs
 from app.cli.configured import DATA_VARIABLE, read_settings
 from app.cli.output import EXIT_USAGE, fail, fail_file
-from app.core.collector import collector_off
+from app.core.gc_pause import collector_off
 
 LABEL = "NAME=TEXT"
 

@@ -5,7 +5,7 @@ import os
 from functools import cache
 from typing import Any, NamedTuple, Protocol, cast
 
-from app.core.collector import collector_off
+from app.core.gc_pause import collector_off
 
 Buffer = bytearray | memoryview
 # Threads that compute blocks wait for the interpreter's lock: on 16 cores, 4 merged 1.3 times what 16 did

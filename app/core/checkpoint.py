@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from app.core.errors import CheckpointError
-from app.core.header import Header, TensorInfo
 from app.core.json_text import parse_object
 from app.core.naming import check_architecture
+from app.core.safetensors_header import Header, TensorInfo
 from app.core.source import Source, read_header, read_range
 
 CONFIG_FILE = "config.json"

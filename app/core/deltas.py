@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from app.core.adapter import AdapterConfig, Selector
 from app.core.checkpoint import Checkpoint
 from app.core.errors import AdapterError, PortError
-from app.core.header import Header, TensorInfo
 from app.core.naming import linear_modules, tied_modules, weight_of
+from app.core.safetensors_header import Header, TensorInfo
 
 FACTOR_DTYPES = ("F32", "F16", "BF16")
 MERGEABLE_DTYPES = ("F32", "F16", "BF16")

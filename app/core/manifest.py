@@ -13,8 +13,8 @@ from typing import Any, Self
 
 from app.core.checkpoint import CONFIG_FILE, Checkpoint
 from app.core.errors import CheckpointError
-from app.core.header import Header, TensorInfo
 from app.core.recipe import digest_of
+from app.core.safetensors_header import Header, TensorInfo
 from app.core.source import Source
 
 CHUNK = 4 * 2**20

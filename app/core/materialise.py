@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from app.core import arithmetic
-from app.core.disk import sync
 from app.core.errors import OutputError
+from app.core.fsync import sync
 from app.core.stream import PIECE_BYTES, Merger, Piece
 
 WRITE_AHEAD = 4  # pieces under way for each thread

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.core.errors import CheckpointError
-from app.core.header import TensorInfo
+from app.core.safetensors_header import TensorInfo
 
 ARCHITECTURES = frozenset({
     "arcee", "cohere", "cohere2", "exaone4", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "granite", "helium",

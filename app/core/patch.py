@@ -7,7 +7,7 @@ from app.core.adapter import CONFIG_FILE, MAX_CONFIG_BYTES, WEIGHTS_FILE, Adapte
 from app.core.arithmetic import Arithmetic
 from app.core.deltas import Factors, pair_factors
 from app.core.errors import AdapterError
-from app.core.header import DTYPE_BYTES, Header, HeaderLimits
+from app.core.safetensors_header import DTYPE_BYTES, Header, HeaderLimits
 from app.core.source import Source, read_header, read_range
 from app.core.tokenizers import TOKENIZER_FILES
 

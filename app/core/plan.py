@@ -11,8 +11,8 @@ from typing import Any
 from app.core.checkpoint import CONFIG_FILE, INDEX_FILE, Checkpoint
 from app.core.deltas import Delta
 from app.core.errors import CheckpointError, OutputError
-from app.core.header import DTYPE_BYTES, Header, TensorInfo, render_header
 from app.core.recipe import DTYPES, Recipe
+from app.core.safetensors_header import DTYPE_BYTES, Header, TensorInfo, render_header
 from app.core.tokenizers import TOKENIZER_FILES, replaced_by
 
 FLOATS = ("F64", "F32", "F16", "BF16")

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, Self
 
 from app.core.confined import READ, OutsideError, open_beneath
 from app.core.errors import CheckpointError
-from app.core.header import ANY_HEADER, Header, HeaderLimits, parse_header, parse_length
+from app.core.safetensors_header import ANY_HEADER, Header, HeaderLimits, parse_header, parse_length
 
 
 class FileStat(NamedTuple):

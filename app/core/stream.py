@@ -16,9 +16,9 @@ from typing import Any
 from app.core.arithmetic import Arithmetic, Block
 from app.core.deltas import Delta
 from app.core.errors import OutputError, PortError
-from app.core.header import DTYPE_BYTES
 from app.core.plan import Compute, Copy, Literal, MergePlan, PlannedFile, Segment
 from app.core.recipe import BLOCK_ELEMENTS, MAX_ROW_ELEMENTS
+from app.core.safetensors_header import DTYPE_BYTES
 from app.core.source import Source, read_range
 
 PIECE_BYTES = 2 * 2**20

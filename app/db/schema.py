@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import URL, Engine, column, inspect, make_url, select, table, text
 
 import migrations
-from app.core.disk import sync
+from app.core.fsync import sync
 from app.db.engine import make_engine
 from app.db.failures import translated
 from app.domain.errors import DomainError

@@ -21,8 +21,8 @@ from app.core.errors import CoreError
 from app.db.engine import JOB_CONNECTIONS
 from app.db.failures import is_full
 from app.db.jobs import Claim
-from app.domain.context import JOB_ID
 from app.domain.errors import DomainError
+from app.domain.log_context import JOB_ID
 from app.jobs import launch, process
 from app.jobs.kinds import KINDS
 from app.jobs.lost_jobs import LostJobs

@@ -15,7 +15,7 @@ from typing import Any
 
 from app.blobs.s3_target import Origin, S3Target
 from app.core.checkpoint import CONFIG_FILE, INDEX_FILE
-from app.core.parts import MIN_PART, MOVED_PART, Part, plan_parts
+from app.core.multipart_plan import MIN_PART, MOVED_PART, Part, plan_parts
 from app.core.plan import PlannedFile
 from app.core.readahead import Windows
 from app.core.stream import Merger

@@ -16,13 +16,13 @@ from app.core import arithmetic
 from app.core.adapter import WEIGHTS_FILE
 from app.core.checkpoint import Checkpoint, list_files, read_checkpoint
 from app.core.deltas import resolve
+from app.core.diagnostics import measure_fidelity
 from app.core.errors import CheckpointError
 from app.core.manifest import Manifest, build_manifest, work_bytes
 from app.core.patch import read_patch
 from app.core.plan import MergePlan, make_plan
 from app.core.readahead import ReadAhead, Windows
 from app.core.recipe import Recipe
-from app.core.signals import measure_fidelity
 from app.core.source import DirectorySource, FileStat, Source, read_range, stat_of
 from app.core.stream import Merger
 from app.jobs.materialise import write_to_s3

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.db import installation
 from app.domain.errors import DomainError
-from app.domain.places import Place
+from app.domain.s3_uri import S3Uri
 
 FACT = "allowed-places"
 ROOTS, S3 = "PORTLLM_ALLOW_ROOTS", "PORTLLM_ALLOW_S3"
@@ -46,7 +46,7 @@ def adopt(session: Session, own: AllowedPlaces) -> AllowedPlaces:
     fact: dict[str, Any] = installation.read(session, FACT) or {"roots": [], "s3": []}
     roots, s3 = tuple(map(Path, fact["roots"])), tuple(map(str, fact["s3"]))
     _require_all(ROOTS, [root.resolve() for root in own.roots], roots, Path.is_relative_to)
-    _require_all(S3, own.s3, s3, lambda place, above: Place.parse(place).is_below(Place.parse(above)))
+    _require_all(S3, own.s3, s3, lambda place, above: S3Uri.parse(place).is_below(S3Uri.parse(above)))
     return AllowedPlaces(own.roots or roots, own.s3 or s3)
 
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from app.core.companions import judge_left_out, judge_releases, judge_tokenizers
+from app.core.companion_files import judge_left_out, judge_releases, judge_tokenizers
+from app.core.diagnostics import Lineage, assess_effect, judge_lineage, measure_lineage
 from app.core.errors import AdapterError, HeaderError, PortError
 from app.core.findings import Finding, refusal
 from app.core.recipe import Recipe
-from app.core.signals import Lineage, assess_effect, judge_lineage, measure_lineage
 from app.db.patches import PatchVersion
 from app.db.releases import Release
 from app.services.library import Assessment, digests_of

@@ -18,8 +18,8 @@ from app.db.locks import BYTES, try_turn
 from app.db.materialisations import Materialisation
 from app.db.patches import PURGED, PatchVersion
 from app.domain.errors import DomainError
-from app.domain.places import Place
 from app.domain.principal import INSTALLATION, Principal
+from app.domain.s3_uri import S3Uri
 from app.services import garbage
 from app.services.tombstones import bury
 from app.services.uow import Tools, UnitOfWork
@@ -155,13 +155,13 @@ def copies_left(opened: Looked, row: Materialisation) -> int:
     return len(s3_erase.copies(place, row.port.fingerprint, others))
 
 
-def _reach(opened: Looked, row: Materialisation) -> tuple[Place, list[Other]]:
+def _reach(opened: Looked, row: Materialisation) -> tuple[S3Uri, list[Other]]:
     """A place that may be touched, and who else is there."""
-    place = Place.parse(row.target)
+    place = S3Uri.parse(row.target)
     place.require_below(opened.tools.allowed_s3)
     with opened.read() as uow:
         found = materialisations.living_below(uow.session, row.target)
-    return place, [Other(Place.parse(other.target), other.port.fingerprint) for other in found]
+    return place, [Other(S3Uri.parse(other.target), other.port.fingerprint) for other in found]
 
 
 def _erase_copy(opened: Opened, row: Materialisation) -> Report:
@@ -172,7 +172,7 @@ def _look_at_copy(opened: Looked, row: Materialisation) -> Report:
     return _copy(opened, row, lambda place, others: (0, len(s3_erase.copies(place, row.port.fingerprint, others))))
 
 
-def _copy(opened: Looked, row: Materialisation, act: Callable[[Place, list[Other]], tuple[int, int]]) -> Report:
+def _copy(opened: Looked, row: Materialisation, act: Callable[[S3Uri, list[Other]], tuple[int, int]]) -> Report:
     report: Report = {"target": row.target, "removed": False, "objects": 0, "kept_for": None, "problem": None}
     try:
         place, others = _reach(opened, row)

@@ -24,7 +24,7 @@ from app.core.stream import Merger
 from app.db.patches import PatchVersion
 from app.db.releases import Release
 from app.domain.errors import DomainError
-from app.domain.places import S3, Place
+from app.domain.s3_uri import S3, S3Uri
 from app.services.downloads import Downloads
 from app.services.openings import Openings
 from app.services.probes import Probes
@@ -270,7 +270,7 @@ class Library:
             more = release.identities or {}
             stats = {path: [*stat, *more.get(path, ())] for path, stat in stats.items()}
             return {"kind": "directory", "directory": release.source, "stats": stats, "beneath": self._beneath(release)}
-        at = Place.parse(release.source)
+        at = S3Uri.parse(release.source)
         return {"kind": "s3", "bucket": at.bucket, "objects": {path: [at.key(path), *stat] for path, stat in stats.items()}}
 
 

@@ -13,8 +13,8 @@ from app.db.jobs import Claim, still_ours
 from app.db.materialisations import Materialisation
 from app.domain.errors import DomainError
 from app.domain.ids import new_id
-from app.domain.places import Place
 from app.domain.principal import INSTALLATION, Principal
+from app.domain.s3_uri import S3Uri
 from app.domain.states import move
 from app.services import ports
 from app.services.quotas import require_room
@@ -35,7 +35,7 @@ def request(uow: UnitOfWork, principal: Principal, port_id: str, target: str) ->
     uow.lock(ports.get(uow, principal, port_id), shared=True)  # nobody purges its version before this is there to be ended
     port = ports.readable(uow, principal, port_id)
     principal.require_publish(port.owner)
-    place = Place.parse(target)
+    place = S3Uri.parse(target)
     place.require_below(uow.tools.allowed_s3)
     row = rows.at(uow.session, port.id, str(place))
     if row:
@@ -97,7 +97,7 @@ def order(uow: UnitOfWork, ident: str) -> dict[str, Any] | None:
         row.state = move("materialisation", row.state, "running")
         row.row_version += 1
     port = row.port
-    place = Place.parse(row.target)
+    place = S3Uri.parse(row.target)
     place.require_below(uow.tools.allowed_s3)  # asked again: the list may have changed since
     recipe = Recipe.from_dict(port.recipe)
     return {

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
-from app.core.revocable import RevocableSource
+from app.core.revocable_source import RevocableSource
 from app.core.source import Source
 
 

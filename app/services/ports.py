@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from app.core.diagnostics import Lineage
 from app.core.findings import Finding
 from app.core.recipe import Recipe, fingerprint
-from app.core.signals import Lineage
 from app.db import commits
 from app.db import materialisations as materialisation_rows
 from app.db import ports as rows

@@ -6,8 +6,8 @@ from typing import Any
 
 from app.core.adapter import CONFIG_FILE, MAX_CONFIG_BYTES, WEIGHTS_FILE, load_config
 from app.core.findings import Finding
-from app.core.header import Header
 from app.core.recipe import DTYPES, Recipe
+from app.core.safetensors_header import Header
 from app.core.serving import Facts, Option, decide
 from app.core.source import read_range
 from app.core.tokenizers import TOKENIZER_FILES

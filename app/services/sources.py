@@ -10,8 +10,8 @@ from app.db import pulls
 from app.db.pushes import Push
 from app.db.releases import Release
 from app.domain.errors import DomainError
-from app.domain.places import S3, Place
 from app.domain.principal import Principal
+from app.domain.s3_uri import S3, S3Uri
 from app.domain.upstreams import HubFile, Reference, is_reference
 from app.services import upstreams
 from app.services.uow import Tools, UnitOfWork
@@ -121,14 +121,14 @@ def allowed_source(source: str, tools: Tools) -> dict[str, Any]:
     """
     if not source.startswith(S3):
         return {"kind": "directory", "directory": str(allowed_directory(source, tools.allowed_roots))}
-    place = Place.parse(source)
+    place = S3Uri.parse(source)
     place.require_below(tools.allowed_s3)
     return {"kind": "s3", "bucket": place.bucket, "prefix": place.prefix}
 
 
 def address_of(source: dict[str, Any]) -> str:
     """The address of a source, always written the same way."""
-    return str(source["directory"] if source["kind"] == "directory" else Place(source["bucket"], source["prefix"]))
+    return str(source["directory"] if source["kind"] == "directory" else S3Uri(source["bucket"], source["prefix"]))
 
 
 def allowed_directory(directory: str, roots: Sequence[Path]) -> Path:

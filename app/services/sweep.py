@@ -8,8 +8,8 @@ from app.core.recipe import Recipe
 from app.db import materialisations, patches, pushes, releases
 from app.db.base import clock
 from app.db.patches import PURGED
-from app.domain.places import Place
 from app.domain.repositories import MAIN
+from app.domain.s3_uri import S3Uri
 from app.domain.states import move
 from app.services import objects
 from app.services.pushes import end
@@ -83,7 +83,7 @@ def parts(uow: UnitOfWork, ident: str) -> int:
         return 0
     if row.state not in ("failed", "cancelled") or row.target in materialisations.busy_targets(uow.session):
         return 0
-    place = Place.parse(row.target)
+    place = S3Uri.parse(row.target)
     place.require_below(uow.tools.allowed_s3)
     files = uow.tools.library.plan(row.port.release, row.port.version, Recipe.from_dict(row.port.recipe)).files
     with translated():

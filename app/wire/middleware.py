@@ -7,8 +7,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.domain.context import REQUEST_ID
 from app.domain.errors import DomainError
+from app.domain.log_context import REQUEST_ID
 from app.wire.browsers import INERT, NO_SNIFF
 from app.wire.problems import MEDIA_TYPE, body_of
 

@@ -8,7 +8,7 @@ import pytest
 
 from app.core import arithmetic
 from app.core.errors import CoreError
-from app.core.local import merge
+from app.core.offline import merge
 from tests.fuzz.world import lent, registry
 from tests.support.files import factors, matrix, write_base, write_patch
 from tests.support.hostile import MODULE, PATIENCE, Refusal

@@ -11,8 +11,8 @@ from app.core.adapter import WEIGHTS_FILE
 from app.core.checkpoint import read_checkpoint
 from app.core.deltas import resolve
 from app.core.errors import CoreError
-from app.core.local import open_directory
 from app.core.materialise import write_model
+from app.core.offline import open_directory
 from app.core.patch import read_patch
 from app.core.plan import make_plan
 from app.core.recipe import Recipe

@@ -11,7 +11,7 @@ import pytest
 
 from app.core.checkpoint import MAX_FILES, list_files, read_checkpoint
 from app.core.errors import CATALOGUE, CoreError
-from app.core.local import merge, open_directory
+from app.core.offline import merge, open_directory
 from app.core.source import DirectorySource
 from tests.support.files import matrix, safetensors_bytes, write_base
 from tests.support.hostile import MODULE, Refusal

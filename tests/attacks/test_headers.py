@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.core.errors import CATALOGUE
-from app.core.header import MAX_HEADER_BYTES
+from app.core.safetensors_header import MAX_HEADER_BYTES
 from tests.support.files import raw_file
 from tests.support.hostile import MODULE, Refusal
 

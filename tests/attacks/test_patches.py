@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from app.core.errors import CoreError
-from app.core.local import inspect, merge
+from app.core.offline import inspect, merge
 from app.core.recipe import Recipe
 from tests.support.files import Tensor, encode, factors, matrix, safetensors_bytes, write_adapter_config, write_base, write_patch
 from tests.support.hostile import MODULE, Refusal

@@ -1,4 +1,4 @@
-"""Mergers with a grid of one's own; `app.core.local.open_merger` knows only the recipe's."""
+"""Mergers with a grid of one's own; `app.core.offline.open_merger` knows only the recipe's."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from app.core.adapter import WEIGHTS_FILE
 from app.core.arithmetic import Arithmetic, load
 from app.core.checkpoint import read_checkpoint
 from app.core.deltas import resolve
-from app.core.local import open_directory
+from app.core.offline import open_directory
 from app.core.patch import read_patch
 from app.core.plan import make_plan
 from app.core.recipe import Recipe

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.core.local import merge
+from app.core.offline import merge
 from tests.benchmarks.harness import Options, print_machine, print_table, spread, verdict, warm
 from tests.benchmarks.model import Model, main_model
 from tests.benchmarks.server import OWNER, PATCH, service

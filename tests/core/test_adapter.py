@@ -11,7 +11,7 @@ from peft import LoraConfig
 
 from app.core.adapter import UNDERSTOOD, parse_config
 from app.core.errors import CATALOGUE, CoreError
-from app.core.local import merge
+from app.core.offline import merge
 from tests.support.files import Tensor, factors, matrix, safetensors_bytes, write_adapter_config, write_base, write_patch
 
 ATTENTION = "model.layers.0.self_attn."

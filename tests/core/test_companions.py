@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from app.core.local import Inspection, inspect
+from app.core.offline import Inspection, inspect
 from app.core.recipe import Recipe
 from tests.support.models import CHAT_TEMPLATE, Shelf, make_base, make_patch, make_tokenizer
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from app.core.errors import CoreError, PortError
-from app.core.local import merge
 from app.core.materialise import write_model
+from app.core.offline import merge
 from app.core.recipe import Recipe
 from app.core.stream import Merger
 from tests.support.files import encode, factors, integers, matrix, write_base, write_patch
@@ -135,7 +135,7 @@ def test_an_error_of_the_caller_leaves_nothing(base: Path, patch: Path, tmp_path
 def test_killed_while_it_writes(base: Path, patch: Path, tmp_path: Path) -> None:
     """kill -9: the output does not exist; a second run succeeds and gives what an undisturbed one gives."""
     code = (
-        "import sys, time; from pathlib import Path; from app.core.local import merge\n"
+        "import sys, time; from pathlib import Path; from app.core.offline import merge\n"
         "wait = lambda _: (print('written', flush=True), time.sleep(60))\n"
         "merge(*map(Path, sys.argv[1:4]), on_plan=lambda plan: wait)"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.core.local import merge
+from app.core.offline import merge
 from app.core.recipe import ARITHMETIC_VERSION, Recipe, etag, fingerprint
 from tests.support.files import factors, matrix, write_base, write_patch
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.core.errors import HeaderError
-from app.core.header import DTYPE_BYTES, MAX_NAME_LENGTH, Header, parse_header, parse_length, render_header
+from app.core.safetensors_header import DTYPE_BYTES, MAX_NAME_LENGTH, Header, parse_header, parse_length, render_header
 from app.core.source import DirectorySource, read_header
 from tests.support.files import raw_file
 

@@ -11,8 +11,8 @@ from app.blobs.places import Sink
 from app.core.checkpoint import read_checkpoint
 from app.core.errors import CoreError
 from app.core.json_text import MAX_NESTING
-from app.core.local import open_directory
 from app.core.manifest import CHUNK, Manifest, build_manifest, work_bytes
+from app.core.offline import open_directory
 from tests.support.files import matrix, write_base
 from tests.support.merging import digests
 from tests.support.models import Shelf, load_model_tensors, make_base

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from app.core.errors import CoreError
-from app.core.local import merge
 from app.core.materialise import write_model
+from app.core.offline import merge
 from app.core.recipe import Recipe
 from app.core.tokenizers import TOKENIZER_FILES
 from tests.support.files import factors, matrix, write_base, write_patch

@@ -12,7 +12,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from app.core import arithmetic
-from app.core.local import merge
+from app.core.offline import merge
 
 def peak():
     for line in open("/proc/self/status"):

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.main import cli
-from app.core import local
+from app.core import offline
 from tests.support.files import write_adapter_config
 from tests.support.merging import digests
 from tests.support.models import CHAT_TEMPLATE, Shelf, make_base, make_patch, make_tokenizer
@@ -39,7 +39,7 @@ def test_a_merge_tells_what_inspect_would(tmp_path: Path) -> None:
     assert {f["code"]: f["severity"] for f in found["findings"]} == expected
     for finding in found["findings"]:
         assert f"{finding['message']} [{finding['code']}]" in said
-    inspected = {f.code for f in local.inspect(base, base, patch).findings}
+    inspected = {f.code for f in offline.inspect(base, base, patch).findings}
     assert inspected == expected.keys() | {"lineage.measured"}
 
     done = RUNNER.invoke(cli, ["merge", str(base), str(patch), str(tmp_path / "plain")])

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.header import TensorInfo
-from app.core.parts import COPIED_PART, MAX_PART, MAX_PARTS, MIN_PART, MOVED_PART, Part, plan_parts
+from app.core.multipart_plan import COPIED_PART, MAX_PART, MAX_PARTS, MIN_PART, MOVED_PART, Part, plan_parts
 from app.core.plan import Compute, Copy, Literal, PlannedFile, Segment
+from app.core.safetensors_header import TensorInfo
 
 MIB = 2**20
 

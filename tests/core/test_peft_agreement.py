@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from app.core.adapter import Selector, parse_config
-from app.core.local import merge
 from app.core.naming import ARCHITECTURES
+from app.core.offline import merge
 from app.core.recipe import Recipe
 from tests.support.merging import merge_with_peft
 from tests.support.models import Shelf, load_model_tensors, load_tensors

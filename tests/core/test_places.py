@@ -3,7 +3,7 @@
 import pytest
 
 from app.domain.errors import DomainError
-from app.domain.places import Place
+from app.domain.s3_uri import S3Uri
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from app.domain.places import Place
 )
 def test_an_address(address: str, bucket: str, prefix: str, text: str) -> None:
     """Slashes at the end do not count."""
-    place = Place.parse(address)
+    place = S3Uri.parse(address)
     assert (place.bucket, place.prefix, str(place)) == (bucket, prefix, text)
     assert place.key("config.json") == (f"{prefix}/config.json" if prefix else "config.json")
 
@@ -30,7 +30,7 @@ def test_an_address(address: str, bucket: str, prefix: str, text: str) -> None:
 def test_no_address(address: str) -> None:
     """Whatever could mean two things is refused."""
     with pytest.raises(DomainError) as caught:
-        Place.parse(address)
+        S3Uri.parse(address)
     assert caught.value.code == "place.invalid"
 
 
@@ -38,8 +38,8 @@ def test_below_what_was_listed() -> None:
     """Whole names count."""
     listed = ["s3://models/team", "s3://open"]
     for address in ("s3://models/team", "s3://models/team/x", "s3://open", "s3://open/any/thing"):
-        Place.parse(address).require_below(listed)
+        S3Uri.parse(address).require_below(listed)
     for address in ("s3://models", "s3://models/team2", "s3://models/other/team", "s3://opened"):
         with pytest.raises(DomainError) as caught:
-            Place.parse(address).require_below(listed)
+            S3Uri.parse(address).require_below(listed)
         assert caught.value.code == "place.not_allowed"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.core.local import merge
+from app.core.offline import merge
 from app.core.recipe import MAX_ROW_ELEMENTS, Recipe
 from tests.support import reference
 from tests.support.files import Tensor, encode, integers, write_base, write_patch

@@ -23,7 +23,7 @@ SHAPE, RANK = (700, 1200), 16
 CHILD = """
 import hashlib, sys
 from pathlib import Path
-from app.core.local import open_merger
+from app.core.offline import open_merger
 from app.core.recipe import Recipe
 with open_merger(Path(sys.argv[1]), Path(sys.argv[2]), Recipe()) as (merger, _, _):
     digest = hashlib.sha256()

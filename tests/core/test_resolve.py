@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from app.core.checkpoint import read_checkpoint
 from app.core.deltas import Delta, resolve
 from app.core.errors import CoreError
-from app.core.local import open_directory
+from app.core.offline import open_directory
 from app.core.patch import read_patch
 from tests.support.files import Tensor, factors, matrix, write_base, write_patch
 from tests.support.models import Shelf, load_tensors, make_patch

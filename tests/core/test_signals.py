@@ -9,11 +9,11 @@ import torch
 
 from app.core import arithmetic
 from app.core.checkpoint import Checkpoint, read_checkpoint
+from app.core.diagnostics import MAX_SAMPLE_BYTES, Lineage, judge_lineage, measure_fidelity, measure_lineage
 from app.core.errors import CoreError
 from app.core.findings import Finding
-from app.core.local import inspect, merge, open_directory
+from app.core.offline import inspect, merge, open_directory
 from app.core.recipe import Recipe
-from app.core.signals import MAX_SAMPLE_BYTES, Lineage, judge_lineage, measure_fidelity, measure_lineage
 from tests.support.files import encode, factors, integers, matrix, write_base, write_patch
 from tests.support.merging import CountingSource, opened
 from tests.support.models import DTYPES, Shelf, load_model_tensors, load_tensors

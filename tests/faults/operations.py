@@ -14,7 +14,7 @@ import httpx
 
 from app.cli.client import Client
 from app.cli.upload import push_patch
-from app.core.local import merge
+from app.core.offline import merge
 from tests.faults.world import Site, World
 from tests.live.models import large_patch, large_release
 from tests.live.service import invoke, until

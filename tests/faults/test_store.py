@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.core.local import merge
+from app.core.offline import merge
 from tests.faults import tally
 from tests.faults.operations import digests, manifest_in_s3
 from tests.faults.rounds import LONG, ROUNDS

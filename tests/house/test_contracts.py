@@ -44,7 +44,7 @@ def test_importing_does_not_load_heavy_libraries(module: str, unwanted: tuple[st
 def test_core_is_usable_alone() -> None:
     """The offline verbs load neither the web framework nor the database."""
     code = (
-        "import sys, app.core.local; print([m for m in ('fastapi','sqlalchemy','pydantic','dbos','httpx') if m in sys.modules])"
+        "import sys, app.core.offline; print([m for m in ('fastapi','sqlalchemy','pydantic','dbos','httpx') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -16,7 +16,7 @@ from app.cli.quickstart.evaluate import accuracy, compare, drift, heldout_loss
 from app.cli.quickstart.models import load_model
 from app.cli.quickstart.scale import Scale
 from app.cli.quickstart.task import answer, prompt
-from app.core.local import merge
+from app.core.offline import merge
 from tests.live.service import invoke
 
 SMALL = Scale.small()

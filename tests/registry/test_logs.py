@@ -15,8 +15,8 @@ import pytest
 from sqlalchemy import exc
 
 from app.cli import logs
-from app.domain.context import JOB_ID, REQUEST_ID
 from app.domain.errors import DomainError
+from app.domain.log_context import JOB_ID, REQUEST_ID
 from app.jobs import process
 from tests.registry.service import Service
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.core.local import merge
+from app.core.offline import merge
 from app.core.recipe import Recipe
 from tests.registry.conftest import World
 from tests.registry.service import refused

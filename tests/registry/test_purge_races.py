@@ -12,7 +12,7 @@ from sqlalchemy import Engine, event
 from app import chores
 from app.core.errors import CheckpointError
 from app.core.recipe import Recipe
-from app.core.revocable import RevocableSource
+from app.core.revocable_source import RevocableSource
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.services import ports, uploads, verification

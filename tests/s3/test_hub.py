@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.core.local import merge
+from app.core.offline import merge
 from tests.hub.clients import Clients, seen
 from tests.live.service import Service
 from tests.s3.conftest import Cloud

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.core.local import merge
+from app.core.offline import merge
 from tests.live.service import run
 from tests.s3.conftest import Cloud
 from tests.support.merging import digests

@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from app.core.local import open_merger
+from app.core.offline import open_merger
 from app.core.recipe import Recipe
 from app.core.source import DirectorySource
 from app.core.stream import Merger

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from app.core.arithmetic import best_device
-from app.core.local import merge
+from app.core.offline import merge
 from app.core.recipe import Recipe
 from app.domain.signing import sign_read
 from tests.live.service import invoke, until

@@ -9,7 +9,7 @@ from app.db.materialisations import Materialisation
 from app.db.patches import PURGED
 from app.db.releases import Release
 from app.domain.errors import DomainError
-from app.domain.places import S3, Place
+from app.domain.s3_uri import S3, S3Uri
 from app.services import erasure
 from app.services.erasure import Looked
 from app.services.fsck.stored import digest_of
@@ -37,7 +37,7 @@ class Targets:
 
     def _look_for_model(self, row: Materialisation, subject: str) -> Iterator[Found]:
         try:
-            place = Place.parse(row.target)
+            place = S3Uri.parse(row.target)
             place.require_below(self._tools.allowed_s3)
             if place.bucket in self._away:
                 yield Unseen(subject, self._away[place.bucket])

@@ -15,7 +15,7 @@ _PREFIX = re.compile(r"[A-Za-z0-9._=@+-]+(?:/[A-Za-z0-9._=@+-]+)*")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class S3Uri:
     """A bucket and a prefix without slashes at its ends; the empty prefix is the whole bucket."""
 
     bucket: str

@@ -10,15 +10,9 @@ from typing import Any
 from app.core import arithmetic
 from app.core.adapter import WEIGHTS_FILE
 from app.core.checkpoint import Checkpoint, list_files, read_checkpoint
-from app.core.companions import judge_left_out, judge_releases, judge_tokenizers
+from app.core.companion_files import judge_left_out, judge_releases, judge_tokenizers
 from app.core.deltas import Delta, resolve
-from app.core.errors import CoreError
-from app.core.findings import Finding, refusal
-from app.core.materialise import write_model
-from app.core.patch import Patch, check_finite, read_patch
-from app.core.plan import MergePlan, make_plan
-from app.core.recipe import Recipe
-from app.core.signals import (
+from app.core.diagnostics import (  # fmt: skip
     Fidelity,
     assess_effect,
     check_effect,
@@ -26,7 +20,13 @@ from app.core.signals import (
     judge_lineage,
     measure_fidelity,
     measure_lineage,
-)  # fmt: skip
+)
+from app.core.errors import CoreError
+from app.core.findings import Finding, refusal
+from app.core.materialise import write_model
+from app.core.patch import Patch, check_finite, read_patch
+from app.core.plan import MergePlan, make_plan
+from app.core.recipe import Recipe
 from app.core.source import DirectorySource
 from app.core.stream import Merger
 from app.core.tokenizers import TOKENIZER_FILES

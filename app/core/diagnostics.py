@@ -15,8 +15,8 @@ from app.core.arithmetic import Arithmetic, Block, Moments
 from app.core.checkpoint import Checkpoint
 from app.core.errors import AdapterError, PortError
 from app.core.findings import Finding, refusal
-from app.core.header import DTYPE_BYTES, TensorInfo
 from app.core.plan import FLOATS, Compute
+from app.core.safetensors_header import DTYPE_BYTES, TensorInfo
 from app.core.source import Source, read_range
 from app.core.stream import Merger, grid
 
