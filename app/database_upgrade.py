@@ -4,7 +4,7 @@ from dbos import run_dbos_database_migrations
 
 from app.db import job_indexes, schema
 from app.db.engine import migration_engine
-from app.db.failures import translated
+from app.db.errors import translated
 from app.settings import SQLITE
 
 

@@ -13,18 +13,18 @@ from sqlalchemy import Engine as DatabaseEngine
 from sqlalchemy import text
 
 from app import chores, datadir
-from app.blobs import s3_client
+from app.blobs.keyed_lock import Turns
 from app.blobs.local import LocalBlobs
-from app.blobs.locks import Turns
-from app.blobs.s3 import S3Blobs
+from app.blobs.s3 import client
+from app.blobs.s3.store import S3Blobs
 from app.blobs.store import BlobStore
 from app.clients.workers import WorkerFiles
 from app.core import arithmetic
 from app.core.arithmetic import Arithmetic
 from app.db import installation, job_indexes, locks, schema
 from app.db.engine import counter_engine, lock_engine, make_engine, read_sessions, write_sessions
-from app.db.failures import translated
-from app.db.rates import SharedCounters
+from app.db.errors import translated
+from app.db.rate_limits import SharedCounters
 from app.domain.errors import DomainError
 from app.jobs.engine import Engine
 from app.jobs.none import NoJobs
@@ -150,7 +150,7 @@ class Runtime:
 
     def _open(self, data: Path, load: Callable[[], Arithmetic]) -> None:
         """Opens what use cases need: database, bytes, the queue of jobs."""
-        s3_client.configure(self.settings.s3)
+        client.configure(self.settings.s3)
         self._database = database = make_engine(self.settings.database_url, connections=self.settings.database_connections)
         if not self.settings.is_embedded:
             schema.require_head(database)

@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from app.blobs.s3_client import READ_SECONDS, S3Options
+from app.blobs.s3.client import READ_SECONDS, S3Options
 from app.db.engine import CONNECTIONS, COUNTER_CONNECTIONS, JOB_CONNECTIONS
 from app.domain.errors import DomainError
 from app.domain.issuers import Issuer

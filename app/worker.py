@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from app import chores, datadir
 from app.core import arithmetic
 from app.datadir import SECRET_KEY_FILE
-from app.db.failures import translated
+from app.db.errors import translated
 from app.domain.errors import DomainError
 from app.domain.names import check_name
 from app.jobs.engine import Engine

@@ -8,26 +8,6 @@ from typing import Any
 from alembic import context
 from sqlalchemy import Connection, text
 
-from app.db import (  # noqa: F401  they map the tables
-    base_names,
-    commits,
-    events,
-    families,
-    idempotency,
-    identities,
-    imports,
-    installation,
-    key_holders,
-    materialisations,
-    patches,
-    ports,
-    pulls,
-    pushes,
-    releases,
-    tokens,
-    upstreams,
-    workers,
-)
 from app.db.base import Base
 from app.db.engine import migration_engine
 from app.db.locks import MIGRATIONS, hold

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from app.blobs import layout
-from app.blobs.failures import noted
-from app.blobs.locks import Turns
+from app.blobs.error_counts import noted
+from app.blobs.keyed_lock import Turns
 from app.blobs.store import Entry
 from app.core.fsync import sync
 from app.core.source import DirectorySource, Source

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from app.blobs.local import LocalBlobs
-from app.blobs.s3 import S3Blobs
+from app.blobs.s3.store import S3Blobs
 from app.blobs.store import BlobStore
 
 

@@ -97,7 +97,7 @@ class BlobStore(Protocol):
         """
 
     def place(self, files: Mapping[str, str]) -> dict[str, Any]:
-        """Where blobs lie (path -> digest), for a job's process: `app.blobs.places.open_place` opens it.
+        """Where blobs lie (path -> digest), for a job's process: `app.blobs.locations.open_place` opens it.
 
         Raises:
             DomainError: blob.missing.
@@ -128,4 +128,4 @@ class BlobStore(Protocol):
         """The store itself, for a job's process: `app.blobs.opening.open_store` opens it."""
 
     def sink(self, upload: str) -> dict[str, Any]:
-        """Where a job's process writes its files: `app.blobs.places.Sink` opens it; `discard` removes what is there."""
+        """Where a job's process writes its files: `app.blobs.locations.Sink` opens it; `discard` removes what is there."""

@@ -100,7 +100,7 @@ def unavailability(error: BaseException) -> str | None:
     """Returns in one line why a database or store is unreachable or full; None for any other error."""
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
-    from app.db.failures import refusal_of  # noqa: PLC0415
+    from app.db.errors import refusal_of  # noqa: PLC0415
     from app.domain.errors import DomainError  # noqa: PLC0415
 
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

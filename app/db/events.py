@@ -9,7 +9,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.db.base import Base
 from app.db.families import EVERYBODY, Family, FamilyGrant
-from app.db.locks import EVENTS, take_turn
+from app.db.locks import EVENTS, advisory_lock
 
 # Events about grants on a family. An event about a single owner belongs to that owner. Older ones belong to the family and carry
 # the owner's name in their data; they cannot be changed, because the table is append-only.
@@ -68,7 +68,7 @@ def append(session: Session, events: Sequence[Event]) -> None:
     put its events behind a reader's cursor, where nobody ever looks again. So only one transaction at a time is between
     its numbers and its commit.
     """
-    take_turn(session, EVENTS)
+    advisory_lock(session, EVENTS)
     session.add_all(events)
     session.flush()
 

@@ -7,7 +7,7 @@ from sqlalchemy import Index, String, UniqueConstraint, delete, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.db.base import Base, Identified
-from app.db.locks import take_turn
+from app.db.locks import advisory_lock
 
 
 class Answer(Identified, Base):
@@ -35,7 +35,7 @@ def find(session: Session, token: str, key: str) -> Answer | None:
 
 def wait(session: Session, token: str, key: str) -> None:
     """Waits until nobody else is at work on a key; it is this transaction's until its end."""
-    take_turn(session, f"portllm:key:{token}:{key}")
+    advisory_lock(session, f"portllm:key:{token}:{key}")
 
 
 def forget_about(session: Session, locations: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.db.base import Base, clock, now
 from app.db.engine import BUSY_TIMEOUT_MS
-from app.db.failures import translated
+from app.db.errors import translated
 from app.domain.errors import DomainError
 
 # A row that is rewritten repeatedly to check that the database accepts writes.

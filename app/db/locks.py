@@ -15,19 +15,19 @@ HOUSE = "portllm:house"
 MIGRATIONS = "portllm:migrations"
 
 
-def take_turn(session: Session, name: str) -> None:
+def advisory_lock(session: Session, name: str) -> None:
     """Waits until no other transaction has this turn, and keeps it until this transaction ends."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key_of(name)})
 
 
-def share_turn(session: Session, name: str) -> None:
+def advisory_lock_shared(session: Session, name: str) -> None:
     """Waits until nobody has this turn alone, and keeps others from having it so until this transaction ends."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": key_of(name)})
 
 
-def try_turn(session: Session, name: str) -> bool:
+def try_advisory_lock(session: Session, name: str) -> bool:
     """Takes a turn until this transaction ends if nobody has it or shares it; does not wait, so that nobody queues behind."""
     if session.get_bind().dialect.name != "postgresql":
         return True

@@ -29,7 +29,7 @@ from sqlalchemy import URL, Engine, column, inspect, make_url, select, table, te
 import migrations
 from app.core.fsync import sync
 from app.db.engine import make_engine
-from app.db.failures import translated
+from app.db.errors import translated
 from app.domain.errors import DomainError
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 from contextlib import closing
 from typing import Any
 
+from app.blobs.locations import open_place
 from app.blobs.opening import open_store
-from app.blobs.places import open_place
 from app.clients.hub import HubClient
 from app.core import arithmetic
 from app.core.patch import check_finite, choose_files, read_patch

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from app.blobs import s3_client
+from app.blobs.s3 import client
 from app.core.errors import CoreError
 from app.domain.errors import DomainError
 from app.jobs import work
@@ -82,7 +82,7 @@ def hear() -> Any:
 def main() -> None:
     """Does one job."""
     order = hear()
-    s3_client.configure(s3_client.S3Options(**order.get("s3", {})))
+    client.configure(client.S3Options(**order.get("s3", {})))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     do = KINDS[order["kind"]]
     try:

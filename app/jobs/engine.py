@@ -19,7 +19,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from app.core.errors import CoreError
 from app.db.engine import JOB_CONNECTIONS
-from app.db.failures import is_full
+from app.db.errors import is_full
 from app.db.jobs import Claim
 from app.domain.errors import DomainError
 from app.domain.log_context import JOB_ID

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.blobs.s3_target import Origin, S3Target
+from app.blobs.s3.target import Origin, S3Target
 from app.core.checkpoint import CONFIG_FILE, INDEX_FILE
 from app.core.multipart_plan import MIN_PART, MOVED_PART, Part, plan_parts
 from app.core.plan import PlannedFile

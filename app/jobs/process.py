@@ -9,8 +9,8 @@ import os
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from app.blobs.places import needs_s3
-from app.blobs.s3_client import CHAIN, options
+from app.blobs.locations import needs_s3
+from app.blobs.s3.client import CHAIN, options
 from app.jobs.launch import Launched, launch, log_lines
 
 GRACE_SECONDS = 5.0

@@ -9,9 +9,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from app.blobs.places import Sink, is_far, list_prefix, open_place
-from app.blobs.s3_client import shared_client, translated
-from app.blobs.s3_target import Origin, S3Target
+from app.blobs.locations import Sink, is_far, list_prefix, open_place
+from app.blobs.s3.client import shared_client, translated
+from app.blobs.s3.target import Origin, S3Target
 from app.core import arithmetic
 from app.core.adapter import WEIGHTS_FILE
 from app.core.checkpoint import Checkpoint, list_files, read_checkpoint

@@ -4,11 +4,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.db import base_names as rows
+from app.db import base_aliases as rows
 from app.db import families as family_rows
 from app.db import releases as release_rows
 from app.db.base import now
-from app.db.base_names import BaseName, key_of
+from app.db.base_aliases import BaseName, key_of
 from app.db.families import Family
 from app.db.releases import Release
 from app.domain.errors import DomainError

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from app.db import catalogue as rows
 from app.db import families as family_rows
+from app.db import hub_listing as rows
 from app.db import ports
-from app.db.catalogue import Line
+from app.db.hub_listing import Line
 from app.domain.principal import Principal
 from app.domain.repositories import BASE, Repository
 from app.services.families import is_visible, reader_of

@@ -10,11 +10,11 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Protocol
 
-from app.blobs import s3_erase
-from app.blobs.s3_erase import Other
+from app.blobs.s3 import erase as s3_erase
+from app.blobs.s3.erase import Other
 from app.db import materialisations, patches, pushes, releases
 from app.db.base import clock
-from app.db.locks import BYTES, try_turn
+from app.db.locks import BYTES, try_advisory_lock
 from app.db.materialisations import Materialisation
 from app.db.patches import PURGED, PatchVersion
 from app.domain.errors import DomainError
@@ -207,7 +207,7 @@ def _blobs(opened: Opened, ident: str) -> list[Report]:
 
 def _remove(uow: UnitOfWork, batch: list[str], since: garbage.Since) -> list[str] | None:
     """Removes bytes for good that still nothing else names; None where somebody is just naming bytes."""
-    if not try_turn(uow.session, BYTES):
+    if not try_advisory_lock(uow.session, BYTES):
         return None
     free = dict.fromkeys(batch)
     for digest in garbage.names(uow, since):

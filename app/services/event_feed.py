@@ -172,7 +172,7 @@ class EventFeed:
             try:
                 self._poll()
                 pause = POLL_SECONDS
-            except DomainError:  # already logged by `app.db.failures`
+            except DomainError:  # already logged by `app.db.errors`
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             except Exception:  # a defect must not silence all streams for good
                 log.exception("new events could not be read")

@@ -17,9 +17,9 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from app.db import patches, pulls, pushes, releases
+from app.db import patches, pushes, release_downloads, releases
 from app.db.base import clock
-from app.db.locks import BYTES, try_turn
+from app.db.locks import BYTES, try_advisory_lock
 from app.services.scratch import Named, Scratch
 from app.services.uow import UnitOfWork
 
@@ -130,7 +130,7 @@ def remove(
     Returns:
         Those that were removed; None when somebody is just naming bytes, and it should be tried again.
     """
-    if not try_turn(uow.session, BYTES):
+    if not try_advisory_lock(uow.session, BYTES):
         return None
     free = dict.fromkeys(digests)
     for digest in names(uow, since):
@@ -165,7 +165,7 @@ def names(uow: UnitOfWork, since: Since | None = None) -> Iterator[str]:
     yield from patches.blob_digests(uow.session, since.moment if since else None)
     yield from pushes.digests(uow.session)
     yield from releases.manifest_digests(uow.session) - known
-    yield from pulls.digests(uow.session)
+    yield from release_downloads.digests(uow.session)
     for release in releases.copied(uow.session):
         if release.manifest not in known:
             yield from uow.tools.library.manifest(release).file_digests.values()

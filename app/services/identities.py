@@ -13,9 +13,9 @@ from concurrent.futures import Future
 
 from app.clients import identity
 from app.clients.identity import Keys, Unverified
-from app.db import identities as rows
+from app.db import token_exchange as rows
 from app.db.base import clock, now
-from app.db.identities import UsedIdentity
+from app.db.token_exchange import UsedIdentity
 from app.db.tokens import Token
 from app.domain.errors import DomainError
 from app.domain.issuers import Identity, Issuer

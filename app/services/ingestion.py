@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.core.manifest import Manifest
-from app.db import pulls
+from app.db import release_downloads
 from app.db import releases as rows
 from app.db.base import now
 from app.db.jobs import Claim, claim, still_ours
@@ -77,7 +77,7 @@ def record(uow: UnitOfWork, release_id: str, job: str, held: Claim, result: dict
     uow.after_commit(lambda: blobs.discard(run))
     if release.origin:
         staging = sources.staging_of(release)
-        pulls.forget(uow.session, release.id)
+        release_downloads.forget(uow.session, release.id)
         uow.after_commit(lambda: blobs.discard(staging))
     if release.source.startswith(PUSHED):
         _end_push(uow, release)

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.blobs.places import is_far, open_place
-from app.blobs.recent import Recent
+from app.blobs.locations import is_far, open_place
+from app.blobs.lru import Recent
 from app.blobs.store import BlobStore
 from app.core.adapter import WEIGHTS_FILE
 from app.core.arithmetic import Arithmetic

@@ -4,8 +4,8 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from app.blobs.s3_client import shared_client
-from app.blobs.s3_target import S3Target
+from app.blobs.s3.client import shared_client
+from app.blobs.s3.target import S3Target
 from app.core.recipe import Recipe
 from app.db import materialisations as rows
 from app.db.base import clock, now

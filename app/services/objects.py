@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from app.blobs.s3_direct import part_bytes
+from app.blobs.s3.direct import part_bytes
 from app.db import pushes as rows
 from app.db.base import clock
 from app.db.pushes import FILE, PushedObject

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from app.db import quotas as rows
-from app.db.locks import take_turn
+from app.db.locks import advisory_lock
 from app.db.quotas import OwnerQuota
 from app.domain.errors import DomainError
 from app.domain.names import check_owner
@@ -52,7 +52,7 @@ def open_account(uow: UnitOfWork, owner: str, *kinds: Kind) -> Account:
     """
     quota = _quota(uow, owner)[0]
     if any(map(quota.of, kinds)):
-        take_turn(uow.session, f"portllm:quota:{owner}")
+        advisory_lock(uow.session, f"portllm:quota:{owner}")
     return Account(uow, owner, quota)
 
 
@@ -94,7 +94,7 @@ def change(
     """
     _require_visible(principal, owner)
     principal.require_admin()
-    take_turn(uow.session, f"portllm:quota:{owner}")
+    advisory_lock(uow.session, f"portllm:quota:{owner}")
     row = rows.find(uow.session, owner)
     if expected is not None and expected != (row.row_version if row else 0):
         raise DomainError("request.changed", what=f"The quota of {owner}")

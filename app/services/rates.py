@@ -22,8 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, Self
 
-from app.db import rates as rows
-from app.db.rates import Window
+from app.db import rate_limits as rows
+from app.db.rate_limits import Window
 from app.domain.errors import DomainError
 from app.services.uow import UnitOfWork
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.db import pulls
+from app.db import release_downloads
 from app.db.pushes import Push
 from app.db.releases import Release
 from app.domain.errors import DomainError
@@ -67,9 +67,9 @@ def look_up(read: Begin, principal: Principal, source: str) -> Listed | None:
 
 def keep_listing(uow: UnitOfWork, release: Release, listed: Listed) -> None:
     """Writes down what is to be pulled for a release, until it is ready."""
-    row = pulls.of_release(uow.session, release.id)
+    row = release_downloads.of_release(uow.session, release.id)
     if row is None:
-        uow.add(pulls.Pull(release_id=release.id, files=[file.to_list() for file in listed.files]))
+        uow.add(release_downloads.Pull(release_id=release.id, files=[file.to_list() for file in listed.files]))
     else:
         row.files = [file.to_list() for file in listed.files]
 
@@ -87,7 +87,7 @@ def order_of(uow: UnitOfWork, release: Release) -> dict[str, Any]:
         return _pushed(uow, release)
     if release.origin is None:
         return allowed_source(release.source, uow.tools)
-    reference, row = Reference.parse(release.source), pulls.of_release(uow.session, release.id)
+    reference, row = Reference.parse(release.source), release_downloads.of_release(uow.session, release.id)
     hub = upstreams.hub(uow, reference.upstream)
     return {
         "kind": "upstream", "hub": hub.to_dict(), "repository": reference.repository, "commit": reference.revision,

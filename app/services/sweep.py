@@ -2,8 +2,8 @@
 
 import datetime as dt
 
-from app.blobs.s3_client import shared_client, translated
-from app.blobs.s3_target import S3Target
+from app.blobs.s3.client import shared_client, translated
+from app.blobs.s3.target import S3Target
 from app.core.recipe import Recipe
 from app.db import materialisations, patches, pushes, releases
 from app.db.base import clock

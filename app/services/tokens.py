@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from app.db import tokens as rows
 from app.db.base import now
-from app.db.locks import FIRST_TOKEN, take_turn
+from app.db.locks import FIRST_TOKEN, advisory_lock
 from app.db.tokens import Token
 from app.domain.errors import DomainError
 from app.domain.ids import new_id
@@ -145,7 +145,7 @@ def rotate(uow: UnitOfWork, principal: Principal, token_id: str, grace: dt.timed
 
 def bootstrap(uow: UnitOfWork) -> str | None:
     """The first admin token of an installation; None when there are tokens already."""
-    take_turn(uow.session, FIRST_TOKEN)  # replicas that start together
+    advisory_lock(uow.session, FIRST_TOKEN)  # replicas that start together
     if rows.any_exists(uow.session):
         return None
     installer = Principal(INSTALLATION, frozenset({"admin"}), "bootstrap")

@@ -15,9 +15,9 @@ from app.blobs.store import BlobStore
 from app.core.arithmetic import Arithmetic
 from app.db import events
 from app.db.base import now
+from app.db.errors import CollisionError, translated
 from app.db.events import Event
-from app.db.failures import CollisionError, translated
-from app.db.locks import BYTES, share_turn
+from app.db.locks import BYTES, advisory_lock_shared
 from app.domain.errors import DomainError
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.quotas import Quota
@@ -154,7 +154,7 @@ class UnitOfWork:
 
     def names_bytes(self) -> None:
         """Called before bytes are looked at that this transaction will name: none are swept until it ends."""
-        share_turn(self.session, BYTES)
+        advisory_lock_shared(self.session, BYTES)
 
     def expect(self, row: Any, row_version: int | None, what: str) -> None:
         """Raises `DomainError` (request.changed) where the caller read another state of a locked row; None: it does not care."""
@@ -199,7 +199,7 @@ def unit_of_work(sessions: sessionmaker[Session], tools: Tools) -> Iterator[Unit
     """Commits when the block ends, rolls back when it raises.
 
     Raises:
-        CollisionError, DomainError: what the database answered, see `app.db.failures.translated`.
+        CollisionError, DomainError: what the database answered, see `app.db.errors.translated`.
     """
     with translated(), sessions() as session:
         uow = UnitOfWork(session, tools)

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.blobs.s3_direct import part_bytes
+from app.blobs.s3.direct import part_bytes
 from app.core.patch import choose_files
 from app.core.recipe import digest_of
 from app.db import patches as rows
 from app.db.base import clock, now
-from app.db.failures import CollisionError
+from app.db.errors import CollisionError
 from app.db.patches import Patch, PatchVersion
 from app.domain.errors import DomainError
 from app.domain.ids import new_id

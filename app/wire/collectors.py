@@ -7,7 +7,7 @@ from pathlib import Path
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app.blobs import failures
+from app.blobs import error_counts
 from app.services import metrics
 from app.services.backend import Backend
 from app.services.event_feed import EventFeed
@@ -53,7 +53,7 @@ class State(Collector):
         if self._data:
             yield from _disk(self._data)
         errors = CounterMetricFamily("portllm_blob_errors", "Failures of the store of bytes.", labels=["code"])
-        for code, count in failures.counts().items():
+        for code, count in error_counts.counts().items():
             errors.add_metric([code], count)
         yield errors
         yield from _doing(self._backend())

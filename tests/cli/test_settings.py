@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app import datadir
-from app.blobs import s3_client
+from app.blobs.s3 import client
 from app.db import schema
 from app.domain.errors import DomainError
 from app.runtime import Runtime
@@ -239,13 +239,13 @@ def test_data_directory_is_read_from_its_variable(tmp_path: Path) -> None:
 def test_settings_of_s3_reach_its_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As values: the environment says nothing of them here."""
     monkeypatch.delenv("PORTLLM_S3_READ_TIMEOUT", raising=False)
-    before = s3_client.options()
+    before = client.options()
     runtime = Runtime(Settings(data=tmp_path, s3_read_timeout=7, s3_keeps_no_versions=True, jobs=False))
     schema.upgrade(runtime.settings.database_url)
     try:
         runtime.look()
-        assert s3_client.shared_client().meta.config.read_timeout == 7
-        assert s3_client.options().keeps_no_versions
+        assert client.shared_client().meta.config.read_timeout == 7
+        assert client.options().keeps_no_versions
     finally:
         runtime.stop()
-        s3_client.configure(before)
+        client.configure(before)

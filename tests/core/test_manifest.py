@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.blobs.places import Sink
+from app.blobs.locations import Sink
 from app.core.checkpoint import read_checkpoint
 from app.core.errors import CoreError
 from app.core.json_text import MAX_NESTING

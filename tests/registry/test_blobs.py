@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from app.blobs.local import LocalBlobs
+from app.blobs.locations import Sink, needs_s3, open_place
 from app.blobs.memory import MemoryBlobs
 from app.blobs.opening import open_store
-from app.blobs.places import Sink, needs_s3, open_place
-from app.blobs.s3 import S3Blobs
+from app.blobs.s3.store import S3Blobs
 from app.blobs.store import BlobStore
 from app.clients.hub import HubClient
 from app.core.errors import CheckpointError

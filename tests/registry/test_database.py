@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from app.db import schema
 from app.db.base import now
 from app.db.engine import make_engine
-from app.db.failures import refusal_of, translated
+from app.db.errors import refusal_of, translated
 from app.db.families import Family
 from app.domain.errors import DomainError
 from app.domain.ids import new_id

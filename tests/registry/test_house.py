@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from app import chores
-from app.blobs.s3_client import shared_client
-from app.blobs.s3_target import S3Target
+from app.blobs.s3.client import shared_client
+from app.blobs.s3.target import S3Target
 from app.database_upgrade import upgrade
 from app.domain.errors import DomainError
 from app.jobs import work

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import event
 
-from app.blobs.s3_client import translated
+from app.blobs.s3.client import translated
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.jobs.queue import DbosQueue

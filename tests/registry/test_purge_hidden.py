@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from app.blobs import s3_client
-from app.blobs.s3_client import S3Options, shared_client
-from app.blobs.s3_versions import held
+from app.blobs.s3 import client
+from app.blobs.s3.client import S3Options, shared_client
+from app.blobs.s3.versions import held
 from app.domain.errors import DomainError
 from tests.registry.conftest import Models, on_sqlite
 from tests.registry.purging import WHY, Place, opened
@@ -102,9 +102,9 @@ def hidden_keys(place: Place) -> set[str]:
 @pytest.fixture
 def restored_options() -> Iterator[None]:
     """The options of S3's clients are what they were, whatever a test made of them."""
-    before = s3_client.options()
+    before = client.options()
     yield
-    s3_client.configure(before)
+    client.configure(before)
 
 
 @pytest.mark.usefixtures("restored_options")
@@ -115,7 +115,7 @@ def test_a_store_that_says_nothing(place: Place, proxy: FaultyS3) -> None:
     report = place.purge(patch)["erasure"]
     assert report["state"] == "pending"
     assert all("GetBucketVersioning: 501" in part["problem"] for part in [*report["blobs"], *report["copies"]])
-    s3_client.configure(S3Options(keeps_no_versions=True))
+    client.configure(S3Options(keeps_no_versions=True))
     assert again(place, patch)["state"] == "done"
     assert place.objects(target) == {}
 

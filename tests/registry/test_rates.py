@@ -11,7 +11,7 @@ from huggingface_hub.utils import parse_ratelimit_headers
 from sqlalchemy import Engine
 
 from app.db.engine import counter_engine, write_sessions
-from app.db.rates import SharedCounters, Window, forget_ended
+from app.db.rate_limits import SharedCounters, Window, forget_ended
 from app.domain.errors import DomainError
 from app.services.rates import PRUNE_FROM, Policy, Rate, RateLimits, Rates, network
 from tests.registry.conftest import Models

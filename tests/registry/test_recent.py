@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.blobs.recent import Recent
+from app.blobs.lru import Recent
 
 CALLERS = 8
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.blobs.s3_target import S3Target
+from app.blobs.s3.target import S3Target
 from tests.live.models import LAYER_BYTES, large_patch, large_release
 from tests.s3.conftest import Cloud
 from tests.support.files import write_adapter_config
@@ -118,7 +118,7 @@ def test_a_cancelled_draft_is_swept(cloud: Cloud, models: Path) -> None:
         draft = _draft(client, "cloud/abandoned", models / "patch", "cloud", "v1")
         client.post(f"/uploads/{draft['id']}/direct", json={"path": "adapter_model.safetensors"}).raise_for_status()
     assert any(draft["id"] in key for key in cloud.s3.multiparts(cloud.bucket))
-    from app.blobs.s3 import S3Blobs
+    from app.blobs.s3.store import S3Blobs
 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in cloud.s3.environment().items():

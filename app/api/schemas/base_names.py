@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from app.api.schemas.base import In, Name, Out, Time
-from app.db.base_names import BaseName
+from app.db.base_aliases import BaseName
 
 
 class BaseNameIn(In):

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
-from app.db import commits, imports, materialisations, patches, ports, pulls, pushes, releases
+from app.db import commits, imports, materialisations, patches, ports, pushes, release_downloads, releases
 from app.services.erasure import Looked
 from app.services.fsck import places, rows, stored
 from app.services.fsck.places import Targets
@@ -103,7 +103,9 @@ def check(opened: Looked, quick: bool, tell: Tell) -> Iterator[Found]:
         yield from _walk(opened, IMPORTS, lambda row: rows.import_(tools, row), tell)
         yield from _bytes(opened, scratch, quick, tell)
         with opened.read() as uow:  # what has arrived of them is named by nothing else yet, and may be hours old
-            scratch.add(Named(digest, None, "a release that is being pulled") for digest in pulls.digests(uow.session))
+            scratch.add(
+                Named(digest, None, "a release that is being pulled") for digest in release_downloads.digests(uow.session)
+            )
             scratch.add(Named(digest, None, "something that was pushed") for digest in pushes.digests(uow.session))
         tell("store", 0, None)
         yield from stored.unnamed(tools, scratch, buried, began)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from app.blobs.places import list_prefix
+from app.blobs.locations import list_prefix
 from app.core.errors import CoreError
 from app.core.source import read_range
 from app.db.materialisations import Materialisation

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from app.blobs.failures import noted
+from app.blobs.error_counts import noted
 from app.domain.errors import DomainError
 
 # What of the environment the chain reads; a job's process is given it only where its order names S3.

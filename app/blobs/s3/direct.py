@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from app.blobs import layout
-from app.blobs.s3_client import is_missing, translated
+from app.blobs.s3.client import is_missing, translated
 
 SECONDS = 3600
 PART_BYTES = 16 * 2**20

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from app.blobs.s3_client import is_missing, status_of, translated
+from app.blobs.s3.client import is_missing, status_of, translated
 from app.core.errors import CheckpointError
 
 ATTEMPTS = 4

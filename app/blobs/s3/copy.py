@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from app.blobs.s3_client import is_missing, status_of, translated
-from app.blobs.s3_source import Object
+from app.blobs.s3.client import is_missing, status_of, translated
+from app.blobs.s3.source import Object
 from app.core.errors import CheckpointError
 
 # The largest object that one request copies; larger ones are copied in parts.

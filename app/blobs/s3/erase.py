@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from app.blobs import s3_versions
-from app.blobs.s3_client import shared_client
-from app.blobs.s3_target import FINGERPRINT
-from app.blobs.s3_versions import Held
+from app.blobs.s3 import versions
+from app.blobs.s3.client import shared_client
+from app.blobs.s3.target import FINGERPRINT
+from app.blobs.s3.versions import Held
 from app.domain.s3_uri import S3Uri
 
 
@@ -25,9 +25,9 @@ def copies(place: S3Uri, fingerprint: str, others: Sequence[Other], is_proof: bo
     """
     client = shared_client()
     spared = [other.place for other in others if other.fingerprint == fingerprint]
-    found = s3_versions.held(client, place.bucket, place.key(""), is_proof)
+    found = versions.held(client, place.bucket, place.key(""), is_proof)
     ours = [one for one in found if not one.marker and not _below(one.key, place, spared)]
-    written = ((one, s3_versions.metadata(client, place.bucket, one)) for one in ours)
+    written = ((one, versions.metadata(client, place.bucket, one)) for one in ours)
     return [one for one, said in written if said is not None and said.get(FINGERPRINT) == fingerprint]
 
 
@@ -42,14 +42,14 @@ def erase(place: S3Uri, fingerprint: str, others: Sequence[Other]) -> tuple[int,
     """
     client, start = shared_client(), place.key("")
     found = copies(place, fingerprint, others, is_proof=False)
-    removed = s3_versions.remove(client, place.bucket, found)
+    removed = versions.remove(client, place.bucket, found)
     keys, rest = {one.key for one in found}, list[Held]()
     if keys:
-        rest = list(s3_versions.held(client, place.bucket, start))
+        rest = list(versions.held(client, place.bucket, start))
         still = {one.key for one in rest if not one.marker}
-        s3_versions.remove(client, place.bucket, (one for one in rest if one.marker and one.key in keys - still))
+        versions.remove(client, place.bucket, (one for one in rest if one.marker and one.key in keys - still))
     elsewhere = [other.place for other in others]
-    removed += s3_versions.abort(client, place.bucket, start, lambda key: not _below(key, place, elsewhere))
+    removed += versions.abort(client, place.bucket, start, lambda key: not _below(key, place, elsewhere))
     return removed, len(copies(place, fingerprint, others))
 
 

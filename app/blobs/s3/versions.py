@@ -7,7 +7,7 @@ bucket shows them, or says that it never kept any, or the operator says so for s
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from app.blobs.s3_client import is_missing, options, status_of, translated
+from app.blobs.s3.client import is_missing, options, status_of, translated
 from app.domain.errors import DomainError
 
 # What stores say that know no versions, or do not show them to us.

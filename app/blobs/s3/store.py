@@ -8,13 +8,14 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from app.blobs import layout, s3_versions
-from app.blobs.places import Sink
-from app.blobs.recent import Recent
-from app.blobs.s3_client import clock_of, impatient_client, is_missing, make_client, shared_client, status_of, translated
-from app.blobs.s3_copy import copy_object
-from app.blobs.s3_direct import S3Direct
-from app.blobs.s3_source import Object, S3Pieces, S3Source
+from app.blobs import layout
+from app.blobs.locations import Sink
+from app.blobs.lru import Recent
+from app.blobs.s3 import versions
+from app.blobs.s3.client import clock_of, impatient_client, is_missing, make_client, shared_client, status_of, translated
+from app.blobs.s3.copy import copy_object
+from app.blobs.s3.direct import S3Direct
+from app.blobs.s3.source import Object, S3Pieces, S3Source
 from app.blobs.store import Entry
 from app.core.source import Source
 from app.domain.errors import DomainError
@@ -150,17 +151,17 @@ class S3Blobs:
         removed, key = self.delete(digest, older_than), self._blob(digest)
         if not removed and self.size(digest) is not None:  # it is young
             return False
-        found = [one for one in s3_versions.held(self._client, self._bucket, key) if one.key == key]
-        return bool(s3_versions.remove(self._client, self._bucket, found)) or removed
+        found = [one for one in versions.held(self._client, self._bucket, key) if one.key == key]
+        return bool(versions.remove(self._client, self._bucket, found)) or removed
 
     def erase_upload(self, upload: str) -> None:
         prefix = self._key(layout.staged(upload, ""))
-        s3_versions.abort(self._client, self._bucket, prefix, lambda _: True)
-        s3_versions.remove(self._client, self._bucket, list(s3_versions.held(self._client, self._bucket, prefix)))
+        versions.abort(self._client, self._bucket, prefix, lambda _: True)
+        versions.remove(self._client, self._bucket, list(versions.held(self._client, self._bucket, prefix)))
 
     def traces(self, digest: str) -> int:
         key = self._blob(digest)
-        found = s3_versions.held(self._client, self._bucket, key, is_proof=True)
+        found = versions.held(self._client, self._bucket, key, is_proof=True)
         return sum(one.key == key and not one.marker for one in found)
 
     # -- what lies where

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from app.blobs import layout
-from app.blobs.s3_client import shared_client, translated
-from app.blobs.s3_copy import copy_object
-from app.blobs.s3_source import Object, S3Source
+from app.blobs.s3.client import shared_client, translated
+from app.blobs.s3.copy import copy_object
+from app.blobs.s3.source import Object, S3Source
 from app.core.checkpoint import MAX_FILES
 from app.core.errors import CheckpointError
 from app.core.source import DirectorySource, FileStat, Source

@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, Engine, String, delete, text
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.db.base import Base, clock
-from app.db.failures import translated
+from app.db.errors import translated
 
 
 class RateWindow(Base):
