@@ -30,16 +30,17 @@ from app.jobs.engine import Engine
 from app.jobs.none import NoJobs
 from app.jobs.presence import Presence, introduce, process_id
 from app.jobs.queue import DbosQueue
-from app.services import allowed_places, tokens, unserved, workers
+from app.services import allowed_places, unserved, workers
+from app.services.access import tokens
+from app.services.access.key_agreement import KeyAgreement, Role
+from app.services.access.rate_limits import RateLimits
+from app.services.access.token_exchange import Identities
 from app.services.allowed_places import AllowedPlaces
 from app.services.backend import Doing
 from app.services.draining import Draining
 from app.services.house import House
-from app.services.identities import Identities
-from app.services.key_agreement import KeyAgreement, Role
 from app.services.library import Library
 from app.services.places import Places
-from app.services.rates import Rates
 from app.services.readiness import Readiness
 from app.services.uow import JobQueue, Tools, UnitOfWork, settle, unit_of_work
 from app.services.workers import Card
@@ -67,7 +68,7 @@ class Runtime:
         admin_token: the first admin token, where this start made it; to be shown once.
     """
 
-    rates: Rates
+    rates: RateLimits
 
     def __init__(self, settings: Settings, merges: bool = True) -> None:
         self.settings, self._merges = settings, merges
@@ -159,7 +160,7 @@ class Runtime:
         if not self.settings.is_embedded:
             self._counters = counter_engine(self.settings.database_url, self.settings.database_counter_connections)
             self._locks = lock_engine(self.settings.database_url)
-        self.rates = Rates(self.settings.rate_limits, SharedCounters(self._counters) if self._counters else None)
+        self.rates = RateLimits(self.settings.rate_limits, SharedCounters(self._counters) if self._counters else None)
         blobs = self._blobs(data)
         self._queue = queue = self.job_queue()
         given = self.settings.secret_key

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, SecretStr
 
 from app.domain.signing import MIN_KEY_BYTES
-from app.services.rates import Rate
+from app.services.access.rate_limits import Rate
 
 KEY_COMMAND = "openssl rand -hex 32"
 

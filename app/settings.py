@@ -15,8 +15,8 @@ from app.domain.errors import DomainError
 from app.domain.issuers import Issuer
 from app.domain.quotas import Quota
 from app.domain.s3_uri import S3Uri
+from app.services.access.rate_limits import RateLimits
 from app.services.event_feed import StreamLimits
-from app.services.rates import RateLimits
 from app.services.retention import Retention
 from app.services.uow import Limits
 from app.setting_types import Days, Key, Natural, Positive, RateText, Seconds

@@ -10,7 +10,8 @@ from app.api.schemas.jobs import AboutOut
 from app.api.schemas.system import HealthOut, ReadyOut
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.signing import check_read
-from app.services import ports, purges, tokens, workers
+from app.services import ports, purges, workers
+from app.services.access import tokens
 from app.services.backend import Backend
 from app.services.merged import MergedModel
 from app.services.workers import Card

@@ -98,7 +98,7 @@ def reencrypt(data: Data = HERE, as_json: Json = False) -> None:
     The key that they are under must be in PORTLLM_SECRET_KEYS_ACCEPTED. After it, that key can be forgotten.
     """
     from app.runtime import Runtime  # noqa: PLC0415  the service's libraries
-    from app.services import secrets  # noqa: PLC0415
+    from app.services.access import encryption  # noqa: PLC0415
 
     settings = read_settings(data, as_json)
     require_database(settings, as_json)
@@ -107,7 +107,7 @@ def reencrypt(data: Data = HERE, as_json: Json = False) -> None:
         runtime.look()
         try:
             with runtime.write() as uow:
-                done = secrets.reencrypt(uow)
+                done = encryption.reencrypt(uow)
         finally:
             runtime.stop()
     lost = [{"code": error.code, "message": str(error)} for error in done.lost]

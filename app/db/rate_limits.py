@@ -1,7 +1,7 @@
 """Counters of rate limits that all replicas share, in one small table of PostgreSQL.
 
 Windows are fixed, because then a hit is one statement on one row, and a replica can count a lease of many requests at once
-(`app.services.rates`).
+(`app.services.access.rate_limits`).
 """
 
 import datetime as dt

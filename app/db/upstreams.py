@@ -13,7 +13,7 @@ class Upstream(Identified, Versioned, Base):
     """A hub; belongs to the installation.
 
     Attributes:
-        token: encrypted, see `app.services.secrets`.
+        token: encrypted, see `app.services.access.encryption`.
         private_hosts, http_hosts: lists of text, see `app.domain.upstreams.Hub`.
         publishers: whether publishers may import from it, and not admins only.
     """

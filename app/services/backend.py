@@ -6,10 +6,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from app.services.access.rate_limits import RateLimits
+from app.services.access.token_exchange import Identities
 from app.services.draining import Draining
-from app.services.identities import Identities
 from app.services.places import Places
-from app.services.rates import Rates
 from app.services.readiness import Readiness
 from app.services.uow import Tools, UnitOfWork
 from app.services.workers import Card, Reader
@@ -45,7 +45,7 @@ class Backend(Protocol):
     readiness: Readiness
     draining: Draining
     identities: Identities
-    rates: Rates
+    rates: RateLimits
     handed_over: "FilesOfWorkers"
     merged_reads: Places
     far_reads: Places

@@ -25,9 +25,9 @@ from app.domain.path_index import PathIndex
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.repositories import Repository
 from app.services import families, objects, pushes, releases
+from app.services.access.quotas import open_account
 from app.services.objects import PUSHED, require_push
 from app.services.pushes import Added, Change, Files
-from app.services.quotas import open_account
 from app.services.uow import Tools, UnitOfWork, settle
 
 

@@ -18,8 +18,8 @@ from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import Repository
 from app.services import objects, reservations
+from app.services.access.quotas import open_account
 from app.services.objects import PUSHED, new_upload, owner_of, require_push
-from app.services.quotas import open_account
 from app.services.uow import Tools, UnitOfWork, settle
 
 HEADERS = "1"  # the name under which the headers of a block's chunks are staged beside it

@@ -9,7 +9,7 @@ from app.db.ports import Port
 from app.domain.errors import DomainError
 from app.domain.principal import INSTALLATION, Principal
 from app.services import ports
-from app.services.quotas import require_room
+from app.services.access.quotas import require_room
 from app.services.uow import UnitOfWork
 
 DIGEST = "digest"

@@ -6,7 +6,8 @@ import time
 from app.core.errors import CoreError
 from app.db import patches
 from app.domain.errors import DomainError
-from app.services import erasure, garbage, identities, jobs, rates, retention, reverification, sweep, unserved
+from app.services import erasure, garbage, jobs, retention, reverification, sweep, unserved
+from app.services.access import rate_limits, token_exchange
 from app.services.erasure import Opened
 from app.services.garbage import Begin
 from app.services.hub_commits import CatchUp
@@ -83,8 +84,8 @@ def sweep_all(read: Begin, write: Begin) -> dict[str, int]:
     """
     with write() as uow:
         drafts, pushed = sweep.drafts(uow), sweep.pushed(uow)
-        rates.forget(uow)
-        identities.forget(uow)
+        rate_limits.forget(uow)
+        token_exchange.forget(uow)
     with read() as uow:
         staged, unwritten = sweep.staged(uow), sweep.unwritten(uow)
         found = garbage.look(uow)

@@ -16,8 +16,9 @@ from app.domain.names import MAX_REPOSITORY, UNKNOWN, check_owner, check_patch, 
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.states import move
 from app.domain.upstreams import Reference
-from app.services import base_names, patches, tokens, uploads, upstreams, verification
-from app.services.quotas import require_room, room
+from app.services import base_names, patches, uploads, upstreams, verification
+from app.services.access import tokens
+from app.services.access.quotas import require_room, room
 from app.services.uow import UnitOfWork
 from app.services.uploads import AnnouncedFile
 

@@ -17,7 +17,7 @@ from app.domain.principal import INSTALLATION, Principal
 from app.domain.s3_uri import S3Uri
 from app.domain.states import move
 from app.services import ports
-from app.services.quotas import require_room
+from app.services.access.quotas import require_room
 from app.services.uow import UnitOfWork
 
 MATERIALISE = "materialise"

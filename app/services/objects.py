@@ -17,7 +17,7 @@ from app.domain.errors import DomainError
 from app.domain.ids import new_id
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.repositories import Repository
-from app.services.quotas import open_account
+from app.services.access.quotas import open_account
 from app.services.uow import UnitOfWork
 
 PUSHED = "0"  # the name of the one file that an upload of a push holds

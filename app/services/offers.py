@@ -13,9 +13,9 @@ from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository
 from app.services import base_pushes, pushes
+from app.services.access.quotas import require_room
 from app.services.objects import owner_of, require_push
 from app.services.pushes import REGULAR_BYTES, Files
-from app.services.quotas import require_room
 from app.services.uow import UnitOfWork
 
 Mode = Literal["lfs", "regular"]

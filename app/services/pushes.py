@@ -24,8 +24,8 @@ from app.domain.ids import new_id
 from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository
 from app.services import objects
+from app.services.access.quotas import open_account
 from app.services.objects import PUSHED, require_push
-from app.services.quotas import open_account
 from app.services.uow import UnitOfWork
 
 # Up to here a file comes within the commit itself, where it is not weights.

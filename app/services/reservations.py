@@ -16,8 +16,8 @@ from app.domain.ids import new_id
 from app.domain.principal import Principal
 from app.domain.repositories import Repository
 from app.services import objects
+from app.services.access.quotas import open_account
 from app.services.objects import owner_of, require_push
-from app.services.quotas import open_account
 from app.services.uow import UnitOfWork, settle
 
 Begin = Callable[[], AbstractContextManager[UnitOfWork]]

@@ -18,7 +18,7 @@ from app.domain.names import UNKNOWN
 from app.domain.principal import Principal
 from app.domain.states import move
 from app.services import kept, patches, releases
-from app.services.quotas import open_account
+from app.services.access.quotas import open_account
 from app.services.uow import UnitOfWork
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")

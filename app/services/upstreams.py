@@ -11,7 +11,7 @@ from app.domain.ids import new_id
 from app.domain.names import MAX_NAME, check_name
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.upstreams import HUB, HUB_ENDPOINT, Hub, check_endpoint
-from app.services import secrets
+from app.services.access import encryption
 from app.services.uow import UnitOfWork
 
 RESERVED = frozenset({"push", "s3", "file"})  # what sources of releases begin with that are no upstream's
@@ -64,7 +64,7 @@ def put(
         row.row_version += 1
     row.endpoint, row.publishers = address, publishers
     row.private_hosts, row.http_hosts = list(private_hosts), list(http_hosts)
-    row.token = secrets.seal(uow.tools.secret_keys, secrets.place_of(row), token) if token else None
+    row.token = encryption.seal(uow.tools.secret_keys, encryption.place_of(row), token) if token else None
     uow.add(row)
     facts = {"endpoint": address, "has_token": bool(token), "publishers": publishers}
     uow.event("upstream.put", principal, INSTALLATION, name, **facts)
@@ -123,7 +123,7 @@ def hub(uow: UnitOfWork, name: str) -> Hub:
         raise DomainError("upstream.unknown", upstream=name[:100])
     if row is None:
         return Hub(HUB, HUB_ENDPOINT)
-    token = secrets.unseal(uow.tools.secret_keys, secrets.place_of(row), row.token) if row.token else None
+    token = encryption.unseal(uow.tools.secret_keys, encryption.place_of(row), row.token) if row.token else None
     return Hub(row.name, row.endpoint, token, tuple(row.private_hosts), tuple(row.http_hosts))
 
 

@@ -20,7 +20,7 @@ from app.db.patches import PatchVersion
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.services import kept, uploads
-from app.services.quotas import require_room
+from app.services.access.quotas import require_room
 from app.services.uow import Tools, UnitOfWork
 
 

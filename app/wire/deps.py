@@ -17,9 +17,9 @@ from pydantic import BaseModel
 
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
-from app.services import tokens
+from app.services.access import tokens
+from app.services.access.idempotency import Reply, find, once
 from app.services.backend import Backend
-from app.services.idempotency import Reply, find, once
 from app.services.uow import UnitOfWork, settle
 
 READING = frozenset({"GET", "HEAD"})

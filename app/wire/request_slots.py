@@ -27,7 +27,7 @@ from fastapi import Request, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.domain.errors import DomainError
-from app.services.rates import network
+from app.services.access.rate_limits import network
 from app.wire.slots import Slots
 
 PATIENCE_SECONDS = 5.0  # how long a request waits for a slot

@@ -18,7 +18,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
-from app.services import tokens
+from app.services.access import tokens
 from app.services.backend import Backend
 from app.services.uow import UnitOfWork
 from app.wire.deps import PrincipalDep, ReadUnit, bearer, charge, get_principal, origin_of, refusals_counted

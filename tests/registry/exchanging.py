@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from httpx import Response
 
-from app.services import identities
+from app.services.access import token_exchange
 from tests.registry.service import Caller, Service
 from tests.support.issuer import Issuer, issuing, rule
 
@@ -41,7 +41,7 @@ def ring(registry: Service, issuer: Issuer) -> Iterator["Clock"]:
     issuer.asked.clear()
     settings = registry.settings
     before = registry.runtime.identities
-    registry.runtime.identities = identities.Identities(settings.oidc, settings.oidc_max_lifetime_seconds, clock=clock)
+    registry.runtime.identities = token_exchange.Identities(settings.oidc, settings.oidc_max_lifetime_seconds, clock=clock)
     yield clock
     registry.runtime.identities = before
 

@@ -248,7 +248,9 @@ def test_a_refused_start_lets_go(server: Postgres, tmp_path: Path) -> None:
 
 def test_a_refused_start_on_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it fails late, as with a disk that is full."""
-    monkeypatch.setattr("app.services.tokens.bootstrap", lambda _: (_ for _ in ()).throw(DomainError("server.storage_full")))
+    monkeypatch.setattr(
+        "app.services.access.tokens.bootstrap", lambda _: (_ for _ in ()).throw(DomainError("server.storage_full"))
+    )
     settings = Settings(jobs=False, data=tmp_path / "data")
     runtime = Runtime(settings)
     with pytest.raises(DomainError):

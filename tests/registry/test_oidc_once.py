@@ -14,7 +14,7 @@ from jwt.utils import base64url_decode, base64url_encode
 
 from app.db.base import now
 from app.domain.errors import DomainError
-from app.services import identities
+from app.services.access import token_exchange
 from app.services.uow import settle
 from tests.registry.exchanging import CI, RULES, admitted, exchange, issuer, registry, ring
 from tests.registry.service import Caller, Service, refused, unique
@@ -113,7 +113,7 @@ def test_many_at_once(registry: Service, issuer: Issuer) -> None:
     def one(number: int) -> str:
         barrier.wait()
         try:
-            settle(registry.runtime.write, lambda uow: identities.exchange(uow, known, who, None, f"192.0.2.{number}", None))
+            settle(registry.runtime.write, lambda uow: token_exchange.exchange(uow, known, who, None, f"192.0.2.{number}", None))
         except DomainError as error:
             return error.code
         return "made"
@@ -138,7 +138,7 @@ def test_it_is_forgotten_when_it_has_expired(registry: Service, issuer: Issuer) 
     for passed, left in ((50.0, 1), (20.0, 0)):
         later(registry, minutes=passed)
         with registry.runtime.write() as uow:
-            assert identities.forget(uow) == 1 - left
+            assert token_exchange.forget(uow) == 1 - left
         assert registry.rows("SELECT count(*) FROM used_identities") == [(left,)]
 
 

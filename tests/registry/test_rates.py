@@ -13,7 +13,8 @@ from sqlalchemy import Engine
 from app.db.engine import counter_engine, write_sessions
 from app.db.rate_limits import SharedCounters, Window, forget_ended
 from app.domain.errors import DomainError
-from app.services.rates import PRUNE_FROM, Policy, Rate, RateLimits, Rates, network
+from app.services.access.rate_limits import PRUNE_FROM, Policy, Rate, network
+from app.services.access.rate_limits import RateLimits as Rates
 from tests.registry.conftest import Models
 from tests.registry.service import Caller, Service, refused, unique
 

@@ -10,7 +10,7 @@ import pytest
 from app.db.base import now
 from app.domain.errors import DomainError
 from app.domain.principal import ROLES, Principal
-from app.services import tokens
+from app.services.access import tokens
 from app.services.uow import UnitOfWork
 from tests.registry.conftest import World
 from tests.registry.service import Caller, refused, unique

@@ -9,7 +9,8 @@ import pytest
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.upstreams import Hub, Reference, is_reference
-from app.services import secrets, upstreams
+from app.services import upstreams
+from app.services.access import encryption
 from tests.live.service import invoke
 from tests.registry.conftest import World
 from tests.registry.server import serving
@@ -122,18 +123,18 @@ def test_a_secret_is_bound_to_its_row_and_its_address(fresh: Fresh) -> None:
 )
 def test_what_was_never_encrypted(sealed: str) -> None:
     """Whatever stands in the column, it is a refusal and no crash."""
-    place = secrets.Place("upstreams.token", "ups_1", "https://hub.example", "The token")
+    place = encryption.Place("upstreams.token", "ups_1", "https://hub.example", "The token")
     with pytest.raises(DomainError) as raised:
-        secrets.unseal([OLD.encode()], place, sealed.format(key=secrets.name_of(OLD.encode())))
+        encryption.unseal([OLD.encode()], place, sealed.format(key=encryption.name_of(OLD.encode())))
     assert raised.value.code == "secret.damaged"
 
 
 def test_no_two_encryptions_are_alike() -> None:
     """Nor does the name of a key tell the key."""
-    place = secrets.Place("upstreams.token", "ups_1", "https://hub.example", "The token")
-    one, two = (secrets.seal([OLD.encode()], place, TOKEN) for _ in range(2))
+    place = encryption.Place("upstreams.token", "ups_1", "https://hub.example", "The token")
+    one, two = (encryption.seal([OLD.encode()], place, TOKEN) for _ in range(2))
     assert one != two
-    assert {secrets.unseal([NEW.encode(), OLD.encode()], place, sealed) for sealed in (one, two)} == {TOKEN}
+    assert {encryption.unseal([NEW.encode(), OLD.encode()], place, sealed) for sealed in (one, two)} == {TOKEN}
     assert OLD not in one
 
 
@@ -152,7 +153,7 @@ def test_rotation(registries: Fresh) -> None:
     assert gone.exit_code == 1
     assert '"code": "secret.key"' in gone.output
     assert "'hub'" in gone.output
-    assert secrets.name_of(OLD.encode()) in gone.output
+    assert encryption.name_of(OLD.encode()) in gone.output
 
     done = invoke("db", "reencrypt", "--data", data, "--json", **both)
     assert (done.exit_code, '"reencrypted": 1' in done.output) == (0, True), done.output

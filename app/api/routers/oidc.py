@@ -8,7 +8,7 @@ from app.api.schemas.oidc import ExchangeIn, IssuerOut, OidcOut
 from app.api.schemas.system import NewTokenOut, TokenOut
 from app.domain.errors import DomainError
 from app.domain.issuers import Identity
-from app.services import identities
+from app.services.access import token_exchange
 from app.services.backend import Backend
 from app.services.uow import UnitOfWork, settle
 from app.wire.deps import BackendDep, count_refusal, origin_of
@@ -42,7 +42,7 @@ async def exchange_token(body: ExchangeIn, request: Request, response: Response,
 
 def _exchange(backend: Backend, who: Identity, lifetime: int | None, address: str | None, request: str) -> NewTokenOut:
     def exchange(uow: UnitOfWork) -> NewTokenOut:
-        row, secret = identities.exchange(uow, backend.identities, who, lifetime, address, request)
+        row, secret = token_exchange.exchange(uow, backend.identities, who, lifetime, address, request)
         return NewTokenOut(**TokenOut.of(row).model_dump(), token=secret)
 
     return settle(backend.write, exchange)

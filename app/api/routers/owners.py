@@ -4,7 +4,7 @@ from fastapi import Response
 
 from app.api.routing import api_router
 from app.api.schemas.quotas import QuotaIn, UsageOut
-from app.services import quotas
+from app.services.access import quotas
 from app.wire.deps import IfMatch, PrincipalDep, ReadUnit, WriteUnit, row_etag
 from app.wire.visits import at_once
 

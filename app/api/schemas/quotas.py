@@ -6,7 +6,7 @@ from pydantic import Field
 
 from app.api.schemas.base import In, Out
 from app.domain.quotas import KINDS, Kind
-from app.services.quotas import Usage
+from app.services.access.quotas import Usage
 
 MAX = 2**63
 

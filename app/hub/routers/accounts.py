@@ -5,7 +5,7 @@ from typing import Any
 from fastapi.responses import JSONResponse
 
 from app.hub.routing import hub_router
-from app.services import tokens
+from app.services.access import tokens
 from app.wire.visits import AccessDep
 
 router = hub_router()

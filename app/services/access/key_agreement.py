@@ -14,7 +14,7 @@ from typing import Literal
 from app.db import key_holders as rows
 from app.db.key_holders import KeyHolder
 from app.domain.errors import DomainError
-from app.services.secrets import name_of
+from app.services.access.encryption import name_of
 from app.services.uow import UnitOfWork
 
 Role = Literal["service", "worker"]

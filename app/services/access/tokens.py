@@ -14,7 +14,7 @@ from app.domain.errors import DomainError
 from app.domain.ids import new_id
 from app.domain.names import check_owner
 from app.domain.principal import INSTALLATION, SCOPES, Principal, check_scopes
-from app.services.quotas import open_account
+from app.services.access.quotas import open_account
 from app.services.uow import UnitOfWork
 
 PREFIX = "plt_"

@@ -20,7 +20,7 @@ from app.db.tokens import Token
 from app.domain.errors import DomainError
 from app.domain.issuers import Identity, Issuer
 from app.domain.principal import Principal, scopes_of
-from app.services import tokens
+from app.services.access import tokens
 from app.services.threads import in_thread
 from app.services.uow import UnitOfWork
 
