@@ -16,7 +16,7 @@ from app.hub import app as hub
 from app.hub.answers import in_hub_words
 from app.jobs.presence import process_id
 from app.runtime import Runtime
-from app.services.event_feed import EventFeed
+from app.services.events.feed import EventFeed
 from app.settings import Settings
 from app.wire import problems
 from app.wire.app import surround

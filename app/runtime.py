@@ -30,20 +30,21 @@ from app.jobs.engine import Engine
 from app.jobs.none import NoJobs
 from app.jobs.presence import Presence, introduce, process_id
 from app.jobs.queue import DbosQueue
-from app.services import allowed_places, unserved, workers
+from app.services import allowed_places
 from app.services.access import tokens
 from app.services.access.key_agreement import KeyAgreement, Role
-from app.services.access.rate_limits import RateLimits
+from app.services.access.rate_limits import RateLimiter
 from app.services.access.token_exchange import Identities
 from app.services.allowed_places import AllowedPlaces
 from app.services.backend import Doing
 from app.services.draining import Draining
 from app.services.house import House
+from app.services.jobs import unserved_queues, workers
+from app.services.jobs.workers import WorkerInfo
 from app.services.library import Library
 from app.services.places import Places
 from app.services.readiness import Readiness
-from app.services.uow import JobQueue, Tools, UnitOfWork, settle, unit_of_work
-from app.services.workers import Card
+from app.services.unit_of_work import JobQueue, Tools, UnitOfWork, run_with_retry, unit_of_work
 from app.settings import Settings
 
 
@@ -68,7 +69,7 @@ class Runtime:
         admin_token: the first admin token, where this start made it; to be shown once.
     """
 
-    rates: RateLimits
+    rates: RateLimiter
 
     def __init__(self, settings: Settings, merges: bool = True) -> None:
         self.settings, self._merges = settings, merges
@@ -78,7 +79,7 @@ class Runtime:
         self.far_reads = Places(settings.far_reads, settings.far_reads_of_one, "reads of large files from the object store")
         self._checks = Places(settings.checks, settings.checks_of_one, "checks of patches")
         self.admin_token: str | None = None
-        self.card: Card | None = None
+        self.card: WorkerInfo | None = None
         self.worker_ttl = settings.worker_ttl_seconds
         self.readers = workers.Readers(self._look_for_readers)
         self.handed_over = WorkerFiles()
@@ -118,7 +119,7 @@ class Runtime:
             schema.upgrade(self.settings.database_url)
         self._open(data, arithmetic.load)
         if not self.settings.is_embedded:
-            settle(self.write, lambda uow: allowed_places.announce(uow.session, self._allowed_places()))
+            run_with_retry(self.write, lambda uow: allowed_places.announce(uow.session, self._allowed_places()))
         if self.settings.jobs:
             # With a database of its own it takes its jobs up again; beside others it is a worker like them.
             presence = None if self.settings.is_embedded else self._presence_of(introduce(workers.CPU, arithmetic.host()))
@@ -160,7 +161,7 @@ class Runtime:
         if not self.settings.is_embedded:
             self._counters = counter_engine(self.settings.database_url, self.settings.database_counter_connections)
             self._locks = lock_engine(self.settings.database_url)
-        self.rates = RateLimits(self.settings.rate_limits, SharedCounters(self._counters) if self._counters else None)
+        self.rates = RateLimiter(self.settings.rate_limits, SharedCounters(self._counters) if self._counters else None)
         blobs = self._blobs(data)
         self._queue = queue = self.job_queue()
         given = self.settings.secret_key
@@ -233,7 +234,7 @@ class Runtime:
         }  # fmt: skip
         if self.settings.is_embedded:  # a single process: no keys to compare, and it runs its own jobs
             return checks
-        return checks | {"keys": self._check_keys, "workers": partial(unserved.check, self.read)}
+        return checks | {"keys": self._check_keys, "workers": partial(unserved_queues.check, self.read)}
 
     def _check_database(self) -> None:
         with self.read() as uow:
@@ -283,7 +284,7 @@ class Runtime:
                     raise DomainError("request.under_way", what=what)
                 yield
 
-    def _presence_of(self, card: Card) -> Presence:
+    def _presence_of(self, card: WorkerInfo) -> Presence:
         return Presence(self.write, card, self.settings.worker_beat_seconds, self.settings.worker_ttl_seconds)
 
     def _look_for_readers(self) -> list[workers.Reader]:

@@ -16,9 +16,9 @@ from app.domain.issuers import Issuer
 from app.domain.quotas import Quota
 from app.domain.s3_uri import S3Uri
 from app.services.access.rate_limits import RateLimits
-from app.services.event_feed import StreamLimits
+from app.services.events.feed import StreamLimits
 from app.services.retention import Retention
-from app.services.uow import Limits
+from app.services.unit_of_work import Limits
 from app.setting_types import Days, Key, Natural, Positive, RateText, Seconds
 
 SQLITE = "sqlite:///"

@@ -24,7 +24,7 @@ from app.jobs.presence import Presence, introduce
 from app.runtime import Runtime
 from app.services import allowed_places
 from app.services.allowed_places import AllowedPlaces
-from app.services.workers import ACCELERATED, Card
+from app.services.jobs.workers import ACCELERATED, WorkerInfo
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class WorkerRuntime(Runtime):
         card: what it says of itself, from the start on.
     """
 
-    card: Card
+    card: WorkerInfo
 
     def __init__(self, settings: Settings, role: Role) -> None:
         super().__init__(settings)

@@ -14,7 +14,7 @@ from app.api.schemas.system import EventOut
 from app.db.events import Event
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
-from app.services.event_feed import LONGEST_PAUSE_SECONDS, EventFeed
+from app.services.events.feed import LONGEST_PAUSE_SECONDS, EventFeed
 
 KEEP_ALIVE_SECONDS = 15.0
 # Threads that read pages for streams that start from old cursors, regardless of the number of such streams.

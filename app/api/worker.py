@@ -10,11 +10,12 @@ from app.api.schemas.jobs import AboutOut
 from app.api.schemas.system import HealthOut, ReadyOut
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.signing import check_read
-from app.services import ports, purges, workers
+from app.services import ports, purges
 from app.services.access import tokens
 from app.services.backend import Backend
+from app.services.jobs import workers
+from app.services.jobs.workers import WorkerInfo
 from app.services.merged import MergedModel
-from app.services.workers import Card
 from app.wire.app import surround
 from app.wire.deps import BackendDep
 from app.wire.merged_files import respond_merged
@@ -27,14 +28,14 @@ router = APIRouter()
 class WorkerBackend(Backend, Protocol):
     """What a worker's endpoints run on: a backend that can introduce itself."""
 
-    card: Card
+    card: WorkerInfo
 
 
-async def get_card(backend: BackendDep) -> Card:
+async def get_card(backend: BackendDep) -> WorkerInfo:
     return cast(WorkerBackend, backend).card
 
 
-CardDep = Annotated[Card, Depends(get_card)]
+CardDep = Annotated[WorkerInfo, Depends(get_card)]
 
 
 @router.get("/healthz")

@@ -17,7 +17,7 @@ import uvicorn
 
 from app.cli.serve import end_at_once
 from app.services.backend import Backend
-from app.services.threads import in_thread
+from app.services.background import in_thread
 
 DATE_SECONDS = 1.0
 

@@ -72,7 +72,7 @@ def _serve_in_processes(settings: Any, host: str, port: int, processes: int) -> 
     """This process locks the data directory, keeps the house and runs what jobs a service runs; others answer."""
     from app.cli.replicas import run_replicas  # noqa: PLC0415
     from app.runtime import Runtime  # noqa: PLC0415
-    from app.services.threads import in_thread  # noqa: PLC0415
+    from app.services.background import in_thread  # noqa: PLC0415
 
     if settings.is_embedded:
         text = "On SQLite one process answers. Leave --processes out, or set PORTLLM_DATABASE_URL to a PostgreSQL address."

@@ -8,7 +8,7 @@ from app.domain.principal import Principal
 from app.domain.repositories import Repository, parse_repository
 from app.services import repositories, snapshots
 from app.services.snapshots import Entry, Snapshot
-from app.services.uow import settle
+from app.services.unit_of_work import run_with_retry
 from app.wire.visits import Access
 
 ATTEMPTS = 3
@@ -52,5 +52,5 @@ def open_repository(access: Access, owner: str, name: str, revision: str) -> Ope
             access.say(**{COMMIT: snapshot.commit})
             return Opened(principal, repository, revision, snapshot)
         drawn = snapshots.draw(access.backend.tools.library, thing)
-        settle(access.backend.write, partial(snapshots.keep, drawn=drawn))
+        run_with_retry(access.backend.write, partial(snapshots.keep, drawn=drawn))
     raise DomainError("database.collision")

@@ -28,10 +28,10 @@ from app.jobs.kinds import KINDS
 from app.jobs.lost_jobs import LostJobs
 from app.jobs.presence import Presence
 from app.jobs.queue import APPLICATION, PORTABLE, PROGRESS, VERSION, WORKFLOW
-from app.services import jobs
 from app.services.backend import Doing
-from app.services.uow import UnitOfWork
-from app.services.workers import CPU
+from app.services.jobs import jobs
+from app.services.jobs.workers import CPU
+from app.services.unit_of_work import UnitOfWork
 
 EXECUTOR = "local"
 # The name of DBOS's polling thread, which Python derives from its function. tests/registry/test_engine_names.py checks this and

@@ -6,7 +6,7 @@ from typing import Any
 
 from app.db.jobs import Claim
 from app.services import digests, imports, ingestion, materialisations, releases
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 
-from app.services import jobs
-from app.services.uow import UnitOfWork
+from app.services.jobs import jobs
+from app.services.unit_of_work import UnitOfWork
 
 CHECK_SECONDS = 10.0
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from app.services.uow import JobStatus
-from app.services.workers import CPU
+from app.services.jobs.workers import CPU
+from app.services.unit_of_work import JobStatus
 
 
 class NoJobs:

@@ -18,9 +18,9 @@ from dbos import DBOS
 
 from app.core.arithmetic import Device
 from app.jobs.kinds import KINDS
-from app.services import workers
-from app.services.uow import UnitOfWork
-from app.services.workers import Card
+from app.services.jobs import workers
+from app.services.jobs.workers import WorkerInfo
+from app.services.unit_of_work import UnitOfWork
 
 DISTRIBUTION = "portllm-registry"
 
@@ -41,7 +41,7 @@ class Presence:
     """
 
     def __init__(
-        self, begin: Callable[[], AbstractContextManager[UnitOfWork]], card: Card, beat_seconds: float, ttl_seconds: float
+        self, begin: Callable[[], AbstractContextManager[UnitOfWork]], card: WorkerInfo, beat_seconds: float, ttl_seconds: float
     ) -> None:
         self.card = card
         self._begin, self._beat_seconds, self._ttl = begin, beat_seconds, ttl_seconds
@@ -107,9 +107,9 @@ class Presence:
             DBOS._recover_pending_workflows(sorted(dead))
 
 
-def introduce(class_name: str, device: Device, url: str | None = None, labels: Mapping[str, str] | None = None) -> Card:
+def introduce(class_name: str, device: Device, url: str | None = None, labels: Mapping[str, str] | None = None) -> WorkerInfo:
     """What this process says of itself as a worker, under an id that no other ever had."""
-    return Card(
+    return WorkerInfo(
         id=process_id(), class_name=class_name, host=socket.gethostname(), pid=os.getpid(),
         version=importlib.metadata.version(DISTRIBUTION), url=url, device=device.name, memory_bytes=device.memory,
         labels=dict(labels or {}),

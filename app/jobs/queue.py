@@ -13,9 +13,9 @@ from app.db import jobs as rows
 from app.db.engine import JOB_CONNECTIONS
 from app.domain.errors import DomainError
 from app.jobs.kinds import KINDS
-from app.services import workers
-from app.services.uow import JobStatus
-from app.services.workers import CPU
+from app.services.jobs import workers
+from app.services.jobs.workers import CPU
+from app.services.unit_of_work import JobStatus
 
 APPLICATION = "portllm"
 VERSION = "1"
@@ -27,7 +27,7 @@ STATES = {status: state for state, statuses in rows.STATUSES.items() for status 
 
 
 class DbosQueue:
-    """`app.services.uow.JobQueue` on DBOS.
+    """`app.services.unit_of_work.JobQueue` on DBOS.
 
     Args:
         url: the database.

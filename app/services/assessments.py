@@ -17,7 +17,7 @@ from app.core.recipe import Recipe
 from app.db.patches import PatchVersion
 from app.db.releases import Release
 from app.services.library import Assessment, digests_of
-from app.services.uow import Tools
+from app.services.unit_of_work import Tools
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from app.db.base import clock
 from app.db.pushes import PushedObject
 from app.domain.errors import DomainError
 from app.services.objects import expected
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 LEASE = dt.timedelta(seconds=60)
 RENEW_SECONDS = 20.0

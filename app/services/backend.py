@@ -6,13 +6,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from app.services.access.rate_limits import RateLimits
+from app.services.access.rate_limits import RateLimiter
 from app.services.access.token_exchange import Identities
 from app.services.draining import Draining
+from app.services.jobs.workers import Reader, WorkerInfo
 from app.services.places import Places
 from app.services.readiness import Readiness
-from app.services.uow import Tools, UnitOfWork
-from app.services.workers import Card, Reader
+from app.services.unit_of_work import Tools, UnitOfWork
 
 
 class FilesOfWorkers(Protocol):
@@ -45,13 +45,13 @@ class Backend(Protocol):
     readiness: Readiness
     draining: Draining
     identities: Identities
-    rates: RateLimits
+    rates: RateLimiter
     handed_over: "FilesOfWorkers"
     merged_reads: Places
     far_reads: Places
 
     @property
-    def card(self) -> Card | None:
+    def card(self) -> WorkerInfo | None:
         """What this process says of itself as a worker; None where it is none."""
 
     def doing(self) -> list[Doing] | None:

@@ -15,7 +15,7 @@ from app.domain.errors import DomainError
 from app.domain.ids import new_id
 from app.domain.principal import INSTALLATION, Principal
 from app.services import families, releases
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 OWN = "base/"  # how we name our families ourselves, as repositories
 MAX_NAME, MAX_REVISION = 200, 100

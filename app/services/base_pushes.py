@@ -28,7 +28,7 @@ from app.services import families, objects, pushes, releases
 from app.services.access.quotas import open_account
 from app.services.objects import PUSHED, require_push
 from app.services.pushes import Added, Change, Files
-from app.services.uow import Tools, UnitOfWork, settle
+from app.services.unit_of_work import Tools, UnitOfWork, run_with_retry
 
 
 class Opened(Protocol):
@@ -101,14 +101,14 @@ def commit(opened: Opened, principal: Principal, repository: Repository, release
     """
     pushed = f"{repository.full_name}@{release}"
     with opened.exclusive(f"push:{pushed}", f"A push to {pushed}"):
-        files = settle(opened.write, lambda uow: _record(uow, principal, repository, release, changes))
+        files = run_with_retry(opened.write, lambda uow: _record(uow, principal, repository, release, changes))
         name = name_of([(file["path"], file["sha256"]) for file in files.values()])
         with opened.write() as uow:
             missing = _missing(uow, files)
         if missing:
             return Taken(name, f"{repository.full_name}@{release} waits for {missing}.")
         _store(opened, files)
-        settle(opened.write, lambda uow: _register(uow, principal, repository, release))
+        run_with_retry(opened.write, lambda uow: _register(uow, principal, repository, release))
         return Taken(name, f"{repository.full_name}@{release} is being read now; see 'portllm ls releases'.")
 
 

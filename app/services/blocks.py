@@ -20,7 +20,7 @@ from app.domain.repositories import Repository
 from app.services import objects, reservations
 from app.services.access.quotas import open_account
 from app.services.objects import PUSHED, new_upload, owner_of, require_push
-from app.services.uow import Tools, UnitOfWork, settle
+from app.services.unit_of_work import Tools, UnitOfWork, run_with_retry
 
 HEADERS = "1"  # the name under which the headers of a block's chunks are staged beside it
 OPEN_BLOCKS = 64
@@ -107,7 +107,7 @@ def rebuild(
         check_effort(files, sum(row.size for row in found.values()))
         more = max(0, total - sum(row.charged for row in found.values()))
     # The quota of the blocks passes to their files. The remainder is reserved now, because it is staged before it is recorded.
-    reserved = settle(opened.write, lambda uow: reservations.reserve(uow, principal, repository, more))
+    reserved = run_with_retry(opened.write, lambda uow: reservations.reserve(uow, principal, repository, more))
     try:
         _put_together(opened, principal, repository, session, files, found, reserved)
     finally:

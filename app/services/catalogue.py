@@ -10,7 +10,7 @@ from app.db.hub_listing import Line
 from app.domain.principal import Principal
 from app.domain.repositories import BASE, Repository
 from app.services.families import is_visible, reader_of
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 PATCHES, FAMILIES = "p", "f"
 # Of a base model, as clients write it in a filter.

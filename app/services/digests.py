@@ -10,7 +10,7 @@ from app.domain.errors import DomainError
 from app.domain.principal import INSTALLATION, Principal
 from app.services import ports
 from app.services.access.quotas import require_room
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 DIGEST = "digest"
 

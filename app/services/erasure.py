@@ -22,7 +22,7 @@ from app.domain.principal import INSTALLATION, Principal
 from app.domain.s3_uri import S3Uri
 from app.services import garbage
 from app.services.tombstones import bury
-from app.services.uow import Tools, UnitOfWork
+from app.services.unit_of_work import Tools, UnitOfWork
 
 PENDING, DONE = "pending", "done"
 # A process that wrote a merged model when its version was purged may go on for as long as its worker waits for a database that

@@ -9,7 +9,7 @@ from app.domain.errors import DomainError
 from app.domain.ids import new_id
 from app.domain.names import check_name, check_owner
 from app.domain.principal import INSTALLATION, Principal
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 
 def create(uow: UnitOfWork, principal: Principal, name: str, description: str = "", readers: Sequence[str] = ()) -> Family:

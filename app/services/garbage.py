@@ -21,7 +21,7 @@ from app.db import patches, pushes, release_downloads, releases
 from app.db.base import clock
 from app.db.locks import BYTES, try_advisory_lock
 from app.services.scratch import Named, Scratch
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 # Bytes exist for a moment before the row that names them is committed.
 BLOB_GRACE = dt.timedelta(hours=1)

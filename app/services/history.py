@@ -17,7 +17,7 @@ from app.services import families
 from app.services.hub_commits import Subject
 from app.services.repositories import Adapter, Base, Kind, Merged, Nothing, Thing, announced, root_of
 from app.services.snapshots import moment_of, subject_of
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ import time
 from app.core.errors import CoreError
 from app.db import patches
 from app.domain.errors import DomainError
-from app.services import erasure, garbage, jobs, retention, reverification, sweep, unserved
+from app.services import erasure, garbage, retention, reverification, sweep
 from app.services.access import rate_limits, token_exchange
 from app.services.erasure import Opened
 from app.services.garbage import Begin
 from app.services.hub_commits import CatchUp
+from app.services.jobs import jobs, unserved_queues
 from app.services.retention import Retention
 
 SWEEP_SECONDS = 3600.0
@@ -47,7 +48,7 @@ class House:
     def keep(self) -> None:
         """What is due now; whoever calls this is the only one who does."""
         jobs.reconcile(self._read, self._write, self._told)
-        unserved.watch(self._read, self._write, self._patience)
+        unserved_queues.watch(self._read, self._write, self._patience)
         if self._opened:
             self._finish_erasures(self._opened)
         if self._commits:

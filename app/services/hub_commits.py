@@ -23,7 +23,7 @@ from app.domain.errors import DomainError
 from app.services import snapshots
 from app.services.repositories import Adapter, Base, Kind, Merged, Thing
 from app.services.snapshots import Drawn
-from app.services.uow import Tools, UnitOfWork, settle
+from app.services.unit_of_work import Tools, UnitOfWork, run_with_retry
 
 Subject = tuple[Kind, str]
 
@@ -84,7 +84,7 @@ def write(registry: Registry, subjects: Sequence[Subject], seconds: float) -> in
         with registry.read() as uow:
             things = list(_load(uow, missing[start : start + BATCH]))
         if drawn := _draw(registry, things):
-            settle(registry.write, partial(snapshots.keep_all, drawn=drawn))
+            run_with_retry(registry.write, partial(snapshots.keep_all, drawn=drawn))
     return 0
 
 

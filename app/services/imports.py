@@ -19,7 +19,7 @@ from app.domain.upstreams import Reference
 from app.services import base_names, patches, uploads, upstreams, verification
 from app.services.access import tokens
 from app.services.access.quotas import require_room, room
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 from app.services.uploads import AnnouncedFile
 
 IMPORT = "import"

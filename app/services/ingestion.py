@@ -16,7 +16,7 @@ from app.domain.principal import INSTALLATION, Principal
 from app.domain.states import move
 from app.services import objects, releases, sources
 from app.services.sources import PUSHED
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 MANIFEST_FILE = "manifest.json"
 # The number of `stats` values of a file: size, mtime and inode.

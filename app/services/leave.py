@@ -5,7 +5,7 @@ from typing import Any
 from app.db.base import clock
 from app.domain.principal import Principal
 from app.domain.signing import UPLOAD_SECONDS, read_claims, sign_claims
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 
 def give(uow: UnitOfWork, principal: Principal, **claims: Any) -> tuple[str, int]:

@@ -18,7 +18,7 @@ from app.domain.s3_uri import S3Uri
 from app.domain.states import move
 from app.services import ports
 from app.services.access.quotas import require_room
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 MATERIALISE = "materialise"
 

@@ -18,7 +18,7 @@ from app.domain.ids import new_id
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.repositories import Repository
 from app.services.access.quotas import open_account
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 PUSHED = "0"  # the name of the one file that an upload of a push holds
 # Below this, a client that can is sent to the registry: a multipart upload costs the store three requests more.

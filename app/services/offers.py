@@ -16,7 +16,7 @@ from app.services import base_pushes, pushes
 from app.services.access.quotas import require_room
 from app.services.objects import owner_of, require_push
 from app.services.pushes import REGULAR_BYTES, Files
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 Mode = Literal["lfs", "regular"]
 SAFETENSORS = ".safetensors"

@@ -9,7 +9,7 @@ from app.domain.names import check_patch, check_revision
 from app.domain.principal import Principal
 from app.services import families, releases
 from app.services.access.quotas import open_account
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 
 def create(

@@ -22,7 +22,7 @@ from app.domain.states import move
 from app.services import assessments, families, patches, releases
 from app.services.access.quotas import open_account
 from app.services.assessments import Case
-from app.services.uow import Tools, UnitOfWork
+from app.services.unit_of_work import Tools, UnitOfWork
 
 # What a reason can outweigh: judgements about likeness. A patch that does not fit exactly is never forced.
 ARGUABLE = frozenset({"lineage.unrelated"})

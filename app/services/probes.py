@@ -8,7 +8,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
 from app.domain.errors import DomainError
-from app.services.threads import in_thread
+from app.services.background import in_thread
 
 FRESH_SECONDS = 2.0
 # Clients of the Hub protocol wait ten seconds for the head of an answer, and try again where it says 503.

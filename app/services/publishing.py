@@ -8,7 +8,7 @@ from app.db.patches import PatchVersion
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.services import purges, uploads, verification
-from app.services.uow import Tools, UnitOfWork, settle
+from app.services.unit_of_work import Tools, UnitOfWork, run_with_retry
 
 
 class Opened(Protocol):
@@ -45,6 +45,6 @@ def publish(opened: Opened, principal: Principal, upload: str) -> PatchVersion:
         except (CoreError, DomainError) as error:
             refusal = error
             with suppress(DomainError):  # the caller gets the refusal even if recording it fails
-                settle(opened.write, lambda uow: verification.refuse(uow, principal, upload, verified, refusal))
+                run_with_retry(opened.write, lambda uow: verification.refuse(uow, principal, upload, verified, refusal))
             raise
-        return settle(opened.write, lambda uow: uploads.publish(uow, principal, upload, facts))
+        return run_with_retry(opened.write, lambda uow: uploads.publish(uow, principal, upload, facts))

@@ -26,7 +26,7 @@ from app.domain.repositories import MAIN, Repository
 from app.services import objects
 from app.services.access.quotas import open_account
 from app.services.objects import PUSHED, require_push
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 # Up to here a file comes within the commit itself, where it is not weights.
 REGULAR_BYTES = 2**20

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.domain.errors import DomainError
-from app.services.threads import in_thread
+from app.services.background import in_thread
 
 LIMIT_SECONDS = 2.0
 FRESH_SECONDS = 1.0

@@ -14,7 +14,7 @@ from app.domain.principal import INSTALLATION, Principal
 from app.domain.states import move
 from app.services import families, sources
 from app.services.sources import PUSHED, Listed
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 INGEST = "ingest"
 

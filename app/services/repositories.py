@@ -18,7 +18,7 @@ from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository, Revision, parse_revision, unknown_revision
 from app.services import families, patches, releases
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 Kind = Literal["base", "patch", "adapter", "merged"]
 # Of a release that was yanked, what is pinned goes on being read.

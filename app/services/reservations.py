@@ -18,7 +18,7 @@ from app.domain.repositories import Repository
 from app.services import objects
 from app.services.access.quotas import open_account
 from app.services.objects import owner_of, require_push
-from app.services.uow import UnitOfWork, settle
+from app.services.unit_of_work import UnitOfWork, run_with_retry
 
 Begin = Callable[[], AbstractContextManager[UnitOfWork]]
 
@@ -113,4 +113,4 @@ def give_back(begin: Begin, ident: str) -> None:
     because the caller is already reporting one.
     """
     with suppress(DomainError):
-        settle(begin, lambda uow: release(uow, ident))
+        run_with_retry(begin, lambda uow: release(uow, ident))

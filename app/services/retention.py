@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from app.db import installation
 from app.db import retention as rows
 from app.db.base import clock
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 BATCH = 500
 # The maximum number of batches per noun in one run; the next run, an hour later, continues.

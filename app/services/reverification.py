@@ -20,7 +20,7 @@ from app.domain.errors import DomainError
 from app.domain.principal import INSTALLATION, Principal
 from app.services.ingestion import keep_stats
 from app.services.releases import touch
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 CHUNK = 4 * 2**20
 

@@ -19,7 +19,7 @@ from app.domain.repositories import MAIN, Repository
 from app.domain.states import move
 from app.services import base_names, patches, purges, pushes, repositories, snapshots, uploads, verification
 from app.services.pushes import Change, Files
-from app.services.uow import Tools, UnitOfWork, settle
+from app.services.unit_of_work import Tools, UnitOfWork, run_with_retry
 
 # Refusals that say nothing of what was pushed: it is kept, and the same commit again goes on.
 PASSING = ("busy", "full", "limited")
@@ -80,7 +80,7 @@ def commit(
             files = {file["path"]: file for file in push.files}
             return pushes.commit_of(files), pushes.is_complete(files), dropped
 
-        draft, complete, dropped = settle(opened.write, record)
+        draft, complete, dropped = run_with_retry(opened.write, record)
         if not complete:
             return Committed(draft or main, None, dropped)
         version = _seal(opened, principal, repository, None)
@@ -110,7 +110,7 @@ def main_commit(opened: Opened, principal: Principal, repository: Repository) ->
         if found := snapshots.written(uow, thing):
             return found.commit
     drawn = snapshots.draw(opened.tools.library, thing)
-    settle(opened.write, lambda uow: snapshots.keep(uow, drawn))
+    run_with_retry(opened.write, lambda uow: snapshots.keep(uow, drawn))
     with opened.read() as uow:
         kept = snapshots.written(uow, thing)
         assert kept is not None  # noqa: S101  it was written a line ago
@@ -121,15 +121,15 @@ def _seal(opened: Opened, principal: Principal, repository: Repository, said: Sa
     upload: str | None = None
 
     try:
-        upload = settle(opened.write, lambda uow: _draft(uow, principal, repository, said))
+        upload = run_with_retry(opened.write, lambda uow: _draft(uow, principal, repository, said))
         if upload is None:
             with opened.read() as uow:
                 raise _waits(uow, repository)
         facts = purges.again(lambda: verification.verify(opened, principal, str(upload)))
-        return settle(opened.write, lambda uow: _publish(uow, principal, repository, str(upload), facts))
+        return run_with_retry(opened.write, lambda uow: _publish(uow, principal, repository, str(upload), facts))
     except (CoreError, DomainError) as error:
         passes = isinstance(error, DomainError) and (error.kind in PASSING or error.code in WAITS)
-        settle(opened.write, lambda uow: _take_back(uow, repository, upload, keep=passes or said is not None))
+        run_with_retry(opened.write, lambda uow: _take_back(uow, repository, upload, keep=passes or said is not None))
         raise
 
 

@@ -20,7 +20,7 @@ from app.services import families, patches, ports, snapshots
 from app.services.library import Library, digests_of
 from app.services.repositories import Adapter, Base, Merged, Thing
 from app.services.snapshots import Drawn, Snapshot
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 # What an engine reads of an adapter, in the order of reading.
 ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE)

@@ -27,7 +27,7 @@ from app.services.front_matter import MAX_BYTES, read_front_matter
 from app.services.library import Library, digests_of
 from app.services.merged import MergedModel
 from app.services.repositories import Adapter, Base, Kind, Merged, Nothing, Thing
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 SHA256_DIGITS = 64
 NOTHING = commits.NOTHING

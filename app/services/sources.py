@@ -14,7 +14,7 @@ from app.domain.principal import Principal
 from app.domain.s3_uri import S3, S3Uri
 from app.domain.upstreams import HubFile, Reference, is_reference
 from app.services import upstreams
-from app.services.uow import Tools, UnitOfWork
+from app.services.unit_of_work import Tools, UnitOfWork
 
 PUSHED = "push:"  # what the source of a release begins with whose files were pushed, before the push's id
 

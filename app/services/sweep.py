@@ -14,7 +14,7 @@ from app.domain.states import move
 from app.services import objects
 from app.services.pushes import end
 from app.services.sources import PUSHED
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 DRAFT_AGE = dt.timedelta(days=1)
 # What is sent is older than the push that names it, which may take long.

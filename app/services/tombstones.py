@@ -10,7 +10,7 @@ from app.db import commits, idempotency, ports
 from app.db.patches import PURGED, PatchVersion
 from app.db.ports import Port
 from app.domain.states import move
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 FIGURES = ("rank", "alpha", "rslora", "modules", "parameters")
 

@@ -19,7 +19,7 @@ from app.domain.principal import Principal
 from app.domain.states import move
 from app.services import kept, patches, releases
 from app.services.access.quotas import open_account
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

@@ -12,7 +12,7 @@ from app.domain.names import MAX_NAME, check_name
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.upstreams import HUB, HUB_ENDPOINT, Hub, check_endpoint
 from app.services.access import encryption
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 RESERVED = frozenset({"push", "s3", "file"})  # what sources of releases begin with that are no upstream's
 

@@ -21,7 +21,7 @@ from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.services import kept, uploads
 from app.services.access.quotas import require_room
-from app.services.uow import Tools, UnitOfWork
+from app.services.unit_of_work import Tools, UnitOfWork
 
 
 class Opened(Protocol):

@@ -8,7 +8,7 @@ from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.states import move
 from app.services import patches
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 
 def get(uow: UnitOfWork, principal: Principal, owner: str, name: str, number: int) -> PatchVersion:

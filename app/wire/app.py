@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from fastapi import FastAPI
 
-from app.services.event_feed import EventFeed
+from app.services.events.feed import EventFeed
 from app.wire import problems, telemetry
 from app.wire.body_routes import BodyLimits, require_body_routes
 from app.wire.middleware import RequestFrame

@@ -10,10 +10,10 @@ from prometheus_client.registry import Collector
 from app.blobs import error_counts
 from app.services import metrics
 from app.services.backend import Backend
-from app.services.event_feed import EventFeed
+from app.services.background import Remembered
+from app.services.events.feed import EventFeed
 from app.services.metrics import Stock, Work
 from app.services.readiness import LIMIT_SECONDS
-from app.services.threads import Remembered
 
 WORK_SECONDS = 5.0
 STOCK_SECONDS = 30.0

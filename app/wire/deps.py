@@ -20,7 +20,7 @@ from app.domain.principal import Principal
 from app.services.access import tokens
 from app.services.access.idempotency import Reply, find, once
 from app.services.backend import Backend
-from app.services.uow import UnitOfWork, settle
+from app.services.unit_of_work import UnitOfWork, run_with_retry
 
 READING = frozenset({"GET", "HEAD"})
 bearer = HTTPBearer(auto_error=False, description="A token made by 'portllm token create'.")
@@ -236,7 +236,7 @@ class Once:
                 return answer(uow)
             return once(uow, self._principal, self._key, self._request, lambda: answer(uow))
 
-        return _response(settle(self._backend.write, answer_once))
+        return _response(run_with_retry(self._backend.write, answer_once))
 
 
 def _response(reply: Reply) -> JSONResponse:

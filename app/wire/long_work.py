@@ -9,7 +9,7 @@ from typing import TypeVar, cast
 
 from fastapi import Request
 
-from app.services.threads import in_thread
+from app.services.background import in_thread
 from app.wire.request_slots import bounded
 from app.wire.slots import Slots
 

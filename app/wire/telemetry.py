@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.domain.errors import DomainError
 from app.services.backend import Backend
-from app.services.event_feed import EventFeed
+from app.services.events.feed import EventFeed
 from app.text import visible
 from app.wire.collectors import State
 from app.wire.owner_counters import OwnerCounters

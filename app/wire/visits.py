@@ -20,7 +20,7 @@ from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.services.access import tokens
 from app.services.backend import Backend
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 from app.wire.deps import PrincipalDep, ReadUnit, bearer, charge, get_principal, origin_of, refusals_counted
 from app.wire.rules import Rules, is_open
 from app.wire.signed import get_bearer, get_sender

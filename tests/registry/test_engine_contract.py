@@ -7,7 +7,7 @@ from dbos import DBOSClient
 
 from app.jobs.lost_jobs import LostJobs
 from app.jobs.queue import APPLICATION, DbosQueue
-from app.services import jobs
+from app.services.jobs import jobs
 from tests.registry.service import Service, unique
 
 # What differs between any two jobs: of one owner they have one priority each, in their order.

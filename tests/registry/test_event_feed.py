@@ -18,7 +18,7 @@ from app.api.event_streams import message
 from app.db.base import now
 from app.domain.principal import Principal
 from app.services.draining import Draining
-from app.services.event_feed import QUEUE, EventFeed, StreamLimits, Subscription
+from app.services.events.feed import QUEUE, EventFeed, StreamLimits, Subscription
 from tests.live.service import until
 from tests.registry.conftest import on_postgresql
 from tests.registry.server import serving

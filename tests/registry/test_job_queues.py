@@ -9,7 +9,7 @@ from sqlalchemy import NullPool, create_engine
 from app.database_upgrade import upgrade
 from app.db import job_indexes, job_queues
 from app.jobs.queue import DbosQueue
-from app.services.workers import CPU
+from app.services.jobs.workers import CPU
 from tests.registry.conftest import Models
 from tests.registry.service import Service, refused, unique
 

@@ -11,8 +11,9 @@ from sqlalchemy import text
 from app.domain.principal import Principal
 from app.jobs.kinds import KINDS
 from app.jobs.queue import DbosQueue
-from app.services import jobs, releases
-from app.services.uow import UnitOfWork
+from app.services import releases
+from app.services.jobs import jobs
+from app.services.unit_of_work import UnitOfWork
 from tests.registry.conftest import Models
 from tests.registry.service import Caller, Service, refused, unique
 

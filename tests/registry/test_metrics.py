@@ -14,9 +14,9 @@ from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.jobs.queue import DbosQueue
 from app.services import metrics
+from app.services.background import Remembered
 from app.services.draining import Draining
-from app.services.event_feed import EventFeed, StreamLimits
-from app.services.threads import Remembered
+from app.services.events.feed import EventFeed, StreamLimits
 from app.wire.owner_counters import OwnerCounters
 from app.wire.telemetry import MetricsOptions, Telemetry
 from tests.registry.conftest import Models, on_sqlite

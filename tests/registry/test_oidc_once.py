@@ -15,7 +15,7 @@ from jwt.utils import base64url_decode, base64url_encode
 from app.db.base import now
 from app.domain.errors import DomainError
 from app.services.access import token_exchange
-from app.services.uow import settle
+from app.services.unit_of_work import run_with_retry
 from tests.registry.exchanging import CI, RULES, admitted, exchange, issuer, registry, ring
 from tests.registry.service import Caller, Service, refused, unique
 from tests.support.issuer import Issuer, rule
@@ -113,7 +113,9 @@ def test_many_at_once(registry: Service, issuer: Issuer) -> None:
     def one(number: int) -> str:
         barrier.wait()
         try:
-            settle(registry.runtime.write, lambda uow: token_exchange.exchange(uow, known, who, None, f"192.0.2.{number}", None))
+            run_with_retry(
+                registry.runtime.write, lambda uow: token_exchange.exchange(uow, known, who, None, f"192.0.2.{number}", None)
+            )
         except DomainError as error:
             return error.code
         return "made"

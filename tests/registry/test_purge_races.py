@@ -16,7 +16,7 @@ from app.core.revocable_source import RevocableSource
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.services import ports, uploads, verification
-from app.services.uow import settle
+from app.services.unit_of_work import run_with_retry
 from tests.live.service import until
 from tests.registry.conftest import Models, on_postgresql
 from tests.registry.purging import WHY, Place, opened, place
@@ -94,7 +94,7 @@ def test_draft_that_is_purged_between_statements_of_its_publication_is_gone(plac
     event.listen(Engine, "after_cursor_execute", purge)
     try:
         with pytest.raises(DomainError) as error:
-            settle(runtime.write, lambda uow: uploads.publish(uow, ADMIN, draft, facts))
+            run_with_retry(runtime.write, lambda uow: uploads.publish(uow, ADMIN, draft, facts))
     finally:
         event.remove(Engine, "after_cursor_execute", purge)
     assert (len(begun), error.value.code) == (1, "version.purged")

@@ -17,8 +17,9 @@ import pytest
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.runtime import Runtime
-from app.services import events, families, patches, ports, releases, versions
-from app.services.uow import UnitOfWork
+from app.services import families, patches, ports, releases, versions
+from app.services.events import events
+from app.services.unit_of_work import UnitOfWork
 from app.settings import Settings
 from tests.live.service import until
 from tests.registry.conftest import Models, on_postgresql

@@ -13,8 +13,7 @@ from sqlalchemy import Engine
 from app.db.engine import counter_engine, write_sessions
 from app.db.rate_limits import SharedCounters, Window, forget_ended
 from app.domain.errors import DomainError
-from app.services.access.rate_limits import PRUNE_FROM, Policy, Rate, network
-from app.services.access.rate_limits import RateLimits as Rates
+from app.services.access.rate_limits import PRUNE_FROM, Policy, Rate, RateLimiter, RateLimits, network
 from tests.registry.conftest import Models
 from tests.registry.service import Caller, Service, refused, unique
 
@@ -134,7 +133,7 @@ def test_whom_an_address_stands_for(address: str, found: str) -> None:
 def test_a_database_that_is_away_changes_no_refusal() -> None:
     """A token that is refused is refused as ever; an owner's request fails as all do then."""
     away = SharedCounters(counter_engine("postgresql+psycopg://nobody@127.0.0.1:1/none"))
-    rates = Rates(RateLimits("5/minute", "", "5/minute"), away)
+    rates = RateLimiter(RateLimits("5/minute", "", "5/minute"), away)
     rates.failure("192.0.2.7")
     with pytest.raises(DomainError) as error:
         rates.request("acme", writes=False)

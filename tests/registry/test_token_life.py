@@ -11,7 +11,7 @@ from app.db.base import now
 from app.domain.errors import DomainError
 from app.domain.principal import ROLES, Principal
 from app.services.access import tokens
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 from tests.registry.conftest import World
 from tests.registry.service import Caller, refused, unique
 

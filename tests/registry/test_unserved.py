@@ -8,7 +8,7 @@ import pytest
 
 from app.db.workers import Worker, beat
 from app.jobs.queue import DbosQueue
-from app.services import unserved
+from app.services.jobs import unserved_queues
 from app.services.readiness import Readiness
 from tests.registry.conftest import Models
 from tests.registry.service import Service, unique
@@ -52,7 +52,7 @@ def work(service: Service, class_name: str) -> None:
 
 
 def watch(service: Service, patience: float = 0.0) -> None:
-    unserved.watch(service.runtime.read, service.runtime.write, patience)
+    unserved_queues.watch(service.runtime.read, service.runtime.write, patience)
 
 
 def events(service: Service, after: int) -> list[tuple[str, str, str]]:

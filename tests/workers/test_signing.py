@@ -14,7 +14,7 @@ from app.db import jobs
 from app.db.jobs import Claim
 from app.domain.errors import DomainError
 from app.domain.signing import check_read, sign_read
-from app.services.workers import Reader, Readers, choose
+from app.services.jobs.workers import Reader, Readers, choose
 from app.settings import Settings
 from app.worker import Role, WorkerRuntime
 from tests.support.workers import Cluster

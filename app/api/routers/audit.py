@@ -10,8 +10,8 @@ from app.api.routing import api_router
 from app.api.schemas.system import AuditOut
 from app.db.events import Event
 from app.domain.principal import Principal
-from app.services import events
 from app.services.backend import Backend
+from app.services.events import events
 from app.wire.broken_answers import BreakableResponse
 from app.wire.deps import BackendDep, PrincipalDep
 

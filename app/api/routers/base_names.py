@@ -4,7 +4,7 @@ from app.api.routing import api_router
 from app.api.schemas.base import Listing
 from app.api.schemas.base_names import BaseNameIn, BaseNameOut
 from app.services import base_names
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 from app.wire.deps import OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit
 from app.wire.visits import at_once
 

@@ -12,7 +12,7 @@ from app.api.schemas.families import FamilyIn, FamilyOut, GrantsOut, ReleaseIn, 
 from app.domain.states import ReleaseState
 from app.domain.upstreams import is_reference
 from app.services import families, releases, sources
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 from app.wire.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
 from app.wire.long_work import look_up
 from app.wire.visits import at_once

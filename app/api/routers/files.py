@@ -9,7 +9,8 @@ from fastapi.responses import StreamingResponse
 from app.api.routing import api_router
 from app.api.schemas.ports import MergedFileOut, MergedFilesOut
 from app.db.ports import Port
-from app.services import ports, purges, workers
+from app.services import ports, purges
+from app.services.jobs import workers
 from app.services.merged import MergedFile, MergedModel
 from app.wire.merged_files import respond_merged
 from app.wire.reading import BINARY, ConditionsDep

@@ -10,7 +10,7 @@ from app.api.routing import api_router
 from app.api.schemas.base import Listing
 from app.api.schemas.imports import BatchOut, ImportIn, ImportOut
 from app.services import imports
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 from app.wire.deps import BackendDep, OnceDep, PageDep, PrincipalDep, ReadUnit, row_etag
 from app.wire.long_work import look_up
 from app.wire.visits import at_once

@@ -7,7 +7,7 @@ from fastapi import Query, Response
 from app.api.routing import api_router
 from app.api.schemas.base import Listing
 from app.api.schemas.jobs import JobOut, WorkerOut, WorkersOut
-from app.services import jobs, workers
+from app.services.jobs import jobs, workers
 from app.wire.deps import BackendDep, JobPageDep, PrincipalDep, ReadUnit, WriteUnit
 from app.wire.visits import at_once
 

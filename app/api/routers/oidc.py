@@ -10,7 +10,7 @@ from app.domain.errors import DomainError
 from app.domain.issuers import Identity
 from app.services.access import token_exchange
 from app.services.backend import Backend
-from app.services.uow import UnitOfWork, settle
+from app.services.unit_of_work import UnitOfWork, run_with_retry
 from app.wire.deps import BackendDep, count_refusal, origin_of
 from app.wire.request_slots import release_current, retake_current
 
@@ -45,4 +45,4 @@ def _exchange(backend: Backend, who: Identity, lifetime: int | None, address: st
         row, secret = token_exchange.exchange(uow, backend.identities, who, lifetime, address, request)
         return NewTokenOut(**TokenOut.of(row).model_dump(), token=secret)
 
-    return settle(backend.write, exchange)
+    return run_with_retry(backend.write, exchange)

@@ -12,7 +12,7 @@ from app.db.patches import PatchVersion
 from app.services import purges, versions
 from app.services.file_reads import Content
 from app.services.stored_files import patch_content
-from app.services.uow import Tools
+from app.services.unit_of_work import Tools
 from app.wire.conditional import Span
 from app.wire.reading import BINARY, FOREIGN, Conditions, ConditionsDep, Reader, Target, respond
 from app.wire.visits import AccessDep

@@ -14,7 +14,7 @@ from app.domain.errors import DomainError
 from app.domain.repositories import parse_repository
 from app.services import erasure, patches, purges, sealing, uploads, versions
 from app.services.sealing import Said
-from app.services.uow import UnitOfWork, settle
+from app.services.unit_of_work import UnitOfWork, run_with_retry
 from app.wire.body_routes import buffers_body
 from app.wire.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
 from app.wire.long_work import publishing
@@ -161,7 +161,7 @@ def purge_version(
     def make(uow: UnitOfWork) -> str:
         return purges.purge(uow, principal, owner, patch, number, body.reason, expected).id
 
-    ident = settle(backend.write, make)
+    ident = run_with_retry(backend.write, make)
     with suppress(DomainError):  # the tombstone stands; the house goes on where this ended
         erasure.erase(backend, ident)
     with backend.read() as uow:

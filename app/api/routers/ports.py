@@ -11,7 +11,7 @@ from app.domain.states import PortState
 from app.services import digests, hub_commits, ports, purges
 from app.services.hub_commits import Subject
 from app.services.ports import Verdict
-from app.services.uow import UnitOfWork, settle
+from app.services.unit_of_work import UnitOfWork, run_with_retry
 from app.wire.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
 from app.wire.visits import AccessDep, at_once
 
@@ -30,7 +30,7 @@ def check_port(body: PortIn, access: AccessDep) -> VerdictOut:
 
     verdict = purges.again(assess)
     if verdict.lineage:
-        settle(access.backend.write, lambda uow: ports.remember_lineage(uow, verdict))
+        run_with_retry(access.backend.write, lambda uow: ports.remember_lineage(uow, verdict))
     return VerdictOut.of(verdict)
 
 

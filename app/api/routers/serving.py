@@ -7,7 +7,7 @@ from app.api.schemas.serving import ServingOut
 from app.domain.errors import DomainError
 from app.services import purges, serving, snapshots
 from app.services.serving import Serving
-from app.services.uow import settle
+from app.services.unit_of_work import run_with_retry
 from app.wire.visits import AccessDep, at_once
 
 router = api_router(tags=["ports"])
@@ -33,5 +33,5 @@ def get_serving(port: str, access: AccessDep) -> ServingOut:
         if not found.to_write:
             return ServingOut.of(found)
         for drawn in found.to_write:
-            settle(access.backend.write, partial(snapshots.keep, drawn=drawn))
+            run_with_retry(access.backend.write, partial(snapshots.keep, drawn=drawn))
     raise DomainError("database.collision")

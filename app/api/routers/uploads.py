@@ -11,7 +11,7 @@ from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.services import hub_commits, publishing, uploads
 from app.services.backend import Backend
-from app.services.uow import settle
+from app.services.unit_of_work import run_with_retry
 from app.wire import long_work
 from app.wire.bodies import pieces, said_bytes
 from app.wire.body_routes import streams_body
@@ -102,5 +102,5 @@ def _target(backend: Backend, principal: Principal, upload: str, path: str) -> t
         target = uploads.place(uow, principal, upload, path)
         is_refused = uploads.is_refused(uow, principal, upload)
     if is_refused and target[3] < target[2]:
-        settle(backend.write, lambda uow: uploads.forget_refusal(uow, principal, upload))
+        run_with_retry(backend.write, lambda uow: uploads.forget_refusal(uow, principal, upload))
     return target

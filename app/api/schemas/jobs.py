@@ -6,8 +6,8 @@ from typing import Annotated
 from pydantic import Field
 
 from app.api.schemas.base import JobProblem, Out, Time
-from app.services.uow import JobStatus
-from app.services.workers import WorkerStatus
+from app.services.jobs.workers import WorkerStatus
+from app.services.unit_of_work import JobStatus
 
 
 class ProgressOut(Out):

@@ -9,7 +9,7 @@ from app.api.schemas.base import In, Name, Out, Time
 from app.db.events import Event
 from app.db.tokens import Token
 from app.domain.principal import role_of, scopes_of
-from app.services.events import actor_of
+from app.services.events.events import actor_of
 
 DAY = 86_400
 YEAR = 365 * DAY

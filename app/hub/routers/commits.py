@@ -23,7 +23,7 @@ from app.services import base_pushes, offers, purges, pushes, reservations, seal
 from app.services.backend import Backend
 from app.services.objects import PUSHED, new_upload
 from app.services.pushes import Added, Change, Deleted
-from app.services.uow import settle
+from app.services.unit_of_work import run_with_retry
 from app.wire.bodies import lines
 from app.wire.body_routes import buffers_body, streams_body
 from app.wire.deps import BackendDep, PrincipalDep
@@ -58,7 +58,7 @@ async def preupload(
     dropped = [offer.path for offer in found if offer.ignored]
     if repository.kind == "patch" and (dropped or is_begun):
         note = partial(pushes.note_dropped, principal=principal, repository=repository, dropped=dropped)
-        await run_in_threadpool(settle, backend.write, note)
+        await run_in_threadpool(run_with_retry, backend.write, note)
     return JSONResponse({"files": shown}, headers=left_out(repository.full_name, dropped))
 
 
@@ -182,12 +182,12 @@ class _Reader:
     def _keep(self, data: bytes, sha256: str) -> None:
         blobs, write, upload, size = self._backend.tools.blobs, self._backend.write, new_upload(), len(data)
         who, what = self._principal, self._repository
-        reserved = settle(write, lambda uow: reservations.reserve_file(uow, who, what, sha256, size))
+        reserved = run_with_retry(write, lambda uow: reservations.reserve_file(uow, who, what, sha256, size))
         if reserved is None:
             return
         try:
             blobs.append(upload, PUSHED, 0, data)
-            settle(write, lambda uow: reservations.record_file(uow, reserved, sha256, size, upload))
+            run_with_retry(write, lambda uow: reservations.record_file(uow, reserved, sha256, size, upload))
         except BaseException:
             blobs.discard(upload)
             reservations.give_back(write, reserved)

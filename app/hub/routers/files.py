@@ -9,8 +9,9 @@ from fastapi import Request, Response
 from app.hub.opening import COMMIT, Opened, open_repository
 from app.hub.routing import hub_router
 from app.hub.waiting import read_in_turn
-from app.services import purges, workers
+from app.services import purges
 from app.services.file_reads import Content
+from app.services.jobs import workers
 from app.services.merged import MergedModel
 from app.services.places import Place
 from app.services.repositories import Adapter, Base, Merged, Nothing, Thing

@@ -16,7 +16,7 @@ from app.hub.bodies import BatchIn, ObjectIn, address, parsed
 from app.hub.routing import hub_router
 from app.services import attempts, leave, objects, offers
 from app.services.objects import PUSHED, Place, Wanted, new_upload
-from app.services.uow import UnitOfWork, settle
+from app.services.unit_of_work import UnitOfWork, run_with_retry
 from app.wire.bodies import discard_body, stage
 from app.wire.body_routes import buffers_body, streams_body
 from app.wire.deps import BackendDep, PrincipalDep
@@ -44,7 +44,7 @@ async def batch(owner: str, name: str, request: Request, backend: BackendDep, pr
         places = objects.begin(uow, principal, repository, wanted, has)
         return [(place, leave.give(uow, principal, upload=place.object)[0] if place.object else "") for place in places]
 
-    found = await run_in_threadpool(settle, backend.write, begin)
+    found = await run_in_threadpool(run_with_retry, backend.write, begin)
     in_parts = "multipart" in body.transfers and any(place.urls for place, _ in found)
     shown = [_shown(request, place, signed, f"{owner}/{name}", in_parts) for place, signed in found]
     return JSONResponse({"transfer": "multipart" if in_parts else "basic", "objects": shown}, media_type=LFS)
@@ -61,7 +61,7 @@ async def put_object(ident: str, request: Request, backend: BackendDep, sender: 
     blobs, upload = backend.tools.blobs, new_upload()
 
     def change(act: Callable[[UnitOfWork, str, str], Value]) -> Value:
-        return settle(backend.write, lambda uow: act(uow, ident, upload))
+        return run_with_retry(backend.write, lambda uow: act(uow, ident, upload))
 
     def give_up() -> None:
         blobs.discard(upload)
@@ -90,7 +90,7 @@ async def put_object(ident: str, request: Request, backend: BackendDep, sender: 
 def complete(ident: str, backend: BackendDep, sender: SenderDep) -> JSONResponse:
     """Puts the parts together that went straight to the store; which those are, the store says, not the client."""
     _require(sender, ident)
-    settle(backend.write, lambda uow: objects.complete(uow, ident))
+    run_with_retry(backend.write, lambda uow: objects.complete(uow, ident))
     return JSONResponse({})
 
 

@@ -15,7 +15,7 @@ from app.services.backend import Backend
 from app.services.front_matter import is_readable
 from app.services.objects import require_push
 from app.services.repositories import Adapter
-from app.services.uow import UnitOfWork, settle
+from app.services.unit_of_work import UnitOfWork, run_with_retry
 from app.wire.body_routes import buffers_body
 from app.wire.deps import BackendDep, PrincipalDep
 from app.wire.problems import MEDIA_TYPE, body_of
@@ -34,7 +34,7 @@ async def create(request: Request, backend: BackendDep, principal: PrincipalDep)
             return base_pushes.announce(uow, principal, repository)
         return pushes.announce(uow, principal, repository)
 
-    is_new = await run_in_threadpool(settle, backend.write, make)
+    is_new = await run_in_threadpool(run_with_retry, backend.write, make)
     answer = {"url": address(request, repository.full_name), "name": repository.full_name, "id": repository.full_name}
     if not is_new:
         refusal = DomainError("push.exists", repository=repository.full_name)
@@ -49,7 +49,7 @@ async def create(request: Request, backend: BackendDep, principal: PrincipalDep)
 async def delete(request: Request, backend: BackendDep, principal: PrincipalDep) -> JSONResponse:
     """Takes back a repository that never became a patch."""
     repository = _named(parsed(request, CreateIn), principal)
-    await run_in_threadpool(settle, backend.write, lambda uow: pushes.forget(uow, principal, repository))
+    await run_in_threadpool(run_with_retry, backend.write, lambda uow: pushes.forget(uow, principal, repository))
     return JSONResponse({})
 
 
@@ -82,7 +82,7 @@ async def create_tag(
             raise DomainError("push.tag_exists", repository=repository.full_name, tag=body.tag)
         patches.set_alias(uow, principal, owner, name, body.tag, str(number))
 
-    await run_in_threadpool(settle, backend.write, make)
+    await run_in_threadpool(run_with_retry, backend.write, make)
     return JSONResponse({})
 
 
@@ -91,7 +91,7 @@ def delete_tag(owner: str, name: str, tag: str, backend: BackendDep, principal: 
     """Takes an alias away; the version stays."""
     repository = parse_repository(owner, name)
     _require_tags(principal, repository)
-    settle(backend.write, lambda uow: patches.remove_alias(uow, principal, owner, name, tag))
+    run_with_retry(backend.write, lambda uow: patches.remove_alias(uow, principal, owner, name, tag))
     return JSONResponse({})
 
 
@@ -112,7 +112,7 @@ def create_branch(owner: str, name: str, branch: str, backend: BackendDep, princ
 
 
 def _begin_release(backend: Backend, principal: Principal, repository: Repository, release: str) -> bool:
-    return bool(settle(backend.write, lambda uow: base_pushes.begin(uow, principal, repository, release)))
+    return bool(run_with_retry(backend.write, lambda uow: base_pushes.begin(uow, principal, repository, release)))
 
 
 def _require_tags(principal: Principal, repository: Repository) -> None:

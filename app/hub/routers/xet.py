@@ -21,7 +21,7 @@ from app.hub.routing import hub_router
 from app.services import blocks, leave, offers, reservations
 from app.services.backend import Backend
 from app.services.objects import PUSHED, new_upload
-from app.services.uow import settle
+from app.services.unit_of_work import run_with_retry
 from app.wire.bodies import pieces, said_bytes, stage
 from app.wire.body_routes import ignores_body, streams_body
 from app.wire.deps import BackendDep, PrincipalDep
@@ -71,14 +71,16 @@ async def put_block(
     begin = partial(
         blocks.begin_block, principal=principal, repository=repository, session=scope, name=block, size=said_bytes(request)
     )
-    reserved = await run_in_threadpool(settle, backend.write, begin)
+    reserved = await run_in_threadpool(run_with_retry, backend.write, begin)
     if reserved is None:
         return JSONResponse({"was_inserted": False})
     store, upload, scanner = backend.tools.blobs, new_upload(), BlockScanner(block)
 
     def keep(size: int) -> None:
         store.append(upload, blocks.HEADERS, 0, scanner.finish())
-        settle(backend.write, lambda uow: blocks.keep_block(uow, principal, repository, scope, block, size, upload, reserved))
+        run_with_retry(
+            backend.write, lambda uow: blocks.keep_block(uow, principal, repository, scope, block, size, upload, reserved)
+        )
 
     def give_up() -> None:
         store.discard(upload)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from app.db import upstreams
 from app.db.upstreams import Upstream
 from app.domain.errors import DomainError
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 FORMAT = "s1"
 NONCE_BYTES, NAME_BYTES = 12, 8

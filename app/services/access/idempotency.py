@@ -10,7 +10,7 @@ from app.db.idempotency import Answer
 from app.domain.errors import DomainError
 from app.domain.ids import new_id
 from app.domain.principal import Principal
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from app.db import key_holders as rows
 from app.db.key_holders import KeyHolder
 from app.domain.errors import DomainError
 from app.services.access.encryption import name_of
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 Role = Literal["service", "worker"]
 REMEMBERED = dt.timedelta(days=1)

@@ -9,7 +9,7 @@ from app.domain.errors import DomainError
 from app.domain.names import check_owner
 from app.domain.principal import Principal
 from app.domain.quotas import KINDS, Kind, Quota
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 
 @dataclass(frozen=True)

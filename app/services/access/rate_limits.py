@@ -25,7 +25,7 @@ from typing import NamedTuple, Protocol, Self
 from app.db import rate_limits as rows
 from app.db.rate_limits import Window
 from app.domain.errors import DomainError
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 SHARE = 50
 WINDOWS = {"second": 1, "minute": 60, "hour": 3600}
@@ -155,7 +155,7 @@ class Policy:
             return self._leases.setdefault(whose, _Lease())
 
 
-class Rates:
+class RateLimiter:
     """All rate limits of a process.
 
     Args:

@@ -21,8 +21,8 @@ from app.domain.errors import DomainError
 from app.domain.issuers import Identity, Issuer
 from app.domain.principal import Principal, scopes_of
 from app.services.access import tokens
-from app.services.threads import in_thread
-from app.services.uow import UnitOfWork
+from app.services.background import in_thread
+from app.services.unit_of_work import UnitOfWork
 
 KEYS_SECONDS = 600.0
 # An unknown key may be a new one. Whoever sends tokens with keys that never were makes us ask no more often than this.

@@ -15,7 +15,7 @@ from app.domain.ids import new_id
 from app.domain.names import check_owner
 from app.domain.principal import INSTALLATION, SCOPES, Principal, check_scopes
 from app.services.access.quotas import open_account
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 PREFIX = "plt_"
 ADMIN = "admin"

@@ -14,7 +14,7 @@ from app.services import erasure
 from app.services.erasure import Looked
 from app.services.fsck.stored import digest_of
 from app.services.fsck.troubles import Found, Trouble, Unseen
-from app.services.uow import Tools
+from app.services.unit_of_work import Tools
 
 
 class Targets:

@@ -17,7 +17,7 @@ from app.domain.states import MOVES
 from app.services import imports, materialisations, ports, releases
 from app.services.fsck.troubles import Trouble
 from app.services.sweep import DRAFT_AGE
-from app.services.uow import Tools
+from app.services.unit_of_work import Tools
 
 # An erasure takes moments, where the stores answer.
 ERASURE_AGE = dt.timedelta(days=1)

@@ -15,7 +15,7 @@ from app.services.garbage import BLOB_GRACE
 from app.services.library import Library
 from app.services.scratch import Named, Scratch
 from app.services.sweep import DRAFT_AGE
-from app.services.uow import Tools
+from app.services.unit_of_work import Tools
 
 CHUNK = 4 * 2**20
 DRAFTS = "ver_"

@@ -21,9 +21,9 @@ from app.db.events import Event
 from app.db.families import EVERYBODY
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
-from app.services import events
 from app.services.access import tokens
 from app.services.draining import Draining
+from app.services.events import events
 from app.services.garbage import Begin
 
 POLL_SECONDS = 1.0

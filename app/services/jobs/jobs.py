@@ -13,7 +13,7 @@ from app.db.jobs import Claim
 from app.domain.errors import DomainError
 from app.domain.principal import INSTALLATION, Principal
 from app.services import digests, imports, materialisations, releases
-from app.services.uow import JobStatus, UnitOfWork
+from app.services.unit_of_work import JobStatus, UnitOfWork
 
 FAILED = "job.failed"
 # Starts the next attempt at the same subject, by the use case that started the first; returns its job.

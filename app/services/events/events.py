@@ -6,7 +6,7 @@ from app.db import events as rows
 from app.db.events import Event
 from app.domain.principal import INSTALLATION, Principal
 from app.services.families import reader_of
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 
 def after(uow: UnitOfWork, principal: Principal, cursor: int, limit: int) -> Sequence[Event]:

@@ -19,7 +19,7 @@ from app.db.workers import Worker
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.signing import SECONDS, sign_read
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 # A dead worker is shown for a day, for whoever looks for what happened.
 REMEMBERED = dt.timedelta(days=1)
@@ -29,7 +29,7 @@ CPU, ACCELERATED = "cpu", "gpu"
 
 
 @dataclass(frozen=True)
-class Card:
+class WorkerInfo:
     """What a worker says of itself; memory in bytes, of its device."""
 
     id: str
@@ -60,7 +60,7 @@ class Reader:
     url: str
 
 
-def beat(uow: UnitOfWork, card: Card) -> None:
+def beat(uow: UnitOfWork, card: WorkerInfo) -> None:
     """Says that a worker lives, and forgets those that were not seen for a day."""
     rows.beat(uow.session, Worker(**vars(card)))
     rows.forget(uow.session, REMEMBERED)

@@ -209,7 +209,7 @@ def unit_of_work(sessions: sessionmaker[Session], tools: Tools) -> Iterator[Unit
     uow.committed()
 
 
-def settle(begin: Callable[[], AbstractContextManager[UnitOfWork]], work: Callable[[UnitOfWork], Value]) -> Value:
+def run_with_retry(begin: Callable[[], AbstractContextManager[UnitOfWork]], work: Callable[[UnitOfWork], Value]) -> Value:
     """Runs a use case in a transaction of its own, and again where another transaction wrote the same thing first.
 
     Raises:

@@ -8,7 +8,7 @@ from app.db import installation, job_queues
 from app.db.base import clock
 from app.domain.principal import INSTALLATION, Principal
 from app.services.garbage import Begin
-from app.services.uow import UnitOfWork
+from app.services.unit_of_work import UnitOfWork
 
 FACT = "unserved-queues"
 MISSING, RESOLVED = "worker.missing", "worker.resolved"

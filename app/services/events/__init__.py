@@ -1,0 +1,1 @@
+"""The event log: reading it by page, and the live feed."""
