@@ -36,13 +36,13 @@ from app.services.access.key_agreement import KeyAgreement, Role
 from app.services.access.rate_limits import RateLimiter
 from app.services.access.token_exchange import Identities
 from app.services.allowed_places import AllowedPlaces
+from app.services.artifacts.artifacts import Artifacts
+from app.services.artifacts.read_slots import ReadSlots
 from app.services.backend import Doing
 from app.services.draining import Draining
 from app.services.house import House
 from app.services.jobs import unserved_queues, workers
 from app.services.jobs.workers import WorkerInfo
-from app.services.library import Library
-from app.services.places import Places
 from app.services.readiness import Readiness
 from app.services.unit_of_work import JobQueue, Tools, UnitOfWork, run_with_retry, unit_of_work
 from app.settings import Settings
@@ -75,9 +75,9 @@ class Runtime:
         self.settings, self._merges = settings, merges
         self.pool = ThreadPoolExecutor(arithmetic.threads(), thread_name_prefix="merge")
         self._turns = Turns()
-        self.merged_reads = Places(settings.merged_reads, settings.merged_reads_of_one, "reads of merged models")
-        self.far_reads = Places(settings.far_reads, settings.far_reads_of_one, "reads of large files from the object store")
-        self._checks = Places(settings.checks, settings.checks_of_one, "checks of patches")
+        self.merged_reads = ReadSlots(settings.merged_reads, settings.merged_reads_of_one, "reads of merged models")
+        self.far_reads = ReadSlots(settings.far_reads, settings.far_reads_of_one, "reads of large files from the object store")
+        self._checks = ReadSlots(settings.checks, settings.checks_of_one, "checks of patches")
         self.admin_token: str | None = None
         self.card: WorkerInfo | None = None
         self.worker_ttl = settings.worker_ttl_seconds
@@ -169,7 +169,7 @@ class Runtime:
         accepted = (key.get_secret_value().encode() for key in self.settings.secret_keys_accepted)
         allowed = self._allowed_places()
         self.tools = Tools(
-            blobs, Library(blobs, allowed.roots), queue, load, allowed.roots, allowed.s3,
+            blobs, Artifacts(blobs, allowed.roots), queue, load, allowed.roots, allowed.s3,
             self.settings.limits, self._checks, (secret_key, *accepted),
         )  # fmt: skip
 

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from fastapi import Response
 from fastapi.concurrency import run_in_threadpool
 
-from app.services.places import NoPlaceError, Place
+from app.services.artifacts.read_slots import NoSlotError, ReadSlot
 from app.wire.admission import give_back, place_in_turn
 from app.wire.reading import FileResponse
 from app.wire.request_slots import release_current
 
 PATIENCE_SECONDS = 8.0
 
-Read = Callable[[Place | None], Response]
+Read = Callable[[ReadSlot | None], Response]
 
 
 async def read_in_turn(read: Read) -> Response:
@@ -28,7 +28,7 @@ async def read_in_turn(read: Read) -> Response:
     """
     try:
         return await run_in_threadpool(read, None)
-    except NoPlaceError as refusal:
+    except NoSlotError as refusal:
         release_current()  # while it waits for a place, other requests of the owner can use its slot
         place = await place_in_turn(refusal, PATIENCE_SECONDS)
     try:
@@ -38,7 +38,7 @@ async def read_in_turn(read: Read) -> Response:
         raise
 
 
-def _read_with(read: Read, place: Place) -> Response:
+def _read_with(read: Read, place: ReadSlot) -> Response:
     """Runs a read with a place. If the answer reads a file, it takes over the place; otherwise the place is released."""
     try:
         answer = read(place)

@@ -16,7 +16,7 @@ from app.core.findings import Finding, refusal
 from app.core.recipe import Recipe
 from app.db.patches import PatchVersion
 from app.db.releases import Release
-from app.services.library import Assessment, digests_of
+from app.services.artifacts.artifacts import Assessment, digests_of
 from app.services.unit_of_work import Tools
 
 

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from app.services.access.rate_limits import RateLimiter
 from app.services.access.token_exchange import Identities
+from app.services.artifacts.read_slots import ReadSlots
 from app.services.draining import Draining
 from app.services.jobs.workers import Reader, WorkerInfo
-from app.services.places import Places
 from app.services.readiness import Readiness
 from app.services.unit_of_work import Tools, UnitOfWork
 
@@ -47,8 +47,8 @@ class Backend(Protocol):
     identities: Identities
     rates: RateLimiter
     handed_over: "FilesOfWorkers"
-    merged_reads: Places
-    far_reads: Places
+    merged_reads: ReadSlots
+    far_reads: ReadSlots
 
     @property
     def card(self) -> WorkerInfo | None:

@@ -11,10 +11,10 @@ from functools import partial
 from app.core.plan import PlannedFile
 from app.core.recipe import Recipe, etag
 from app.db.ports import Port
+from app.services.artifacts.artifacts import Artifacts, digests_of
+from app.services.artifacts.file_reads import Content
+from app.services.artifacts.stored_files import patch_content, release_content
 from app.services.backend import Backend
-from app.services.file_reads import Content
-from app.services.library import Library, digests_of
-from app.services.stored_files import patch_content, release_content
 
 AHEAD = 6  # pieces computed in advance
 
@@ -41,7 +41,7 @@ class MergedModel:
         CoreError: release and version do not fit each other, or their bytes have changed.
     """
 
-    def __init__(self, library: Library, port: Port) -> None:
+    def __init__(self, library: Artifacts, port: Port) -> None:
         self._library, self._port = library, port
         self._planned = library.planned(port.release, port.version, Recipe.from_dict(port.recipe))
 

@@ -17,7 +17,7 @@ from app.db.ports import Port
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.services import families, patches, ports, snapshots
-from app.services.library import Library, digests_of
+from app.services.artifacts.artifacts import Artifacts, digests_of
 from app.services.repositories import Adapter, Base, Merged, Thing
 from app.services.snapshots import Drawn, Snapshot
 from app.services.unit_of_work import UnitOfWork
@@ -80,7 +80,7 @@ def find(uow: UnitOfWork, principal: Principal, port_id: str) -> Found:
     return Found(port, tuple((thing, snapshots.written(uow, thing)) for thing in things))
 
 
-def describe(library: Library, found: Found) -> Serving:
+def describe(library: Artifacts, found: Found) -> Serving:
     """Returns which engines can serve a port, and how. Reads files, so no transaction should be open.
 
     Raises:
@@ -98,7 +98,7 @@ def describe(library: Library, found: Found) -> Serving:
     return Serving(port, facts, decide(facts), addresses, named, drawn)
 
 
-def _facts(library: Library, port: Port, base: Mapping[str, Any]) -> Facts:
+def _facts(library: Artifacts, port: Port, base: Mapping[str, Any]) -> Facts:
     recipe, version = Recipe.from_dict(port.recipe), port.version
     plan = library.plan(port.release, version, recipe)
     touched = {compute.dtype for compute in plan.computed_tensors()}
@@ -116,7 +116,7 @@ def _facts(library: Library, port: Port, base: Mapping[str, Any]) -> Facts:
     )  # fmt: skip
 
 
-def _published_config(library: Library, version: PatchVersion) -> dict[str, Any]:
+def _published_config(library: Artifacts, version: PatchVersion) -> dict[str, Any]:
     with library.open_file(version, CONFIG_FILE, digests_of(version)[CONFIG_FILE]) as source:
         return load_config(bytes(read_range(source, CONFIG_FILE, 0, min(source.size(CONFIG_FILE), MAX_CONFIG_BYTES))))
 
@@ -130,7 +130,7 @@ def _yanked(port: Port) -> tuple[str, ...]:
     return tuple(what for what, state in states.items() if state == "yanked")
 
 
-def _addresses(library: Library, found: Found, is_canonical: bool) -> tuple[Addresses | None, tuple[Drawn, ...]]:
+def _addresses(library: Artifacts, found: Found, is_canonical: bool) -> tuple[Addresses | None, tuple[Drawn, ...]]:
     """Where base, adapter and merged model lie; or the commits that have to be written down first."""
     shown = found.shown if is_canonical else found.shown[:1]  # ports by other recipes have no Hub names
     missing = tuple(snapshots.draw(library, thing) for thing, snapshot in shown if snapshot is None)

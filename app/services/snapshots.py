@@ -22,9 +22,9 @@ from app.db.ports import Port
 from app.db.releases import Release
 from app.domain.ids import new_id
 from app.services import patches
+from app.services.artifacts.artifacts import Artifacts, digests_of
 from app.services.cards import merged_card, patch_card
 from app.services.front_matter import MAX_BYTES, read_front_matter
-from app.services.library import Library, digests_of
 from app.services.merged import MergedModel
 from app.services.repositories import Adapter, Base, Kind, Merged, Nothing, Thing
 from app.services.unit_of_work import UnitOfWork
@@ -77,7 +77,7 @@ def written(uow: UnitOfWork, thing: Thing) -> Snapshot | None:
     return _read(thing, row) if row else None
 
 
-def draw(library: Library, thing: Thing) -> Drawn:
+def draw(library: Artifacts, thing: Thing) -> Drawn:
     """Computes a snapshot to be recorded; reads a few small files, so no transaction should be open.
 
     Raises:
@@ -155,13 +155,13 @@ def _read(thing: Base | Adapter | Merged, row: Commit) -> Snapshot:
     return Snapshot(thing, row.name, entries, row.card, moment_of(thing))
 
 
-def _of_base(library: Library, release: Release) -> Drawn:
+def _of_base(library: Artifacts, release: Release) -> Drawn:
     manifest = library.manifest(release)
     files = [[path, size, manifest.file_digests[path]] for path, size in manifest.checkpoint.files.items()]
     return Drawn("base", release.id, release.family_id, None, sorted(files), {}, dict(_base_front(library, release)))
 
 
-def _of_adapter(library: Library, version: PatchVersion, port: Port | None) -> Drawn:
+def _of_adapter(library: Artifacts, version: PatchVersion, port: Port | None) -> Drawn:
     texts, front = dict[str, str](), _patch_front(library, version)
     if port is not None:
         texts[CONFIG_FILE] = _rewritten(library, version, port.release)
@@ -173,7 +173,7 @@ def _of_adapter(library: Library, version: PatchVersion, port: Port | None) -> D
     return Drawn(kind, port.id if port else version.id, version.patch_id, version, _over(files, texts), texts, dict(front))
 
 
-def _of_merged(library: Library, port: Port) -> Drawn:
+def _of_merged(library: Artifacts, port: Port) -> Drawn:
     files = [[file.path, file.size, file.etag] for file in MergedModel(library, port).files()]
     has_readme = any(path == CARD_FILE for path, _, _ in files)
     card = merged_card(port, _base_front(library, port.release), _patch_front(library, port.version), has_readme)
@@ -187,7 +187,7 @@ def _over(files: list[list[Any]], texts: Mapping[str, str]) -> list[list[Any]]:
     return sorted([file for file in files if file[0] not in texts] + generated)
 
 
-def _rewritten(library: Library, version: PatchVersion, release: Release) -> str:
+def _rewritten(library: Artifacts, version: PatchVersion, release: Release) -> str:
     """adapter_config.json as it would be, had the patch been trained on this release: engines load the base that it names."""
     digest = digests_of(version)[CONFIG_FILE]
     with library.open_file(version, CONFIG_FILE, digest) as source:
@@ -196,14 +196,14 @@ def _rewritten(library: Library, version: PatchVersion, release: Release) -> str
     return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
 
 
-def _base_front(library: Library, release: Release) -> Mapping[str, str | list[str]]:
+def _base_front(library: Artifacts, release: Release) -> Mapping[str, str | list[str]]:
     if CARD_FILE not in library.manifest(release).file_digests:
         return {}
     with library.open_release(release) as source:
         return read_front_matter(bytes(read_range(source, CARD_FILE, 0, min(source.size(CARD_FILE), MAX_BYTES))))
 
 
-def _patch_front(library: Library, version: PatchVersion) -> Mapping[str, str | list[str]]:
+def _patch_front(library: Artifacts, version: PatchVersion) -> Mapping[str, str | list[str]]:
     digest = digests_of(version).get(CARD_FILE)
     if digest is None:
         return {}

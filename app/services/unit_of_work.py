@@ -21,8 +21,8 @@ from app.db.locks import BYTES, advisory_lock_shared
 from app.domain.errors import DomainError
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.quotas import Quota
-from app.services.library import Library
-from app.services.places import Places
+from app.services.artifacts.artifacts import Artifacts
+from app.services.artifacts.read_slots import ReadSlots
 
 ATTEMPTS = 3
 
@@ -112,13 +112,13 @@ class Tools:
     """
 
     blobs: BlobStore
-    library: Library
+    library: Artifacts
     jobs: JobQueue
     arithmetic: Callable[[], Arithmetic]
     allowed_roots: tuple[Path, ...]
     allowed_s3: tuple[str, ...]
     limits: Limits
-    checks: Places
+    checks: ReadSlots
     secret_keys: tuple[bytes, ...] = field(repr=False)
 
 

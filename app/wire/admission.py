@@ -1,24 +1,24 @@
-"""Waits on the event loop for a place of `app.services.places`, so that waiting requests need no thread."""
+"""Waits on the event loop for a place of `app.services.artifacts.read_slots`, so that waiting requests need no thread."""
 
 import asyncio
 from functools import partial
 
 from fastapi.concurrency import run_in_threadpool
 
-from app.services.places import NoPlaceError, Place
+from app.services.artifacts.read_slots import NoSlotError, ReadSlot
 
 # How often the first waiter in the queue checks whether the place of an idle read has become reclaimable.
 RECLAIM_SECONDS = 0.25
 
 
-async def place_in_turn(refusal: NoPlaceError, seconds: float) -> Place:
+async def place_in_turn(refusal: NoSlotError, seconds: float) -> ReadSlot:
     """Waits in the queue for the place that was refused, and returns it.
 
     Raises:
         NoPlaceError: `refusal`, if no place became free within `seconds`.
     """
     loop, places = asyncio.get_running_loop(), refusal.places
-    granted: asyncio.Future[Place] = loop.create_future()
+    granted: asyncio.Future[ReadSlot] = loop.create_future()
     waiter = places.wait(refusal.owner, lambda place: _tell(loop, granted, place))
     deadline = loop.time() + seconds
     try:
@@ -37,12 +37,12 @@ async def place_in_turn(refusal: NoPlaceError, seconds: float) -> Place:
         raise
 
 
-def give_back(place: Place) -> None:
+def give_back(place: ReadSlot) -> None:
     """Releases a place in a thread, because this may grant it to a waiting read and close the buffers of an idle one."""
     asyncio.get_running_loop().run_in_executor(None, place.release)
 
 
-def _tell(loop: asyncio.AbstractEventLoop, granted: "asyncio.Future[Place]", place: Place) -> None:
+def _tell(loop: asyncio.AbstractEventLoop, granted: "asyncio.Future[Place]", place: ReadSlot) -> None:
     """Passes a granted place to the event loop; called from any thread."""
     try:
         loop.call_soon_threadsafe(partial(_accept, granted, place))
@@ -50,7 +50,7 @@ def _tell(loop: asyncio.AbstractEventLoop, granted: "asyncio.Future[Place]", pla
         place.release()
 
 
-def _accept(granted: "asyncio.Future[Place]", place: Place) -> None:
+def _accept(granted: "asyncio.Future[Place]", place: ReadSlot) -> None:
     if granted.cancelled():
         give_back(place)
     else:

@@ -14,7 +14,7 @@ from app.core.errors import CoreError
 from app.core.findings import MEANINGS
 from app.domain.errors import CATALOGUE as DOMAIN
 from app.domain.errors import DomainError, Kind
-from app.services.places import NoPlaceError
+from app.services.artifacts.read_slots import NoSlotError
 from app.wire.browsers import INERT, NO_SNIFF
 
 STATUS: dict[Kind, int] = {
@@ -103,14 +103,14 @@ def _domain(request: Request, error: Exception) -> JSONResponse:
         headers |= _rate_limit(error.data)
     if error.code in COUNTED:
         request.app.state.telemetry.refused.labels(error.data.get("policy") or error.code).inc()
-    if isinstance(error, NoPlaceError):
+    if isinstance(error, NoSlotError):
         _count_refused_read(request, error)
     if error.kind == "range":
         headers["Content-Range"] = f"bytes */{error.data['size']}"
     return problem(error, STATUS[error.kind], headers)
 
 
-def _count_refused_read(request: Request, error: NoPlaceError) -> None:
+def _count_refused_read(request: Request, error: NoSlotError) -> None:
     """Counts a refused read. Checks of patches use places too, but are not counted."""
     telemetry, backend = request.app.state.telemetry, request.app.state.backend
     if error.places is backend.merged_reads:

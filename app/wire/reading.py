@@ -15,8 +15,8 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from app.domain.principal import Principal
-from app.services.file_reads import Content, FileRead
-from app.services.places import NoPlaceError, Place
+from app.services.artifacts.file_reads import Content, FileRead
+from app.services.artifacts.read_slots import NoSlotError, ReadSlot
 from app.wire.admission import place_in_turn
 from app.wire.broken_answers import BreakableResponse
 from app.wire.conditional import Span, is_match, span
@@ -74,7 +74,7 @@ class Reader:
 
 def respond(
     request: Request, conditions: Conditions, target: Target, content: Callable[[Span], Content | Response],
-    reader: Reader, place: Place | None = None,
+    reader: Reader, place: ReadSlot | None = None,
 ) -> Response:  # fmt: skip
     """Answers a GET or HEAD of one file. Reads the first piece here, so that an error at the start becomes an error response.
 
@@ -158,7 +158,7 @@ class FileResponse(BreakableResponse):
         """Returns the next piece. If the place was reclaimed while the client was slow, first waits for a new one."""
         try:
             return await run_in_threadpool(self._read.next)
-        except NoPlaceError as refusal:
+        except NoSlotError as refusal:
             # The read takes the place before the next await, where a disconnect may cancel this: closing the read releases it.
             self._read.accept(await place_in_turn(refusal, RESUME_SECONDS))
             return await run_in_threadpool(self._read.next)

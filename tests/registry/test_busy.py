@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from app.domain.errors import DomainError
-from app.services import places
+from app.services.artifacts import read_slots
 from tests.registry.conftest import Models
 from tests.registry.server import serving
 from tests.registry.service import Service, refused
@@ -46,7 +46,7 @@ def busy(registries: Callable[..., Service], models: Models) -> Iterator[tuple[S
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """No place is reclaimed, however slow this machine is, unless a test says so."""
-    monkeypatch.setattr(places, "IDLE_SECONDS", 600.0)
+    monkeypatch.setattr(read_slots, "IDLE_SECONDS", 600.0)
 
 
 @pytest.fixture(autouse=True)
@@ -117,12 +117,12 @@ def test_slow_reader_loses_its_place_to_another_and_goes_on_later(
     whole = service.admin.get(f"{files}/{SHARD}").content
     with slow_reader(service, url, f"{files}/{SHARD}") as slow, slow_reader(service, url, f"{files}/{SHARD}"):
         refused(service.admin.get(f"{files}/{SHARD}", BEGINNING), 503, "server.busy")
-        monkeypatch.setattr(places, "IDLE_SECONDS", 0.1)
+        monkeypatch.setattr(read_slots, "IDLE_SECONDS", 0.1)
         with ExitStack() as others:
             for _ in range(PLACES):
                 until(lambda: _takes(service, others))
             refused(service.admin.get(f"{files}/{SHARD}", BEGINNING), 503, "server.busy")
-        monkeypatch.setattr(places, "IDLE_SECONDS", 600.0)
+        monkeypatch.setattr(read_slots, "IDLE_SECONDS", 600.0)
         assert _rest(slow, len(whole)) == whole
 
 
@@ -131,7 +131,7 @@ def test_slow_reader_that_goes_on_waits_for_a_place(busy: tuple[Service, str, st
     service, url, files = busy
     whole = service.admin.get(f"{files}/{SHARD}").content
     with slow_reader(service, url, f"{files}/{SHARD}") as slow, ThreadPoolExecutor(1) as pool:
-        monkeypatch.setattr(places, "IDLE_SECONDS", 0.0)
+        monkeypatch.setattr(read_slots, "IDLE_SECONDS", 0.0)
         with ExitStack() as others:
             for _ in range(PLACES):
                 until(lambda: _takes(service, others))

@@ -21,9 +21,9 @@ from app.db.ports import Port
 from app.db.releases import Release
 from app.domain.ids import new_id
 from app.services import scratch
+from app.services.artifacts.artifacts import Artifacts
 from app.services.fsck import check
 from app.services.fsck.troubles import REMEDIES, Report, Unseen
-from app.services.library import Library
 from tests.live.service import invoke
 from tests.registry.conftest import Models
 from tests.registry.service import Service
@@ -36,7 +36,7 @@ HOUR = 3600.0
 def look(service: Service, quick: bool = True) -> Report:
     """What a check finds that opened the registry anew, as the command line does."""
     tools, report = service.runtime.tools, Report()
-    opened = SimpleNamespace(tools=dataclasses.replace(tools, library=Library(tools.blobs)), read=service.runtime.read)
+    opened = SimpleNamespace(tools=dataclasses.replace(tools, library=Artifacts(tools.blobs)), read=service.runtime.read)
     for found in check.check(opened, quick, lambda _what, _done, _total: None):
         report.add(found)
     assert report.counts.keys() <= REMEDIES.keys()

@@ -10,8 +10,8 @@ from queue import Queue
 import httpx
 import pytest
 
-from app.services import probes
-from app.services.places import Place
+from app.services.artifacts import storage_probes
+from app.services.artifacts.read_slots import ReadSlot
 from tests.registry.conftest import Models
 from tests.registry.hub import Hub
 from tests.registry.service import Service
@@ -44,7 +44,7 @@ def test_storage_that_hangs(place: tuple[Service, Hub], monkeypatch: pytest.Monk
     library = service.runtime.tools.library
     looks = []
     monkeypatch.setattr(library, "_touch_release", lambda _: (looks.append(1), let_go.wait(20)))
-    monkeypatch.setattr(probes, "LIMIT_SECONDS", 0.3)
+    monkeypatch.setattr(storage_probes, "LIMIT_SECONDS", 0.3)
     began = time.monotonic()
     for repository, path in (("acme/tone.merged", shard), ("acme/tone.merged", "config.json"), ("base/llama", "config.json")):
         head = hub.head(f"/{repository}/resolve/main/{path}")
@@ -65,7 +65,7 @@ def test_storage_that_is_gone(place: tuple[Service, Hub], tmp_path: Path) -> Non
     shard = shard_of(hub)
     assert hub.head(f"/acme/tone.merged/resolve/main/{shard}").status_code == 200
     (service.place / "v1").rename(tmp_path / "away")
-    time.sleep(probes.FRESH_SECONDS + 0.1)
+    time.sleep(storage_probes.FRESH_SECONDS + 0.1)
     head = hub.head(f"/acme/tone.merged/resolve/main/{shard}")
     assert head.status_code in (404, 409, 503)
     assert head.headers["X-Error-Message"]
@@ -99,7 +99,7 @@ def test_a_read_waits_for_a_place(place: tuple[Service, Hub]) -> None:
 def test_reads_that_wait_are_served_in_order(place: tuple[Service, Hub]) -> None:
     """One place and three clients that came one after another; after each of them the test has the place, and looks."""
     service, hub = place
-    shard, places, granted = shard_of(hub), service.runtime.merged_reads, Queue[Place]()
+    shard, places, granted = shard_of(hub), service.runtime.merged_reads, Queue[ReadSlot]()
     reads = list[Future[httpx.Response]]()
     with ThreadPoolExecutor(3) as pool:
         held = places.take("acme")

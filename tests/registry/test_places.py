@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import pytest
 
 from app.domain.errors import DomainError
-from app.services.places import NoPlaceError, Place, Places
+from app.services.artifacts.read_slots import NoSlotError, ReadSlot, ReadSlots
 from tests.registry.conftest import Models
 from tests.registry.service import Service, refused
 
@@ -15,7 +15,7 @@ SHARD = "model-00001-of-00003.safetensors"
 
 def test_each_owner_has_its_share() -> None:
     """The refusal says whether the owner's places are taken or all of them."""
-    places = Places(total=3, each=2, what="reads")
+    places = ReadSlots(total=3, each=2, what="reads")
     with ExitStack() as acme:
         for _ in range(2):
             acme.enter_context(places.hold("acme"))
@@ -36,14 +36,14 @@ def test_each_owner_has_its_share() -> None:
 
 
 def test_waiters_are_served_in_order_and_no_newcomer_overtakes() -> None:
-    places, served = Places(total=1, each=1, what="reads"), list[tuple[str, Place]]()
+    places, served = ReadSlots(total=1, each=1, what="reads"), list[tuple[str, ReadSlot]]()
     first = places.take("acme")
     for owner in ("one", "two", "three"):
         places.wait(owner, lambda place, owner=owner: served.append((owner, place)))  # type: ignore[misc]
     first.release()
     assert [owner for owner, _ in served] == ["one"]
     for _ in range(2):
-        with pytest.raises(NoPlaceError):
+        with pytest.raises(NoSlotError):
             places.take("newcomer")
         served[-1][1].release()
     assert [owner for owner, _ in served] == ["one", "two", "three"]
@@ -52,7 +52,7 @@ def test_waiters_are_served_in_order_and_no_newcomer_overtakes() -> None:
 
 
 def test_waiters_of_an_owner_with_all_its_places_are_passed_over() -> None:
-    places, served = Places(total=3, each=2, what="reads"), list[str]()
+    places, served = ReadSlots(total=3, each=2, what="reads"), list[str]()
     held = [places.take("acme") for _ in range(2)]
     for owner in ("acme", "acme", "other"):
         places.wait(owner, lambda _, owner=owner: served.append(owner))  # type: ignore[misc]
@@ -63,7 +63,7 @@ def test_waiters_of_an_owner_with_all_its_places_are_passed_over() -> None:
 
 
 def test_waiter_that_leaves_is_not_served() -> None:
-    places, served = Places(total=1, each=1, what="reads"), list[str]()
+    places, served = ReadSlots(total=1, each=1, what="reads"), list[str]()
     held = places.take("acme")
     gone = places.wait("gone", lambda _: served.append("gone"))
     places.wait("stays", lambda _: served.append("stays"))
@@ -75,8 +75,8 @@ def test_waiter_that_leaves_is_not_served() -> None:
 
 def test_idle_place_is_reclaimed_with_its_buffers_and_only_when_somebody_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The longest idle goes first; a read that computes is never interrupted; what was reclaimed is not given back twice."""
-    places, dropped = Places(total=3, each=3, what="reads"), list[str]()
-    monkeypatch.setattr("app.services.places.IDLE_SECONDS", 0.0)
+    places, dropped = ReadSlots(total=3, each=3, what="reads"), list[str]()
+    monkeypatch.setattr("app.services.artifacts.read_slots.IDLE_SECONDS", 0.0)
     busy, first, second = (places.take("acme") for _ in range(3))
     first.rest(lambda: dropped.append("first"))
     second.rest(lambda: dropped.append("second"))
@@ -84,22 +84,22 @@ def test_idle_place_is_reclaimed_with_its_buffers_and_only_when_somebody_wants_i
     places.take("other")
     assert dropped == ["first"]
     assert (first.resume(), second.resume(), busy.resume()) == (False, True, True)
-    with pytest.raises(NoPlaceError):
+    with pytest.raises(NoSlotError):
         places.take("other")
     first.release()
     assert places.taken() == {"acme": 2, "other": 1}
 
 
 def test_idle_place_is_kept_for_a_while() -> None:
-    places = Places(total=1, each=1, what="reads")
+    places = ReadSlots(total=1, each=1, what="reads")
     places.take("acme").rest(lambda: pytest.fail("reclaimed at once"))
-    with pytest.raises(NoPlaceError):
+    with pytest.raises(NoSlotError):
         places.take("other")
 
 
 def test_place_is_granted_also_where_the_idle_read_cannot_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.services.places.IDLE_SECONDS", 0.0)
-    places, granted = Places(1, 1, "reads"), list[Place]()
+    monkeypatch.setattr("app.services.artifacts.read_slots.IDLE_SECONDS", 0.0)
+    places, granted = ReadSlots(1, 1, "reads"), list[ReadSlot]()
 
     def fail() -> None:
         raise OSError("the connection is gone")
@@ -113,8 +113,8 @@ def test_place_is_granted_also_where_the_idle_read_cannot_be_closed(monkeypatch:
 
 
 def test_owner_at_its_limit_reclaims_its_own_place_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    places, dropped = Places(total=4, each=1, what="reads"), list[str]()
-    monkeypatch.setattr("app.services.places.IDLE_SECONDS", 0.0)
+    places, dropped = ReadSlots(total=4, each=1, what="reads"), list[str]()
+    monkeypatch.setattr("app.services.artifacts.read_slots.IDLE_SECONDS", 0.0)
     for owner in ("other", "acme"):
         places.take(owner).rest(lambda owner=owner: dropped.append(owner))  # type: ignore[misc]
     places.take("acme")

@@ -11,7 +11,7 @@ from sqlalchemy import Pool, event
 from app.blobs.store import BlobStore
 from app.core.source import Source
 from app.runtime import Runtime
-from app.services.library import Library
+from app.services.artifacts.artifacts import Artifacts
 
 REQUESTS = ("AnyIO worker thread", "MainThread")  # prefixes of the names of threads that answer requests
 
@@ -92,7 +92,7 @@ def watched(runtime: Runtime) -> Iterator[WatchedBlobs]:
         in_use = ConnectionsInUse(uow.session.get_bind().engine.pool)
     tools = runtime.tools
     blobs = WatchedBlobs(tools.blobs, in_use)
-    runtime.tools = replace(tools, blobs=blobs, library=Library(blobs))
+    runtime.tools = replace(tools, blobs=blobs, library=Artifacts(blobs))
     try:
         yield blobs
     finally:

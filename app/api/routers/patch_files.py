@@ -10,8 +10,8 @@ from app.api.routers.patches import Number
 from app.api.routing import api_router
 from app.db.patches import PatchVersion
 from app.services import purges, versions
-from app.services.file_reads import Content
-from app.services.stored_files import patch_content
+from app.services.artifacts.file_reads import Content
+from app.services.artifacts.stored_files import patch_content
 from app.services.unit_of_work import Tools
 from app.wire.conditional import Span
 from app.wire.reading import BINARY, FOREIGN, Conditions, ConditionsDep, Reader, Target, respond

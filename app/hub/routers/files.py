@@ -10,13 +10,13 @@ from app.hub.opening import COMMIT, Opened, open_repository
 from app.hub.routing import hub_router
 from app.hub.waiting import read_in_turn
 from app.services import purges
-from app.services.file_reads import Content
+from app.services.artifacts.file_reads import Content
+from app.services.artifacts.read_slots import ReadSlot
+from app.services.artifacts.stored_files import patch_content, release_content, text_content
 from app.services.jobs import workers
 from app.services.merged import MergedModel
-from app.services.places import Place
 from app.services.repositories import Adapter, Base, Merged, Nothing, Thing
 from app.services.snapshots import SHA256_DIGITS, Entry
-from app.services.stored_files import patch_content, release_content, text_content
 from app.wire.conditional import Span
 from app.wire.merged_files import respond_merged
 from app.wire.reading import Conditions, ConditionsDep, Reader, Target, respond
@@ -37,7 +37,7 @@ async def read_file(
 ) -> Response:  # fmt: skip
     """One file: HEAD says what it is and whether it can be had now (503 and Retry-After where not), GET sends it."""
 
-    def read(place: Place | None) -> Response:
+    def read(place: ReadSlot | None) -> Response:
         def once() -> Response:
             found = open_repository(access, owner, name, revision)
             return _answer(_Asked(access, request, conditions, place), found, found.entry(path))
@@ -54,7 +54,7 @@ class _Asked:
     access: Access
     request: Request
     conditions: Conditions
-    place: Place | None
+    place: ReadSlot | None
 
 
 def _answer(asked: _Asked, found: Opened, entry: Entry) -> Response:

@@ -10,9 +10,9 @@ from app.core.source import Source, read_range
 from app.db.patches import PUBLISHED, PURGED, PatchVersion
 from app.db.releases import Release
 from app.domain.errors import DomainError
+from app.services.artifacts.artifacts import Artifacts
 from app.services.fsck.troubles import Trouble
 from app.services.garbage import BLOB_GRACE
-from app.services.library import Library
 from app.services.scratch import Named, Scratch
 from app.services.sweep import DRAFT_AGE
 from app.services.unit_of_work import Tools
@@ -28,7 +28,7 @@ def named_by_version(row: PatchVersion) -> Iterator[Named]:
             yield Named(file["sha256"], file["size"], f"{row.patch.full_name}@{row.number}/{file['path']}")
 
 
-def named_by_release(library: Library, row: Release) -> Iterator[Named]:
+def named_by_release(library: Artifacts, row: Release) -> Iterator[Named]:
     """The manifest of a release, and its files where they were copied.
 
     Raises:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
-from app.services.places import Place, Places
+from app.services.artifacts.read_slots import ReadSlot, ReadSlots
 
 # Opens a file from an offset on; its pieces follow each other without gaps.
 Open = Callable[[int], AbstractContextManager[Iterator[memoryview]]]
@@ -23,7 +23,7 @@ class Content:
     """
 
     open: Open
-    places: Places | None = None
+    places: ReadSlots | None = None
     owner: str = ""
     is_computed: bool = False
 
@@ -41,9 +41,9 @@ class FileRead:
         self._lock = threading.Lock()  # guards the open resources
         self._opened = ExitStack()
         self._pieces: Iterator[memoryview] | None = None
-        self._place: Place | None = None
+        self._place: ReadSlot | None = None
 
-    def accept(self, place: Place) -> None:
+    def accept(self, place: ReadSlot) -> None:
         """Takes over a place that the queue granted; `close` releases it."""
         self._place = place
 

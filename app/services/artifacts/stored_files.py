@@ -8,9 +8,9 @@ from app.core.readahead import BLOCK_BYTES
 from app.core.source import Source, read_range
 from app.db.patches import PatchVersion
 from app.db.releases import Release
+from app.services.artifacts.artifacts import Artifacts
+from app.services.artifacts.file_reads import Content
 from app.services.backend import Backend
-from app.services.file_reads import Content
-from app.services.library import Library
 
 PIECE_BYTES = 2**20
 
@@ -28,7 +28,7 @@ def release_content(backend: Backend, release: Release, path: str, start: int, s
     return Content(partial(_pieces, opens, path, stop), backend.far_reads, owner)
 
 
-def patch_content(library: Library, version: PatchVersion, path: str, digest: str, stop: int) -> Content:
+def patch_content(library: Artifacts, version: PatchVersion, path: str, digest: str, stop: int) -> Content:
     """Returns the content of a version's file, as it was published, up to byte `stop`."""
     return Content(partial(_pieces, partial(library.open_file, version, path, digest), path, stop))
 

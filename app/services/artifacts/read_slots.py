@@ -28,7 +28,7 @@ IDLE_SECONDS = 2.0
 log = logging.getLogger("portllm.places")
 
 
-class Place:
+class ReadSlot:
     """A slot of the semaphore: the right of one read to keep its buffers, until `release`."""
 
     def __init__(self, places: "Places", owner: str) -> None:
@@ -52,11 +52,11 @@ class Place:
 class Waiter:
     """A read in the queue; any thread calls `granted` with its place, so `granted` must not block."""
 
-    def __init__(self, owner: str, granted: Callable[[Place], None]) -> None:
+    def __init__(self, owner: str, granted: Callable[[ReadSlot], None]) -> None:
         self.owner, self.granted = owner, granted
 
 
-class NoPlaceError(DomainError):
+class NoSlotError(DomainError):
     """All places are taken (server.busy).
 
     Attributes:
@@ -70,7 +70,7 @@ class NoPlaceError(DomainError):
         self.places, self.owner = places, owner
 
 
-class Places:
+class ReadSlots:
     """The semaphore of one process; thread-safe.
 
     Args:
@@ -83,11 +83,11 @@ class Places:
         self.what = what
         self._total, self._each = total, each
         self._lock = threading.Lock()
-        self._held: dict[Place, None] = {}
+        self._held: dict[ReadSlot, None] = {}
         self._count = Counter[str]()
         self._waiting: dict[Waiter, None] = {}
 
-    def take(self, owner: str) -> Place:
+    def take(self, owner: str) -> ReadSlot:
         """Returns a place without waiting; if none is free, reclaims that of a read which has been idle for long enough.
 
         Raises:
@@ -102,8 +102,8 @@ class Places:
         if place is not None:
             return place
         if all_taken:
-            raise NoPlaceError(self, owner, self._total, self.what, {})
-        raise NoPlaceError(self, owner, self._each, f"{self.what} of {owner}", {"owner": owner})
+            raise NoSlotError(self, owner, self._total, self.what, {})
+        raise NoSlotError(self, owner, self._each, f"{self.what} of {owner}", {"owner": owner})
 
     @contextmanager
     def hold(self, owner: str) -> Iterator[None]:
@@ -114,7 +114,7 @@ class Places:
         finally:
             place.release()
 
-    def wait(self, owner: str, granted: Callable[[Place], None]) -> Waiter:
+    def wait(self, owner: str, granted: Callable[[ReadSlot], None]) -> Waiter:
         """Joins the queue, which `reclaim` serves. The wait ends when `granted` is called, or with `leave`."""
         waiter = Waiter(owner, granted)
         with self._lock:
@@ -148,16 +148,16 @@ class Places:
             self._serve_waiting(actions)
         _run(actions)
 
-    def rest(self, place: Place, drop_buffers: Callable[[], None]) -> None:
+    def rest(self, place: ReadSlot, drop_buffers: Callable[[], None]) -> None:
         with self._lock:
             place.idle_since, place.drop_buffers = time.monotonic(), drop_buffers
 
-    def resume(self, place: Place) -> bool:
+    def resume(self, place: ReadSlot) -> bool:
         with self._lock:
             place.idle_since, place.drop_buffers = None, _nothing
             return place in self._held
 
-    def release(self, place: Place) -> None:
+    def release(self, place: ReadSlot) -> None:
         actions: list[Callable[[], None]] = []
         with self._lock:
             self._remove(place)
@@ -178,19 +178,19 @@ class Places:
             del self._waiting[waiter]
             actions.append(partial(waiter.granted, place))
 
-    def _admit(self, owner: str, actions: list[Callable[[], None]]) -> Place | None:
+    def _admit(self, owner: str, actions: list[Callable[[], None]]) -> ReadSlot | None:
         if self._count.total() >= self._total or self._count[owner] >= self._each:
             idle = self._idle_longest(owner if self._count[owner] >= self._each else None)
             if idle is None:
                 return None
             actions.append(idle.drop_buffers)
             self._remove(idle)
-        place = Place(self, owner)
+        place = ReadSlot(self, owner)
         self._held[place] = None
         self._count[owner] += 1
         return place
 
-    def _idle_longest(self, owner: str | None) -> Place | None:
+    def _idle_longest(self, owner: str | None) -> ReadSlot | None:
         """Returns the reclaimable place that has been idle longest, of one owner or of all; None if there is none."""
         latest = time.monotonic() - IDLE_SECONDS
         idle = [
@@ -199,7 +199,7 @@ class Places:
         ]  # fmt: skip
         return min(idle)[2] if idle else None
 
-    def _remove(self, place: Place) -> None:
+    def _remove(self, place: ReadSlot) -> None:
         if place in self._held:
             del self._held[place]
             self._count[place.owner] -= 1

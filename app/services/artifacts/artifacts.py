@@ -25,9 +25,9 @@ from app.db.patches import PatchVersion
 from app.db.releases import Release
 from app.domain.errors import DomainError
 from app.domain.s3_uri import S3, S3Uri
-from app.services.downloads import Downloads
-from app.services.openings import Openings
-from app.services.probes import Probes
+from app.services.artifacts.downloads import Downloads
+from app.services.artifacts.open_sources import Openings
+from app.services.artifacts.storage_probes import Probes
 
 MANIFEST = "manifest"
 MANIFESTS = 32
@@ -66,7 +66,7 @@ class Planned(NamedTuple):
     data_start: int
 
 
-class Library:
+class Artifacts:
     """Opens releases and patches; remembers manifests and plans, which never change.
 
     Open files and cached entries of a version can be revoked (`revoke`), so that removed bytes are not read any further.

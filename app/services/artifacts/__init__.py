@@ -1,0 +1,1 @@
+"""Opened releases and patches, plans, and the files that are read from them."""
