@@ -24,11 +24,12 @@ from app.domain.names import check_revision
 from app.domain.path_index import PathIndex
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.repositories import Repository
-from app.services import families, objects, pushes, releases
+from app.services import families, pushes, releases
 from app.services.access.quotas import open_account
-from app.services.objects import PUSHED, require_push
 from app.services.pushes import Added, Change, Files
 from app.services.unit_of_work import Tools, UnitOfWork, run_with_retry
+from app.services.uploads import pushed_objects
+from app.services.uploads.pushed_objects import PUSHED, require_push
 
 
 class Opened(Protocol):
@@ -127,7 +128,7 @@ def _record(
             for path in index.discard_below(change.path) if change.folder else ():
                 del files[path]
         elif _is_carried(change.path):
-            row = objects.named(uow, repository, change.sha256, change.size)
+            row = pushed_objects.named(uow, repository, change.sha256, change.size)
             if row is None:
                 raise DomainError(
                     "push.not_sent", path=change.path[:200], digest=change.sha256[:64], repository=repository.full_name

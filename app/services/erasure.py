@@ -21,7 +21,7 @@ from app.domain.errors import DomainError
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.s3_uri import S3Uri
 from app.services import garbage
-from app.services.tombstones import bury
+from app.services.patches.tombstones import bury
 from app.services.unit_of_work import Tools, UnitOfWork
 
 PENDING, DONE = "pending", "done"

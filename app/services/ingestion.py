@@ -14,9 +14,10 @@ from app.db.releases import Release
 from app.domain.errors import DomainError
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.states import move
-from app.services import objects, releases, sources
+from app.services import releases, sources
 from app.services.sources import PUSHED
 from app.services.unit_of_work import UnitOfWork
+from app.services.uploads import pushed_objects
 
 MANIFEST_FILE = "manifest.json"
 # The number of `stats` values of a file: size, mtime and inode.
@@ -110,7 +111,7 @@ def _end_push(uow: UnitOfWork, release: Release) -> None:
     """What was pushed is the release's from now on."""
     push = uow.session.get(Push, release.source.removeprefix(PUSHED))
     if push:
-        objects.forget(uow, [file["object"] for file in push.files])
+        pushed_objects.forget(uow, [file["object"] for file in push.files])
         uow.session.delete(push)
 
 

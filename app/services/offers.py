@@ -14,9 +14,9 @@ from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository
 from app.services import base_pushes, pushes
 from app.services.access.quotas import require_room
-from app.services.objects import owner_of, require_push
 from app.services.pushes import REGULAR_BYTES, Files
 from app.services.unit_of_work import UnitOfWork
+from app.services.uploads.pushed_objects import owner_of, require_push
 
 Mode = Literal["lfs", "regular"]
 SAFETENSORS = ".safetensors"

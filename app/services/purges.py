@@ -15,10 +15,11 @@ from app.db.patches import PURGED, PatchVersion
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.states import move
-from app.services import digests, erasure, versions
+from app.services import digests, erasure
 from app.services.jobs import jobs
 from app.services.materialisations import MATERIALISE, job_of
-from app.services.tombstones import bury, bury_port, forget_answers
+from app.services.patches import versions
+from app.services.patches.tombstones import bury, bury_port, forget_answers
 from app.services.unit_of_work import UnitOfWork
 
 # How reads fail whose bytes are removed under them.

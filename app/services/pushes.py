@@ -23,10 +23,10 @@ from app.domain.errors import DomainError
 from app.domain.ids import new_id
 from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository
-from app.services import objects
 from app.services.access.quotas import open_account
-from app.services.objects import PUSHED, require_push
 from app.services.unit_of_work import UnitOfWork
+from app.services.uploads import pushed_objects
+from app.services.uploads.pushed_objects import PUSHED, require_push
 
 # Up to here a file comes within the commit itself, where it is not weights.
 REGULAR_BYTES = 2**20
@@ -222,7 +222,7 @@ def read_small(uow: UnitOfWork, file: dict[str, Any], most: int) -> bytes:
 
 def end(uow: UnitOfWork, push: Push, keep_announced: bool = False) -> None:
     """Drops a draft and what was sent for it alone; an announced repository may stay, empty."""
-    objects.forget(uow, [file["object"] for file in push.files if file["object"]])
+    pushed_objects.forget(uow, [file["object"] for file in push.files if file["object"]])
     if keep_announced and push.patch_id is None:
         push.files, push.dropped, push.waits = [], [], None
         push.row_version += 1
@@ -276,7 +276,7 @@ def _apply(uow: UnitOfWork, repository: Repository, files: Files, changes: Seque
 
 
 def _named(uow: UnitOfWork, repository: Repository, change: Added, known: Files) -> dict[str, Any]:
-    row = objects.named(uow, repository, change.sha256, change.size)
+    row = pushed_objects.named(uow, repository, change.sha256, change.size)
     if row:
         return {"path": change.path, "size": row.size, "sha256": row.digest, "object": row.id}
     held = known.get(change.sha256)

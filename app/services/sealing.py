@@ -1,6 +1,6 @@
 """Makes a version of what was pushed, when it is complete: finds out what it was trained on, then verifies and publishes it.
 
-The same steps as of an upload by the API (`app.services.uploads`), in transactions of their own.
+The same steps as of an upload by the API (`app.services.patches.drafts`), in transactions of their own.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,8 @@ from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository
 from app.domain.states import move
-from app.services import base_names, patches, purges, pushes, repositories, snapshots, uploads, verification
+from app.services import base_names, purges, pushes, repositories, snapshots
+from app.services.patches import drafts, patches, verification
 from app.services.pushes import Change, Files
 from app.services.unit_of_work import Tools, UnitOfWork, run_with_retry
 
@@ -146,7 +147,7 @@ def _draft(uow: UnitOfWork, principal: Principal, repository: Repository, said: 
         push.waits = _waits(uow, repository).to_problem()
         return None
     announced = [_announced(uow, file) for file in files.values()]
-    version, is_new = uploads.draft(uow, principal, repository.owner, repository.name, trained_on, announced)
+    version, is_new = drafts.draft(uow, principal, repository.owner, repository.name, trained_on, announced)
     version.dropped = sorted({*version.dropped, *push.dropped}) if is_new else version.dropped
     return version.id
 
@@ -182,22 +183,22 @@ def _waits(uow: UnitOfWork, repository: Repository) -> DomainError:
     return DomainError("push.base_unknown", repository=repository.full_name, base=base[:200])
 
 
-def _announced(uow: UnitOfWork, file: dict[str, object]) -> uploads.AnnouncedFile:
+def _announced(uow: UnitOfWork, file: dict[str, object]) -> drafts.AnnouncedFile:
     path, size, sha256 = str(file["path"]), int(str(file["size"])), str(file["sha256"])
     if file["object"] is None:
-        return uploads.AnnouncedFile(path, size, sha256, kept=True)
+        return drafts.AnnouncedFile(path, size, sha256, kept=True)
     row = rows.pushed(uow.session, str(file["object"]))
     if row is None or row.staged is None:
         raise DomainError("push.lost", path=path)
     row.charged = 0  # from now on they count as the draft's
     uow.session.flush()
-    return uploads.AnnouncedFile(path, size, sha256, row.staged, kept=row.multipart is None)
+    return drafts.AnnouncedFile(path, size, sha256, row.staged, kept=row.multipart is None)
 
 
 def _publish(
     uow: UnitOfWork, principal: Principal, repository: Repository, upload: str, facts: dict[str, object]
 ) -> PatchVersion:  # fmt: skip
-    version = uploads.publish(uow, principal, upload, facts)
+    version = drafts.publish(uow, principal, upload, facts)
     uow.session.flush()
     newest = patch_rows.newest_version(uow.session, version.patch_id)
     if newest is not None and newest.number != version.number:

@@ -11,10 +11,10 @@ from app.db.patches import PURGED
 from app.domain.repositories import MAIN
 from app.domain.s3_uri import S3Uri
 from app.domain.states import move
-from app.services import objects
 from app.services.pushes import end
 from app.services.sources import PUSHED
 from app.services.unit_of_work import UnitOfWork
+from app.services.uploads import pushed_objects
 
 DRAFT_AGE = dt.timedelta(days=1)
 # What is sent is older than the push that names it, which may take long.
@@ -44,7 +44,7 @@ def pushed(uow: UnitOfWork) -> int:
         if push.files or push.patch_id or push.revision != MAIN:  # one that is announced only costs nothing, and stays
             end(uow, push, keep_announced=True)
     old = pushes.old_objects(uow.session, present - OBJECT_AGE, present - SPENT_AGE, present - DRAFT_AGE)
-    objects.forget(uow, [row.id for row in old])
+    pushed_objects.forget(uow, [row.id for row in old])
     return len(found)
 
 

@@ -11,8 +11,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials
 
 from app.domain.principal import Principal
-from app.services import leave
 from app.services.backend import Backend
+from app.services.uploads import upload_grants
 from app.wire.deps import BackendDep, bearer, charge, origin_of, refusals_counted
 
 
@@ -52,7 +52,7 @@ async def _sender(request: Request, backend: Backend, text: str) -> Sender:
 
 def _believed(request: Request, backend: Backend, text: str) -> Sender:
     with refusals_counted(request, backend), backend.read() as uow:
-        claims = leave.read(uow, text)
+        claims = upload_grants.read(uow, text)
     principal = Principal(claims["owner"], frozenset(claims["scopes"]), claims["token"], *origin_of(request))
     charge(request, backend, principal)
     return Sender(principal, claims)

@@ -473,9 +473,9 @@ def _draft(service: Service, pusher: Pusher) -> list[dict[str, Any]]:
 
 def test_leave_expires(service: Service, pusher: Pusher, monkeypatch: pytest.MonkeyPatch) -> None:
     """After its hour, an address and a token open nothing."""
-    from app.services import leave
+    from app.services.uploads import upload_grants
 
-    monkeypatch.setattr(leave, "UPLOAD_SECONDS", -5)
+    monkeypatch.setattr(upload_grants, "UPLOAD_SECONDS", -5)
     (asked,) = pusher.batch(b"late").json()["objects"]
     refused(service.client.put(here(asked["actions"]["upload"]["href"]), content=b"late"), 401, "upload.expired")
     refused(pusher.session().block("ab" * 32, b"x"), 401, "upload.expired")

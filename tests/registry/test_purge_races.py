@@ -15,7 +15,8 @@ from app.core.recipe import Recipe
 from app.core.revocable_source import RevocableSource
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
-from app.services import ports, uploads, verification
+from app.services import ports
+from app.services.patches import drafts, verification
 from app.services.unit_of_work import run_with_retry
 from tests.live.service import until
 from tests.registry.conftest import Models, on_postgresql
@@ -94,7 +95,7 @@ def test_draft_that_is_purged_between_statements_of_its_publication_is_gone(plac
     event.listen(Engine, "after_cursor_execute", purge)
     try:
         with pytest.raises(DomainError) as error:
-            run_with_retry(runtime.write, lambda uow: uploads.publish(uow, ADMIN, draft, facts))
+            run_with_retry(runtime.write, lambda uow: drafts.publish(uow, ADMIN, draft, facts))
     finally:
         event.remove(Engine, "after_cursor_execute", purge)
     assert (len(begun), error.value.code) == (1, "version.purged")

@@ -17,8 +17,9 @@ import pytest
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.runtime import Runtime
-from app.services import families, patches, ports, releases, versions
+from app.services import families, ports, releases
 from app.services.events import events
+from app.services.patches import patches, versions
 from app.services.unit_of_work import UnitOfWork
 from app.settings import Settings
 from tests.live.service import until

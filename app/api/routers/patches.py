@@ -12,7 +12,8 @@ from app.api.schemas.patches import AliasIn, AliasOut, PatchChange, PatchIn, Pat
 from app.api.schemas.purges import ErasureOut
 from app.domain.errors import DomainError
 from app.domain.repositories import parse_repository
-from app.services import erasure, patches, purges, sealing, uploads, versions
+from app.services import erasure, purges, sealing
+from app.services.patches import drafts, patches, versions
 from app.services.sealing import Said
 from app.services.unit_of_work import UnitOfWork, run_with_retry
 from app.wire.body_routes import buffers_body
@@ -108,12 +109,12 @@ def draft_version(owner: str, patch: str, body: VersionIn, once: OnceDep, princi
     """Announce the files of a version. Bytes that are published already return their version (200), nothing is to be sent."""
 
     def make(uow: UnitOfWork) -> tuple[int, VersionOut, str]:
-        announced = [uploads.AnnouncedFile(f.path, f.size, f.sha256) for f in body.files]
-        row, is_new = uploads.draft(uow, principal, owner, patch, body.trained_on, announced)
+        announced = [drafts.AnnouncedFile(f.path, f.size, f.sha256) for f in body.files]
+        row, is_new = drafts.draft(uow, principal, owner, patch, body.trained_on, announced)
         if is_new:
             return (
                 201,
-                VersionOut.of(row, uploads.received(uow, row), uow.tools.blobs.direct is not None),
+                VersionOut.of(row, drafts.received(uow, row), uow.tools.blobs.direct is not None),
                 f"/api/v1/uploads/{row.id}",
             )
         return 200, VersionOut.of(row), f"/api/v1/patches/{owner}/{patch}/versions/{row.number}"

@@ -9,8 +9,9 @@ from app.api.routing import api_router
 from app.api.schemas.patches import DirectIn, DirectOut, PartOut, VersionOut
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
-from app.services import hub_commits, publishing, uploads
+from app.services import hub_commits
 from app.services.backend import Backend
+from app.services.patches import drafts, publishing
 from app.services.unit_of_work import run_with_retry
 from app.wire import long_work
 from app.wire.bodies import pieces, said_bytes
@@ -27,8 +28,8 @@ OFFSET = "Upload-Offset"
 @at_once
 def get_upload(upload: str, uow: ReadUnit, principal: PrincipalDep) -> VersionOut:
     """An open upload, and how many bytes of each file have arrived."""
-    row = uploads.open_upload(uow, principal, upload)
-    return VersionOut.of(row, uploads.received(uow, row), uow.tools.blobs.direct is not None)
+    row = drafts.open_upload(uow, principal, upload)
+    return VersionOut.of(row, drafts.received(uow, row), uow.tools.blobs.direct is not None)
 
 
 @router.post("/uploads/{upload}/direct")
@@ -37,14 +38,14 @@ def send_direct(upload: str, body: DirectIn, uow: WriteUnit, principal: Principa
 
     Publishing puts them together and verifies them. Only where the draft says `direct`.
     """
-    step, parts = uploads.direct_parts(uow, principal, upload, body.path)
+    step, parts = drafts.direct_parts(uow, principal, upload, body.path)
     return DirectOut(part_size=step, parts=[PartOut(number=p.number, offset=p.offset, size=p.size, url=p.url) for p in parts])
 
 
 @router.head("/uploads/{upload}/files/{path:path}", status_code=200)
 def get_offset(upload: str, path: str, uow: ReadUnit, principal: PrincipalDep) -> Response:
     """How many bytes of a file have arrived, in Upload-Offset."""
-    _, _, size, received = uploads.place(uow, principal, upload, path)
+    _, _, size, received = drafts.place(uow, principal, upload, path)
     return Response(headers={OFFSET: str(received), "Upload-Length": str(size)})
 
 
@@ -99,8 +100,8 @@ def _publish(backend: Backend, principal: Principal, upload: str) -> VersionOut:
 def _target(backend: Backend, principal: Principal, upload: str, path: str) -> tuple[str, str, int, int]:
     """Returns where the bytes of a file go. If more bytes can arrive, a recorded refusal of the draft is removed."""
     with backend.read() as uow:
-        target = uploads.place(uow, principal, upload, path)
-        is_refused = uploads.is_refused(uow, principal, upload)
+        target = drafts.place(uow, principal, upload, path)
+        is_refused = drafts.is_refused(uow, principal, upload)
     if is_refused and target[3] < target[2]:
-        run_with_retry(backend.write, lambda uow: uploads.forget_refusal(uow, principal, upload))
+        run_with_retry(backend.write, lambda uow: drafts.forget_refusal(uow, principal, upload))
     return target

@@ -7,8 +7,8 @@ from pydantic import Field, StringConstraints
 from app.api.schemas.base import In, JobProblem, Name, Out, Time
 from app.db.imports import Import
 from app.domain.upstreams import MAX_REFERENCE
-from app.services import imports
-from app.services.imports import Wish
+from app.services.patches import imports
+from app.services.patches.imports import Wish
 
 Source = Annotated[str, StringConstraints(min_length=1, max_length=MAX_REFERENCE)]
 

@@ -19,11 +19,12 @@ from app.domain.principal import Principal
 from app.domain.repositories import Repository, parse_repository
 from app.hub.bodies import FilesIn, address, left_out, parsed, warning
 from app.hub.routing import hub_router
-from app.services import base_pushes, offers, purges, pushes, reservations, sealing
+from app.services import base_pushes, offers, purges, pushes, sealing
 from app.services.backend import Backend
-from app.services.objects import PUSHED, new_upload
 from app.services.pushes import Added, Change, Deleted
 from app.services.unit_of_work import run_with_retry
+from app.services.uploads import reservations
+from app.services.uploads.pushed_objects import PUSHED, new_upload
 from app.wire.bodies import lines
 from app.wire.body_routes import buffers_body, streams_body
 from app.wire.deps import BackendDep, PrincipalDep

@@ -14,9 +14,10 @@ from app.domain.principal import Principal
 from app.domain.repositories import parse_repository
 from app.hub.bodies import BatchIn, ObjectIn, address, parsed
 from app.hub.routing import hub_router
-from app.services import attempts, leave, objects, offers
-from app.services.objects import PUSHED, Place, Wanted, new_upload
+from app.services import offers
 from app.services.unit_of_work import UnitOfWork, run_with_retry
+from app.services.uploads import pushed_objects, upload_attempts, upload_grants
+from app.services.uploads.pushed_objects import PUSHED, Place, Wanted, new_upload
 from app.wire.bodies import discard_body, stage
 from app.wire.body_routes import buffers_body, streams_body
 from app.wire.deps import BackendDep, PrincipalDep
@@ -39,10 +40,10 @@ async def batch(owner: str, name: str, request: Request, backend: BackendDep, pr
     wanted = list(dict.fromkeys(Wanted(one.oid, one.size) for one in body.objects))
 
     def begin(uow: UnitOfWork) -> list[tuple[Place, str]]:
-        objects.require_push(principal, repository)
+        pushed_objects.require_push(principal, repository)
         has = {file["sha256"]: file["size"] for file in offers.held(uow, repository, "").values()}
-        places = objects.begin(uow, principal, repository, wanted, has)
-        return [(place, leave.give(uow, principal, upload=place.object)[0] if place.object else "") for place in places]
+        places = pushed_objects.begin(uow, principal, repository, wanted, has)
+        return [(place, upload_grants.give(uow, principal, upload=place.object)[0] if place.object else "") for place in places]
 
     found = await run_in_threadpool(run_with_retry, backend.write, begin)
     in_parts = "multipart" in body.transfers and any(place.urls for place, _ in found)
@@ -66,20 +67,20 @@ async def put_object(ident: str, request: Request, backend: BackendDep, sender: 
     def give_up() -> None:
         blobs.discard(upload)
         with suppress(DomainError):  # the original error is the answer; if this fails, the lease expires by itself
-            change(attempts.end)
+            change(upload_attempts.end)
 
-    target = await run_in_threadpool(change, attempts.begin)
+    target = await run_in_threadpool(change, upload_attempts.begin)
     if target.is_there:
         await discard_body(request, target.size)
         return JSONResponse({})
     try:
-        async with renewed(partial(change, attempts.renew), attempts.RENEW_SECONDS):
+        async with renewed(partial(change, upload_attempts.renew), upload_attempts.RENEW_SECONDS):
             received, actual = await stage(request, blobs, upload, PUSHED, target.size)
         if received != target.size:
             raise DomainError("upload.incomplete", path=target.digest, received=received, size=target.size)
         if actual != target.digest:
             raise DomainError("upload.digest", path=target.digest, actual=actual, expected=target.digest)
-        await run_in_threadpool(change, attempts.arrive)
+        await run_in_threadpool(change, upload_attempts.arrive)
     except BaseException:
         await run_in_threadpool(give_up)
         raise
@@ -90,7 +91,7 @@ async def put_object(ident: str, request: Request, backend: BackendDep, sender: 
 def complete(ident: str, backend: BackendDep, sender: SenderDep) -> JSONResponse:
     """Puts the parts together that went straight to the store; which those are, the store says, not the client."""
     _require(sender, ident)
-    run_with_retry(backend.write, lambda uow: objects.complete(uow, ident))
+    run_with_retry(backend.write, lambda uow: pushed_objects.complete(uow, ident))
     return JSONResponse({})
 
 
@@ -104,7 +105,7 @@ async def verify(owner: str, name: str, request: Request, backend: BackendDep, p
 
 def _verify(backend: BackendDep, principal: Principal, owner: str, name: str, wanted: Wanted) -> None:
     with backend.read() as uow:
-        objects.require_arrived(uow, principal, parse_repository(owner, name), wanted)
+        pushed_objects.require_arrived(uow, principal, parse_repository(owner, name), wanted)
 
 
 def _require(sender: Sender, ident: str) -> None:

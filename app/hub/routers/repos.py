@@ -10,12 +10,13 @@ from app.domain.repositories import MAIN, Repository, parse_repository, unknown_
 from app.hub.answers import MESSAGE, in_a_header
 from app.hub.bodies import CardIn, CreateIn, TagIn, address, parsed, warning
 from app.hub.routing import hub_router
-from app.services import base_pushes, patches, pushes, repositories
+from app.services import base_pushes, pushes, repositories
 from app.services.backend import Backend
 from app.services.front_matter import is_readable
-from app.services.objects import require_push
+from app.services.patches import patches
 from app.services.repositories import Adapter
 from app.services.unit_of_work import UnitOfWork, run_with_retry
+from app.services.uploads.pushed_objects import require_push
 from app.wire.body_routes import buffers_body
 from app.wire.deps import BackendDep, PrincipalDep
 from app.wire.problems import MEDIA_TYPE, body_of

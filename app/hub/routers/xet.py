@@ -18,10 +18,11 @@ from app.domain.repositories import Repository, parse_repository
 from app.hub.bodies import address
 from app.hub.rebuilds import Rebuilds
 from app.hub.routing import hub_router
-from app.services import blocks, leave, offers, reservations
+from app.services import offers
 from app.services.backend import Backend
-from app.services.objects import PUSHED, new_upload
 from app.services.unit_of_work import run_with_retry
+from app.services.uploads import reservations, upload_grants, xet_blocks
+from app.services.uploads.pushed_objects import PUSHED, new_upload
 from app.wire.bodies import pieces, said_bytes, stage
 from app.wire.body_routes import ignores_body, streams_body
 from app.wire.deps import BackendDep, PrincipalDep
@@ -51,7 +52,7 @@ def write_token(
     with backend.read() as uow:
         offers.require_target(uow, principal, repository, revision)
         # Nobody guesses another's session: what was sent in it is found by its name together with who sends.
-        token, expires = leave.give(uow, principal, session=session, repository=[owner, name])
+        token, expires = upload_grants.give(uow, principal, session=session, repository=[owner, name])
     url = address(request, f"cas/{session}")
     said = {"X-Xet-Access-Token": token, "X-Xet-Token-Expiration": str(expires), "X-Xet-Cas-Url": url}
     return JSONResponse({"accessToken": token, "exp": expires, "casUrl": url}, headers=said)
@@ -69,7 +70,7 @@ async def put_block(
     principal = sender.principal
 
     begin = partial(
-        blocks.begin_block, principal=principal, repository=repository, session=scope, name=block, size=said_bytes(request)
+        xet_blocks.begin_block, principal=principal, repository=repository, session=scope, name=block, size=said_bytes(request)
     )
     reserved = await run_in_threadpool(run_with_retry, backend.write, begin)
     if reserved is None:
@@ -77,9 +78,9 @@ async def put_block(
     store, upload, scanner = backend.tools.blobs, new_upload(), BlockScanner(block)
 
     def keep(size: int) -> None:
-        store.append(upload, blocks.HEADERS, 0, scanner.finish())
+        store.append(upload, xet_blocks.HEADERS, 0, scanner.finish())
         run_with_retry(
-            backend.write, lambda uow: blocks.keep_block(uow, principal, repository, scope, block, size, upload, reserved)
+            backend.write, lambda uow: xet_blocks.keep_block(uow, principal, repository, scope, block, size, upload, reserved)
         )
 
     def give_up() -> None:
@@ -129,4 +130,4 @@ def _scope(sender: Sender, session: str) -> tuple[str, Repository]:
 
 def _rebuild(backend: Backend, sender: Sender, repository: Repository, scope: str, files: list[ShardFile]) -> None:
     largest = LARGEST_BASE if repository.kind == "base" else backend.tools.limits.patch_bytes
-    blocks.rebuild(backend, sender.principal, repository, scope, files, largest)
+    xet_blocks.rebuild(backend, sender.principal, repository, scope, files, largest)

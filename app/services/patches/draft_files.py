@@ -9,8 +9,8 @@ from typing import Any
 
 from app.db import patches as rows
 from app.db.patches import PatchVersion
-from app.services.objects import PUSHED
 from app.services.unit_of_work import Tools, UnitOfWork
+from app.services.uploads.pushed_objects import PUSHED
 
 # Marks of a draft's file: it is in the store already; its bytes were staged by a push, before anything was announced.
 KEPT, STAGED = "kept", "staged"

@@ -11,8 +11,8 @@ from functools import partial
 from app.db.base import clock
 from app.db.pushes import PushedObject
 from app.domain.errors import DomainError
-from app.services.objects import expected
 from app.services.unit_of_work import UnitOfWork
+from app.services.uploads.pushed_objects import expected
 
 LEASE = dt.timedelta(seconds=60)
 RENEW_SECONDS = 20.0

@@ -16,11 +16,12 @@ from app.domain.names import MAX_REPOSITORY, UNKNOWN, check_owner, check_patch, 
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.states import move
 from app.domain.upstreams import Reference
-from app.services import base_names, patches, uploads, upstreams, verification
+from app.services import base_names, upstreams
 from app.services.access import tokens
 from app.services.access.quotas import require_room, room
+from app.services.patches import drafts, patches, verification
+from app.services.patches.drafts import AnnouncedFile
 from app.services.unit_of_work import UnitOfWork
-from app.services.uploads import AnnouncedFile
 
 IMPORT = "import"
 MAX_AT_ONCE = 500
@@ -246,11 +247,11 @@ def _publish(uow: UnitOfWork, row: Import, result: dict[str, Any]) -> str:
             raise DomainError("blob.missing", digest=file["sha256"])
     # They were hashed by the job, out of what this owner's upstream sent: see `app.jobs.pull`.
     announced = [AnnouncedFile(f["path"], f["size"], f["sha256"], kept=True) for f in result["files"]]
-    version, is_new = uploads.draft(uow, principal, row.owner, row.name, trained_on, announced)
+    version, is_new = drafts.draft(uow, principal, row.owner, row.name, trained_on, announced)
     if is_new:
         version.dropped = sorted(result["dropped"])[: uow.tools.limits.patch_files]
         # The job has read all values already; here only headers are.
-        version = uploads.publish(uow, principal, version.id, verification.facts_of(uow.tools, version, read_values=False))
+        version = drafts.publish(uow, principal, version.id, verification.facts_of(uow.tools, version, read_values=False))
     row.version_id = version.id
     row.facts = {
         "base_model": base, "family": found.family.name, "trained_on": trained_on, "bytes": version.total_bytes,

@@ -17,8 +17,9 @@ from app.domain.ids import new_id
 from app.domain.names import UNKNOWN
 from app.domain.principal import Principal
 from app.domain.states import move
-from app.services import kept, patches, releases
+from app.services import releases
 from app.services.access.quotas import open_account
+from app.services.patches import draft_files, patches
 from app.services.unit_of_work import UnitOfWork
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -78,8 +79,8 @@ def draft(
     total = sum(f.size for f in chosen)
     account.charge(drafts=1, versions=1, bytes=total)
     uow.names_bytes()  # from the draft on, so that what is uploaded again is not swept as nobody's before it is published
-    before = kept.sent_before(uow, patch.id)
-    files = kept.mark([f.row() for f in chosen], [f.path for f in chosen if f.sha256 in before])
+    before = draft_files.sent_before(uow, patch.id)
+    files = draft_files.mark([f.row() for f in chosen], [f.path for f in chosen if f.sha256 in before])
     version = PatchVersion(
         id=new_id("ver"), created_at=clock(uow.session), patch_id=patch.id, owner=owner, number=None, state="draft",
         digest=digest, published_digest=None, files=files, dropped=dropped, total_bytes=total,
@@ -113,14 +114,14 @@ def staged_name(version: PatchVersion, path: str) -> tuple[str, int]:
 
 def received(uow: UnitOfWork, version: PatchVersion) -> dict[str, int]:
     """How many bytes of each file have arrived, here or straight in the store, or need not be sent again."""
-    return {file["path"]: kept.arrived(uow.tools, version, index) for index, file in enumerate(version.files)}
+    return {file["path"]: draft_files.arrived(uow.tools, version, index) for index, file in enumerate(version.files)}
 
 
 def place(uow: UnitOfWork, principal: Principal, upload: str, path: str) -> tuple[str, str, int, int]:
     """Where the service puts the bytes of a file: upload, name of the staged file, its size, and how many bytes are there."""
     version = open_upload(uow, principal, upload)
     name, size = staged_name(version, path)
-    return version.id, name, size, kept.arrived_here(uow.tools, version, int(name))
+    return version.id, name, size, draft_files.arrived_here(uow.tools, version, int(name))
 
 
 def is_refused(uow: UnitOfWork, principal: Principal, upload: str) -> bool:
@@ -159,7 +160,7 @@ def direct_parts(uow: UnitOfWork, principal: Principal, upload: str, path: str) 
     direct = uow.tools.blobs.direct
     if direct is None:
         raise DomainError("upload.not_direct")
-    if kept.is_kept(uow.tools, version.files[int(name)]):
+    if draft_files.is_kept(uow.tools, version.files[int(name)]):
         return part_bytes(size), []
     uow.lock(version)
     multiparts = dict(version.multiparts or {})
@@ -196,7 +197,7 @@ def publish(uow: UnitOfWork, principal: Principal, upload: str, facts: dict[str,
         version.state = move("version", version.state, "discarded")
         return existing
     account.charge(versions=1)
-    version.facts, version.files, version.refusal = facts, kept.unmarked(version), None
+    version.facts, version.files, version.refusal = facts, draft_files.unmarked(version), None
     version.number = rows.next_number(uow.session, patch.id)
     version.state = move("version", version.state, "published")
     version.published_digest = version.digest

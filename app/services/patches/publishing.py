@@ -7,7 +7,8 @@ from app.core.errors import CoreError
 from app.db.patches import PatchVersion
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
-from app.services import purges, uploads, verification
+from app.services import purges
+from app.services.patches import drafts, verification
 from app.services.unit_of_work import Tools, UnitOfWork, run_with_retry
 
 
@@ -47,4 +48,4 @@ def publish(opened: Opened, principal: Principal, upload: str) -> PatchVersion:
             with suppress(DomainError):  # the caller gets the refusal even if recording it fails
                 run_with_retry(opened.write, lambda uow: verification.refuse(uow, principal, upload, verified, refusal))
             raise
-        return run_with_retry(opened.write, lambda uow: uploads.publish(uow, principal, upload, facts))
+        return run_with_retry(opened.write, lambda uow: drafts.publish(uow, principal, upload, facts))

@@ -17,10 +17,10 @@ from app.db.pushes import XORB, PushedObject
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import Repository
-from app.services import objects, reservations
 from app.services.access.quotas import open_account
-from app.services.objects import PUSHED, new_upload, owner_of, require_push
 from app.services.unit_of_work import Tools, UnitOfWork, run_with_retry
+from app.services.uploads import pushed_objects, reservations
+from app.services.uploads.pushed_objects import PUSHED, new_upload, owner_of, require_push
 
 HEADERS = "1"  # the name under which the headers of a block's chunks are staged beside it
 OPEN_BLOCKS = 64
@@ -124,7 +124,7 @@ def _put_together(
         reader.check(file)
     for file in files:
         with opened.read() as uow:
-            if objects.named(uow, repository, file.sha256, file.size):
+            if pushed_objects.named(uow, repository, file.sha256, file.size):
                 continue
         upload = new_upload()
         try:
@@ -132,7 +132,7 @@ def _put_together(
             with opened.write() as uow:
                 freed = _make_room(uow, repository, session, names, file.size)
                 reservations.shrink(uow, reserved, file.size - freed)
-                objects.keep(uow, principal, repository, file.sha256, file.size, upload)
+                pushed_objects.keep(uow, principal, repository, file.sha256, file.size, upload)
         except BaseException:
             opened.tools.blobs.discard(upload)
             raise

@@ -15,10 +15,10 @@ from app.domain.errors import DomainError
 from app.domain.ids import new_id
 from app.domain.principal import Principal
 from app.domain.repositories import Repository
-from app.services import objects
 from app.services.access.quotas import open_account
-from app.services.objects import owner_of, require_push
 from app.services.unit_of_work import UnitOfWork, run_with_retry
+from app.services.uploads import pushed_objects
+from app.services.uploads.pushed_objects import owner_of, require_push
 
 Begin = Callable[[], AbstractContextManager[UnitOfWork]]
 
@@ -46,7 +46,7 @@ def reserve_file(uow: UnitOfWork, principal: Principal, repository: Repository, 
         DomainError: see `reserve`.
     """
     require_push(principal, repository)
-    if objects.has(uow, repository.full_name, sha256, size):
+    if pushed_objects.has(uow, repository.full_name, sha256, size):
         return None
     return reserve(uow, principal, repository, size)
 
@@ -96,7 +96,7 @@ def record_file(uow: UnitOfWork, ident: str, sha256: str, size: int, staged: str
         DomainError: upload.unknown, quota.exceeded.
     """
     row = reservation(uow, ident)
-    if objects.has(uow, row.repository, sha256, size):
+    if pushed_objects.has(uow, row.repository, sha256, size):
         uow.after_commit(partial(uow.tools.blobs.discard, staged))
         release(uow, ident)
     else:

@@ -1,4 +1,4 @@
-"""Versions of a patch: read, listed, yanked, never edited. Made by `app.services.uploads`, purged by `app.services.purges`."""
+"""Versions of a patch: read, listed, yanked, never edited. Made by `app.services.patches.drafts`, purged by `app.services.purges`."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from app.db.patches import PatchVersion
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.states import move
-from app.services import patches
+from app.services.patches import patches
 from app.services.unit_of_work import UnitOfWork
 
 

@@ -19,8 +19,8 @@ from app.db import patches as rows
 from app.db.patches import PatchVersion
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
-from app.services import kept, uploads
 from app.services.access.quotas import require_room
+from app.services.patches import draft_files, drafts
 from app.services.unit_of_work import Tools, UnitOfWork
 
 
@@ -49,10 +49,10 @@ def find(uow: UnitOfWork, principal: Principal, upload: str) -> Draft:
             before and has not changed since.
         CoreError: the recorded refusal, if the files were not a patch.
     """
-    if ended := uploads.settled(uow, principal, upload):
+    if ended := drafts.settled(uow, principal, upload):
         return Draft(ended, ended.facts or {})
-    version = uploads.open_upload(uow, principal, upload)
-    uploads.require_not_purged(uow, version.owner, version.digest)
+    version = drafts.open_upload(uow, principal, upload)
+    drafts.require_not_purged(uow, version.owner, version.digest)
     existing = rows.version_by_digest(uow.session, version.patch_id, version.digest)
     if existing and existing.facts:
         return Draft(version, existing.facts)
@@ -91,9 +91,9 @@ def refuse(uow: UnitOfWork, principal: Principal, upload: str, verified: Sequenc
     Raises:
         DomainError: upload.unknown.
     """
-    version = uploads.open_upload(uow, principal, upload)
+    version = drafts.open_upload(uow, principal, upload)
     uow.lock(version)
-    version.files = kept.mark(version.files, verified)
+    version.files = draft_files.mark(version.files, verified)
     if isinstance(error, HeaderError | AdapterError | PortError) or error.code == "upload.digest":
         version.refusal = {"code": error.code, "data": error.data}
 
@@ -140,12 +140,12 @@ def _require_fit(tools: Tools, version: PatchVersion, patch: Patch) -> None:
 def _take(tools: Tools, version: PatchVersion, verified: list[str]) -> None:
     """Moves the uploaded files into the store, one by one, each verified by its digest."""
     blobs = tools.blobs
-    missing = [(i, f) for i, f in enumerate(kept.mark(version.files, verified)) if not kept.is_kept(tools, f)]
+    missing = [(i, f) for i, f in enumerate(draft_files.mark(version.files, verified)) if not draft_files.is_kept(tools, f)]
     for index, file in missing:
-        if (arrived := kept.arrived(tools, version, index)) != file["size"]:
+        if (arrived := draft_files.arrived(tools, version, index)) != file["size"]:
             raise DomainError("upload.incomplete", path=file["path"], received=arrived, size=file["size"])
     for index, file in missing:
-        staged, multipart = kept.place(version, index), (version.multiparts or {}).get(file["path"])
+        staged, multipart = draft_files.place(version, index), (version.multiparts or {}).get(file["path"])
         if multipart and blobs.direct and blobs.received(*staged) != file["size"]:
             blobs.direct.complete(*staged, multipart)
         blobs.promote(*staged, file["sha256"], file["path"])
@@ -160,7 +160,7 @@ def _is_sent_again(tools: Tools, version: PatchVersion, refusal: dict[str, Any])
     if refusal["code"] != "upload.digest":
         return False
     refused = refusal["data"]["path"]
-    return any(f["path"] == refused and kept.arrived(tools, version, i) == f["size"] for i, f in enumerate(version.files))
+    return any(f["path"] == refused and draft_files.arrived(tools, version, i) == f["size"] for i, f in enumerate(version.files))
 
 
 def _remembered(refusal: dict[str, Any]) -> CoreError | DomainError:

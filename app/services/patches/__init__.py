@@ -1,0 +1,1 @@
+"""Patches, versions, aliases, drafts, publishing, imports, tombstones."""

@@ -1,0 +1,1 @@
+"""Bytes that arrive: pushed objects, Xet blocks, upload grants, reservations."""
