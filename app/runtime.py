@@ -30,15 +30,15 @@ from app.jobs.engine import Engine
 from app.jobs.none import NoJobs
 from app.jobs.presence import Presence, introduce, process_id
 from app.jobs.queue import DbosQueue
-from app.services import allowed_places
 from app.services.access import tokens
 from app.services.access.key_agreement import KeyAgreement, Role
 from app.services.access.rate_limits import RateLimiter
 from app.services.access.token_exchange import Identities
-from app.services.allowed_places import AllowedPlaces
 from app.services.artifacts.artifacts import Artifacts
 from app.services.artifacts.read_slots import ReadSlots
 from app.services.backend import Doing
+from app.services.catalog import allowed_locations
+from app.services.catalog.allowed_locations import AllowedPlaces
 from app.services.draining import Draining
 from app.services.house import House
 from app.services.jobs import unserved_queues, workers
@@ -119,7 +119,7 @@ class Runtime:
             schema.upgrade(self.settings.database_url)
         self._open(data, arithmetic.load)
         if not self.settings.is_embedded:
-            run_with_retry(self.write, lambda uow: allowed_places.announce(uow.session, self._allowed_places()))
+            run_with_retry(self.write, lambda uow: allowed_locations.announce(uow.session, self._allowed_places()))
         if self.settings.jobs:
             # With a database of its own it takes its jobs up again; beside others it is a worker like them.
             presence = None if self.settings.is_embedded else self._presence_of(introduce(workers.CPU, arithmetic.host()))

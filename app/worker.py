@@ -22,8 +22,8 @@ from app.domain.names import check_name
 from app.jobs.engine import Engine
 from app.jobs.presence import Presence, introduce
 from app.runtime import Runtime
-from app.services import allowed_places
-from app.services.allowed_places import AllowedPlaces
+from app.services.catalog import allowed_locations
+from app.services.catalog.allowed_locations import AllowedPlaces
 from app.services.jobs.workers import ACCELERATED, WorkerInfo
 from app.settings import Settings
 
@@ -94,7 +94,7 @@ class WorkerRuntime(Runtime):
         if self.role.has_accelerator and device.id == host.id:
             log.warning("no accelerator was found here: jobs of class %s are computed on the processor", self.role.class_name)
         self._open(data, partial(arithmetic.load, device.id))
-        allowed_places.warn_of_absent(self._allowed_places())
+        allowed_locations.warn_of_absent(self._allowed_places())
         self.card = introduce(self.role.class_name, device, self.role.url, self.role.labels)
         self._presence = self._presence_of(self.card)
         # Jobs of a class without accelerators leave one that is there to those who asked for it.
@@ -116,7 +116,7 @@ class WorkerRuntime(Runtime):
             DomainError: worker.roots.
         """
         with translated(), self._reads() as session:
-            return allowed_places.adopt(session, super()._allowed_places())
+            return allowed_locations.adopt(session, super()._allowed_places())
 
     def _follow_allowed_places(self) -> None:
         """Adopts the places of a service that has started since, or logs once that this worker's own places do not cover them."""
@@ -128,7 +128,7 @@ class WorkerRuntime(Runtime):
                 log.warning("%s", error)
             return
         if (allowed.roots, allowed.s3) != (self.tools.allowed_roots, self.tools.allowed_s3):
-            allowed_places.warn_of_absent(allowed)
+            allowed_locations.warn_of_absent(allowed)
             self.tools.library.allow(allowed.roots)
             self.tools = dataclasses.replace(self.tools, allowed_roots=allowed.roots, allowed_s3=allowed.s3)
 

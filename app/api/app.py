@@ -5,7 +5,7 @@ from fastapi import FastAPI
 from app.api import documentation, pages
 from app.api.routers import (
     audit,
-    base_names,
+    base_aliases,
     families,
     files,
     imports,
@@ -30,7 +30,7 @@ from app.wire.visits import require_guard
 __all__ = ["PREFIX", "mount"]
 
 NOUNS = (
-    families, base_names, patches, patch_files, uploads, imports, ports, serving, files, materialisations, jobs, oidc,
+    families, base_aliases, patches, patch_files, uploads, imports, ports, serving, files, materialisations, jobs, oidc,
     system, audit, owners, upstreams,
 )  # fmt: skip
 

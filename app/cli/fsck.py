@@ -51,7 +51,7 @@ def fsck(
 
 def _reaccept(data: Path, as_json: bool) -> NoReturn:
     from app.runtime import Runtime  # noqa: PLC0415  the service's libraries
-    from app.services import reverification  # noqa: PLC0415
+    from app.services.catalog import reverification  # noqa: PLC0415
 
     settings = read_settings(data, as_json)
     require_database(settings, as_json)

@@ -10,7 +10,7 @@ import typer
 from app.cli import (
     activity,
     audit,
-    base_names,
+    base_aliases,
     config,
     db,
     families,
@@ -63,7 +63,7 @@ cli.command()(fsck.fsck)
 cli.command()(garbage.gc)
 cli.command()(offline.merge)
 cli.command()(offline.inspect)
-families.family.add_typer(base_names.alias, name="alias")
+families.family.add_typer(base_aliases.alias, name="alias")
 cli.add_typer(families.family, name="family")
 cli.add_typer(nouns.release, name="release")
 nouns.patch.command("import")(imports.patch_import)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.db.jobs import Claim
-from app.services import digests, ingestion, materialisations, releases
+from app.services import digests, materialisations
+from app.services.catalog import ingestion, releases
 from app.services.patches import imports
 from app.services.unit_of_work import UnitOfWork
 

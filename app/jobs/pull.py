@@ -47,7 +47,7 @@ def pull_release(where: Mapping[str, Any], reporter: Reporter) -> Pulled:
     """Brings the files of a release here that a release carries: what ingestion leaves out is not fetched.
 
     Args:
-        where: the source of an order, see `app.services.sources.order_of`.
+        where: the source of an order, see `app.services.catalog.release_sources.order_of`.
         reporter: makes the report of progress, in bytes.
 
     Raises:

@@ -9,7 +9,7 @@ from app.db import ports
 from app.db.hub_listing import Line
 from app.domain.principal import Principal
 from app.domain.repositories import BASE, Repository
-from app.services.families import is_visible, reader_of
+from app.services.catalog.families import is_visible, reader_of
 from app.services.unit_of_work import UnitOfWork
 
 PATCHES, FAMILIES = "p", "f"

@@ -13,7 +13,7 @@ from app.db.releases import Release
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository
-from app.services import families
+from app.services.catalog import families
 from app.services.hub_commits import Subject
 from app.services.repositories import Adapter, Base, Kind, Merged, Nothing, Thing, announced, root_of
 from app.services.snapshots import moment_of, subject_of

@@ -6,8 +6,9 @@ import time
 from app.core.errors import CoreError
 from app.db import patches
 from app.domain.errors import DomainError
-from app.services import erasure, garbage, retention, reverification, sweep
+from app.services import erasure, garbage, retention, sweep
 from app.services.access import rate_limits, token_exchange
+from app.services.catalog import reverification
 from app.services.erasure import Opened
 from app.services.garbage import Begin
 from app.services.hub_commits import CatchUp

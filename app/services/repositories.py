@@ -17,7 +17,7 @@ from app.db.releases import Release
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository, Revision, parse_revision, unknown_revision
-from app.services import families, releases
+from app.services.catalog import families, releases
 from app.services.patches import patches
 from app.services.unit_of_work import UnitOfWork
 

@@ -17,7 +17,8 @@ from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository
 from app.domain.states import move
-from app.services import base_names, purges, pushes, repositories, snapshots
+from app.services import purges, pushes, repositories, snapshots
+from app.services.catalog import base_aliases
 from app.services.patches import drafts, patches, verification
 from app.services.pushes import Change, Files
 from app.services.unit_of_work import Tools, UnitOfWork, run_with_retry
@@ -163,7 +164,7 @@ def _base(
 ) -> tuple[str | None, str | None]:
     """Names of the family and of the release that a push was trained on, as far as they are known."""
     config, patch = pushes.read_config(uow, files), pushes.patch_of(uow, repository)
-    found = base_names.find(uow, principal, config.base_model, config.revision) if config else None
+    found = base_aliases.find(uow, principal, config.base_model, config.revision) if config else None
     if said:
         if said.family and patch and said.family != patch.family.name:
             raise DomainError("patch.other_family", patch=patch.full_name, family=patch.family.name, asked=said.family[:100])

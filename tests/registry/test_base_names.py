@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from app.domain.principal import Principal
-from app.services import base_names
+from app.services.catalog import base_aliases
 from tests.registry.conftest import Models
 from tests.registry.service import Caller, Service, refused, unique
 
@@ -33,7 +33,7 @@ def said(service: Service, name: str | None, revision: str | None = None, *scope
     """What a name means to acme, or with scopes of its own: "family/release", "family/" or None."""
     asking = Principal("acme", frozenset(scopes or ("read", "publish")), "tok")
     with service.runtime.read() as uow:
-        found = base_names.find(uow, asking, name, revision)
+        found = base_aliases.find(uow, asking, name, revision)
         return f"{found.family.name}/{found.release.name if found.release else ''}" if found else None
 
 

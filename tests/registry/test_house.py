@@ -17,7 +17,8 @@ from app.database_upgrade import upgrade
 from app.domain.errors import DomainError
 from app.jobs import work
 from app.runtime import Runtime
-from app.services import garbage, ingestion, materialisations
+from app.services import garbage, materialisations
+from app.services.catalog import ingestion
 from app.services.fsck.check import check
 from app.services.fsck.troubles import Found
 from app.services.house import House, sweep_all

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from app.domain.principal import Principal
 from app.jobs.kinds import KINDS
 from app.jobs.queue import DbosQueue
-from app.services import releases
+from app.services.catalog import releases
 from app.services.jobs import jobs
 from app.services.unit_of_work import UnitOfWork
 from tests.registry.conftest import Models

@@ -10,7 +10,7 @@ from app.core.source import DirectorySource
 from app.db.base import now
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
-from app.services import releases
+from app.services.catalog import releases
 from tests.registry.conftest import Models, World
 from tests.registry.service import Service, refused, unique
 from tests.support.models import make_base

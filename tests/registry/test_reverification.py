@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.core.source import stat_of
-from app.services import reverification
+from app.services.catalog import reverification
 from app.services.house import House
 from tests.live.service import invoke
 from tests.registry.conftest import Models

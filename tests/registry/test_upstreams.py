@@ -9,8 +9,8 @@ import pytest
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.upstreams import Hub, Reference, is_reference
-from app.services import upstreams
 from app.services.access import encryption
+from app.services.catalog import upstreams
 from tests.live.service import invoke
 from tests.registry.conftest import World
 from tests.registry.server import serving

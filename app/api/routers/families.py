@@ -11,7 +11,7 @@ from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.families import FamilyIn, FamilyOut, GrantsOut, ReleaseIn, ReleaseOut
 from app.domain.states import ReleaseState
 from app.domain.upstreams import is_reference
-from app.services import families, releases, sources
+from app.services.catalog import families, release_sources, releases
 from app.services.unit_of_work import UnitOfWork
 from app.wire.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
 from app.wire.long_work import look_up
@@ -80,7 +80,9 @@ async def register_release(
         return repeated
     listed = None
     if is_reference(body.directory):
-        listed = await look_up(request, principal.owner, partial(sources.look_up, backend.read, principal, body.directory))
+        listed = await look_up(
+            request, principal.owner, partial(release_sources.look_up, backend.read, principal, body.directory)
+        )
 
     def make(uow: UnitOfWork) -> tuple[int, ReleaseOut, str]:
         row, is_new = releases.register(uow, principal, family, body.name, body.directory, body.parent, body.copy_files, listed)

@@ -4,7 +4,7 @@ from fastapi import Response
 
 from app.api.routing import api_router
 from app.api.schemas.upstreams import UpstreamIn, UpstreamOut, UpstreamsOut
-from app.services import upstreams
+from app.services.catalog import upstreams
 from app.wire.deps import PrincipalDep, ReadUnit, WriteUnit
 from app.wire.visits import at_once
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from app.api.schemas.base import Bytes, In, JobProblem, Name, Out, Reason, Sha256, Text, Time
 from app.db.families import Family
 from app.db.releases import Release
-from app.services import releases
+from app.services.catalog import releases
 
 
 class FamilyIn(In):

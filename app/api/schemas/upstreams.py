@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from app.api.schemas.base import In, Out
-from app.services.upstreams import Shown
+from app.services.catalog.upstreams import Shown
 
 Host = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[A-Za-z0-9.:_\[\]-]+$")]
 Hosts = Annotated[tuple[Host, ...], Field(max_length=20)]

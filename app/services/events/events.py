@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from app.db import events as rows
 from app.db.events import Event
 from app.domain.principal import INSTALLATION, Principal
-from app.services.families import reader_of
+from app.services.catalog.families import reader_of
 from app.services.unit_of_work import UnitOfWork
 
 

@@ -12,7 +12,8 @@ from app.db.base import now
 from app.db.jobs import Claim
 from app.domain.errors import DomainError
 from app.domain.principal import INSTALLATION, Principal
-from app.services import digests, materialisations, releases
+from app.services import digests, materialisations
+from app.services.catalog import releases
 from app.services.patches import imports
 from app.services.unit_of_work import JobStatus, UnitOfWork
 

@@ -17,8 +17,8 @@ from app.domain.ids import new_id
 from app.domain.names import UNKNOWN
 from app.domain.principal import Principal
 from app.domain.states import move
-from app.services import releases
 from app.services.access.quotas import open_account
+from app.services.catalog import releases
 from app.services.patches import draft_files, patches
 from app.services.unit_of_work import UnitOfWork
 

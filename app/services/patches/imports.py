@@ -16,9 +16,9 @@ from app.domain.names import MAX_REPOSITORY, UNKNOWN, check_owner, check_patch, 
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.states import move
 from app.domain.upstreams import Reference
-from app.services import base_names, upstreams
 from app.services.access import tokens
 from app.services.access.quotas import require_room, room
+from app.services.catalog import base_aliases, upstreams
 from app.services.patches import drafts, patches, verification
 from app.services.patches.drafts import AnnouncedFile
 from app.services.unit_of_work import UnitOfWork
@@ -233,7 +233,7 @@ def _publish(uow: UnitOfWork, row: Import, result: dict[str, Any]) -> str:
     principal, base, revision = _asker(row), result["base_model"], result["base_revision"]
     if not tokens.is_good(uow, principal):
         raise DomainError("import.token")
-    found = base_names.find(uow, principal, base, revision)
+    found = base_aliases.find(uow, principal, base, revision)
     if found is None:
         raise DomainError("import.base", repository=row.repository, base=(base or "")[:200])
     trained_on = row.trained_on or (found.release.name if found.release else None)

@@ -7,8 +7,8 @@ from app.domain.errors import DomainError
 from app.domain.ids import new_id
 from app.domain.names import check_patch, check_revision
 from app.domain.principal import Principal
-from app.services import families, releases
 from app.services.access.quotas import open_account
+from app.services.catalog import families, releases
 from app.services.unit_of_work import UnitOfWork
 
 

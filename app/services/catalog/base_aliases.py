@@ -14,7 +14,7 @@ from app.db.releases import Release
 from app.domain.errors import DomainError
 from app.domain.ids import new_id
 from app.domain.principal import INSTALLATION, Principal
-from app.services import families, releases
+from app.services.catalog import families, releases
 from app.services.unit_of_work import UnitOfWork
 
 OWN = "base/"  # how we name our families ourselves, as repositories

@@ -12,8 +12,8 @@ from app.domain.ids import new_id
 from app.domain.names import check_revision
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.states import move
-from app.services import families, sources
-from app.services.sources import PUSHED, Listed
+from app.services.catalog import families, release_sources
+from app.services.catalog.release_sources import PUSHED, Listed
 from app.services.unit_of_work import UnitOfWork
 
 INGEST = "ingest"
@@ -40,7 +40,7 @@ def register(
     principal.require_admin()
     family = families.get(uow, principal, family_name)
     check_revision(name, "a release")
-    source = listed.address if listed else sources.address_of(sources.allowed_source(directory, uow.tools))
+    source = listed.address if listed else release_sources.address_of(release_sources.allowed_source(directory, uow.tools))
     copied = copied or listed is not None
     parent_row = _parent(uow, family, parent)
     release = rows.by_name(uow.session, family.id, name)
@@ -61,7 +61,7 @@ def register(
         _next_attempt(release)
     release.origin = listed.origin if listed else None
     if listed:
-        sources.keep_listing(uow, release, listed)
+        release_sources.keep_listing(uow, release, listed)
     uow.tools.jobs.enqueue(uow.session, job_of(release), INGEST, release.id)
     uow.family_event("release.registered", principal, family_name, name, source=source)
     uow.session.flush()
@@ -109,7 +109,7 @@ def ingest_again(uow: UnitOfWork, principal: Principal, release_id: str) -> str:
     if release is None:
         raise DomainError("state.move", noun="release", state="gone", target="ingesting")
     _next_attempt(release)
-    sources.order_of(uow, release)
+    release_sources.order_of(uow, release)
     uow.tools.jobs.enqueue(uow.session, job_of(release), INGEST, release.id)
     uow.family_event("release.registered", principal, release.family.name, release.name, source=release.source)
     return job_of(release)

@@ -14,8 +14,8 @@ from app.db.releases import Release
 from app.domain.errors import DomainError
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.states import move
-from app.services import releases, sources
-from app.services.sources import PUSHED
+from app.services.catalog import release_sources, releases
+from app.services.catalog.release_sources import PUSHED
 from app.services.unit_of_work import UnitOfWork
 from app.services.uploads import pushed_objects
 
@@ -33,10 +33,10 @@ def order(uow: UnitOfWork, release_id: str) -> dict[str, Any] | None:
     run = f"{release.id}-{secrets.token_hex(4)}"
     return {
         "run": run,
-        "source": sources.order_of(uow, release),
+        "source": release_sources.order_of(uow, release),
         "roots": [str(r) for r in uow.tools.allowed_roots],
         "sink": uow.tools.blobs.sink(run),
-        "copy": release.copied and not sources.lies_here(release),
+        "copy": release.copied and not release_sources.lies_here(release),
         "copied": release.copied,
     }
 
@@ -77,7 +77,7 @@ def record(uow: UnitOfWork, release_id: str, job: str, held: Claim, result: dict
     release.manifest = result["manifest_sha256"]
     uow.after_commit(lambda: blobs.discard(run))
     if release.origin:
-        staging = sources.staging_of(release)
+        staging = release_sources.staging_of(release)
         release_downloads.forget(uow.session, release.id)
         uow.after_commit(lambda: blobs.discard(staging))
     if release.source.startswith(PUSHED):

@@ -2,8 +2,8 @@
 
 from app.api.routing import api_router
 from app.api.schemas.base import Listing
-from app.api.schemas.base_names import BaseNameIn, BaseNameOut
-from app.services import base_names
+from app.api.schemas.base_aliases import BaseNameIn, BaseNameOut
+from app.services.catalog import base_aliases
 from app.services.unit_of_work import UnitOfWork
 from app.wire.deps import OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit
 from app.wire.visits import at_once
@@ -20,7 +20,7 @@ def add_alias(family: str, body: BaseNameIn, once: OnceDep, principal: Principal
     """
 
     def make(uow: UnitOfWork) -> tuple[int, BaseNameOut, str]:
-        row, is_new = base_names.add(uow, principal, family, body.name, body.revision, body.release)
+        row, is_new = base_aliases.add(uow, principal, family, body.name, body.revision, body.release)
         return 201 if is_new else 200, BaseNameOut.of(row), f"/api/v1/families/{family}/aliases"
 
     return once(make)
@@ -30,11 +30,11 @@ def add_alias(family: str, body: BaseNameIn, once: OnceDep, principal: Principal
 @at_once
 def list_aliases(family: str, uow: ReadUnit, page: PageDep, principal: PrincipalDep) -> Listing[BaseNameOut]:
     """What others call a family and its releases, newest first."""
-    rows, cursor = page.cut(base_names.list_page(uow, principal, family, page.after, page.limit))
+    rows, cursor = page.cut(base_aliases.list_page(uow, principal, family, page.after, page.limit))
     return Listing(items=[BaseNameOut.of(r) for r in rows], next_cursor=cursor)
 
 
 @router.delete("/families/{family}/aliases/{alias}")
 def remove_alias(family: str, alias: str, uow: WriteUnit, principal: PrincipalDep) -> BaseNameOut:
     """Forget such a name, by its id; what was published by it stays. Needs scope admin."""
-    return BaseNameOut.of(base_names.remove(uow, principal, family, alias))
+    return BaseNameOut.of(base_aliases.remove(uow, principal, family, alias))

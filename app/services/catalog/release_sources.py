@@ -13,7 +13,7 @@ from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.s3_uri import S3, S3Uri
 from app.domain.upstreams import HubFile, Reference, is_reference
-from app.services import upstreams
+from app.services.catalog import upstreams
 from app.services.unit_of_work import Tools, UnitOfWork
 
 PUSHED = "push:"  # what the source of a release begins with whose files were pushed, before the push's id

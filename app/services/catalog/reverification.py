@@ -18,8 +18,8 @@ from app.db import releases as rows
 from app.db.releases import Release
 from app.domain.errors import DomainError
 from app.domain.principal import INSTALLATION, Principal
-from app.services.ingestion import keep_stats
-from app.services.releases import touch
+from app.services.catalog.ingestion import keep_stats
+from app.services.catalog.releases import touch
 from app.services.unit_of_work import UnitOfWork
 
 CHUNK = 4 * 2**20
