@@ -10,12 +10,13 @@ from app.api.schemas.jobs import AboutOut
 from app.api.schemas.system import HealthOut, ReadyOut
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.signing import check_read
-from app.services import ports, purges
+from app.services import purges
 from app.services.access import tokens
 from app.services.backend import Backend
 from app.services.jobs import workers
 from app.services.jobs.workers import WorkerInfo
-from app.services.merged import MergedModel
+from app.services.ports import ports
+from app.services.ports.merged_files import MergedModel
 from app.wire.app import surround
 from app.wire.deps import BackendDep
 from app.wire.merged_files import respond_merged

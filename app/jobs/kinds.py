@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.db.jobs import Claim
-from app.services import digests, materialisations
 from app.services.catalog import ingestion, releases
 from app.services.patches import imports
+from app.services.ports import materialisations, port_digests
 from app.services.unit_of_work import UnitOfWork
 
 
@@ -47,7 +47,7 @@ KINDS = {
         own_place=True,
         urgent=True,
     ),
-    digests.DIGEST: Kind(digests.order, digests.record, lambda uow, subject, problem: None, merges=True),  # noqa: ARG005  the job says it
+    port_digests.DIGEST: Kind(port_digests.order, port_digests.record, lambda uow, subject, problem: None, merges=True),  # noqa: ARG005  the job says it
     materialisations.MATERIALISE: Kind(
         materialisations.order, materialisations.record, materialisations.record_failed, materialisations.clear, merges=True
     ),

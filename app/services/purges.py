@@ -15,11 +15,12 @@ from app.db.patches import PURGED, PatchVersion
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.states import move
-from app.services import digests, erasure
+from app.services import erasure
 from app.services.jobs import jobs
-from app.services.materialisations import MATERIALISE, job_of
 from app.services.patches import versions
 from app.services.patches.tombstones import bury, bury_port, forget_answers
+from app.services.ports import port_digests
+from app.services.ports.materialisations import MATERIALISE, job_of
 from app.services.unit_of_work import UnitOfWork
 
 # How reads fail whose bytes are removed under them.
@@ -96,9 +97,9 @@ def _end_ports(uow: UnitOfWork, principal: Principal, version: PatchVersion) -> 
     for port in found:
         # Stopped before the port is locked, in the same lock order as a worker that records digests, and again afterwards in case
         # a job was enqueued in between.
-        jobs.stop(uow, principal, digests.job_of(port), digests.DIGEST, port.id)
+        jobs.stop(uow, principal, port_digests.job_of(port), port_digests.DIGEST, port.id)
         uow.lock(port)
-        jobs.stop(uow, principal, digests.job_of(port), digests.DIGEST, port.id)
+        jobs.stop(uow, principal, port_digests.job_of(port), port_digests.DIGEST, port.id)
         bury_port(port)
     running = False
     for row in materialisations.of_version(uow.session, version.id):

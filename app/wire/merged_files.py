@@ -11,7 +11,7 @@ from app.domain.principal import Principal
 from app.services.artifacts.file_reads import Content
 from app.services.artifacts.read_slots import ReadSlot
 from app.services.backend import Backend
-from app.services.merged import MergedFile, MergedModel
+from app.services.ports.merged_files import MergedFile, MergedModel
 from app.wire.conditional import Span
 from app.wire.reading import Conditions, Reader, Target, respond
 

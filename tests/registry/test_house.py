@@ -17,12 +17,13 @@ from app.database_upgrade import upgrade
 from app.domain.errors import DomainError
 from app.jobs import work
 from app.runtime import Runtime
-from app.services import garbage, materialisations
+from app.services import garbage
 from app.services.catalog import ingestion
 from app.services.fsck.check import check
 from app.services.fsck.troubles import Found
 from app.services.house import House, sweep_all
 from app.services.jobs import jobs
+from app.services.ports import materialisations
 from app.settings import Settings
 from tests.registry.conftest import Models
 from tests.registry.service import Service

@@ -15,8 +15,8 @@ from app.core.recipe import Recipe
 from app.core.revocable_source import RevocableSource
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
-from app.services import ports
 from app.services.patches import drafts, verification
+from app.services.ports import ports
 from app.services.unit_of_work import run_with_retry
 from tests.live.service import until
 from tests.registry.conftest import Models, on_postgresql

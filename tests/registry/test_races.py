@@ -17,10 +17,10 @@ import pytest
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.runtime import Runtime
-from app.services import ports
 from app.services.catalog import families, releases
 from app.services.events import events
 from app.services.patches import patches, versions
+from app.services.ports import ports
 from app.services.unit_of_work import UnitOfWork
 from app.settings import Settings
 from tests.live.service import until

@@ -9,9 +9,10 @@ from fastapi.responses import StreamingResponse
 from app.api.routing import api_router
 from app.api.schemas.ports import MergedFileOut, MergedFilesOut
 from app.db.ports import Port
-from app.services import ports, purges
+from app.services import purges
 from app.services.jobs import workers
-from app.services.merged import MergedFile, MergedModel
+from app.services.ports import ports
+from app.services.ports.merged_files import MergedFile, MergedModel
 from app.wire.merged_files import respond_merged
 from app.wire.reading import BINARY, ConditionsDep
 from app.wire.visits import AccessDep, at_once

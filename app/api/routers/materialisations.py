@@ -5,7 +5,7 @@ from fastapi import Response
 from app.api.routing import api_router
 from app.api.schemas.base import Listing
 from app.api.schemas.materialisations import MaterialisationOut, MaterialiseIn
-from app.services import materialisations
+from app.services.ports import materialisations
 from app.services.unit_of_work import UnitOfWork
 from app.wire.deps import OnceDep, PageDep, PrincipalDep, ReadUnit, row_etag
 from app.wire.visits import at_once

@@ -8,9 +8,10 @@ from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.ports import DigestOut, PortIn, PortOut, VerdictOut
 from app.domain.states import PortState
-from app.services import digests, hub_commits, ports, purges
+from app.services import hub_commits, purges
 from app.services.hub_commits import Subject
-from app.services.ports import Verdict
+from app.services.ports import port_digests, ports
+from app.services.ports.ports import Verdict
 from app.services.unit_of_work import UnitOfWork, run_with_retry
 from app.wire.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
 from app.wire.visits import AccessDep, at_once
@@ -107,7 +108,7 @@ def retire_port(port: str, uow: WriteUnit, principal: PrincipalDep, expected: If
 @router.post("/ports/{port}/digest", status_code=202, responses={200: {"model": DigestOut, "description": "They are known."}})
 def digest_port(port: str, uow: WriteUnit, response: Response, principal: PrincipalDep) -> DigestOut:
     """Compute the sha256 of every computed file and the exact merge fidelity, once, by a job (202); known ones come at once."""
-    row, job = digests.request(uow, principal, port)
+    row, job = port_digests.request(uow, principal, port)
     if job is None:
         response.status_code = 200
     else:

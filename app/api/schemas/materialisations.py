@@ -6,7 +6,7 @@ from pydantic import Field
 
 from app.api.schemas.base import Bytes, In, JobProblem, Out, Time
 from app.db.materialisations import Materialisation
-from app.services import materialisations
+from app.services.ports import materialisations
 
 
 class MaterialiseIn(In):

@@ -8,7 +8,7 @@ from app.api.schemas.base import Bytes, In, Name, Out, Reason, Sha256, Time
 from app.core.recipe import Recipe
 from app.db.ports import Port, PortLine
 from app.domain.names import UNKNOWN
-from app.services.ports import Verdict, Wish
+from app.services.ports.ports import Verdict, Wish
 
 Reference = Annotated[str, Field(max_length=89)]
 

@@ -14,7 +14,7 @@ from app.services.artifacts.file_reads import Content
 from app.services.artifacts.read_slots import ReadSlot
 from app.services.artifacts.stored_files import patch_content, release_content, text_content
 from app.services.jobs import workers
-from app.services.merged import MergedModel
+from app.services.ports.merged_files import MergedModel
 from app.services.repositories import Adapter, Base, Merged, Nothing, Thing
 from app.services.snapshots import SHA256_DIGITS, Entry
 from app.wire.conditional import Span

@@ -37,7 +37,7 @@ ASSESSMENTS = 1024
 
 @dataclass(frozen=True)
 class Assessment:
-    """Whether a patch version can be carried to a release, independent of the request; see `app.services.assessments`.
+    """Whether a patch version can be carried to a release, independent of the request; see `app.services.ports.assessments`.
 
     Attributes:
         findings: the reasons for and against.

@@ -14,10 +14,10 @@ from app.db.patches import PUBLISHED, PURGED, Alias, PatchVersion
 from app.db.ports import Port
 from app.db.releases import Release
 from app.domain.states import MOVES
-from app.services import materialisations, ports
 from app.services.catalog import releases
 from app.services.fsck.troubles import Trouble
 from app.services.patches import imports
+from app.services.ports import materialisations, ports
 from app.services.sweep import DRAFT_AGE
 from app.services.unit_of_work import Tools
 

@@ -12,16 +12,16 @@ from app.db.base import now
 from app.db.jobs import Claim
 from app.domain.errors import DomainError
 from app.domain.principal import INSTALLATION, Principal
-from app.services import digests, materialisations
 from app.services.catalog import releases
 from app.services.patches import imports
+from app.services.ports import materialisations, port_digests
 from app.services.unit_of_work import JobStatus, UnitOfWork
 
 FAILED = "job.failed"
 # Starts the next attempt at the same subject, by the use case that started the first; returns its job.
 AGAIN: dict[str, Callable[[UnitOfWork, Principal, str], str]] = {
     releases.INGEST: releases.ingest_again,
-    digests.DIGEST: digests.compute_again,
+    port_digests.DIGEST: port_digests.compute_again,
     materialisations.MATERIALISE: materialisations.again,
     imports.IMPORT: imports.again,
 }

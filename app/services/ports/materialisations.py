@@ -16,8 +16,8 @@ from app.domain.ids import new_id
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.s3_uri import S3Uri
 from app.domain.states import move
-from app.services import ports
 from app.services.access.quotas import require_room
+from app.services.ports import ports
 from app.services.unit_of_work import UnitOfWork
 
 MATERIALISE = "materialise"

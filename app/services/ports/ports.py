@@ -19,11 +19,11 @@ from app.domain.errors import DomainError
 from app.domain.ids import new_id
 from app.domain.principal import Principal
 from app.domain.states import move
-from app.services import assessments
 from app.services.access.quotas import open_account
-from app.services.assessments import Case
 from app.services.catalog import families, releases
 from app.services.patches import patches
+from app.services.ports import assessments
+from app.services.ports.assessments import Case
 from app.services.unit_of_work import Tools, UnitOfWork
 
 # What a reason can outweigh: judgements about likeness. A patch that does not fit exactly is never forced.

@@ -8,8 +8,8 @@ from app.db.jobs import Claim, still_ours
 from app.db.ports import Port
 from app.domain.errors import DomainError
 from app.domain.principal import INSTALLATION, Principal
-from app.services import ports
 from app.services.access.quotas import require_room
+from app.services.ports import ports
 from app.services.unit_of_work import UnitOfWork
 
 DIGEST = "digest"

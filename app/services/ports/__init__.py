@@ -1,0 +1,1 @@
+"""Ports: assessment, creation, merged files, digests, materialisations."""
