@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from app.domain.repositories import Kind, Repository
-from app.services.history import Moment, Reference
-from app.services.snapshots import Entry, Snapshot
+from app.services.hubview.refs import Moment, Reference
+from app.services.hubview.snapshots import Entry, Snapshot
 
 LIBRARIES: dict[Kind, str] = {"base": "transformers", "patch": "peft", "merged": "transformers"}
 RELATIONS: dict[Kind, str] = {"base": "", "patch": "adapter", "merged": "merge"}

@@ -11,7 +11,7 @@ from app.services.access import rate_limits, token_exchange
 from app.services.catalog import reverification
 from app.services.erasure import Opened
 from app.services.garbage import Begin
-from app.services.hub_commits import CatchUp
+from app.services.hubview.hub_commits import CatchUp
 from app.services.jobs import jobs, unserved_queues
 from app.services.retention import Retention
 

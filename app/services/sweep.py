@@ -12,7 +12,7 @@ from app.domain.repositories import MAIN
 from app.domain.s3_uri import S3Uri
 from app.domain.states import move
 from app.services.catalog.release_sources import PUSHED
-from app.services.pushes import end
+from app.services.hubview.pushes import end
 from app.services.unit_of_work import UnitOfWork
 from app.services.uploads import pushed_objects
 

@@ -42,7 +42,7 @@ def give_back(place: ReadSlot) -> None:
     asyncio.get_running_loop().run_in_executor(None, place.release)
 
 
-def _tell(loop: asyncio.AbstractEventLoop, granted: "asyncio.Future[Place]", place: ReadSlot) -> None:
+def _tell(loop: asyncio.AbstractEventLoop, granted: "asyncio.Future[ReadSlot]", place: ReadSlot) -> None:
     """Passes a granted place to the event loop; called from any thread."""
     try:
         loop.call_soon_threadsafe(partial(_accept, granted, place))
@@ -50,7 +50,7 @@ def _tell(loop: asyncio.AbstractEventLoop, granted: "asyncio.Future[Place]", pla
         place.release()
 
 
-def _accept(granted: "asyncio.Future[Place]", place: ReadSlot) -> None:
+def _accept(granted: "asyncio.Future[ReadSlot]", place: ReadSlot) -> None:
     if granted.cancelled():
         give_back(place)
     else:

@@ -354,14 +354,14 @@ def test_killed_between_its_transactions(
     service: Service, pusher: Pusher, patch: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The service ended after the bytes were taken into the store and before the version was written: the same commit again."""
-    from app.services import sealing
+    from app.services.hubview import push_publishing
 
     def dies(*_: object) -> None:
         raise RuntimeError
 
     pusher.send(patch[WEIGHTS])
     with monkeypatch.context() as patched:
-        patched.setattr(sealing, "_publish", dies)
+        patched.setattr(push_publishing, "_publish", dies)
         answer = pusher.commit(file(CONFIG, patch[CONFIG]), lfs(WEIGHTS, patch[WEIGHTS]))
     assert answer.status_code == 500
     assert pusher.versions() == []

@@ -12,8 +12,8 @@ from app.db.commits import Commit
 from app.db.patches import PatchVersion
 from app.db.ports import Port
 from app.domain.ids import new_id
-from app.services import hub_commits
-from app.services.hub_commits import CatchUp
+from app.services.hubview import hub_commits
+from app.services.hubview.hub_commits import CatchUp
 from tests.registry.conftest import Models
 from tests.registry.hub import Hub
 from tests.registry.service import Caller, Service

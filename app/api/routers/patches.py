@@ -12,9 +12,10 @@ from app.api.schemas.patches import AliasIn, AliasOut, PatchChange, PatchIn, Pat
 from app.api.schemas.purges import ErasureOut
 from app.domain.errors import DomainError
 from app.domain.repositories import parse_repository
-from app.services import erasure, purges, sealing
+from app.services import erasure, purges
+from app.services.hubview import push_publishing
+from app.services.hubview.push_publishing import Said
 from app.services.patches import drafts, patches, versions
-from app.services.sealing import Said
 from app.services.unit_of_work import UnitOfWork, run_with_retry
 from app.wire.body_routes import buffers_body
 from app.wire.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
@@ -78,7 +79,7 @@ async def publish_push(
     repository, said = parse_repository(owner, patch), Said(body.trained_on, body.family)
 
     def seal() -> VersionOut:
-        version = sealing.publish(backend, principal, repository, said)
+        version = push_publishing.publish(backend, principal, repository, said)
         with backend.read() as uow:
             return VersionOut.of(versions.get(uow, principal, owner, patch, version.number or 0))
 

@@ -5,8 +5,10 @@ from functools import partial
 from app.api.routing import api_router
 from app.api.schemas.serving import ServingOut
 from app.domain.errors import DomainError
-from app.services import purges, serving, snapshots
-from app.services.serving import Serving
+from app.services import purges
+from app.services.hubview import snapshots
+from app.services.serving import serving_facts
+from app.services.serving.serving_facts import Serving
 from app.services.unit_of_work import run_with_retry
 from app.wire.visits import AccessDep, at_once
 
@@ -25,8 +27,8 @@ def get_serving(port: str, access: AccessDep) -> ServingOut:
 
     def read() -> Serving:
         with access.read() as (uow, principal):
-            found = serving.find(uow, principal, port)
-        return serving.describe(access.backend.tools.library, found)
+            found = serving_facts.find(uow, principal, port)
+        return serving_facts.describe(access.backend.tools.library, found)
 
     for _ in range(ATTEMPTS):
         found = purges.again(read)

@@ -9,8 +9,8 @@ from app.api.routing import api_router
 from app.api.schemas.patches import DirectIn, DirectOut, PartOut, VersionOut
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
-from app.services import hub_commits
 from app.services.backend import Backend
+from app.services.hubview import hub_commits
 from app.services.patches import drafts, publishing
 from app.services.unit_of_work import run_with_retry
 from app.wire import long_work

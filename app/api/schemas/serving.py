@@ -7,9 +7,9 @@ from pydantic import Field
 from app.api.schemas.base import Bytes, Out, Sha256
 from app.api.schemas.ports import FindingOut
 from app.core.serving import MAX_LORA_RANKS, VERSIONS, Option
-from app.services import launching
-from app.services.serving import ADAPTER_FILES, Serving
-from app.services.snapshots import Snapshot
+from app.services.hubview.snapshots import Snapshot
+from app.services.serving import engine_commands
+from app.services.serving.serving_facts import ADAPTER_FILES, Serving
 
 Commit = Annotated[
     str, Field(description="Names what is there now for good.", examples=["2fd4e1c67a2d28fced849ee1bb76e7391b93eb12"])
@@ -113,7 +113,7 @@ class OptionOut(Out):
             servable=option.servable, reasons=[FindingOut(**reason.to_dict()) for reason in option.reasons],
             launches=[
                 LaunchOut(environment=dict(way.environment), commands=[list(command) for command in way.commands])
-                for way in launching.launches(serving, option)
+                for way in engine_commands.launches(serving, option)
             ],
         )  # fmt: skip
 
@@ -144,7 +144,7 @@ class ServingOut(Out):
         return cls(
             port=port.id, state=port.state, patch=port.version.patch.full_name, version=port.version.number,
             family=port.release.family.name, release=port.release.name, fingerprint=port.fingerprint,
-            served_name=launching.served_name(serving), servable=bool(servable), recommended=servable[0] if servable else None,
+            served_name=engine_commands.served_name(serving), servable=bool(servable), recommended=servable[0] if servable else None,
             options=[OptionOut.of(serving, option) for option in serving.options],
             facts=ServingFactsOut.of(serving) if found else None, base=_base(serving, found.base) if found else None,
             adapter=_adapter(serving, found.adapter) if found and found.adapter else None,
@@ -153,7 +153,7 @@ class ServingOut(Out):
 
 
 def _base(serving: Serving, snapshot: Snapshot) -> BaseAddressOut:
-    repository, revision = launching.base_revision(serving)
+    repository, revision = engine_commands.base_revision(serving)
     return BaseAddressOut(
         repository=repository, revision=revision, commit=snapshot.commit, digest=str(serving.port.release.manifest),
         model_type=serving.facts.model_type, architectures=list(serving.architectures),
@@ -161,7 +161,7 @@ def _base(serving: Serving, snapshot: Snapshot) -> BaseAddressOut:
 
 
 def _adapter(serving: Serving, snapshot: Snapshot) -> AdapterAddressOut:
-    repository, revision = launching.adapter_revision(serving)
+    repository, revision = engine_commands.adapter_revision(serving)
     entries: list[Any] = [snapshot.files[path] for path in ADAPTER_FILES]
     return AdapterAddressOut(
         repository=repository, revision=revision, commit=snapshot.commit, digest=serving.port.version.digest,
@@ -170,6 +170,6 @@ def _adapter(serving: Serving, snapshot: Snapshot) -> AdapterAddressOut:
 
 
 def _merged(serving: Serving, snapshot: Snapshot) -> MergedAddressOut:
-    repository, revision = launching.merged_revision(serving)
+    repository, revision = engine_commands.merged_revision(serving)
     total = sum(entry.size for entry in snapshot.files.values())
     return MergedAddressOut(repository=repository, revision=revision, commit=snapshot.commit, total_bytes=total)

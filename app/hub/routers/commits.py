@@ -19,9 +19,11 @@ from app.domain.principal import Principal
 from app.domain.repositories import Repository, parse_repository
 from app.hub.bodies import FilesIn, address, left_out, parsed, warning
 from app.hub.routing import hub_router
-from app.services import base_pushes, offers, purges, pushes, sealing
+from app.services import purges
 from app.services.backend import Backend
-from app.services.pushes import Added, Change, Deleted
+from app.services.hubview import base_pushes, push_publishing, pushes
+from app.services.hubview import preupload as offers
+from app.services.hubview.pushes import Added, Change, Deleted
 from app.services.unit_of_work import run_with_retry
 from app.services.uploads import reservations
 from app.services.uploads.pushed_objects import PUSHED, new_upload
@@ -108,7 +110,7 @@ def _take(
     if repository.kind == "base":
         taken = base_pushes.commit(backend, principal, repository, revision, changes)
         return taken.commit, warning(f"release {repository.full_name}", taken.sentence)
-    made = sealing.commit(backend, principal, repository, reader.parent, changes)
+    made = push_publishing.commit(backend, principal, repository, reader.parent, changes)
     return made.commit, left_out(repository.full_name, list(made.dropped))
 
 

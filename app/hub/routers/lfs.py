@@ -14,7 +14,7 @@ from app.domain.principal import Principal
 from app.domain.repositories import parse_repository
 from app.hub.bodies import BatchIn, ObjectIn, address, parsed
 from app.hub.routing import hub_router
-from app.services import offers
+from app.services.hubview import preupload
 from app.services.unit_of_work import UnitOfWork, run_with_retry
 from app.services.uploads import pushed_objects, upload_attempts, upload_grants
 from app.services.uploads.pushed_objects import PUSHED, Place, Wanted, new_upload
@@ -41,7 +41,7 @@ async def batch(owner: str, name: str, request: Request, backend: BackendDep, pr
 
     def begin(uow: UnitOfWork) -> list[tuple[Place, str]]:
         pushed_objects.require_push(principal, repository)
-        has = {file["sha256"]: file["size"] for file in offers.held(uow, repository, "").values()}
+        has = {file["sha256"]: file["size"] for file in preupload.held(uow, repository, "").values()}
         places = pushed_objects.begin(uow, principal, repository, wanted, has)
         return [(place, upload_grants.give(uow, principal, upload=place.object)[0] if place.object else "") for place in places]
 

@@ -12,9 +12,10 @@ from app.hub import shapes
 from app.hub.opening import Opened, open_repository
 from app.hub.paging import PageDep
 from app.hub.routing import hub_router
-from app.services import catalogue, history, hub_commits, purges, repositories, snapshots
-from app.services.catalogue import Wanted
-from app.services.hub_commits import Subject
+from app.services import purges
+from app.services.hubview import hub_commits, listing, refs, repositories, snapshots
+from app.services.hubview.hub_commits import Subject
+from app.services.hubview.listing import Wanted
 from app.wire.visits import Access, AccessDep
 
 router = hub_router()
@@ -39,7 +40,7 @@ def list_models(
     """The repositories that the token may read."""
     wanted = _wanted(author, search, filters or [])
     with access.read() as (uow, principal):
-        found, after = catalogue.list_page(uow, principal, wanted, page.after, page.limit)
+        found, after = listing.list_page(uow, principal, wanted, page.after, page.limit)
     shown = [shapes.model(one.repository, one.line.family, one.line.created_at) for one in found]
     return JSONResponse(shown, headers=page.link(request, after))
 
@@ -71,7 +72,7 @@ def check_access(owner: str, name: str, access: AccessDep) -> JSONResponse:
 def list_refs(owner: str, name: str, access: AccessDep, include_prs: bool = False) -> JSONResponse:
     """Branches move, tags do not."""
     with access.read() as (uow, principal):
-        found = history.references(uow, principal, parse_repository(owner, name))
+        found = refs.references(uow, principal, parse_repository(owner, name))
     named = _names(access, [reference.subject for reference in found if reference.subject])
     shown = [(one, shapes.reference(one, commit)) for one in found if (commit := _name(named, one.subject))]
     answer: dict[str, list[Any]] = {
@@ -86,7 +87,7 @@ def list_commits(request: Request, owner: str, name: str, revision: str, access:
     """A revision and what it continues, newest first."""
     found = open_repository(access, owner, name, revision)
     with access.read() as (uow, _):
-        moments = history.history(uow, found.snapshot.thing)
+        moments = refs.history(uow, found.snapshot.thing)
     start = page.offset
     chosen = moments[start : start + page.limit]
     named = _names(access, [one.subject for one in chosen if one.subject])
@@ -148,8 +149,8 @@ def _wanted(author: str | None, search: str | None, filters: Sequence[str]) -> W
     """What a list is asked for. A filter that nothing here has leaves nothing, as on the Hub."""
     kinds, base = EVERY, None
     for text in filters:
-        if text.startswith(catalogue.MADE_OF):
-            relation, _, rest = text.removeprefix(catalogue.MADE_OF).rpartition(":")
+        if text.startswith(listing.MADE_OF):
+            relation, _, rest = text.removeprefix(listing.MADE_OF).rpartition(":")
             base = rest
             kinds &= {kind for kind, own in shapes.RELATIONS.items() if own and relation in ("", own)}
         else:

@@ -15,8 +15,9 @@ from app.hub import shapes
 from app.hub.opening import open_repository
 from app.hub.paging import PageDep
 from app.hub.routing import hub_router
-from app.services import history, purges
-from app.services.snapshots import Entry, Snapshot
+from app.services import purges
+from app.services.hubview import refs
+from app.services.hubview.snapshots import Entry, Snapshot
 from app.wire.body_routes import buffered_body, buffers_body
 from app.wire.visits import AccessDep
 
@@ -39,7 +40,7 @@ def list_tree(
         inside = _below(found.snapshot.files, path.strip("/"))
         if path.strip("/") and not inside:
             raise found.no_entry(path)
-        last = shapes.last_commit(found.snapshot, history.title_of(found.snapshot.thing)) if expand else None
+        last = shapes.last_commit(found.snapshot, refs.title_of(found.snapshot.thing)) if expand else None
         every = _children(inside, path.strip("/"), recursive)
         start = bisect_right(list(every), page.after) if page.after else 0
         chosen = list(islice(every, start, start + page.limit))
@@ -73,7 +74,7 @@ def get_paths(
     def read() -> JSONResponse:
         found = open_repository(access, owner, name, revision)
         expand = form.get("expand", ["false"])[-1].lower() == "true"
-        last = shapes.last_commit(found.snapshot, history.title_of(found.snapshot.thing)) if expand else None
+        last = shapes.last_commit(found.snapshot, refs.title_of(found.snapshot.thing)) if expand else None
         paths = [path.strip("/") for path in dict.fromkeys(form.get("paths", ()))]
         index = PathIndex(found.snapshot.files)
         return JSONResponse([shape for path in paths if (shape := _at(found.snapshot, index, path, last))])

@@ -18,8 +18,8 @@ from app.domain.repositories import Repository, parse_repository
 from app.hub.bodies import address
 from app.hub.rebuilds import Rebuilds
 from app.hub.routing import hub_router
-from app.services import offers
 from app.services.backend import Backend
+from app.services.hubview import preupload
 from app.services.unit_of_work import run_with_retry
 from app.services.uploads import reservations, upload_grants, xet_blocks
 from app.services.uploads.pushed_objects import PUSHED, new_upload
@@ -50,7 +50,7 @@ def write_token(
     given = x_xet_session_id or ""
     session = given if _SESSION.fullmatch(given) else secrets.token_hex(16)
     with backend.read() as uow:
-        offers.require_target(uow, principal, repository, revision)
+        preupload.require_target(uow, principal, repository, revision)
         # Nobody guesses another's session: what was sent in it is found by its name together with who sends.
         token, expires = upload_grants.give(uow, principal, session=session, repository=[owner, name])
     url = address(request, f"cas/{session}")

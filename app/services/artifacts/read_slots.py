@@ -31,7 +31,7 @@ log = logging.getLogger("portllm.places")
 class ReadSlot:
     """A slot of the semaphore: the right of one read to keep its buffers, until `release`."""
 
-    def __init__(self, places: "Places", owner: str) -> None:
+    def __init__(self, places: "ReadSlots", owner: str) -> None:
         self._places, self.owner = places, owner
         self.idle_since: float | None = None
         self.drop_buffers: Callable[[], None] = _nothing
@@ -65,7 +65,7 @@ class NoSlotError(DomainError):
         data: includes `owner` if only the owner's limit is reached and other places are free.
     """
 
-    def __init__(self, places: "Places", owner: str, limit: int, what: str, named: dict[str, str]) -> None:
+    def __init__(self, places: "ReadSlots", owner: str, limit: int, what: str, named: dict[str, str]) -> None:
         super().__init__("server.busy", limit=limit, what=what, **named)
         self.places, self.owner = places, owner
 

@@ -32,7 +32,7 @@ def create(
         family_name: what it is a patch of.
         description: for people.
         trained_on: the release that a push was trained on which does not tell.
-        announced: whether it counts for the owner already (`app.services.pushes`).
+        announced: whether it counts for the owner already (`app.services.hubview.pushes`).
 
     Returns:
         The patch, and whether it is new.

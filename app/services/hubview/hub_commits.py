@@ -20,9 +20,9 @@ from app.db import commits, ports, uncommitted, versions
 from app.db import releases as release_rows
 from app.db.ports import Port
 from app.domain.errors import DomainError
-from app.services import snapshots
-from app.services.repositories import Adapter, Base, Kind, Merged, Thing
-from app.services.snapshots import Drawn
+from app.services.hubview import snapshots
+from app.services.hubview.repositories import Adapter, Base, Kind, Merged, Thing
+from app.services.hubview.snapshots import Drawn
 from app.services.unit_of_work import Tools, UnitOfWork, run_with_retry
 
 Subject = tuple[Kind, str]

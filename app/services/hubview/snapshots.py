@@ -22,11 +22,11 @@ from app.db.ports import Port
 from app.db.releases import Release
 from app.domain.ids import new_id
 from app.services.artifacts.artifacts import Artifacts, digests_of
-from app.services.cards import merged_card, patch_card
-from app.services.front_matter import MAX_BYTES, read_front_matter
+from app.services.hubview.front_matter import MAX_BYTES, read_front_matter
+from app.services.hubview.model_cards import merged_card, patch_card
+from app.services.hubview.repositories import Adapter, Base, Kind, Merged, Nothing, Thing
 from app.services.patches import patches
 from app.services.ports.merged_files import MergedModel
-from app.services.repositories import Adapter, Base, Kind, Merged, Nothing, Thing
 from app.services.unit_of_work import UnitOfWork
 
 SHA256_DIGITS = 64

@@ -12,9 +12,9 @@ from app.core.patch import KEPT_FILES, PICKLED_WEIGHTS
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository
-from app.services import base_pushes, pushes
 from app.services.access.quotas import require_room
-from app.services.pushes import REGULAR_BYTES, Files
+from app.services.hubview import base_pushes, pushes
+from app.services.hubview.pushes import REGULAR_BYTES, Files
 from app.services.unit_of_work import UnitOfWork
 from app.services.uploads.pushed_objects import owner_of, require_push
 

@@ -24,10 +24,10 @@ from app.domain.names import check_revision
 from app.domain.path_index import PathIndex
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.repositories import Repository
-from app.services import pushes
 from app.services.access.quotas import open_account
 from app.services.catalog import families, releases
-from app.services.pushes import Added, Change, Files
+from app.services.hubview import pushes
+from app.services.hubview.pushes import Added, Change, Files
 from app.services.unit_of_work import Tools, UnitOfWork, run_with_retry
 from app.services.uploads import pushed_objects
 from app.services.uploads.pushed_objects import PUSHED, require_push

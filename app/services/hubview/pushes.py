@@ -1,7 +1,7 @@
 """Pushes by the Hub protocol: what was committed to a patch's repository and is no version yet.
 
 A commit is not a version. What it brings is gathered in a draft, on top of the files of the newest version, until configuration
-and weights are there; then `app.services.sealing` makes a version of it. Every commit is made on what is there: one that names
+and weights are there; then `app.services.hubview.push_publishing` makes a version of it. Every commit is made on what is there: one that names
 another parent is refused.
 """
 

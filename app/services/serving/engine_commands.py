@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app.core.serving import TRANSFORMERS, VLLM, Option
-from app.services.serving import TORCH_DTYPES, Serving
+from app.services.serving.serving_facts import TORCH_DTYPES, Serving
 
 # The registry as the reader of the document knows it; what runs the commands puts its own words there.
 URL, TOKEN = "$PORTLLM_URL", "$PORTLLM_TOKEN"

@@ -14,9 +14,9 @@ from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository
 from app.services.catalog import families
-from app.services.hub_commits import Subject
-from app.services.repositories import Adapter, Base, Kind, Merged, Nothing, Thing, announced, root_of
-from app.services.snapshots import moment_of, subject_of
+from app.services.hubview.hub_commits import Subject
+from app.services.hubview.repositories import Adapter, Base, Kind, Merged, Nothing, Thing, announced, root_of
+from app.services.hubview.snapshots import moment_of, subject_of
 from app.services.unit_of_work import UnitOfWork
 
 

@@ -16,13 +16,13 @@ from app.db.patches import PatchVersion
 from app.db.ports import Port
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
-from app.services import snapshots
 from app.services.artifacts.artifacts import Artifacts, digests_of
 from app.services.catalog import families
+from app.services.hubview import snapshots
+from app.services.hubview.repositories import Adapter, Base, Merged, Thing
+from app.services.hubview.snapshots import Drawn, Snapshot
 from app.services.patches import patches
 from app.services.ports import ports
-from app.services.repositories import Adapter, Base, Merged, Thing
-from app.services.snapshots import Drawn, Snapshot
 from app.services.unit_of_work import UnitOfWork
 
 # What an engine reads of an adapter, in the order of reading.

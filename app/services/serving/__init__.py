@@ -1,0 +1,1 @@
+"""Which engine can serve a port, and how to start it."""
