@@ -4,8 +4,8 @@ import logging
 import threading
 from collections.abc import Callable
 
-from app.services import purges
-from app.services.erasure import Looked
+from app.services.operations import purges
+from app.services.operations.erasure import Looked
 
 RECONCILE_SECONDS = 5.0
 # Within so many seconds, and the time of one query, a process lets go of what another purged.

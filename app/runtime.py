@@ -36,14 +36,14 @@ from app.services.access.rate_limits import RateLimiter
 from app.services.access.token_exchange import Identities
 from app.services.artifacts.artifacts import Artifacts
 from app.services.artifacts.read_slots import ReadSlots
-from app.services.backend import Doing
 from app.services.catalog import allowed_locations
 from app.services.catalog.allowed_locations import AllowedPlaces
 from app.services.draining import Draining
-from app.services.house import House
 from app.services.jobs import unserved_queues, workers
 from app.services.jobs.workers import WorkerInfo
-from app.services.readiness import Readiness
+from app.services.operations.maintenance import House
+from app.services.operations.readiness import Readiness
+from app.services.registry import Doing
 from app.services.unit_of_work import JobQueue, Tools, UnitOfWork, run_with_retry, unit_of_work
 from app.settings import Settings
 

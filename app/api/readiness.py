@@ -4,13 +4,13 @@ import asyncio
 
 from app.api.schemas.system import PartOut, ReadyOut
 from app.domain.errors import DomainError
-from app.services.backend import Backend
-from app.services.readiness import Part
+from app.services.operations.readiness import Part
+from app.services.registry import Registry
 
 DRAINING = Part(ok=False, milliseconds=0.0, reason="the process is about to stop")
 
 
-async def readiness(backend: Backend) -> ReadyOut:
+async def readiness(backend: Registry) -> ReadyOut:
     """Returns the state of each part; while the process drains, only the part `draining`.
 
     Waits without a thread: probes that come while a part hangs take nothing from requests that go on.

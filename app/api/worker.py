@@ -10,13 +10,13 @@ from app.api.schemas.jobs import AboutOut
 from app.api.schemas.system import HealthOut, ReadyOut
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.signing import check_read
-from app.services import purges
 from app.services.access import tokens
-from app.services.backend import Backend
 from app.services.jobs import workers
 from app.services.jobs.workers import WorkerInfo
+from app.services.operations import purges
 from app.services.ports import ports
 from app.services.ports.merged_files import MergedModel
+from app.services.registry import Registry
 from app.wire.app import surround
 from app.wire.deps import BackendDep
 from app.wire.merged_files import respond_merged
@@ -26,7 +26,7 @@ from app.wire.telemetry import MetricsOptions, require_watcher
 router = APIRouter()
 
 
-class WorkerBackend(Backend, Protocol):
+class WorkerBackend(Registry, Protocol):
     """What a worker's endpoints run on: a backend that can introduce itself."""
 
     card: WorkerInfo

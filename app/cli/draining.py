@@ -16,8 +16,8 @@ from types import FrameType
 import uvicorn
 
 from app.cli.serve import end_at_once
-from app.services.backend import Backend
 from app.services.background import in_thread
+from app.services.registry import Registry
 
 DATE_SECONDS = 1.0
 
@@ -36,7 +36,7 @@ class DrainingServer(uvicorn.Server):
     """
 
     def __init__(
-        self, config: uvicorn.Config, backend: Backend, delay_seconds: float, hand_back: Callable[[], object],
+        self, config: uvicorn.Config, backend: Registry, delay_seconds: float, hand_back: Callable[[], object],
         at_once: Callable[[int], None] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(config)

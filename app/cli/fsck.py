@@ -12,7 +12,7 @@ from app.cli.offline import Json
 from app.cli.output import Advance, print_json, print_table, progress_bar, say
 
 if TYPE_CHECKING:
-    from app.services.fsck.troubles import Report
+    from app.services.operations.fsck.troubles import Report
 
 
 def fsck(
@@ -30,8 +30,8 @@ def fsck(
     if reaccept:
         _reaccept(data, as_json)
     from app.runtime import Runtime  # noqa: PLC0415  the service's libraries
-    from app.services.fsck.check import check  # noqa: PLC0415
-    from app.services.fsck.troubles import Report  # noqa: PLC0415
+    from app.services.operations.fsck.check import check  # noqa: PLC0415
+    from app.services.operations.fsck.troubles import Report  # noqa: PLC0415
 
     settings = read_settings(data, as_json)
     require_database(settings, as_json)

@@ -25,7 +25,7 @@ def gc(
     A running service does the same every hour.
     """
     from app.runtime import Runtime  # noqa: PLC0415  the service's libraries
-    from app.services import garbage  # noqa: PLC0415
+    from app.services.operations import garbage_collection  # noqa: PLC0415
 
     least = _seconds(grace, as_json)
     settings = read_settings(data, as_json)
@@ -35,10 +35,10 @@ def gc(
         runtime.look()
         try:
             with runtime.read() as uow:
-                found = garbage.look(uow, least)
+                found = garbage_collection.look(uow, least)
             with found:
-                total = garbage.Removed(found.count, found.bytes)
-                removed = total if dry_run else garbage.remove_all(runtime.write, found, least)
+                total = garbage_collection.Removed(found.count, found.bytes)
+                removed = total if dry_run else garbage_collection.remove_all(runtime.write, found, least)
         finally:
             runtime.stop()
     said = {

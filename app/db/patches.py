@@ -48,7 +48,7 @@ class PatchVersion(Identified, Versioned, Base):
         multiparts: for a draft whose bytes go straight to the object store: its id of each file's upload, by path.
         refusal: why the bytes of a draft were refused as a version, {code, data}; reset to None when one of its files changes.
         purged_by: owner and token of who purged it.
-        erasure: {state, blobs, copies, waits_for, checked_at}, see `app.services.erasure`.
+        erasure: {state, blobs, copies, waits_for, checked_at}, see `app.services.operations.erasure`.
         erased_at: when nothing was left any more.
     """
 

@@ -28,9 +28,9 @@ from app.jobs.kinds import KINDS
 from app.jobs.lost_jobs import LostJobs
 from app.jobs.presence import Presence
 from app.jobs.queue import APPLICATION, PORTABLE, PROGRESS, VERSION, WORKFLOW
-from app.services.backend import Doing
 from app.services.jobs import jobs
 from app.services.jobs.workers import CPU
+from app.services.registry import Doing
 from app.services.unit_of_work import UnitOfWork
 
 EXECUTOR = "local"

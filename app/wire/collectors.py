@@ -8,12 +8,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from app.blobs import error_counts
-from app.services import metrics
-from app.services.backend import Backend
 from app.services.background import Remembered
 from app.services.events.feed import EventFeed
-from app.services.metrics import Stock, Work
-from app.services.readiness import LIMIT_SECONDS
+from app.services.operations import metrics
+from app.services.operations.metrics import Stock, Work
+from app.services.operations.readiness import LIMIT_SECONDS
+from app.services.registry import Registry
 
 WORK_SECONDS = 5.0
 STOCK_SECONDS = 30.0
@@ -32,7 +32,7 @@ class State(Collector):
     """
 
     def __init__(
-        self, backend: Callable[[], Backend], owners: int, data: Path | None, feed: Callable[[], EventFeed | None]
+        self, backend: Callable[[], Registry], owners: int, data: Path | None, feed: Callable[[], EventFeed | None]
     ) -> None:
         self._backend, self._owners, self._data, self._feed = backend, owners, data, feed
         self._work = Remembered(self._ask_work, WORK_SECONDS, LIMIT_SECONDS)
@@ -119,7 +119,7 @@ def _disk(data: Path) -> Iterable[Metric]:
     yield GaugeMetricFamily("portllm_disk_free_bytes", "What is free on the file system of the data directory.", value=free)
 
 
-def _doing(backend: Backend) -> Iterable[Metric]:
+def _doing(backend: Registry) -> Iterable[Metric]:
     """What this process does itself, where it runs jobs: which job is never a label, there is no end of them."""
     running = backend.doing()
     if running is None:

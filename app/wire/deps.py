@@ -19,24 +19,24 @@ from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.services.access import tokens
 from app.services.access.idempotency import Reply, find, once
-from app.services.backend import Backend
+from app.services.registry import Registry
 from app.services.unit_of_work import UnitOfWork, run_with_retry
 
 READING = frozenset({"GET", "HEAD"})
 bearer = HTTPBearer(auto_error=False, description="A token made by 'portllm token create'.")
 
 
-def backend_of(request: Request) -> Backend:
+def backend_of(request: Request) -> Registry:
     """Returns the backend of the application."""
-    return cast(Backend, request.app.state.backend)
+    return cast(Registry, request.app.state.backend)
 
 
 # `async`, like all that only looks at the request: FastAPI sends plain functions to a thread.
-async def get_backend(request: Request) -> Backend:
+async def get_backend(request: Request) -> Registry:
     return backend_of(request)
 
 
-BackendDep = Annotated[Backend, Depends(get_backend)]
+BackendDep = Annotated[Registry, Depends(get_backend)]
 
 
 def origin_of(request: Request) -> tuple[str | None, str]:
@@ -57,7 +57,7 @@ async def get_principal(
     return known
 
 
-def _authenticated(request: Request, backend: Backend, credentials: HTTPAuthorizationCredentials | None) -> Principal:
+def _authenticated(request: Request, backend: Registry, credentials: HTTPAuthorizationCredentials | None) -> Principal:
     with refusals_counted(request, backend):
         if credentials is None:
             raise DomainError("token.missing")
@@ -68,7 +68,7 @@ def _authenticated(request: Request, backend: Backend, credentials: HTTPAuthoriz
 
 
 @contextmanager
-def refusals_counted(request: Request, backend: Backend) -> Iterator[None]:
+def refusals_counted(request: Request, backend: Registry) -> Iterator[None]:
     """Slows down who guesses: where the block refuses a token, that is counted for the client's address.
 
     Raises:
@@ -81,7 +81,7 @@ def refusals_counted(request: Request, backend: Backend) -> Iterator[None]:
         raise
 
 
-def count_refusal(request: Request, backend: Backend, refusal: DomainError) -> None:
+def count_refusal(request: Request, backend: Registry, refusal: DomainError) -> None:
     """Counts a refusal for the client's address where it is one of a token; asks the database, so not on the event loop.
 
     Raises:
@@ -91,7 +91,7 @@ def count_refusal(request: Request, backend: Backend, refusal: DomainError) -> N
         backend.rates.failure(origin_of(request)[0])
 
 
-def charge(request: Request, backend: Backend, principal: Principal) -> None:
+def charge(request: Request, backend: Registry, principal: Principal) -> None:
     """Counts a request whose token is good, once.
 
     Raises:
@@ -128,7 +128,7 @@ class Page:
 
     pattern = re.compile(r"[a-z0-9_]{1,60}")
 
-    def __init__(self, backend: Backend, limit: int, cursor: str | None) -> None:
+    def __init__(self, backend: Registry, limit: int, cursor: str | None) -> None:
         self.limit, self._cursor = min(limit, backend.tools.limits.page), cursor
 
     @property
@@ -208,7 +208,7 @@ Make = Callable[[UnitOfWork], tuple[int, BaseModel, str]]
 class Once:
     """Runs a creation in a transaction of its own, or repeats the answer given under the same Idempotency-Key."""
 
-    def __init__(self, backend: Backend, principal: Principal, request: Request, idempotency_key: str | None) -> None:
+    def __init__(self, backend: Registry, principal: Principal, request: Request, idempotency_key: str | None) -> None:
         self._backend, self._principal, self._key = backend, principal, idempotency_key
         text = f"{request.method} {request.url.path} {request.state.body_sha256}"
         self._request = hashlib.sha256(text.encode()).hexdigest()

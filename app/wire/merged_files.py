@@ -10,8 +10,8 @@ from fastapi.responses import RedirectResponse
 from app.domain.principal import Principal
 from app.services.artifacts.file_reads import Content
 from app.services.artifacts.read_slots import ReadSlot
-from app.services.backend import Backend
 from app.services.ports.merged_files import MergedFile, MergedModel
+from app.services.registry import Registry
 from app.wire.conditional import Span
 from app.wire.reading import Conditions, Reader, Target, respond
 
@@ -19,7 +19,7 @@ CACHING = {"Cache-Control": "private, no-transform"}
 
 
 def respond_merged(
-    request: Request, conditions: Conditions, backend: Backend, model: MergedModel, path: str,
+    request: Request, conditions: Conditions, backend: Registry, model: MergedModel, path: str,
     principal: Principal, place: ReadSlot | None = None, worker_url: str | None = None, redirect: bool = False,
 ) -> Response:  # fmt: skip
     """Answers a GET or HEAD of one file of a merged model. Must be called outside of any transaction.

@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter
 
-from app.services.metrics import OTHERS
+from app.services.operations.metrics import OTHERS
 
 NOBODY = "(none)"
 

@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials
 
 from app.domain.principal import Principal
-from app.services.backend import Backend
+from app.services.registry import Registry
 from app.services.uploads import upload_grants
 from app.wire.deps import BackendDep, bearer, charge, origin_of, refusals_counted
 
@@ -42,7 +42,7 @@ SenderDep = Annotated[Sender, Depends(get_sender)]
 BearerDep = Annotated[Sender, Depends(get_bearer)]
 
 
-async def _sender(request: Request, backend: Backend, text: str) -> Sender:
+async def _sender(request: Request, backend: Registry, text: str) -> Sender:
     """Returns the sender, looked up once per request: `BodyRoute` does this before it reads the body."""
     known: Sender | None = getattr(request.state, "sender", None)
     if known is None:
@@ -50,7 +50,7 @@ async def _sender(request: Request, backend: Backend, text: str) -> Sender:
     return known
 
 
-def _believed(request: Request, backend: Backend, text: str) -> Sender:
+def _believed(request: Request, backend: Registry, text: str) -> Sender:
     with refusals_counted(request, backend), backend.read() as uow:
         claims = upload_grants.read(uow, text)
     principal = Principal(claims["owner"], frozenset(claims["scopes"]), claims["token"], *origin_of(request))

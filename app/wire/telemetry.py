@@ -24,8 +24,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.domain.errors import DomainError
-from app.services.backend import Backend
 from app.services.events.feed import EventFeed
+from app.services.registry import Registry
 from app.text import visible
 from app.wire.collectors import State
 from app.wire.owner_counters import OwnerCounters
@@ -69,7 +69,7 @@ class Telemetry:
     """
 
     def __init__(
-        self, backend: Callable[[], Backend], options: MetricsOptions, feed: Callable[[], EventFeed | None] = lambda: None
+        self, backend: Callable[[], Registry], options: MetricsOptions, feed: Callable[[], EventFeed | None] = lambda: None
     ) -> None:
         self.token, self._counts = options.token, options.counts
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they are a second, unused series for every counter

@@ -19,7 +19,7 @@ from pydantic import BaseModel, TypeAdapter
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.services.access import tokens
-from app.services.backend import Backend
+from app.services.registry import Registry
 from app.services.unit_of_work import UnitOfWork
 from app.wire.deps import PrincipalDep, ReadUnit, bearer, charge, get_principal, origin_of, refusals_counted
 from app.wire.rules import Rules, is_open
@@ -33,7 +33,7 @@ class Access:
 
     def __init__(self, request: Request, secret: str) -> None:
         self._request, self._secret = request, secret
-        self.backend: Backend = request.app.state.backend
+        self.backend: Registry = request.app.state.backend
 
     @contextmanager
     def read(self) -> Iterator[tuple[UnitOfWork, Principal]]:
@@ -61,7 +61,7 @@ class Access:
 async def get_access(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]) -> Access:
     """What `at_once` endpoints run on; refuses those who bring no token at all."""
     if credentials is None:
-        backend: Backend = request.app.state.backend
+        backend: Registry = request.app.state.backend
         await run_in_threadpool(backend.rates.failure, origin_of(request)[0])  # may have to ask the database
         raise DomainError("token.missing")
     request.state.access = access = Access(request, credentials.credentials)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from app.runtime import Runtime
-from app.services import garbage, sweep
-from app.services.house import sweep_all
+from app.services.operations import abandoned_uploads, garbage_collection
+from app.services.operations.maintenance import sweep_all
 from app.settings import Settings
 from tests.faults import tally
 from tests.live.service import Service, invoke
@@ -54,7 +54,7 @@ class World:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in self.known.items():
                 patch.setenv(name, value)
-            for module, name in ((sweep, "DRAFT_AGE"), (garbage, "BLOB_GRACE")):
+            for module, name in ((abandoned_uploads, "DRAFT_AGE"), (garbage_collection, "BLOB_GRACE")):
                 patch.setattr(module, name, -getattr(module, name))
             runtime = Runtime(Settings(data=self.service.data))
             runtime.look()

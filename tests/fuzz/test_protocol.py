@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from app.services.house import sweep_all
+from app.services.operations.maintenance import sweep_all
 from tests.fuzz.budget import SECONDS, limits, repeated
 from tests.fuzz.world import CONFIG, WEIGHTS, World
 from tests.registry.service import unique

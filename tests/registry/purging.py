@@ -12,8 +12,8 @@ import pytest
 
 from app.domain.principal import ROLES
 from app.jobs import work
-from app.services.fsck import check
-from app.services.fsck.troubles import Trouble
+from app.services.operations.fsck import check
+from app.services.operations.fsck.troubles import Trouble
 from tests.registry.conftest import Models
 from tests.registry.service import Caller, Service, unique
 from tests.registry.uploading import with_card

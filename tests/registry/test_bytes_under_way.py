@@ -10,7 +10,7 @@ import pytest
 
 from app.db.base import now
 from app.domain.errors import DomainError
-from app.services.house import sweep_all
+from app.services.operations.maintenance import sweep_all
 from app.wire.leases import renewed
 from tests.core.test_xet import chunk
 from tests.registry.service import Service, unique

@@ -20,10 +20,10 @@ from app.db.patches import Alias, PatchVersion
 from app.db.ports import Port
 from app.db.releases import Release
 from app.domain.ids import new_id
-from app.services import scratch
 from app.services.artifacts.artifacts import Artifacts
-from app.services.fsck import check
-from app.services.fsck.troubles import REMEDIES, Report, Unseen
+from app.services.operations import digest_spill
+from app.services.operations.fsck import check
+from app.services.operations.fsck.troubles import REMEDIES, Report, Unseen
 from tests.live.service import invoke
 from tests.registry.conftest import Models
 from tests.registry.service import Service
@@ -384,11 +384,15 @@ def test_what_nobody_names(stocked: Service) -> None:
 
 def test_what_is_named_need_not_fit_in_memory() -> None:
     """A digest that rows name with two sizes is kept with both; what was never added is not named."""
-    named = scratch.Scratch()
+    named = digest_spill.Scratch()
     digests = [f"{n:064x}" for n in range(5000)]
-    named.add(scratch.Named(digest, 10, "first") for digest in digests)
+    named.add(digest_spill.Named(digest, 10, "first") for digest in digests)
     named.add(
-        [scratch.Named(digests[0], 10, "second"), scratch.Named(digests[0], 11, "third"), scratch.Named("f" * 64, None, "m")]
+        [
+            digest_spill.Named(digests[0], 10, "second"),
+            digest_spill.Named(digests[0], 11, "third"),
+            digest_spill.Named("f" * 64, None, "m"),
+        ]
     )
     assert named.totals() == (5002, 50_011)
     assert [(n.size, n.subject) for n in named if n.digest == digests[0]] == [(10, "first"), (11, "third")]

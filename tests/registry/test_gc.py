@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.services import garbage, scratch
+from app.services.operations import digest_spill, garbage_collection
 from tests.live.service import invoke
 from tests.registry.conftest import Models
 from tests.registry.service import Service
@@ -74,18 +74,18 @@ def test_a_grace_that_is_none(service: Service, grace: str) -> None:
 def test_it_asks_once_what_is_named(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many are removed: all that is named is read by the look alone, and after it only what came since."""
     strays(service, 250, 5 * HOUR)
-    monkeypatch.setattr(scratch, "CACHE_KIB", 16)
+    monkeypatch.setattr(digest_spill, "CACHE_KIB", 16)
     asked: list[bool] = []
-    names = garbage.names
+    names = garbage_collection.names
 
     def counted(uow: Any, since: Any = None) -> Any:
         asked.append(since is None)
         return names(uow, since)
 
-    monkeypatch.setattr(garbage, "names", counted)
+    monkeypatch.setattr(garbage_collection, "names", counted)
     with service.runtime.read() as uow:
-        found = garbage.look(uow)
+        found = garbage_collection.look(uow)
     with found:
         assert (found.count, found.bytes) == (250, 750)
-        assert garbage.remove_all(service.runtime.write, found) == garbage.Removed(250, 750)
+        assert garbage_collection.remove_all(service.runtime.write, found) == garbage_collection.Removed(250, 750)
     assert asked == [True, False, False, False]

@@ -17,12 +17,12 @@ from app.database_upgrade import upgrade
 from app.domain.errors import DomainError
 from app.jobs import work
 from app.runtime import Runtime
-from app.services import garbage
 from app.services.catalog import ingestion
-from app.services.fsck.check import check
-from app.services.fsck.troubles import Found
-from app.services.house import House, sweep_all
 from app.services.jobs import jobs
+from app.services.operations import garbage_collection
+from app.services.operations.fsck.check import check
+from app.services.operations.fsck.troubles import Found
+from app.services.operations.maintenance import House, sweep_all
 from app.services.ports import materialisations
 from app.settings import Settings
 from tests.registry.conftest import Models
@@ -48,7 +48,7 @@ def service(
     service = fresh(**settings)
     service.admin.family("llama")
     service.release("llama", "v1", models.v1)
-    monkeypatch.setattr(garbage, "BLOB_GRACE", dt.timedelta(hours=-1))
+    monkeypatch.setattr(garbage_collection, "BLOB_GRACE", dt.timedelta(hours=-1))
     return service
 
 
@@ -65,13 +65,13 @@ def left_over(service: Service, directory: Path) -> set[str]:
 
 
 def found(service: Service) -> list[str]:
-    with service.runtime.read() as uow, garbage.look(uow) as doomed:
+    with service.runtime.read() as uow, garbage_collection.look(uow) as doomed:
         return list(doomed)
 
 
 def removed(service: Service, digests: list[str]) -> int | None:
     with service.runtime.write() as uow:
-        gone = garbage.remove(uow, digests)
+        gone = garbage_collection.remove(uow, digests)
         return None if gone is None else len(gone)
 
 
@@ -215,7 +215,7 @@ def test_naming_and_removing_exclude_each_other(migrated: Callable[[], str], tmp
             with two.write() as also:
                 also.names_bytes()
             with two.write() as removing:
-                assert garbage.remove(removing, []) is None
+                assert garbage_collection.remove(removing, []) is None
         order: list[str] = []
 
         def name() -> None:
@@ -225,7 +225,7 @@ def test_naming_and_removing_exclude_each_other(migrated: Callable[[], str], tmp
 
         thread = threading.Thread(target=name)
         with one.write() as removing:
-            assert garbage.remove(removing, []) == []
+            assert garbage_collection.remove(removing, []) == []
             thread.start()
             thread.join(0.3)
             order.append("removed")

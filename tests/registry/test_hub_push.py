@@ -371,7 +371,7 @@ def test_killed_between_its_transactions(
 
 def test_a_draft_that_was_given_up(service: Service, pusher: Pusher, patch: dict[str, bytes]) -> None:
     """After a day the sweep takes it, and what was sent for it; the announced repository stays, and can be pushed to."""
-    from app.services.house import sweep_all
+    from app.services.operations.maintenance import sweep_all
 
     assert pusher.commit(file(CONFIG, patch[CONFIG])).status_code == 200
     pusher.send(patch[WEIGHTS])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from app.db.base import now
-from app.services import retention
+from app.services.operations import retention
 from tests.registry.conftest import World
 from tests.registry.service import Service, refused, unique
 from tests.registry.uploading import announced

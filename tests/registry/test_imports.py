@@ -11,9 +11,9 @@ from app.domain.errors import DomainError
 from app.domain.names import patch_name_of
 from app.domain.principal import Principal
 from app.jobs import pull
-from app.services.fsck.check import check
-from app.services.fsck.troubles import Trouble
 from app.services.jobs import jobs
+from app.services.operations.fsck.check import check
+from app.services.operations.fsck.troubles import Trouble
 from app.services.patches import imports
 from tests.registry.conftest import Models
 from tests.registry.pulling import known

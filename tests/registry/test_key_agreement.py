@@ -9,7 +9,7 @@ import pytest
 from app.db import key_holders
 from app.domain.errors import DomainError
 from app.services.access.key_agreement import KeyAgreement, Role
-from app.services.readiness import Readiness
+from app.services.operations.readiness import Readiness
 from tests.registry.conftest import on_postgresql
 from tests.registry.service import Service, refused, unique
 

@@ -13,10 +13,10 @@ from app.blobs.s3.client import translated
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.jobs.queue import DbosQueue
-from app.services import metrics
 from app.services.background import Remembered
 from app.services.draining import Draining
 from app.services.events.feed import EventFeed, StreamLimits
+from app.services.operations import metrics
 from app.wire.owner_counters import OwnerCounters
 from app.wire.telemetry import MetricsOptions, Telemetry
 from tests.registry.conftest import Models, on_sqlite

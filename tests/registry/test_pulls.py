@@ -14,7 +14,7 @@ from app.clients import hub as hub_client
 from app.core.checkpoint import INDEX_FILE
 from app.domain.errors import DomainError
 from app.jobs import pull, work
-from app.services import garbage
+from app.services.operations import garbage_collection
 from tests.registry.conftest import Models
 from tests.registry.pulling import known
 from tests.registry.service import Service, refused, unique
@@ -316,10 +316,10 @@ def test_what_has_arrived_is_not_garbage(service: Service, hub: FakeHub, models:
     with pytest.raises(KeyboardInterrupt):
         service.run_job(registered["job"], "ingest", registered["id"], do=_interrupted)
     assert blobs.size(digest) == len(large)
-    with service.runtime.read() as uow, garbage.look(uow, dt.timedelta(0)) as found:
+    with service.runtime.read() as uow, garbage_collection.look(uow, dt.timedelta(0)) as found:
         assert digest not in set(found)
     service.run_jobs()
-    with service.runtime.read() as uow, garbage.look(uow, dt.timedelta(0)) as found:
+    with service.runtime.read() as uow, garbage_collection.look(uow, dt.timedelta(0)) as found:
         assert digest in set(found)
     assert blobs.delete(digest)
     repository.gone.clear()

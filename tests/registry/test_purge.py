@@ -12,8 +12,8 @@ import pytest
 
 from app.domain.principal import ROLES
 from app.jobs import work
-from app.services import erasure
-from app.services.house import House
+from app.services.operations import erasure
+from app.services.operations.maintenance import House
 from tests.registry.purging import WHY, Place, place
 from tests.registry.service import refused, unique
 from tests.registry.uploading import append, with_card

@@ -17,7 +17,7 @@ import pytest
 from app.blobs.local import LocalBlobs
 from app.database_upgrade import upgrade
 from app.domain.errors import DomainError
-from app.services.readiness import FRESH_SECONDS, Part, Readiness
+from app.services.operations.readiness import FRESH_SECONDS, Part, Readiness
 from tests.live.service import until
 from tests.registry.server import serving
 from tests.registry.service import Service, refused

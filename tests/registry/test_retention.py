@@ -9,8 +9,8 @@ import pytest
 
 from app.db.base import now
 from app.jobs.queue import DbosQueue
-from app.services import retention
-from app.services.retention import Retention
+from app.services.operations import retention
+from app.services.operations.retention import Retention
 from tests.registry.conftest import Models
 from tests.registry.service import Service, unique
 from tests.registry.test_metrics import figures

@@ -12,7 +12,7 @@ import pytest
 
 from app.core.source import stat_of
 from app.services.catalog import reverification
-from app.services.house import House
+from app.services.operations.maintenance import House
 from tests.live.service import invoke
 from tests.registry.conftest import Models
 from tests.registry.service import Service, refused

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.db.base import now
-from app.services.house import sweep_all
+from app.services.operations.maintenance import sweep_all
 from tests.registry.conftest import Models
 from tests.registry.service import Service, refused
 

@@ -9,7 +9,7 @@ import pytest
 from app.db.workers import Worker, beat
 from app.jobs.queue import DbosQueue
 from app.services.jobs import unserved_queues
-from app.services.readiness import Readiness
+from app.services.operations.readiness import Readiness
 from tests.registry.conftest import Models
 from tests.registry.service import Service, unique
 from tests.registry.test_metrics import figures

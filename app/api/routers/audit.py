@@ -10,8 +10,8 @@ from app.api.routing import api_router
 from app.api.schemas.system import AuditOut
 from app.db.events import Event
 from app.domain.principal import Principal
-from app.services.backend import Backend
 from app.services.events import events
+from app.services.registry import Registry
 from app.wire.broken_answers import BreakableResponse
 from app.wire.deps import BackendDep, PrincipalDep
 
@@ -36,12 +36,12 @@ def export_audit(
     )
 
 
-def _page(backend: Backend, principal: Principal, after: int) -> Sequence[Event]:
+def _page(backend: Registry, principal: Principal, after: int) -> Sequence[Event]:
     with backend.read() as uow:
         return events.audit(uow, principal, after, PAGE)
 
 
-def _lines(backend: Backend, principal: Principal, rows: Sequence[Event]) -> Iterator[str]:
+def _lines(backend: Registry, principal: Principal, rows: Sequence[Event]) -> Iterator[str]:
     """Page by page, each in a transaction of its own: a slow reader holds none open."""
     while rows:
         yield "".join(f"{AuditOut.of(row, principal.is_admin).model_dump_json()}\n" for row in rows)

@@ -9,8 +9,8 @@ from fastapi.responses import StreamingResponse
 from app.api.routing import api_router
 from app.api.schemas.ports import MergedFileOut, MergedFilesOut
 from app.db.ports import Port
-from app.services import purges
 from app.services.jobs import workers
+from app.services.operations import purges
 from app.services.ports import ports
 from app.services.ports.merged_files import MergedFile, MergedModel
 from app.wire.merged_files import respond_merged

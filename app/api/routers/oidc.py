@@ -9,7 +9,7 @@ from app.api.schemas.system import NewTokenOut, TokenOut
 from app.domain.errors import DomainError
 from app.domain.issuers import Identity
 from app.services.access import token_exchange
-from app.services.backend import Backend
+from app.services.registry import Registry
 from app.services.unit_of_work import UnitOfWork, run_with_retry
 from app.wire.deps import BackendDep, count_refusal, origin_of
 from app.wire.request_slots import release_current, retake_current
@@ -40,7 +40,7 @@ async def exchange_token(body: ExchangeIn, request: Request, response: Response,
     return made
 
 
-def _exchange(backend: Backend, who: Identity, lifetime: int | None, address: str | None, request: str) -> NewTokenOut:
+def _exchange(backend: Registry, who: Identity, lifetime: int | None, address: str | None, request: str) -> NewTokenOut:
     def exchange(uow: UnitOfWork) -> NewTokenOut:
         row, secret = token_exchange.exchange(uow, backend.identities, who, lifetime, address, request)
         return NewTokenOut(**TokenOut.of(row).model_dump(), token=secret)

@@ -9,9 +9,9 @@ from fastapi.responses import RedirectResponse, StreamingResponse
 from app.api.routers.patches import Number
 from app.api.routing import api_router
 from app.db.patches import PatchVersion
-from app.services import purges
 from app.services.artifacts.file_reads import Content
 from app.services.artifacts.stored_files import patch_content
+from app.services.operations import purges
 from app.services.patches import versions
 from app.services.unit_of_work import Tools
 from app.wire.conditional import Span

@@ -12,9 +12,9 @@ from app.api.schemas.patches import AliasIn, AliasOut, PatchChange, PatchIn, Pat
 from app.api.schemas.purges import ErasureOut
 from app.domain.errors import DomainError
 from app.domain.repositories import parse_repository
-from app.services import erasure, purges
 from app.services.hubview import push_publishing
 from app.services.hubview.push_publishing import Said
+from app.services.operations import erasure, purges
 from app.services.patches import drafts, patches, versions
 from app.services.unit_of_work import UnitOfWork, run_with_retry
 from app.wire.body_routes import buffers_body

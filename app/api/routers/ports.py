@@ -8,9 +8,9 @@ from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.ports import DigestOut, PortIn, PortOut, VerdictOut
 from app.domain.states import PortState
-from app.services import purges
 from app.services.hubview import hub_commits
 from app.services.hubview.hub_commits import Subject
+from app.services.operations import purges
 from app.services.ports import port_digests, ports
 from app.services.ports.ports import Verdict
 from app.services.unit_of_work import UnitOfWork, run_with_retry

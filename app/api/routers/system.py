@@ -12,8 +12,8 @@ from app.api.schemas.base import Listing
 from app.api.schemas.system import EventOut, EventsOut, NewTokenOut, RotateIn, TokenIn, TokenOut, WhoAmIOut
 from app.domain.principal import Principal, role_of
 from app.services.access import tokens
-from app.services.backend import Backend
 from app.services.events import events
+from app.services.registry import Registry
 from app.wire.deps import BackendDep, PageDep, PrincipalDep, ReadUnit, WriteUnit
 from app.wire.visits import at_once
 
@@ -89,6 +89,6 @@ async def list_events(
     return EventsOut(items=found, cursor=found[-1].id if found else cursor)
 
 
-def _events(backend: Backend, principal: Principal, cursor: int, limit: int) -> list[EventOut]:
+def _events(backend: Registry, principal: Principal, cursor: int, limit: int) -> list[EventOut]:
     with backend.read() as uow:
         return [EventOut.of(row, principal.is_admin) for row in events.after(uow, principal, cursor, limit)]

@@ -9,9 +9,9 @@ from app.api.routing import api_router
 from app.api.schemas.patches import DirectIn, DirectOut, PartOut, VersionOut
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
-from app.services.backend import Backend
 from app.services.hubview import hub_commits
 from app.services.patches import drafts, publishing
+from app.services.registry import Registry
 from app.services.unit_of_work import run_with_retry
 from app.wire import long_work
 from app.wire.bodies import pieces, said_bytes
@@ -91,13 +91,13 @@ async def publish(upload: str, request: Request, backend: BackendDep, principal:
         return await run_in_threadpool(_publish, backend, principal, upload)
 
 
-def _publish(backend: Backend, principal: Principal, upload: str) -> VersionOut:
+def _publish(backend: Registry, principal: Principal, upload: str) -> VersionOut:
     version = publishing.publish(backend, principal, upload)
     hub_commits.write_ahead(backend, [("patch", version.id)])
     return VersionOut.of(version)
 
 
-def _target(backend: Backend, principal: Principal, upload: str, path: str) -> tuple[str, str, int, int]:
+def _target(backend: Registry, principal: Principal, upload: str, path: str) -> tuple[str, str, int, int]:
     """Returns where the bytes of a file go. If more bytes can arrive, a recorded refusal of the draft is removed."""
     with backend.read() as uow:
         target = drafts.place(uow, principal, upload, path)

@@ -19,11 +19,11 @@ from app.domain.principal import Principal
 from app.domain.repositories import Repository, parse_repository
 from app.hub.bodies import FilesIn, address, left_out, parsed, warning
 from app.hub.routing import hub_router
-from app.services import purges
-from app.services.backend import Backend
 from app.services.hubview import base_pushes, push_publishing, pushes
 from app.services.hubview import preupload as offers
 from app.services.hubview.pushes import Added, Change, Deleted
+from app.services.operations import purges
+from app.services.registry import Registry
 from app.services.unit_of_work import run_with_retry
 from app.services.uploads import reservations
 from app.services.uploads.pushed_objects import PUSHED, new_upload
@@ -103,7 +103,7 @@ async def _when_free(take: Callable[[], Taken]) -> Taken:
 
 
 def _take(
-    backend: Backend, principal: Principal, repository: Repository, revision: str, reader: "_Reader"
+    backend: Registry, principal: Principal, repository: Repository, revision: str, reader: "_Reader"
 ) -> Taken:  # fmt: skip
     """The commit id, and what is to be told beside it."""
     changes = reader.finish()
@@ -121,7 +121,7 @@ class _Reader:
         parent: the commit that the client has read, where it says one.
     """
 
-    def __init__(self, backend: Backend, principal: Principal, repository: Repository) -> None:
+    def __init__(self, backend: Registry, principal: Principal, repository: Repository) -> None:
         self._backend, self._principal, self._repository = backend, principal, repository
         self._changes, self._number = list[Change](), 0
         self._has_header, self.parent = False, None

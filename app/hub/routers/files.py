@@ -9,13 +9,13 @@ from fastapi import Request, Response
 from app.hub.opening import COMMIT, Opened, open_repository
 from app.hub.routing import hub_router
 from app.hub.waiting import read_in_turn
-from app.services import purges
 from app.services.artifacts.file_reads import Content
 from app.services.artifacts.read_slots import ReadSlot
 from app.services.artifacts.stored_files import patch_content, release_content, text_content
 from app.services.hubview.repositories import Adapter, Base, Merged, Nothing, Thing
 from app.services.hubview.snapshots import SHA256_DIGITS, Entry
 from app.services.jobs import workers
+from app.services.operations import purges
 from app.services.ports.merged_files import MergedModel
 from app.wire.conditional import Span
 from app.wire.merged_files import respond_merged

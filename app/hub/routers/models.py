@@ -12,10 +12,10 @@ from app.hub import shapes
 from app.hub.opening import Opened, open_repository
 from app.hub.paging import PageDep
 from app.hub.routing import hub_router
-from app.services import purges
 from app.services.hubview import hub_commits, listing, refs, repositories, snapshots
 from app.services.hubview.hub_commits import Subject
 from app.services.hubview.listing import Wanted
+from app.services.operations import purges
 from app.wire.visits import Access, AccessDep
 
 router = hub_router()

@@ -10,11 +10,11 @@ from app.domain.repositories import MAIN, Repository, parse_repository, unknown_
 from app.hub.answers import MESSAGE, in_a_header
 from app.hub.bodies import CardIn, CreateIn, TagIn, address, parsed, warning
 from app.hub.routing import hub_router
-from app.services.backend import Backend
 from app.services.hubview import base_pushes, pushes, repositories
 from app.services.hubview.front_matter import is_readable
 from app.services.hubview.repositories import Adapter
 from app.services.patches import patches
+from app.services.registry import Registry
 from app.services.unit_of_work import UnitOfWork, run_with_retry
 from app.services.uploads.pushed_objects import require_push
 from app.wire.body_routes import buffers_body
@@ -112,7 +112,7 @@ def create_branch(owner: str, name: str, branch: str, backend: BackendDep, princ
     return JSONResponse({})
 
 
-def _begin_release(backend: Backend, principal: Principal, repository: Repository, release: str) -> bool:
+def _begin_release(backend: Registry, principal: Principal, repository: Repository, release: str) -> bool:
     return bool(run_with_retry(backend.write, lambda uow: base_pushes.begin(uow, principal, repository, release)))
 
 

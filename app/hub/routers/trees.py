@@ -15,9 +15,9 @@ from app.hub import shapes
 from app.hub.opening import open_repository
 from app.hub.paging import PageDep
 from app.hub.routing import hub_router
-from app.services import purges
 from app.services.hubview import refs
 from app.services.hubview.snapshots import Entry, Snapshot
+from app.services.operations import purges
 from app.wire.body_routes import buffered_body, buffers_body
 from app.wire.visits import AccessDep
 

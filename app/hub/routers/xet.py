@@ -18,8 +18,8 @@ from app.domain.repositories import Repository, parse_repository
 from app.hub.bodies import address
 from app.hub.rebuilds import Rebuilds
 from app.hub.routing import hub_router
-from app.services.backend import Backend
 from app.services.hubview import preupload
+from app.services.registry import Registry
 from app.services.unit_of_work import run_with_retry
 from app.services.uploads import reservations, upload_grants, xet_blocks
 from app.services.uploads.pushed_objects import PUSHED, new_upload
@@ -128,6 +128,6 @@ def _scope(sender: Sender, session: str) -> tuple[str, Repository]:
     return session, parse_repository(owner, name)
 
 
-def _rebuild(backend: Backend, sender: Sender, repository: Repository, scope: str, files: list[ShardFile]) -> None:
+def _rebuild(backend: Registry, sender: Sender, repository: Repository, scope: str, files: list[ShardFile]) -> None:
     largest = LARGEST_BASE if repository.kind == "base" else backend.tools.limits.patch_bytes
     xet_blocks.rebuild(backend, sender.principal, repository, scope, files, largest)

@@ -10,12 +10,12 @@ from app.db.patches import PatchVersion
 from app.db.releases import Release
 from app.services.artifacts.artifacts import Artifacts
 from app.services.artifacts.file_reads import Content
-from app.services.backend import Backend
+from app.services.registry import Registry
 
 PIECE_BYTES = 2**20
 
 
-def release_content(backend: Backend, release: Release, path: str, start: int, stop: int, owner: str) -> Content:
+def release_content(backend: Registry, release: Release, path: str, start: int, stop: int, owner: str) -> Content:
     """Returns the content of bytes [start, stop) of a release's file, read by `owner`.
 
     A large read from an object store reads blocks ahead, so it needs a place (admission control). A read from a directory, or a

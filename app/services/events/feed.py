@@ -24,7 +24,7 @@ from app.domain.principal import Principal
 from app.services.access import tokens
 from app.services.draining import Draining
 from app.services.events import events
-from app.services.garbage import Begin
+from app.services.operations.garbage_collection import Begin
 
 POLL_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0  # between retries while the database does not answer

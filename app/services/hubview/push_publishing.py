@@ -17,10 +17,10 @@ from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository
 from app.domain.states import move
-from app.services import purges
 from app.services.catalog import base_aliases
 from app.services.hubview import pushes, repositories, snapshots
 from app.services.hubview.pushes import Change, Files
+from app.services.operations import purges
 from app.services.patches import drafts, patches, verification
 from app.services.unit_of_work import Tools, UnitOfWork, run_with_retry
 

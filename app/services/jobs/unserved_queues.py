@@ -7,7 +7,7 @@ from typing import Any
 from app.db import installation, job_queues
 from app.db.base import clock
 from app.domain.principal import INSTALLATION, Principal
-from app.services.garbage import Begin
+from app.services.operations.garbage_collection import Begin
 from app.services.unit_of_work import UnitOfWork
 
 FACT = "unserved-queues"

@@ -7,7 +7,7 @@ from app.core.errors import CoreError
 from app.db.patches import PatchVersion
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
-from app.services import purges
+from app.services.operations import purges
 from app.services.patches import drafts, verification
 from app.services.unit_of_work import Tools, UnitOfWork, run_with_retry
 

@@ -1,4 +1,4 @@
-"""Versions of a patch: read, listed, yanked, never edited. Made by `app.services.patches.drafts`, purged by `app.services.purges`."""
+"""Versions of a patch: read, listed, yanked, never edited. Made by `app.services.patches.drafts`, purged by `app.services.operations.purges`."""
 
 from collections.abc import Sequence
 

@@ -14,7 +14,7 @@ from app.db.ports import Port
 from app.services.artifacts.artifacts import Artifacts, digests_of
 from app.services.artifacts.file_reads import Content
 from app.services.artifacts.stored_files import patch_content, release_content
-from app.services.backend import Backend
+from app.services.registry import Registry
 
 AHEAD = 6  # pieces computed in advance
 
@@ -62,7 +62,7 @@ class MergedModel:
         """
         return self._file(self._planned.plan.file(path))
 
-    def content(self, backend: Backend, path: str, start: int, stop: int) -> Content:
+    def content(self, backend: Registry, path: str, start: int, stop: int) -> Content:
         """Returns the content of bytes [start, stop) of a file: computed, or unchanged from the release or the patch."""
         port, origin = self._port, self._planned.plan.file(path).carried_from
         if origin == "patch":
@@ -72,7 +72,7 @@ class MergedModel:
         return Content(partial(self._compute, backend, path, stop), backend.merged_reads, port.owner, is_computed=True)
 
     @contextmanager
-    def _compute(self, backend: Backend, path: str, stop: int, start: int) -> Iterator[Iterator[memoryview]]:
+    def _compute(self, backend: Registry, path: str, stop: int, start: int) -> Iterator[Iterator[memoryview]]:
         port, arithmetic = self._port, backend.tools.arithmetic()
         with self._library.open_planned(port.release, port.version, self._planned, arithmetic, in_order=True) as merger:
             pieces = merger.stream(path, start, stop, pool=backend.pool, ahead=AHEAD)

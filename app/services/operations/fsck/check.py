@@ -14,12 +14,12 @@ from typing import Any, Protocol
 from sqlalchemy.orm import Session
 
 from app.db import commits, imports, materialisations, patches, ports, pushes, release_downloads, releases
-from app.services.erasure import Looked
-from app.services.fsck import places, rows, stored
-from app.services.fsck.places import Targets
-from app.services.fsck.stored import UnreadableError
-from app.services.fsck.troubles import Found, Trouble
-from app.services.scratch import Named, Scratch
+from app.services.operations.digest_spill import Named, Scratch
+from app.services.operations.erasure import Looked
+from app.services.operations.fsck import places, rows, stored
+from app.services.operations.fsck.places import Targets
+from app.services.operations.fsck.stored import UnreadableError
+from app.services.operations.fsck.troubles import Found, Trouble
 
 PAGE = 200
 

@@ -1,6 +1,6 @@
 """Purging: the legal erasure of a version.
 
-One transaction makes the tombstone, and from then on nothing of the version is read; `app.services.erasure` then removes the
+One transaction makes the tombstone, and from then on nothing of the version is read; `app.services.operations.erasure` then removes the
 bytes, as often as it takes. Aliases stay where they point and are refused: nobody who asks for `prod` should be given other
 weights without a word.
 """
@@ -15,8 +15,8 @@ from app.db.patches import PURGED, PatchVersion
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.states import move
-from app.services import erasure
 from app.services.jobs import jobs
+from app.services.operations import erasure
 from app.services.patches import versions
 from app.services.patches.tombstones import bury, bury_port, forget_answers
 from app.services.ports import port_digests

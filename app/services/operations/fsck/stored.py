@@ -11,10 +11,10 @@ from app.db.patches import PUBLISHED, PURGED, PatchVersion
 from app.db.releases import Release
 from app.domain.errors import DomainError
 from app.services.artifacts.artifacts import Artifacts
-from app.services.fsck.troubles import Trouble
-from app.services.garbage import BLOB_GRACE
-from app.services.scratch import Named, Scratch
-from app.services.sweep import DRAFT_AGE
+from app.services.operations.abandoned_uploads import DRAFT_AGE
+from app.services.operations.digest_spill import Named, Scratch
+from app.services.operations.fsck.troubles import Trouble
+from app.services.operations.garbage_collection import BLOB_GRACE
 from app.services.unit_of_work import Tools
 
 CHUNK = 4 * 2**20

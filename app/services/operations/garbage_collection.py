@@ -20,7 +20,7 @@ from typing import Self
 from app.db import patches, pushes, release_downloads, releases
 from app.db.base import clock
 from app.db.locks import BYTES, try_advisory_lock
-from app.services.scratch import Named, Scratch
+from app.services.operations.digest_spill import Named, Scratch
 from app.services.unit_of_work import UnitOfWork
 
 # Bytes exist for a moment before the row that names them is committed.

@@ -15,10 +15,10 @@ from app.db.ports import Port
 from app.db.releases import Release
 from app.domain.states import MOVES
 from app.services.catalog import releases
-from app.services.fsck.troubles import Trouble
+from app.services.operations.abandoned_uploads import DRAFT_AGE
+from app.services.operations.fsck.troubles import Trouble
 from app.services.patches import imports
 from app.services.ports import materialisations, ports
-from app.services.sweep import DRAFT_AGE
 from app.services.unit_of_work import Tools
 
 # An erasure takes moments, where the stores answer.

@@ -6,14 +6,14 @@ import time
 from app.core.errors import CoreError
 from app.db import patches
 from app.domain.errors import DomainError
-from app.services import erasure, garbage, retention, sweep
 from app.services.access import rate_limits, token_exchange
 from app.services.catalog import reverification
-from app.services.erasure import Opened
-from app.services.garbage import Begin
 from app.services.hubview.hub_commits import CatchUp
 from app.services.jobs import jobs, unserved_queues
-from app.services.retention import Retention
+from app.services.operations import abandoned_uploads, erasure, garbage_collection, retention
+from app.services.operations.erasure import Opened
+from app.services.operations.garbage_collection import Begin
+from app.services.operations.retention import Retention
 
 SWEEP_SECONDS = 3600.0
 # An erasure that could not be finished is tried again after this, and ever more seldom.
@@ -85,22 +85,22 @@ def sweep_all(read: Begin, write: Begin) -> dict[str, int]:
     Only what changes rows is done in transactions that write: on SQLite everybody else waits for those.
     """
     with write() as uow:
-        drafts, pushed = sweep.drafts(uow), sweep.pushed(uow)
+        drafts, pushed = abandoned_uploads.drafts(uow), abandoned_uploads.pushed(uow)
         rate_limits.forget(uow)
         token_exchange.forget(uow)
     with read() as uow:
-        staged, unwritten = sweep.staged(uow), sweep.unwritten(uow)
-        found = garbage.look(uow)
+        staged, unwritten = abandoned_uploads.staged(uow), abandoned_uploads.unwritten(uow)
+        found = garbage_collection.look(uow)
     with found:
         parts = sum(_drop_parts(write, ident) for ident in unwritten)
-        blobs = garbage.remove_all(write, found).count
+        blobs = garbage_collection.remove_all(write, found).count
     return {"drafts": drafts, "pushes": pushed, "staged": staged, "parts": parts, "blobs": blobs}
 
 
 def _drop_parts(write: Begin, ident: str) -> int:
     try:
         with write() as uow:
-            return sweep.parts(uow, ident)
+            return abandoned_uploads.parts(uow, ident)
     except (CoreError, DomainError) as error:  # somebody's own bucket, perhaps gone: no reason to leave everything else
         log.warning("parts of %s could not be dropped: %s", ident, error)
         return 0

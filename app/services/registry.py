@@ -11,7 +11,7 @@ from app.services.access.token_exchange import Identities
 from app.services.artifacts.read_slots import ReadSlots
 from app.services.draining import Draining
 from app.services.jobs.workers import Reader, WorkerInfo
-from app.services.readiness import Readiness
+from app.services.operations.readiness import Readiness
 from app.services.unit_of_work import Tools, UnitOfWork
 
 
@@ -31,7 +31,7 @@ class Doing:
     progress: dict[str, Any]
 
 
-class Backend(Protocol):
+class Registry(Protocol):
     """Units of work, tools, and semaphores for heavy reads.
 
     Attributes:

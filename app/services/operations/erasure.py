@@ -20,7 +20,7 @@ from app.db.patches import PURGED, PatchVersion
 from app.domain.errors import DomainError
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.s3_uri import S3Uri
-from app.services import garbage
+from app.services.operations import garbage_collection
 from app.services.patches.tombstones import bury
 from app.services.unit_of_work import Tools, UnitOfWork
 
@@ -190,13 +190,15 @@ def _copy(opened: Looked, row: Materialisation, act: Callable[[S3Uri, list[Other
 def _blobs(opened: Opened, ident: str) -> list[Report]:
     with opened.read() as uow:
         row = _row(uow, ident)
-        since = garbage.Since(clock(uow.session) - garbage.OVERLAP, frozenset(releases.manifest_digests(uow.session)))
+        since = garbage_collection.Since(
+            clock(uow.session) - garbage_collection.OVERLAP, frozenset(releases.manifest_digests(uow.session))
+        )
         kept = _namers(uow, row)
     free, problem = [digest for digest in _digests(row) if digest not in kept], None
     try:
-        for start in range(0, len(free), garbage.BATCH):
-            batch = free[start : start + garbage.BATCH]
-            if garbage.patiently(opened.write, partial(_remove, batch=batch, since=since)) is None:
+        for start in range(0, len(free), garbage_collection.BATCH):
+            batch = free[start : start + garbage_collection.BATCH]
+            if garbage_collection.patiently(opened.write, partial(_remove, batch=batch, since=since)) is None:
                 problem = "Others were just publishing."
     except DomainError as error:
         problem = error.detail
@@ -205,15 +207,15 @@ def _blobs(opened: Opened, ident: str) -> list[Report]:
     return [_asked(opened.tools, file, kept, problem) for file in row.files]
 
 
-def _remove(uow: UnitOfWork, batch: list[str], since: garbage.Since) -> list[str] | None:
+def _remove(uow: UnitOfWork, batch: list[str], since: garbage_collection.Since) -> list[str] | None:
     """Removes bytes for good that still nothing else names; None where somebody is just naming bytes."""
     if not try_advisory_lock(uow.session, BYTES):
         return None
     free = dict.fromkeys(batch)
-    for digest in garbage.names(uow, since):
+    for digest in garbage_collection.names(uow, since):
         free.pop(digest, None)
     # What a release that is being copied brought is young and not named yet; what is older is not that release's.
-    least = garbage.BLOB_GRACE.total_seconds() if releases.is_copying(uow.session) else float("-inf")
+    least = garbage_collection.BLOB_GRACE.total_seconds() if releases.is_copying(uow.session) else float("-inf")
     return [digest for digest in free if uow.tools.blobs.erase(digest, older_than=least)]
 
 

@@ -1,4 +1,4 @@
-"""Cleans up abandoned drafts, staged bytes and parts of models; for garbage collection of blobs see `app.services.garbage`."""
+"""Cleans up abandoned drafts, staged bytes and parts of models; for garbage collection of blobs see `app.services.operations.garbage_collection`."""
 
 import datetime as dt
 

@@ -10,10 +10,10 @@ from app.db.patches import PURGED
 from app.db.releases import Release
 from app.domain.errors import DomainError
 from app.domain.s3_uri import S3, S3Uri
-from app.services import erasure
-from app.services.erasure import Looked
-from app.services.fsck.stored import digest_of
-from app.services.fsck.troubles import Found, Trouble, Unseen
+from app.services.operations import erasure
+from app.services.operations.erasure import Looked
+from app.services.operations.fsck.stored import digest_of
+from app.services.operations.fsck.troubles import Found, Trouble, Unseen
 from app.services.unit_of_work import Tools
 
 

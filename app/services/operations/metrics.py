@@ -8,9 +8,9 @@ from app.db import jobs as job_rows
 from app.db.base import now
 from app.db.patches import LIVING
 from app.domain.states import MOVES
-from app.services import retention
 from app.services.jobs import workers
 from app.services.jobs.jobs import AGAIN
+from app.services.operations import retention
 from app.services.unit_of_work import UnitOfWork
 
 # Jobs that ended are counted as far back as this: the engine keeps them all, and their number only grows.

@@ -1,0 +1,1 @@
+"""Operations: maintenance, retention, garbage collection, erasure, fsck, readiness, metrics."""
