@@ -12,18 +12,18 @@ from app.api import app as api
 from app.api.event_streams import EventStreams, message
 from app.core import arithmetic
 from app.domain.errors import DomainError
+from app.http import problems
+from app.http.app import surround
+from app.http.body_routes import BodyLimits
+from app.http.long_work import LongWork
+from app.http.request_slots import RequestSlots, Shares
+from app.http.telemetry import MetricsOptions
 from app.hub import app as hub
 from app.hub.answers import in_hub_words
 from app.jobs.presence import process_id
 from app.runtime import Runtime
 from app.services.events.feed import EventFeed
 from app.settings import Settings
-from app.wire import problems
-from app.wire.app import surround
-from app.wire.body_routes import BodyLimits
-from app.wire.long_work import LongWork
-from app.wire.request_slots import RequestSlots, Shares
-from app.wire.telemetry import MetricsOptions
 
 DESCRIPTION = """\
 Keeps LoRA patches and carries them to new releases of their base model, without training and without data.

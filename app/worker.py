@@ -157,7 +157,7 @@ def create_worker_app(settings: Settings, role: Role) -> FastAPI:
     from fastapi.concurrency import run_in_threadpool  # noqa: PLC0415
 
     from app.api import worker  # noqa: PLC0415
-    from app.wire.telemetry import MetricsOptions  # noqa: PLC0415
+    from app.http.telemetry import MetricsOptions  # noqa: PLC0415
 
     runtime = WorkerRuntime(settings, role)
 

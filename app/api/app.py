@@ -24,8 +24,8 @@ from app.api.routers import (
 )
 from app.api.routing import PREFIX, PROBLEMS
 from app.api.rules import RULES
-from app.wire.rules import require_rules
-from app.wire.visits import require_guard
+from app.http.access_rules import require_rules
+from app.http.single_hop import require_guard
 
 __all__ = ["PREFIX", "mount"]
 

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from app.api.schemas.base import ProblemOut
-from app.wire.problems import MEDIA_TYPE
+from app.http.problems import MEDIA_TYPE
 
 ETAG = {"ETag": "What changes ask for in If-Match, and reads in If-None-Match."}
 CREATED = {

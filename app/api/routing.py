@@ -8,8 +8,8 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from app.wire.body_routes import BodyRoute
-from app.wire.problems import MEDIA_TYPE
+from app.http.body_routes import BodyRoute
+from app.http.problems import MEDIA_TYPE
 
 PREFIX = "/api/v1"
 # By name, not as a `model`: FastAPI would make a validator of it twice for every route, which nothing calls.

@@ -4,7 +4,7 @@ The services ask the principal again for the very thing that is read or changed;
 and the tests hold both to it.
 """
 
-from app.wire.rules import ADMIN, OPEN, OWN, PUBLISH, READ, Rule
+from app.http.access_rules import ADMIN, OPEN, OWN, PUBLISH, READ, Rule
 
 RULES: dict[str, Rule] = {
     "GET /whoami": OWN,

@@ -10,6 +10,11 @@ from app.api.schemas.jobs import AboutOut
 from app.api.schemas.system import HealthOut, ReadyOut
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.signing import check_read
+from app.http.app import surround
+from app.http.deps import BackendDep
+from app.http.merged_files import respond_merged
+from app.http.merged_response import ConditionsDep
+from app.http.telemetry import MetricsOptions, require_watcher
 from app.services.access import tokens
 from app.services.jobs import workers
 from app.services.jobs.workers import WorkerInfo
@@ -17,11 +22,6 @@ from app.services.operations import purges
 from app.services.ports import ports
 from app.services.ports.merged_files import MergedModel
 from app.services.registry import Registry
-from app.wire.app import surround
-from app.wire.deps import BackendDep
-from app.wire.merged_files import respond_merged
-from app.wire.reading import ConditionsDep
-from app.wire.telemetry import MetricsOptions, require_watcher
 
 router = APIRouter()
 

@@ -14,8 +14,8 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.domain.errors import DomainError
-from app.wire.broken_answers import ABORT
-from app.wire.problems import MEDIA_TYPE, OWN_STATUS, body_of
+from app.http.broken_answers import ABORT
+from app.http.problems import MEDIA_TYPE, OWN_STATUS, body_of
 
 MAX_HEAD_BYTES = 64 * 2**10
 MAX_HEADERS = 100

@@ -7,8 +7,8 @@ from typing import Any
 
 from fastapi import Request, Response
 
-from app.wire.body_routes import BodyRoute
-from app.wire.problems import answered
+from app.http.body_routes import BodyRoute
+from app.http.problems import answered
 
 CODE, MESSAGE = "X-Error-Code", "X-Error-Message"
 REPOSITORY, REVISION, ENTRY = "RepoNotFound", "RevisionNotFound", "EntryNotFound"

@@ -2,11 +2,11 @@
 
 from fastapi import FastAPI
 
+from app.http.access_rules import require_rules
+from app.http.single_hop import require_guard
 from app.hub.rebuilds import Rebuilds
 from app.hub.routers import accounts, commits, files, lfs, models, repos, trees, xet
 from app.hub.rules import RULES
-from app.wire.rules import require_rules
-from app.wire.visits import require_guard
 
 __all__ = ["RULES", "mount"]
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Query, Request
 
 from app.domain.errors import DomainError
-from app.wire.deps import BackendDep, decode_cursor, encode_cursor
+from app.http.deps import BackendDep, decode_cursor, encode_cursor
 
 MAX_OFFSET = 10**6
 CURSOR = re.compile(r"[!-~ ]{1,1100}|\d{1,7}")

@@ -1,6 +1,6 @@
 """Who may call what of the Hub protocol: every route at the root has a rule here, as those of the API have theirs."""
 
-from app.wire.rules import OWN, PUBLISH, READ, SIGNED, Rule
+from app.http.access_rules import OWN, PUBLISH, READ, SIGNED, Rule
 
 RULES: dict[str, Rule] = {
     "GET /api/whoami-v2": OWN,

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from fastapi import Response
 from fastapi.concurrency import run_in_threadpool
 
+from app.http.admission import give_back, place_in_turn
+from app.http.merged_response import FileResponse
+from app.http.request_slots import release_current
 from app.services.artifacts.read_slots import NoSlotError, ReadSlot
-from app.wire.admission import give_back, place_in_turn
-from app.wire.reading import FileResponse
-from app.wire.request_slots import release_current
 
 PATIENCE_SECONDS = 8.0
 

@@ -25,7 +25,7 @@ from app.cli.client import Client
 from app.cli.ingest import add_release, wait_release
 from app.cli.upload import push_patch
 from app.database_upgrade import upgrade
-from app.wire.deps import encode_cursor
+from app.http.deps import encode_cursor
 from tests.benchmarks import mlflow_peer
 from tests.benchmarks.api_rows import ALIAS, Filled, fill
 from tests.benchmarks.harness import Options, print_machine, print_table, verdict

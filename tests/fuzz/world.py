@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from app.cli.logs import TextLines
-from app.wire.problems import codes
+from app.http.problems import codes
 from tests.registry.service import Caller, Service, unique
 from tests.registry.uploading import announce, append
 from tests.support.files import factors, matrix, write_base, write_patch

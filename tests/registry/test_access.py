@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from app.http.single_hop import require_guard
 from fastapi import APIRouter, FastAPI
 
 from app.hub.rules import RULES as HUB
-from app.wire.visits import require_guard
 from tests.registry.conftest import World
 from tests.registry.service import Caller, refused
 

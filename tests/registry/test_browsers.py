@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from app.api import worker as worker_api
 from app.api.pages import CDN
-from app.wire.telemetry import MetricsOptions
+from app.http.telemetry import MetricsOptions
 from tests.registry.conftest import Models, World, on_sqlite
 from tests.registry.service import API, Service
 from tests.registry.test_access import body_for, filled, routes

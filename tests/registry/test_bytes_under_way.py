@@ -10,8 +10,8 @@ import pytest
 
 from app.db.base import now
 from app.domain.errors import DomainError
+from app.http.leases import renewed
 from app.services.operations.maintenance import sweep_all
-from app.wire.leases import renewed
 from tests.core.test_xet import chunk
 from tests.registry.service import Service, unique
 from tests.registry.test_hub_push import Pusher, digest, file, here, refused

@@ -12,13 +12,13 @@ from sqlalchemy import event
 from app.blobs.s3.client import translated
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
+from app.http.owner_counters import OwnerCounters
+from app.http.telemetry import MetricsOptions, Telemetry
 from app.jobs.queue import DbosQueue
 from app.services.background import Remembered
 from app.services.draining import Draining
 from app.services.events.feed import EventFeed, StreamLimits
 from app.services.operations import metrics
-from app.wire.owner_counters import OwnerCounters
-from app.wire.telemetry import MetricsOptions, Telemetry
 from tests.registry.conftest import Models, on_sqlite
 from tests.registry.service import Service, refused
 

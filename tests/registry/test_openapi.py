@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from app.api.schemas.base import Out
-from app.wire import problems
+from app.http import problems
 from tests.registry.conftest import World, on_sqlite
 from tests.registry.test_access import DOORS, example
 

@@ -12,7 +12,7 @@ from app.core.errors import CATALOGUE as CORE
 from app.core.errors import CoreError
 from app.core.findings import MEANINGS
 from app.domain.errors import CATALOGUE, DomainError
-from app.wire.problems import STATUS, codes
+from app.http.problems import STATUS, codes
 from tests.registry.conftest import World, on_sqlite
 from tests.registry.service import Service, refused, unique
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, FastAPI, Request
 
+from app.http.app import surround
+from app.http.body_budget import BodyBudget
+from app.http.body_routes import BodyLimits, BodyRoute, Buffered, Ignored, Streamed, streams_body
+from app.http.telemetry import MetricsOptions
 from app.hub.bodies import TagIn, parsed
 from app.settings import Settings
-from app.wire.app import surround
-from app.wire.body_budget import BodyBudget
-from app.wire.body_routes import BodyLimits, BodyRoute, Buffered, Ignored, Streamed, streams_body
-from app.wire.telemetry import MetricsOptions
 from tests.registry.conftest import World
 from tests.registry.service import Service, unique
 from tests.registry.test_access import DOORS, filled

@@ -14,10 +14,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.blobs.store import BlobStore
 from app.domain.errors import DomainError
+from app.http import request_slots
+from app.http.request_slots import RequestSlot, RequestSlots, Shares
+from app.http.slots import Slots
 from app.runtime import Runtime
-from app.wire import request_slots
-from app.wire.request_slots import RequestSlot, RequestSlots, Shares
-from app.wire.slots import Slots
 from tests.registry.conftest import Models
 from tests.registry.service import Service, refused
 from tests.support.sites import http, site

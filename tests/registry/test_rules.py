@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from app.http.access_rules import Rule
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
@@ -13,9 +14,8 @@ from app.api import worker
 from app.api.app import mount
 from app.api.rules import RULES
 from app.domain.principal import ROLES
+from app.http.telemetry import MetricsOptions
 from app.hub.rules import RULES as HUB
-from app.wire.rules import Rule
-from app.wire.telemetry import MetricsOptions
 from tests.registry.conftest import Models
 from tests.registry.pulling import known
 from tests.registry.service import API, Caller, Service, refused

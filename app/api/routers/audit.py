@@ -10,10 +10,10 @@ from app.api.routing import api_router
 from app.api.schemas.system import AuditOut
 from app.db.events import Event
 from app.domain.principal import Principal
+from app.http.broken_answers import BreakableResponse
+from app.http.deps import BackendDep, PrincipalDep
 from app.services.events import events
 from app.services.registry import Registry
-from app.wire.broken_answers import BreakableResponse
-from app.wire.deps import BackendDep, PrincipalDep
 
 router = api_router(tags=["events"])
 

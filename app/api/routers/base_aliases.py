@@ -3,10 +3,10 @@
 from app.api.routing import api_router
 from app.api.schemas.base import Listing
 from app.api.schemas.base_aliases import BaseNameIn, BaseNameOut
+from app.http.deps import OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit
+from app.http.single_hop import at_once
 from app.services.catalog import base_aliases
 from app.services.unit_of_work import UnitOfWork
-from app.wire.deps import OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit
-from app.wire.visits import at_once
 
 router = api_router(tags=["families and releases"])
 

@@ -11,11 +11,11 @@ from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.families import FamilyIn, FamilyOut, GrantsOut, ReleaseIn, ReleaseOut
 from app.domain.states import ReleaseState
 from app.domain.upstreams import is_reference
+from app.http.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.http.long_work import look_up
+from app.http.single_hop import at_once
 from app.services.catalog import families, release_sources, releases
 from app.services.unit_of_work import UnitOfWork
-from app.wire.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
-from app.wire.long_work import look_up
-from app.wire.visits import at_once
 
 router = api_router(tags=["families and releases"])
 

@@ -9,13 +9,13 @@ from fastapi.responses import StreamingResponse
 from app.api.routing import api_router
 from app.api.schemas.ports import MergedFileOut, MergedFilesOut
 from app.db.ports import Port
+from app.http.merged_files import respond_merged
+from app.http.merged_response import BINARY, ConditionsDep
+from app.http.single_hop import AccessDep, at_once
 from app.services.jobs import workers
 from app.services.operations import purges
 from app.services.ports import ports
 from app.services.ports.merged_files import MergedFile, MergedModel
-from app.wire.merged_files import respond_merged
-from app.wire.reading import BINARY, ConditionsDep
-from app.wire.visits import AccessDep, at_once
 
 router = api_router(tags=["merged models"])
 

@@ -9,11 +9,11 @@ from fastapi.concurrency import run_in_threadpool
 from app.api.routing import api_router
 from app.api.schemas.base import Listing
 from app.api.schemas.imports import BatchOut, ImportIn, ImportOut
+from app.http.deps import BackendDep, OnceDep, PageDep, PrincipalDep, ReadUnit, row_etag
+from app.http.long_work import look_up
+from app.http.single_hop import at_once
 from app.services.patches import imports
 from app.services.unit_of_work import UnitOfWork
-from app.wire.deps import BackendDep, OnceDep, PageDep, PrincipalDep, ReadUnit, row_etag
-from app.wire.long_work import look_up
-from app.wire.visits import at_once
 
 router = api_router(tags=["upstreams and imports"])
 

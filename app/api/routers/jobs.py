@@ -7,9 +7,9 @@ from fastapi import Query, Response
 from app.api.routing import api_router
 from app.api.schemas.base import Listing
 from app.api.schemas.jobs import JobOut, WorkerOut, WorkersOut
+from app.http.deps import BackendDep, JobPageDep, PrincipalDep, ReadUnit, WriteUnit
+from app.http.single_hop import at_once
 from app.services.jobs import jobs, workers
-from app.wire.deps import BackendDep, JobPageDep, PrincipalDep, ReadUnit, WriteUnit
-from app.wire.visits import at_once
 
 router = api_router(tags=["jobs"])
 

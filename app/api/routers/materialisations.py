@@ -5,10 +5,10 @@ from fastapi import Response
 from app.api.routing import api_router
 from app.api.schemas.base import Listing
 from app.api.schemas.materialisations import MaterialisationOut, MaterialiseIn
+from app.http.deps import OnceDep, PageDep, PrincipalDep, ReadUnit, row_etag
+from app.http.single_hop import at_once
 from app.services.ports import materialisations
 from app.services.unit_of_work import UnitOfWork
-from app.wire.deps import OnceDep, PageDep, PrincipalDep, ReadUnit, row_etag
-from app.wire.visits import at_once
 
 router = api_router(tags=["materialisations"])
 

@@ -8,11 +8,11 @@ from app.api.schemas.oidc import ExchangeIn, IssuerOut, OidcOut
 from app.api.schemas.system import NewTokenOut, TokenOut
 from app.domain.errors import DomainError
 from app.domain.issuers import Identity
+from app.http.deps import BackendDep, count_refusal, origin_of
+from app.http.request_slots import release_current, retake_current
 from app.services.access import token_exchange
 from app.services.registry import Registry
 from app.services.unit_of_work import UnitOfWork, run_with_retry
-from app.wire.deps import BackendDep, count_refusal, origin_of
-from app.wire.request_slots import release_current, retake_current
 
 router = api_router(["tokens"])
 

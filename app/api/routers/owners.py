@@ -4,9 +4,9 @@ from fastapi import Response
 
 from app.api.routing import api_router
 from app.api.schemas.quotas import QuotaIn, UsageOut
+from app.http.deps import IfMatch, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.http.single_hop import at_once
 from app.services.access import quotas
-from app.wire.deps import IfMatch, PrincipalDep, ReadUnit, WriteUnit, row_etag
-from app.wire.visits import at_once
 
 router = api_router(tags=["owners"])
 

@@ -9,14 +9,14 @@ from fastapi.responses import RedirectResponse, StreamingResponse
 from app.api.routers.patches import Number
 from app.api.routing import api_router
 from app.db.patches import PatchVersion
+from app.http.conditional import Span
+from app.http.merged_response import BINARY, FOREIGN, Conditions, ConditionsDep, Reader, Target, respond
+from app.http.single_hop import AccessDep
 from app.services.artifacts.file_reads import Content
 from app.services.artifacts.stored_files import patch_content
 from app.services.operations import purges
 from app.services.patches import versions
 from app.services.unit_of_work import Tools
-from app.wire.conditional import Span
-from app.wire.reading import BINARY, FOREIGN, Conditions, ConditionsDep, Reader, Target, respond
-from app.wire.visits import AccessDep
 
 router = api_router(tags=["patches"])
 

@@ -12,15 +12,15 @@ from app.api.schemas.patches import AliasIn, AliasOut, PatchChange, PatchIn, Pat
 from app.api.schemas.purges import ErasureOut
 from app.domain.errors import DomainError
 from app.domain.repositories import parse_repository
+from app.http.body_routes import buffers_body
+from app.http.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.http.long_work import publishing
+from app.http.single_hop import AccessDep, at_once
 from app.services.hubview import push_publishing
 from app.services.hubview.push_publishing import Said
 from app.services.operations import erasure, purges
 from app.services.patches import drafts, patches, versions
 from app.services.unit_of_work import UnitOfWork, run_with_retry
-from app.wire.body_routes import buffers_body
-from app.wire.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
-from app.wire.long_work import publishing
-from app.wire.visits import AccessDep, at_once
 
 router = api_router(tags=["patches"])
 

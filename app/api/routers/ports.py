@@ -8,14 +8,14 @@ from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.ports import DigestOut, PortIn, PortOut, VerdictOut
 from app.domain.states import PortState
+from app.http.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.http.single_hop import AccessDep, at_once
 from app.services.hubview import hub_commits
 from app.services.hubview.hub_commits import Subject
 from app.services.operations import purges
 from app.services.ports import port_digests, ports
 from app.services.ports.ports import Verdict
 from app.services.unit_of_work import UnitOfWork, run_with_retry
-from app.wire.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
-from app.wire.visits import AccessDep, at_once
 
 router = api_router(tags=["ports"])
 

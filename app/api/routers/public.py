@@ -5,8 +5,8 @@ from fastapi import APIRouter
 from app.api.readiness import readiness
 from app.api.schemas.system import CodeOut, HealthOut, ReadyOut
 from app.domain.errors import DomainError
-from app.wire.deps import BackendDep
-from app.wire.problems import codes, document
+from app.http.deps import BackendDep
+from app.http.problems import codes, document
 
 router = APIRouter()
 

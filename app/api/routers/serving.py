@@ -5,12 +5,12 @@ from functools import partial
 from app.api.routing import api_router
 from app.api.schemas.serving import ServingOut
 from app.domain.errors import DomainError
+from app.http.single_hop import AccessDep, at_once
 from app.services.hubview import snapshots
 from app.services.operations import purges
 from app.services.serving import serving_facts
 from app.services.serving.serving_facts import Serving
 from app.services.unit_of_work import run_with_retry
-from app.wire.visits import AccessDep, at_once
 
 router = api_router(tags=["ports"])
 

@@ -11,11 +11,11 @@ from app.api.routing import api_router
 from app.api.schemas.base import Listing
 from app.api.schemas.system import EventOut, EventsOut, NewTokenOut, RotateIn, TokenIn, TokenOut, WhoAmIOut
 from app.domain.principal import Principal, role_of
+from app.http.deps import BackendDep, PageDep, PrincipalDep, ReadUnit, WriteUnit
+from app.http.single_hop import at_once
 from app.services.access import tokens
 from app.services.events import events
 from app.services.registry import Registry
-from app.wire.deps import BackendDep, PageDep, PrincipalDep, ReadUnit, WriteUnit
-from app.wire.visits import at_once
 
 router = api_router()
 

@@ -9,15 +9,15 @@ from app.api.routing import api_router
 from app.api.schemas.patches import DirectIn, DirectOut, PartOut, VersionOut
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
+from app.http import long_work
+from app.http.body_routes import streams_body
+from app.http.deps import BackendDep, PrincipalDep, ReadUnit, WriteUnit
+from app.http.request_streams import pieces, said_bytes
+from app.http.single_hop import at_once
 from app.services.hubview import hub_commits
 from app.services.patches import drafts, publishing
 from app.services.registry import Registry
 from app.services.unit_of_work import run_with_retry
-from app.wire import long_work
-from app.wire.bodies import pieces, said_bytes
-from app.wire.body_routes import streams_body
-from app.wire.deps import BackendDep, PrincipalDep, ReadUnit, WriteUnit
-from app.wire.visits import at_once
 
 router = api_router(tags=["uploads"])
 

@@ -4,9 +4,9 @@ from fastapi import Response
 
 from app.api.routing import api_router
 from app.api.schemas.upstreams import UpstreamIn, UpstreamOut, UpstreamsOut
+from app.http.deps import PrincipalDep, ReadUnit, WriteUnit
+from app.http.single_hop import at_once
 from app.services.catalog import upstreams
-from app.wire.deps import PrincipalDep, ReadUnit, WriteUnit
-from app.wire.visits import at_once
 
 router = api_router(tags=["upstreams and imports"])
 

@@ -4,9 +4,9 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
+from app.http.single_hop import AccessDep
 from app.hub.routing import hub_router
 from app.services.access import tokens
-from app.wire.visits import AccessDep
 
 router = hub_router()
 

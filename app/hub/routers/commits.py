@@ -17,6 +17,11 @@ from fastapi.responses import JSONResponse
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import Repository, parse_repository
+from app.http.body_limits import require_simple
+from app.http.body_routes import buffers_body, streams_body
+from app.http.deps import BackendDep, PrincipalDep
+from app.http.long_work import publishing
+from app.http.request_streams import lines
 from app.hub.bodies import FilesIn, address, left_out, parsed, warning
 from app.hub.routing import hub_router
 from app.services.hubview import base_pushes, push_publishing, pushes
@@ -27,11 +32,6 @@ from app.services.registry import Registry
 from app.services.unit_of_work import run_with_retry
 from app.services.uploads import reservations
 from app.services.uploads.pushed_objects import PUSHED, new_upload
-from app.wire.bodies import lines
-from app.wire.body_routes import buffers_body, streams_body
-from app.wire.deps import BackendDep, PrincipalDep
-from app.wire.long_work import publishing
-from app.wire.sizes import require_simple
 
 router = hub_router()
 

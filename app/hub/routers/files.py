@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from fastapi import Request, Response
 
+from app.http.conditional import Span
+from app.http.merged_files import respond_merged
+from app.http.merged_response import Conditions, ConditionsDep, Reader, Target, respond
+from app.http.single_hop import Access, AccessDep
 from app.hub.opening import COMMIT, Opened, open_repository
 from app.hub.routing import hub_router
 from app.hub.waiting import read_in_turn
@@ -17,10 +21,6 @@ from app.services.hubview.snapshots import SHA256_DIGITS, Entry
 from app.services.jobs import workers
 from app.services.operations import purges
 from app.services.ports.merged_files import MergedModel
-from app.wire.conditional import Span
-from app.wire.merged_files import respond_merged
-from app.wire.reading import Conditions, ConditionsDep, Reader, Target, respond
-from app.wire.visits import Access, AccessDep
 
 router = hub_router()
 

@@ -12,17 +12,17 @@ from fastapi.responses import JSONResponse
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import parse_repository
+from app.http.body_routes import buffers_body, streams_body
+from app.http.deps import BackendDep, PrincipalDep
+from app.http.leases import renewed
+from app.http.request_streams import discard_body, stage
+from app.http.signed_auth import Sender, SenderDep
 from app.hub.bodies import BatchIn, ObjectIn, address, parsed
 from app.hub.routing import hub_router
 from app.services.hubview import preupload
 from app.services.unit_of_work import UnitOfWork, run_with_retry
 from app.services.uploads import pushed_objects, upload_attempts, upload_grants
 from app.services.uploads.pushed_objects import PUSHED, Place, Wanted, new_upload
-from app.wire.bodies import discard_body, stage
-from app.wire.body_routes import buffers_body, streams_body
-from app.wire.deps import BackendDep, PrincipalDep
-from app.wire.leases import renewed
-from app.wire.signed import Sender, SenderDep
 
 router = hub_router()
 

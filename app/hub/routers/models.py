@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 
 from app.domain.errors import DomainError
 from app.domain.repositories import MAIN, parse_repository, unknown_repository
+from app.http.single_hop import Access, AccessDep
 from app.hub import shapes
 from app.hub.opening import Opened, open_repository
 from app.hub.paging import PageDep
@@ -16,7 +17,6 @@ from app.services.hubview import hub_commits, listing, refs, repositories, snaps
 from app.services.hubview.hub_commits import Subject
 from app.services.hubview.listing import Wanted
 from app.services.operations import purges
-from app.wire.visits import Access, AccessDep
 
 router = hub_router()
 

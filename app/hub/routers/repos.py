@@ -7,6 +7,9 @@ from fastapi.responses import JSONResponse
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository, parse_repository, unknown_revision
+from app.http.body_routes import buffers_body
+from app.http.deps import BackendDep, PrincipalDep
+from app.http.problems import MEDIA_TYPE, body_of
 from app.hub.answers import MESSAGE, in_a_header
 from app.hub.bodies import CardIn, CreateIn, TagIn, address, parsed, warning
 from app.hub.routing import hub_router
@@ -17,9 +20,6 @@ from app.services.patches import patches
 from app.services.registry import Registry
 from app.services.unit_of_work import UnitOfWork, run_with_retry
 from app.services.uploads.pushed_objects import require_push
-from app.wire.body_routes import buffers_body
-from app.wire.deps import BackendDep, PrincipalDep
-from app.wire.problems import MEDIA_TYPE, body_of
 
 router = hub_router()
 

@@ -11,6 +11,8 @@ from fastapi.responses import JSONResponse
 
 from app.domain.errors import DomainError
 from app.domain.path_index import PathIndex
+from app.http.body_routes import buffered_body, buffers_body
+from app.http.single_hop import AccessDep
 from app.hub import shapes
 from app.hub.opening import open_repository
 from app.hub.paging import PageDep
@@ -18,8 +20,6 @@ from app.hub.routing import hub_router
 from app.services.hubview import refs
 from app.services.hubview.snapshots import Entry, Snapshot
 from app.services.operations import purges
-from app.wire.body_routes import buffered_body, buffers_body
-from app.wire.visits import AccessDep
 
 router = hub_router()
 

@@ -15,6 +15,11 @@ from fastapi.responses import JSONResponse
 from app.core.xet import MAX_BLOCK_BYTES, MAX_TERMS, RECORD, BlockScanner, ShardFile, ShardScanner
 from app.domain.errors import DomainError
 from app.domain.repositories import Repository, parse_repository
+from app.http.body_routes import ignores_body, streams_body
+from app.http.deps import BackendDep, PrincipalDep
+from app.http.request_slots import release_current
+from app.http.request_streams import pieces, said_bytes, stage
+from app.http.signed_auth import BearerDep, Sender
 from app.hub.bodies import address
 from app.hub.rebuilds import Rebuilds
 from app.hub.routing import hub_router
@@ -23,11 +28,6 @@ from app.services.registry import Registry
 from app.services.unit_of_work import run_with_retry
 from app.services.uploads import reservations, upload_grants, xet_blocks
 from app.services.uploads.pushed_objects import PUSHED, new_upload
-from app.wire.bodies import pieces, said_bytes, stage
-from app.wire.body_routes import ignores_body, streams_body
-from app.wire.deps import BackendDep, PrincipalDep
-from app.wire.request_slots import release_current
-from app.wire.signed import BearerDep, Sender
 
 router = hub_router()
 

@@ -11,9 +11,9 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials
 
 from app.domain.principal import Principal
+from app.http.deps import BackendDep, bearer, charge, origin_of, refusals_counted
 from app.services.registry import Registry
 from app.services.uploads import upload_grants
-from app.wire.deps import BackendDep, bearer, charge, origin_of, refusals_counted
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from fastapi import Request, Response
 from fastapi.responses import RedirectResponse
 
 from app.domain.principal import Principal
+from app.http.conditional import Span
+from app.http.merged_response import Conditions, Reader, Target, respond
 from app.services.artifacts.file_reads import Content
 from app.services.artifacts.read_slots import ReadSlot
 from app.services.ports.merged_files import MergedFile, MergedModel
 from app.services.registry import Registry
-from app.wire.conditional import Span
-from app.wire.reading import Conditions, Reader, Target, respond
 
 CACHING = {"Cache-Control": "private, no-transform"}
 

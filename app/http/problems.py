@@ -14,8 +14,8 @@ from app.core.errors import CoreError
 from app.core.findings import MEANINGS
 from app.domain.errors import CATALOGUE as DOMAIN
 from app.domain.errors import DomainError, Kind
+from app.http.security_headers import INERT, NO_SNIFF
 from app.services.artifacts.read_slots import NoSlotError
-from app.wire.browsers import INERT, NO_SNIFF
 
 STATUS: dict[Kind, int] = {
     "invalid": 422, "unauthenticated": 401, "forbidden": 403, "not_found": 404, "conflict": 409, "gone": 410,
@@ -135,7 +135,7 @@ def _core(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
 
 def _validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    if access := getattr(request.state, "access", None):  # its token was not looked at yet (app.wire.visits)
+    if access := getattr(request.state, "access", None):  # its token was not looked at yet (app.http.single_hop)
         try:
             access.require()
         except DomainError as refusal:

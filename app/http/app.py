@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 from fastapi import FastAPI
 
+from app.http import problems, telemetry
+from app.http.body_routes import BodyLimits, require_body_routes
+from app.http.middleware import RequestFrame
+from app.http.telemetry import MetricsOptions
 from app.services.events.feed import EventFeed
-from app.wire import problems, telemetry
-from app.wire.body_routes import BodyLimits, require_body_routes
-from app.wire.middleware import RequestFrame
-from app.wire.telemetry import MetricsOptions
 
 
 def surround(

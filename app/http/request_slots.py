@@ -27,8 +27,8 @@ from fastapi import Request, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.domain.errors import DomainError
+from app.http.slots import Slots
 from app.services.access.rate_limits import network
-from app.wire.slots import Slots
 
 PATIENCE_SECONDS = 5.0  # how long a request waits for a slot
 BODY_PATIENCE_SECONDS = 30.0  # how long the next piece of a body waits for one: a refusal would waste the bytes sent so far

@@ -18,12 +18,12 @@ from pydantic import BaseModel, TypeAdapter
 
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
+from app.http.access_rules import Rules, is_open
+from app.http.deps import PrincipalDep, ReadUnit, bearer, charge, get_principal, origin_of, refusals_counted
+from app.http.signed_auth import get_bearer, get_sender
 from app.services.access import tokens
 from app.services.registry import Registry
 from app.services.unit_of_work import UnitOfWork
-from app.wire.deps import PrincipalDep, ReadUnit, bearer, charge, get_principal, origin_of, refusals_counted
-from app.wire.rules import Rules, is_open
-from app.wire.signed import get_bearer, get_sender
 
 JSON = "application/json"
 

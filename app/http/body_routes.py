@@ -15,12 +15,12 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
 from app.domain.errors import DomainError
-from app.wire.bodies import said_bytes
-from app.wire.body_budget import BodyBudget, Reservation
-from app.wire.deps import READING, bearer, get_principal
-from app.wire.signed import get_bearer, get_sender
-from app.wire.sizes import require_simple
-from app.wire.visits import calls_of, get_access
+from app.http.body_budget import BodyBudget, Reservation
+from app.http.body_limits import require_simple
+from app.http.deps import READING, bearer, get_principal
+from app.http.request_streams import said_bytes
+from app.http.signed_auth import get_bearer, get_sender
+from app.http.single_hop import calls_of, get_access
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]

@@ -15,13 +15,13 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from app.domain.principal import Principal
+from app.http.admission import place_in_turn
+from app.http.broken_answers import BreakableResponse
+from app.http.conditional import Span, is_match, span
+from app.http.deps import backend_of
+from app.http.telemetry import Telemetry, get_telemetry
 from app.services.artifacts.file_reads import Content, FileRead
 from app.services.artifacts.read_slots import NoSlotError, ReadSlot
-from app.wire.admission import place_in_turn
-from app.wire.broken_answers import BreakableResponse
-from app.wire.conditional import Span, is_match, span
-from app.wire.deps import backend_of
-from app.wire.telemetry import Telemetry, get_telemetry
 
 # How long a read whose place was reclaimed from a slow client waits for a new place, before its connection is closed.
 RESUME_SECONDS = 60.0

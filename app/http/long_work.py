@@ -9,9 +9,9 @@ from typing import TypeVar, cast
 
 from fastapi import Request
 
+from app.http.request_slots import bounded
+from app.http.slots import Slots
 from app.services.background import in_thread
-from app.wire.request_slots import bounded
-from app.wire.slots import Slots
 
 PATIENCE_SECONDS = 8.0  # clients of the Hub wait ten seconds for a first byte
 LOOK_UPS, LOOK_UPS_OF_ONE = 8, 2

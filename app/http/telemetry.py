@@ -24,11 +24,11 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.domain.errors import DomainError
+from app.http.owner_counters import OwnerCounters
+from app.http.prometheus_collectors import State
 from app.services.events.feed import EventFeed
 from app.services.registry import Registry
 from app.text import visible
-from app.wire.collectors import State
-from app.wire.owner_counters import OwnerCounters
 
 UNMATCHED = "(none)"
 MAX_RESOURCE = 200  # characters in a log line

@@ -9,8 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.domain.errors import DomainError
 from app.domain.log_context import REQUEST_ID
-from app.wire.browsers import INERT, NO_SNIFF
-from app.wire.problems import MEDIA_TYPE, body_of
+from app.http.problems import MEDIA_TYPE, body_of
+from app.http.security_headers import INERT, NO_SNIFF
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
