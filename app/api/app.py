@@ -3,6 +3,7 @@
 from fastapi import FastAPI
 
 from app.api import documentation, pages
+from app.api.access_rules import RULES
 from app.api.routers import (
     audit,
     base_aliases,
@@ -23,7 +24,6 @@ from app.api.routers import (
     upstreams,
 )
 from app.api.routing import PREFIX, PROBLEMS
-from app.api.rules import RULES
 from app.http.access_rules import require_rules
 from app.http.single_hop import require_guard
 

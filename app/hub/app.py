@@ -4,13 +4,14 @@ from fastapi import FastAPI
 
 from app.http.access_rules import require_rules
 from app.http.single_hop import require_guard
-from app.hub.rebuilds import Rebuilds
-from app.hub.routers import accounts, commits, files, lfs, models, repos, trees, xet
-from app.hub.rules import RULES
+from app.hub.access_rules import RULES
+from app.hub.routers import accounts, commits, files, lfs, models, repos, trees
+from app.hub.xet import router
+from app.hub.xet.rebuilds import Rebuilds
 
 __all__ = ["RULES", "mount"]
 
-PARTS = (accounts, repos, commits, lfs, xet, files, trees, models)
+PARTS = (accounts, repos, commits, lfs, router, files, trees, models)
 
 
 def mount(app: FastAPI) -> None:

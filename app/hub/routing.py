@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from app.hub.answers import HubRoute
+from app.hub.errors import HubRoute
 
 
 def hub_router() -> APIRouter:

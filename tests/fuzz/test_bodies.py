@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.rules import RULES
+from app.api.access_rules import RULES
 from tests.fuzz.budget import tried
 from tests.fuzz.nasty import ODD_TEXTS, spoilt
 from tests.fuzz.world import World

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.hub.rules import RULES
+from app.hub.access_rules import RULES
 from tests.fuzz.budget import tried
 from tests.fuzz.nasty import NAMES
 from tests.fuzz.world import World

@@ -8,7 +8,7 @@ import pytest
 from app.http.single_hop import require_guard
 from fastapi import APIRouter, FastAPI
 
-from app.hub.rules import RULES as HUB
+from app.hub.access_rules import RULES as HUB
 from tests.registry.conftest import World
 from tests.registry.service import Caller, refused
 

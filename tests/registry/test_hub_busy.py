@@ -133,7 +133,7 @@ def test_a_place_that_never_comes(
     """Each client is told in the one way that brings it back."""
     service, hub = place
     shard = shard_of(hub)
-    monkeypatch.setattr("app.hub.waiting.PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("app.hub.read_queue.PATIENCE_SECONDS", 0.3)
     with service.runtime.merged_reads.hold("acme"):
         got = hub.file("acme/tone.merged", "main", shard, headers={"User-Agent": agent})
     assert (got.status_code, got.json()["status"], got.json()["code"]) == (status, status, "server.busy")

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from app.core.xet import DESCRIBED, TAG
-from app.hub.rebuilds import Rebuilds
+from app.hub.xet.rebuilds import Rebuilds
 from tests.core.test_xet import chunk, raw
 from tests.hub.pushing import trained
 from tests.registry.conftest import Models

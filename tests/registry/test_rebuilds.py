@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.domain.errors import DomainError
-from app.hub.rebuilds import Rebuilds
+from app.hub.xet.rebuilds import Rebuilds
 
 
 def run(act: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -13,7 +13,7 @@ from app.http.app import surround
 from app.http.body_budget import BodyBudget
 from app.http.body_routes import BodyLimits, BodyRoute, Buffered, Ignored, Streamed, streams_body
 from app.http.telemetry import MetricsOptions
-from app.hub.bodies import TagIn, parsed
+from app.hub.schemas import TagIn, parsed
 from app.settings import Settings
 from tests.registry.conftest import World
 from tests.registry.service import Service, unique

@@ -11,11 +11,11 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from app.api import worker
+from app.api.access_rules import RULES
 from app.api.app import mount
-from app.api.rules import RULES
 from app.domain.principal import ROLES
 from app.http.telemetry import MetricsOptions
-from app.hub.rules import RULES as HUB
+from app.hub.access_rules import RULES as HUB
 from tests.registry.conftest import Models
 from tests.registry.pulling import known
 from tests.registry.service import API, Caller, Service, refused

@@ -22,8 +22,8 @@ from app.http.body_routes import buffers_body, streams_body
 from app.http.deps import BackendDep, PrincipalDep
 from app.http.long_work import publishing
 from app.http.request_streams import lines
-from app.hub.bodies import FilesIn, address, left_out, parsed, warning
 from app.hub.routing import hub_router
+from app.hub.schemas import FilesIn, address, left_out, parsed, warning
 from app.services.hubview import base_pushes, push_publishing, pushes
 from app.services.hubview import preupload as offers
 from app.services.hubview.pushes import Added, Change, Deleted

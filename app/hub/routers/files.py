@@ -10,9 +10,9 @@ from app.http.conditional import Span
 from app.http.merged_files import respond_merged
 from app.http.merged_response import Conditions, ConditionsDep, Reader, Target, respond
 from app.http.single_hop import Access, AccessDep
-from app.hub.opening import COMMIT, Opened, open_repository
+from app.hub.open_snapshot import COMMIT, Opened, open_repository
+from app.hub.read_queue import read_in_turn
 from app.hub.routing import hub_router
-from app.hub.waiting import read_in_turn
 from app.services.artifacts.file_reads import Content
 from app.services.artifacts.read_slots import ReadSlot
 from app.services.artifacts.stored_files import patch_content, release_content, text_content

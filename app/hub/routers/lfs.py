@@ -17,8 +17,8 @@ from app.http.deps import BackendDep, PrincipalDep
 from app.http.leases import renewed
 from app.http.request_streams import discard_body, stage
 from app.http.signed_auth import Sender, SenderDep
-from app.hub.bodies import BatchIn, ObjectIn, address, parsed
 from app.hub.routing import hub_router
+from app.hub.schemas import BatchIn, ObjectIn, address, parsed
 from app.services.hubview import preupload
 from app.services.unit_of_work import UnitOfWork, run_with_retry
 from app.services.uploads import pushed_objects, upload_attempts, upload_grants

@@ -9,8 +9,8 @@ from fastapi.responses import JSONResponse
 from app.domain.errors import DomainError
 from app.domain.repositories import MAIN, parse_repository, unknown_repository
 from app.http.single_hop import Access, AccessDep
-from app.hub import shapes
-from app.hub.opening import Opened, open_repository
+from app.hub import serializers
+from app.hub.open_snapshot import Opened, open_repository
 from app.hub.paging import PageDep
 from app.hub.routing import hub_router
 from app.services.hubview import hub_commits, listing, refs, repositories, snapshots
@@ -29,7 +29,7 @@ EVERY = frozenset({"base", "patch", "merged"})
 # What clients may filter by that tells kinds apart.
 KINDS = {
     "transformers": frozenset({"base", "merged"}), "peft": frozenset({"patch"}), "lora": frozenset({"patch", "merged"}),
-    "merge": frozenset({"merged"}), "portllm": frozenset({"patch", "merged"}), "safetensors": EVERY, shapes.TASK: EVERY,
+    "merge": frozenset({"merged"}), "portllm": frozenset({"patch", "merged"}), "safetensors": EVERY, serializers.TASK: EVERY,
 }  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def list_models(
     wanted = _wanted(author, search, filters or [])
     with access.read() as (uow, principal):
         found, after = listing.list_page(uow, principal, wanted, page.after, page.limit)
-    shown = [shapes.model(one.repository, one.line.family, one.line.created_at) for one in found]
+    shown = [serializers.model(one.repository, one.line.family, one.line.created_at) for one in found]
     return JSONResponse(shown, headers=page.link(request, after))
 
 
@@ -74,7 +74,7 @@ def list_refs(owner: str, name: str, access: AccessDep, include_prs: bool = Fals
     with access.read() as (uow, principal):
         found = refs.references(uow, principal, parse_repository(owner, name))
     named = _names(access, [reference.subject for reference in found if reference.subject])
-    shown = [(one, shapes.reference(one, commit)) for one in found if (commit := _name(named, one.subject))]
+    shown = [(one, serializers.reference(one, commit)) for one in found if (commit := _name(named, one.subject))]
     answer: dict[str, list[Any]] = {
         "branches": [shape for one, shape in shown if one.moves], "tags": [shape for one, shape in shown if not one.moves],
         "converts": [],
@@ -91,7 +91,7 @@ def list_commits(request: Request, owner: str, name: str, revision: str, access:
     start = page.offset
     chosen = moments[start : start + page.limit]
     named = _names(access, [one.subject for one in chosen if one.subject])
-    shown = [shapes.commit(commit, one, owner) for one in chosen if (commit := _name(named, one.subject))]
+    shown = [serializers.commit(commit, one, owner) for one in chosen if (commit := _name(named, one.subject))]
     more = start + page.limit < len(moments)
     return JSONResponse(shown, headers=page.link(request, str(start + page.limit) if more else None))
 
@@ -119,7 +119,7 @@ def _info(access: Access, owner: str, name: str, revision: str, blobs: bool, exp
 def _shape(found: Opened, blobs: bool, expand: Sequence[str] | None) -> dict[str, Any]:
     """Everything, or what is asked for."""
     family, created_at = repositories.family_and_birth(found.snapshot.thing)
-    shape = shapes.model_info(found.repository, family, created_at, found.snapshot, blobs)
+    shape = serializers.model_info(found.repository, family, created_at, found.snapshot, blobs)
     if not expand:
         return shape
     kept = {"_id", "id", *expand}
@@ -152,7 +152,7 @@ def _wanted(author: str | None, search: str | None, filters: Sequence[str]) -> W
         if text.startswith(listing.MADE_OF):
             relation, _, rest = text.removeprefix(listing.MADE_OF).rpartition(":")
             base = rest
-            kinds &= {kind for kind, own in shapes.RELATIONS.items() if own and relation in ("", own)}
+            kinds &= {kind for kind, own in serializers.RELATIONS.items() if own and relation in ("", own)}
         else:
             kinds &= KINDS.get(text.removeprefix("library:"), frozenset())
     return Wanted(author, search.lower() if search else None, base, kinds)

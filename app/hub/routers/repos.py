@@ -10,9 +10,9 @@ from app.domain.repositories import MAIN, Repository, parse_repository, unknown_
 from app.http.body_routes import buffers_body
 from app.http.deps import BackendDep, PrincipalDep
 from app.http.problems import MEDIA_TYPE, body_of
-from app.hub.answers import MESSAGE, in_a_header
-from app.hub.bodies import CardIn, CreateIn, TagIn, address, parsed, warning
+from app.hub.errors import MESSAGE, in_a_header
 from app.hub.routing import hub_router
+from app.hub.schemas import CardIn, CreateIn, TagIn, address, parsed, warning
 from app.services.hubview import base_pushes, pushes, repositories
 from app.services.hubview.front_matter import is_readable
 from app.services.hubview.repositories import Adapter

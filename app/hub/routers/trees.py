@@ -13,8 +13,8 @@ from app.domain.errors import DomainError
 from app.domain.path_index import PathIndex
 from app.http.body_routes import buffered_body, buffers_body
 from app.http.single_hop import AccessDep
-from app.hub import shapes
-from app.hub.opening import open_repository
+from app.hub import serializers
+from app.hub.open_snapshot import open_repository
 from app.hub.paging import PageDep
 from app.hub.routing import hub_router
 from app.services.hubview import refs
@@ -40,7 +40,7 @@ def list_tree(
         inside = _below(found.snapshot.files, path.strip("/"))
         if path.strip("/") and not inside:
             raise found.no_entry(path)
-        last = shapes.last_commit(found.snapshot, refs.title_of(found.snapshot.thing)) if expand else None
+        last = serializers.last_commit(found.snapshot, refs.title_of(found.snapshot.thing)) if expand else None
         every = _children(inside, path.strip("/"), recursive)
         start = bisect_right(list(every), page.after) if page.after else 0
         chosen = list(islice(every, start, start + page.limit))
@@ -74,7 +74,7 @@ def get_paths(
     def read() -> JSONResponse:
         found = open_repository(access, owner, name, revision)
         expand = form.get("expand", ["false"])[-1].lower() == "true"
-        last = shapes.last_commit(found.snapshot, refs.title_of(found.snapshot.thing)) if expand else None
+        last = serializers.last_commit(found.snapshot, refs.title_of(found.snapshot.thing)) if expand else None
         paths = [path.strip("/") for path in dict.fromkeys(form.get("paths", ()))]
         index = PathIndex(found.snapshot.files)
         return JSONResponse([shape for path in paths if (shape := _at(found.snapshot, index, path, last))])
@@ -84,9 +84,9 @@ def get_paths(
 
 def _at(snapshot: Snapshot, index: PathIndex, path: str, last: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if path in snapshot.files:
-        return shapes.file_entry(snapshot.files[path], last)
+        return serializers.file_entry(snapshot.files[path], last)
     inside = [snapshot.files[one] for one in index.below(path)] if path else []
-    return shapes.directory_entry(path, inside, last) if inside else None
+    return serializers.directory_entry(path, inside, last) if inside else None
 
 
 def _below(files: Mapping[str, Entry], directory: str) -> dict[str, Entry]:
@@ -113,5 +113,5 @@ def _places(path: str, directory: str, recursive: bool) -> Iterator[str]:
 
 def _shape(path: str, below: list[Entry], last: Mapping[str, Any] | None) -> dict[str, Any]:
     if len(below) == 1 and below[0].path == path:
-        return shapes.file_entry(below[0], last)
-    return shapes.directory_entry(path, below, last)
+        return serializers.file_entry(below[0], last)
+    return serializers.directory_entry(path, below, last)

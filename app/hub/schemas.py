@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.domain.errors import DomainError
 from app.http.body_routes import buffered_body
-from app.hub.answers import in_a_header
+from app.hub.errors import in_a_header
 
 MAX_PATHS = 10_000
 Path = Annotated[str, Field(min_length=1, max_length=1024)]

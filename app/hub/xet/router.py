@@ -20,9 +20,9 @@ from app.http.deps import BackendDep, PrincipalDep
 from app.http.request_slots import release_current
 from app.http.request_streams import pieces, said_bytes, stage
 from app.http.signed_auth import BearerDep, Sender
-from app.hub.bodies import address
-from app.hub.rebuilds import Rebuilds
 from app.hub.routing import hub_router
+from app.hub.schemas import address
+from app.hub.xet.rebuilds import Rebuilds
 from app.services.hubview import preupload
 from app.services.registry import Registry
 from app.services.unit_of_work import run_with_retry

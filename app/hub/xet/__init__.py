@@ -1,0 +1,1 @@
+"""The Xet protocol, through which huggingface_hub uploads large files."""
