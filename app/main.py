@@ -20,7 +20,7 @@ from app.http.request_slots import RequestSlots, Shares
 from app.http.telemetry import MetricsOptions
 from app.hub import app as hub
 from app.hub.errors import in_hub_words
-from app.jobs.presence import process_id
+from app.jobs.heartbeat import process_id
 from app.runtime import Runtime
 from app.services.events.feed import EventFeed
 from app.settings import Settings

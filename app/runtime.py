@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlalchemy import Engine as DatabaseEngine
 from sqlalchemy import text
 
-from app import chores, datadir
+from app import background, datadir
 from app.blobs.keyed_lock import Turns
 from app.blobs.local import LocalBlobs
 from app.blobs.s3 import client
@@ -27,8 +27,8 @@ from app.db.errors import translated
 from app.db.rate_limits import SharedCounters
 from app.domain.errors import DomainError
 from app.jobs.engine import Engine
-from app.jobs.none import NoJobs
-from app.jobs.presence import Presence, introduce, process_id
+from app.jobs.heartbeat import Presence, introduce, process_id
+from app.jobs.null_queue import NoJobs
 from app.jobs.queue import DbosQueue
 from app.services.access import tokens
 from app.services.access.key_agreement import KeyAgreement, Role
@@ -137,7 +137,7 @@ class Runtime:
             house = House(
                 self.read, self.write, self, self.settings.verify_bytes_per_hour, self.settings.retention, self.worker_ttl
             )  # fmt: skip
-            chores.every(chores.RECONCILE_SECONDS, self._stopping, "house", partial(self.keep_house, house))
+            background.every(background.RECONCILE_SECONDS, self._stopping, "house", partial(self.keep_house, house))
         self.watch_purges()
         self._warm()
 
@@ -313,11 +313,11 @@ class Runtime:
             return
         self.keys = KeyAgreement(self.write, ident, role, self.tools.secret_keys, self.worker_ttl)
         self.keys.renew()
-        chores.every(self.settings.worker_beat_seconds, self._stopping, "keys", self.keys.renew)
+        background.every(self.settings.worker_beat_seconds, self._stopping, "keys", self.keys.renew)
 
     def watch_purges(self) -> None:
         """Begins to let go, every few seconds, of what this process holds of versions that were purged elsewhere."""
-        chores.every(chores.REVOKE_SECONDS, self._stopping, "purges", partial(chores.let_go_of_purged, self))
+        background.every(background.REVOKE_SECONDS, self._stopping, "purges", partial(background.let_go_of_purged, self))
 
 
 def _load_for_good() -> None:

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from app import chores, datadir
+from app import background, datadir
 from app.core import arithmetic
 from app.datadir import SECRET_KEY_FILE
 from app.db.errors import translated
 from app.domain.errors import DomainError
 from app.domain.names import check_name
 from app.jobs.engine import Engine
-from app.jobs.presence import Presence, introduce
+from app.jobs.heartbeat import Presence, introduce
 from app.runtime import Runtime
 from app.services.catalog import allowed_locations
 from app.services.catalog.allowed_locations import AllowedPlaces
@@ -106,7 +106,7 @@ class WorkerRuntime(Runtime):
         engine.start()
         self._engine = engine
         self.announce_keys("worker", self.card.id)
-        chores.every(PLACES_SECONDS, self._stopping, "allowed-places", self._follow_allowed_places)
+        background.every(PLACES_SECONDS, self._stopping, "allowed-places", self._follow_allowed_places)
         self.watch_purges()
 
     def _allowed_places(self) -> AllowedPlaces:

@@ -22,12 +22,12 @@ from typing import Any
 from app.blobs.s3 import client
 from app.core.errors import CoreError
 from app.domain.errors import DomainError
-from app.jobs import work
+from app.jobs.tasks import tasks
 
 PARENT_GONE = 3
 REPORT_SECONDS = 1.0
 KINDS: dict[str, Callable[..., dict[str, Any]]] = {
-    "ingest": work.ingest, "digest": work.digest, "materialise": work.materialise, "import": work.bring,
+    "ingest": tasks.ingest, "digest": tasks.digest, "materialise": tasks.materialise, "import": tasks.bring,
 }  # fmt: skip
 
 

@@ -23,10 +23,10 @@ from app.db.errors import is_full
 from app.db.jobs import Claim
 from app.domain.errors import DomainError
 from app.domain.log_context import JOB_ID
-from app.jobs import launch, process
+from app.jobs import spawn, supervise
+from app.jobs.heartbeat import Presence
 from app.jobs.kinds import KINDS
 from app.jobs.lost_jobs import LostJobs
-from app.jobs.presence import Presence
 from app.jobs.queue import APPLICATION, PORTABLE, PROGRESS, VERSION, WORKFLOW
 from app.services.jobs import jobs
 from app.services.jobs.workers import CPU
@@ -131,7 +131,7 @@ class Engine:
         if self._lost:
             self._lost.stop()
         DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=0)
-        launch.stop()
+        spawn.stop()
         if self._presence:
             self._presence.leave()
 
@@ -191,7 +191,7 @@ class Engine:
                 await self._patiently(jobs.progressed, job, kind, subject, progress)
 
         try:
-            final = await process.run({"kind": kind, "order": order | {"device": self._device}}, report)
+            final = await supervise.run({"kind": kind, "order": order | {"device": self._device}}, report)
         except BaseException:
             await asyncio.to_thread(self._clear, job, kind, held, order)
             raise
@@ -270,7 +270,7 @@ def _can_pass(error: BaseException) -> bool:
     """
     if is_full(error):  # the caller waits for space itself; three retries would be over long before
         return False
-    return isinstance(error, process.ChildError | process.BusyError | OperationalError | InterfaceError) or (
+    return isinstance(error, supervise.ChildError | supervise.BusyError | OperationalError | InterfaceError) or (
         isinstance(error, DomainError) and error.kind == "busy"
     )
 
@@ -278,7 +278,7 @@ def _can_pass(error: BaseException) -> bool:
 def _problem(error: Exception) -> dict[str, Any]:
     """What went wrong in the end, in the language of all errors."""
     last = (getattr(error, "errors", None) or [error])[-1]
-    if isinstance(last, process.BusyError):
+    if isinstance(last, supervise.BusyError):
         return last.problem
     if not isinstance(last, DomainError):
         last = DomainError("job.crashed", reason=str(last)[:300])

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.jobs.launch import ONE_THREAD
+from app.jobs.spawn import ONE_THREAD
 from tests.live.fixtures import SECRETS
 from tests.live.models import large_release
 from tests.live.service import POLL_SECONDS, Service, invoke, open_files, until

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from app.jobs import launch
+from app.jobs import spawn
 from app.jobs.fork_server import SERVER
-from app.jobs.launch import Forks, Launched, LaunchError
+from app.jobs.spawn import Forks, Launched, LaunchError
 from tests.live.models import large_release
 from tests.live.service import PATIENCE, job_processes, open_files, until
 
@@ -37,7 +37,7 @@ def start(request: pytest.FixtureRequest, forks: Given) -> Start:
     server, common = forks
 
     async def begin() -> Launched:
-        return await (server.fork(common, {}, []) if request.param == "forked" else launch.execute(common))
+        return await (server.fork(common, {}, []) if request.param == "forked" else spawn.execute(common))
 
     return begin
 
@@ -227,7 +227,7 @@ def test_a_job_that_is_cancelled_before_it_began(forks: Given, tmp_path: Path, w
 def test_the_process_that_forks_is_killed(forks: Given, order: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that runs goes on to its result, or ends when that is asked for; the next job has another to be forked from."""
     server, common = forks
-    monkeypatch.setattr(launch, "_FORKS", server)
+    monkeypatch.setattr(spawn, "_FORKS", server)
 
     async def run() -> None:
         for name in ("other", "third"):
@@ -240,8 +240,8 @@ def test_the_process_that_forks_is_killed(forks: Given, order: bytes, tmp_path: 
         lines = [json.loads(line) async for line in going.stdout]
         assert lines[-1]["result"]["run"] == "x"
         stopped.terminate()
-        assert await stopped.wait() == launch.UNKNOWN, "nobody can say how it ended"
-        _, _, code = await ended(await launch.launch(common, {}, []), order.replace(b"/sink", b"/third"))
+        assert await stopped.wait() == spawn.UNKNOWN, "nobody can say how it ended"
+        _, _, code = await ended(await spawn.launch(common, {}, []), order.replace(b"/sink", b"/third"))
         assert code == 0
 
     asyncio.run(run())
@@ -268,13 +268,13 @@ def test_there_is_no_room_for_a_process(forks: Given, order: bytes, write_module
 def test_the_process_that_forks_cannot_be_had(forks: Given, order: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job is executed; nothing stays open."""
     server, common = forks
-    monkeypatch.setattr(launch, "_FORKS", server)
-    python = launch._python
-    monkeypatch.setattr(launch, "_python", lambda module, *rest: ["/bin/false"] if rest else python(module))
+    monkeypatch.setattr(spawn, "_FORKS", server)
+    python = spawn._python
+    monkeypatch.setattr(spawn, "_python", lambda module, *rest: ["/bin/false"] if rest else python(module))
     before = len(open_files(os.getpid()))
 
     async def run() -> None:
-        _, _, code = await ended(await launch.launch(common, {}, []), order)
+        _, _, code = await ended(await spawn.launch(common, {}, []), order)
         assert code == 0
 
     asyncio.run(run())
@@ -288,9 +288,9 @@ def test_the_process_that_forks_does_not_answer(
 ) -> None:
     """What runs can be ended all the same; the next job is executed, and the one after it is forked again."""
     server, common = forks
-    monkeypatch.setattr(launch, "_FORKS", server)
-    monkeypatch.setattr(launch, "START_SECONDS", 1.0)
-    monkeypatch.setattr(launch, "TOLD_SECONDS", 0.5)
+    monkeypatch.setattr(spawn, "_FORKS", server)
+    monkeypatch.setattr(spawn, "START_SECONDS", 1.0)
+    monkeypatch.setattr(spawn, "TOLD_SECONDS", 0.5)
 
     async def run() -> None:
         going = await server.fork(common, {}, [])
@@ -298,10 +298,10 @@ def test_the_process_that_forks_does_not_answer(
         (forking,) = job_processes(tmp_path, SERVER)
         os.kill(forking, signal.SIGSTOP)
         going.kill()
-        assert await going.wait() == launch.UNKNOWN
-        executed = await launch.launch(common, {}, [])
+        assert await going.wait() == spawn.UNKNOWN
+        executed = await spawn.launch(common, {}, [])
         assert not job_processes(tmp_path), "no fork of the one that stopped"
-        forked = await launch.launch(common, {}, [])
+        forked = await spawn.launch(common, {}, [])
         await eventually(lambda: job_processes(tmp_path) == [forked.pid])
         for process in (executed, forked):
             process.kill()
@@ -357,19 +357,19 @@ def test_whether_a_system_can(number: int, monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "pidfd_open", refuse)
-    launch.can_fork.cache_clear()
+    spawn.can_fork.cache_clear()
     try:
-        assert launch.can_fork() == (number == errno.EMFILE)
+        assert spawn.can_fork() == (number == errno.EMFILE)
     finally:
-        launch.can_fork.cache_clear()
+        spawn.can_fork.cache_clear()
 
 
 def test_a_system_that_cannot(monkeypatch: pytest.MonkeyPatch, order: bytes, tmp_path: Path) -> None:
     """A program of its own is executed."""
-    monkeypatch.setattr(launch, "can_fork", lambda: False)
+    monkeypatch.setattr(spawn, "can_fork", lambda: False)
 
     async def run() -> None:
-        _, _, code = await ended(await launch.launch({"TMPDIR": str(tmp_path)}, {"LANG": "C"}, []), order)
+        _, _, code = await ended(await spawn.launch({"TMPDIR": str(tmp_path)}, {"LANG": "C"}, []), order)
         assert code == 0
         assert not job_processes(tmp_path, SERVER)
 

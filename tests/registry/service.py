@@ -26,10 +26,10 @@ from app.db import job_indexes
 from app.db.base import UtcDateTime
 from app.db.jobs import Claim
 from app.domain.errors import DomainError
-from app.jobs import work
 from app.jobs.engine import EXECUTOR
 from app.jobs.kinds import KINDS
-from app.jobs.none import NoJobs
+from app.jobs.null_queue import NoJobs
+from app.jobs.tasks import tasks
 from app.main import create_app
 from app.runtime import Runtime
 from app.settings import Settings
@@ -179,7 +179,7 @@ class Service:
         if order is None:
             return
         self.job_row(job)
-        work_of = do or {"ingest": work.ingest, "digest": work.digest, "import": work.bring}[kind]
+        work_of = do or {"ingest": tasks.ingest, "digest": tasks.digest, "import": tasks.bring}[kind]
         try:
             # Through JSON, as it goes to a child process.
             result = work_of(json.loads(json.dumps(order | {"device": "cpu"})), _silent)
@@ -233,7 +233,7 @@ class Service:
             return [tuple(row) for row in connection.execute(text(query), values)]
 
 
-def _silent(_: int, __: str, ___: int | None = None) -> work.Report:
+def _silent(_: int, __: str, ___: int | None = None) -> tasks.Report:
     """A reporter that tells nobody."""
     return lambda _, __=0: None
 

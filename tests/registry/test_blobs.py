@@ -22,7 +22,7 @@ from app.core.errors import CheckpointError
 from app.core.source import read_range
 from app.domain.errors import DomainError
 from app.domain.upstreams import Hub
-from app.jobs import pull
+from app.jobs.tasks import download
 from tests.support.hub import Fault, running_hub
 from tests.support.s3 import S3Server
 
@@ -350,7 +350,7 @@ def test_a_pull_into_every_store(blobs: BlobStore, monkeypatch: pytest.MonkeyPat
     """Cut after every few bytes, ended and begun again: every byte is fetched once, and the files are whole."""
     if isinstance(blobs, MemoryBlobs):
         return
-    monkeypatch.setattr(pull, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(download, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr(type(blobs), "write_bytes", 1000)
     content = {"a.model": bytes(range(256)) * 20, "same.model": bytes(range(256)) * 20, "small.json": b"{}", "empty.model": b""}
     with running_hub() as hub:
@@ -361,8 +361,8 @@ def test_a_pull_into_every_store(blobs: BlobStore, monkeypatch: pytest.MonkeyPat
         hub.faults = lambda server, _, start: None if server == "hub" else Fault(cut_after=1500) if start < 3000 else Fault(404)
         told = list[int]()
 
-        def puller() -> pull.Puller:
-            return pull.Puller(client, "org/x", repository.commit, open_store(blobs.where()), "pull-x", told.append)
+        def puller() -> download.Puller:
+            return download.Puller(client, "org/x", repository.commit, open_store(blobs.where()), "pull-x", told.append)
 
         with pytest.raises(DomainError) as raised:
             puller().keep_all(files[:1])

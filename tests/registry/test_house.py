@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from app import chores
+from app import background
 from app.blobs.s3.client import shared_client
 from app.blobs.s3.target import S3Target
 from app.database_upgrade import upgrade
 from app.domain.errors import DomainError
-from app.jobs import work
+from app.jobs.tasks import tasks
 from app.runtime import Runtime
 from app.services.catalog import ingestion
 from app.services.jobs import jobs
@@ -116,7 +116,7 @@ def test_an_ingestion_whose_bytes_were_swept_is_not_ready(service: Service, mode
     job, kind, subject = service.runtime.tools.jobs.enqueued[-1]
 
     def swept(order: dict[str, Any], reporter: Any) -> dict[str, Any]:
-        result = work.ingest(order, reporter)
+        result = tasks.ingest(order, reporter)
         with service.runtime.read() as uow:
             ingestion.keep(uow, result)
         assert removed(service, found(service))
@@ -193,7 +193,7 @@ class Slow(House):
 
 def test_one_replica_keeps_house(migrated: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While one does, others do not wait for it but let it; then it is theirs."""
-    monkeypatch.setattr(chores, "every", lambda *_: None)  # but when the test says so
+    monkeypatch.setattr(background, "every", lambda *_: None)  # but when the test says so
     with replicas(migrated(), tmp_path, 2) as (one, two):
         first, second = Slow(one), Slow(two)
         second.may_end.set()

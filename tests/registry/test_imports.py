@@ -10,7 +10,7 @@ import pytest
 from app.domain.errors import DomainError
 from app.domain.names import patch_name_of
 from app.domain.principal import Principal
-from app.jobs import pull
+from app.jobs.tasks import download
 from app.services.jobs import jobs
 from app.services.operations.fsck.check import check
 from app.services.operations.fsck.troubles import Trouble
@@ -37,7 +37,7 @@ def service(fresh: Callable[..., Service], models: Models) -> Service:
 @pytest.fixture
 def hub(service: Service, models: Models, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     """A hub that publishers may import from as `own`, with a patch as org/Tone--2."""
-    monkeypatch.setattr(pull, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(download, "FIRST_PAUSE", 0.01)
     with running_hub() as hub:
         adapter(hub, "org/Tone--2", models.patch)
         known(service, hub, publishers=True)

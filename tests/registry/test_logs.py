@@ -17,7 +17,7 @@ from sqlalchemy import exc
 from app.cli import logs
 from app.domain.errors import DomainError
 from app.domain.log_context import JOB_ID, REQUEST_ID
-from app.jobs import process
+from app.jobs import supervise
 from tests.registry.service import Service
 
 
@@ -84,8 +84,8 @@ def test_what_a_process_of_a_job_complains_of(said: Callable[[], list[dict[str, 
 
     async def run() -> None:
         JOB_ID.set("registry:ingest:rel_1-1")
-        with pytest.raises(process.ChildError, match="exit status 1"):
-            await process.run({"kind": "no such kind", "order": {}}, lambda _: asyncio.sleep(0))
+        with pytest.raises(supervise.ChildError, match="exit status 1"):
+            await supervise.run({"kind": "no such kind", "order": {}}, lambda _: asyncio.sleep(0))
 
     asyncio.run(run())
     lines = [line for line in said() if line["name"] == "portllm.job"]

@@ -13,7 +13,7 @@ import pytest
 from app.clients import hub as hub_client
 from app.core.checkpoint import INDEX_FILE
 from app.domain.errors import DomainError
-from app.jobs import pull, work
+from app.jobs.tasks import download, tasks
 from app.services.operations import garbage_collection
 from tests.registry.conftest import Models
 from tests.registry.pulling import known
@@ -33,7 +33,7 @@ def service(registries: Callable[..., Service]) -> Iterator[Service]:
 @pytest.fixture
 def hub(service: Service, models: Models, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     """A hub that the registry knows as `own`, with the tiny llama as org/llama; whoever waits for it waits shortly."""
-    monkeypatch.setattr(pull, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(download, "FIRST_PAUSE", 0.01)
     with running_hub() as hub:
         hub.add("org/llama", models.v1)
         known(service, hub)
@@ -258,7 +258,7 @@ def test_a_hub_that_stays_away(service: Service, hub: FakeHub, monkeypatch: pyte
     hub.faults = lambda *_: Fault(503)
     release = pulled(service)
     assert (release["state"], release["problem"]["code"]) == ("rejected", "upstream.unavailable")
-    assert len(hub.fetched("config.json")) == pull.ATTEMPTS
+    assert len(hub.fetched("config.json")) == download.ATTEMPTS
     known(service, hub, endpoint="http://127.0.0.1:9")
     refused(register(service), 503, "outgoing.unreachable")
 
@@ -302,7 +302,7 @@ def test_a_listing_gives_no_bytes_that_are_here(service: Service, hub: FakeHub, 
     hub.lies["stolen.model"] = digest
     release = pulled(service, "own:org/thief")
     assert (release["state"], release["problem"]["code"]) == ("rejected", "upstream.changed")
-    assert len(hub.fetched("stolen.model", "cdn")) == pull.WRONG_BYTES_ATTEMPTS
+    assert len(hub.fetched("stolen.model", "cdn")) == download.WRONG_BYTES_ATTEMPTS
     assert blobs.size(digest) == len(secret)
 
 
@@ -331,7 +331,7 @@ def test_what_has_arrived_is_not_garbage(service: Service, hub: FakeHub, models:
 def _interrupted(order: dict[str, Any], reporter: Any) -> dict[str, Any]:
     """The job's work, of which nothing more is heard when it fails: as of a process that was killed."""
     with suppress(DomainError):
-        return work.ingest(order, reporter)
+        return tasks.ingest(order, reporter)
     raise KeyboardInterrupt
 
 

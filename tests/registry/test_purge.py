@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.domain.principal import ROLES
-from app.jobs import work
+from app.jobs.tasks import tasks
 from app.services.operations import erasure
 from app.services.operations.maintenance import House
 from tests.registry.purging import WHY, Place, place
@@ -172,7 +172,7 @@ def test_jobs_that_run(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def meanwhile(order: dict[str, Any], reporter: Any) -> dict[str, Any]:
         reports.append(place.purge(patch)["erasure"])
-        return work.materialise(order, reporter)
+        return tasks.materialise(order, reporter)
 
     # As where the bytes were opened before: on a disk they can be read on until they are closed.
     with monkeypatch.context() as patched:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from sqlalchemy import Engine, event
 
-from app import chores
+from app import background
 from app.core.errors import CheckpointError
 from app.core.recipe import Recipe
 from app.core.revocable_source import RevocableSource
@@ -117,7 +117,7 @@ def replicas(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[tuple[Place, Service]]:  # fmt: skip
     """Two services on one database and one store."""
-    monkeypatch.setattr(chores, "REVOKE_SECONDS", 0.2)
+    monkeypatch.setattr(background, "REVOKE_SECONDS", 0.2)
     url = migrated()
     with ExitStack() as stack:
         first = stack.enter_context(opened(registries, models, shelf, s3, database_url=url, in_s3=True))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.jobs import process
+from app.jobs import supervise
 from tests.registry.conftest import Models, World
 from tests.registry.service import Service, refused, unique
 from tests.support.models import continue_base
@@ -172,7 +172,7 @@ def test_ingestion_in_its_child_process(world: World) -> None:
         progress.append(report)
 
     def in_child(order: dict[str, object], reporter: object) -> dict[str, object]:
-        final = asyncio.run(process.run({"kind": "ingest", "order": order}, heard))
+        final = asyncio.run(supervise.run({"kind": "ingest", "order": order}, heard))
         return dict(final["result"])
 
     (job,) = world.service.runtime.tools.jobs.enqueued

@@ -28,7 +28,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from app.jobs import fork_server, launch
+from app.jobs import fork_server, spawn
 
 # What verbs import when they run, beside what `app.cli.main` imports.
 LATE = (
@@ -151,7 +151,7 @@ class _Ahead(subprocess.Popen[bytes]):
 
 
 def _fork_ahead(place: Path) -> None:
-    """Forks what `app.jobs.launch` would start for the first job, with nothing of the service's environment.
+    """Forks what `app.jobs.spawn` would start for the first job, with nothing of the service's environment.
 
     Args:
         place: its working directory, by which tests know the processes of a service's jobs.
@@ -175,14 +175,14 @@ def _fork_ahead(place: Path) -> None:
         os._exit(0)
     theirs.close()
     os.close(writing)
-    process, start = _Ahead(pid, os.fdopen(reading, "rb")), launch.Forks._start
+    process, start = _Ahead(pid, os.fdopen(reading, "rb")), spawn.Forks._start
 
-    def first(forks: launch.Forks, _: Mapping[str, str]) -> None:
-        launch.Forks._start = start
+    def first(forks: spawn.Forks, _: Mapping[str, str]) -> None:
+        spawn.Forks._start = start
         forks._line, forks._process = ours, process
-        threading.Thread(target=launch._log_complaints, args=(process,), daemon=True).start()
+        threading.Thread(target=spawn._log_complaints, args=(process,), daemon=True).start()
 
-    launch.Forks._start = first
+    spawn.Forks._start = first
 
 
 def _become(environment: dict[str, str], out: int, errors: int) -> None:

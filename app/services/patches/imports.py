@@ -245,7 +245,7 @@ def _publish(uow: UnitOfWork, row: Import, result: dict[str, Any]) -> str:
     for file in result["files"]:
         if uow.tools.blobs.size(file["sha256"]) != file["size"]:
             raise DomainError("blob.missing", digest=file["sha256"])
-    # They were hashed by the job, out of what this owner's upstream sent: see `app.jobs.pull`.
+    # They were hashed by the job, out of what this owner's upstream sent: see `app.jobs.tasks.download`.
     announced = [AnnouncedFile(f["path"], f["size"], f["sha256"], kept=True) for f in result["files"]]
     version, is_new = drafts.draft(uow, principal, row.owner, row.name, trained_on, announced)
     if is_new:

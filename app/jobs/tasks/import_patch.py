@@ -11,7 +11,7 @@ from app.core.patch import check_finite, choose_files, read_patch
 from app.domain.errors import DomainError
 from app.domain.quotas import KINDS
 from app.domain.upstreams import Hub
-from app.jobs.pull import Puller, Reporter, patiently, visible
+from app.jobs.tasks.download import Puller, Reporter, patiently, visible
 
 
 def bring(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from app.core.readahead import ReadAhead, Windows
 from app.core.recipe import Recipe
 from app.core.source import DirectorySource, FileStat, Source, read_range, stat_of
 from app.core.stream import Merger
-from app.jobs.materialise import write_to_s3
+from app.jobs.tasks.materialise import write_to_s3
 
 MANIFEST_FILE = "manifest.json"
 
@@ -56,7 +56,7 @@ def ingest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
     Raises:
         CoreError: it is not a release that can be used.
-        DomainError: of an upstream, see `app.jobs.pull.pull_release`.
+        DomainError: of an upstream, see `app.jobs.tasks.download.pull_release`.
     """
     where, expected = _brought(order["source"], reporter)
     if where["kind"] == "directory":
@@ -105,7 +105,7 @@ def materialise(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """Writes a whole merged model to S3.
 
     Returns:
-        What `app.jobs.materialise.write_to_s3` returns.
+        What `app.jobs.tasks.materialise.write_to_s3` returns.
 
     Raises:
         CoreError: the place is taken, the release changed, or a value does not fit the output dtype.
@@ -123,8 +123,8 @@ def materialise(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
 
 def bring(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """Brings a patch from another hub, see `app.jobs.bring.bring`."""
-    from app.jobs import bring as bringing  # noqa: PLC0415  what speaks HTTP; most jobs do not
+    """Brings a patch from another hub, see `app.jobs.tasks.import_patch.bring`."""
+    from app.jobs.tasks import import_patch as bringing  # noqa: PLC0415  what speaks HTTP; most jobs do not
 
     return bringing.bring(order, reporter)
 
@@ -161,9 +161,9 @@ def _brought(where: dict[str, Any], reporter: Reporter) -> tuple[dict[str, Any],
     """A source that can be read here: what lies in another hub is brought into the store; sha256 of its files by path."""
     if where["kind"] != "upstream":
         return where, {}
-    from app.jobs import pull  # noqa: PLC0415  what speaks HTTP; most jobs do not
+    from app.jobs.tasks import download  # noqa: PLC0415  what speaks HTTP; most jobs do not
 
-    pulled = pull.pull_release(where, reporter)
+    pulled = download.pull_release(where, reporter)
     return {"kind": "stored", "place": pulled.place, "sizes": pulled.files}, pulled.digests
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from app.blobs.locations import needs_s3
 from app.blobs.s3.client import CHAIN, options
-from app.jobs.launch import Launched, launch, log_lines
+from app.jobs.spawn import Launched, launch, log_lines
 
 GRACE_SECONDS = 5.0
 LINES_BYTES = 2**16
@@ -102,7 +102,7 @@ def _needs(order: dict[str, Any]) -> tuple[list[str], list[str]]:
         modules += ["boto3", "botocore.config"]
     if is_import or order["order"].get("source", {}).get("kind") == "upstream":
         names += AUTHORITIES
-        modules += ["app.jobs.bring", "app.jobs.pull"]
+        modules += ["app.jobs.tasks.import_patch", "app.jobs.tasks.download"]
     if is_import or "recipe" in order["order"]:  # an import looks at the numbers that it brings
         modules.append("app.core.tensor.arithmetic")
     return names, modules
