@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from app.cli.client import API, connect
-from app.cli.remote import remote
+from app.cli.remote_command import remote
 from app.text import visible_json
 
 

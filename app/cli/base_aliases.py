@@ -6,10 +6,10 @@ import typer
 
 from app.cli.client import connect
 from app.cli.names import segment
-from app.cli.nouns import show_list
 from app.cli.offline import Json
 from app.cli.output import fail, print_json, say
-from app.cli.remote import remote
+from app.cli.releases_and_patches import show_list
+from app.cli.remote_command import remote
 
 alias = typer.Typer(no_args_is_help=True, help="What others call a base: upstream names, mirrors, renamed repositories.")
 

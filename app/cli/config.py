@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.configured import read_settings
 from app.cli.db import HERE, Data
+from app.cli.load_settings import read_settings
 from app.cli.output import print_json, say
 from app.cli.variables import PREFIX
 

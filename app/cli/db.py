@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.configured import DATA_VARIABLE, read_settings
+from app.cli.load_settings import DATA_VARIABLE, read_settings
 from app.cli.output import fail, fail_file, print_json, say
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from app.cli.client import connect
 from app.cli.names import segment
 from app.cli.offline import Json
 from app.cli.output import print_json, say
-from app.cli.remote import remote
+from app.cli.remote_command import remote
 
 family = typer.Typer(no_args_is_help=True, help="Families of base models, and who may see them.")
 

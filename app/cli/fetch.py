@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from app.cli.client import API, Client, RefusedError
+from app.cli.download import fetch_file, verify
 from app.cli.names import file_path, segment
 from app.cli.output import progress_bar
-from app.cli.partial import arrival_directory, finish, require_unused
-from app.cli.transfer import fetch_file, verify
+from app.cli.partial_download import arrival_directory, finish, require_unused
 from app.domain.errors import DomainError
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from app.cli.configured import read_settings
 from app.cli.db import HERE, Data, database_refusals, require_database
+from app.cli.load_settings import read_settings
 from app.cli.offline import Json
 from app.cli.output import Advance, print_json, print_table, progress_bar, say
 

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.client import Client, connect
-from app.cli.following import Patience, Timeout
 from app.cli.names import segment
 from app.cli.offline import Json
 from app.cli.output import EXIT_USAGE, fail, fail_file, print_json, print_table, progress_bar, say
-from app.cli.remote import remote
+from app.cli.remote_command import remote
+from app.cli.wait import Patience, Timeout
 
 POLL_SECONDS = 0.5
 AT_ONCE = 100

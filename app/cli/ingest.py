@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from app.cli.client import Client, RefusedError
-from app.cli.following import follow
 from app.cli.names import release_path, segment
+from app.cli.wait import follow
 from app.domain.errors import DomainError
 from app.domain.names import check_name, check_revision
 from app.domain.upstreams import is_reference

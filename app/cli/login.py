@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli import credentials, device
+from app.cli import credentials, device_login
 from app.cli.client import RefusedError, open_client, registry_url
 from app.cli.credentials import Login
 from app.cli.offline import Json
 from app.cli.output import EXIT_USAGE, fail, print_json, say
-from app.cli.remote import remote
+from app.cli.remote_command import remote
 from app.cli.tokens import seconds_of
 
 VARIABLE = "PORTLLM_ID_TOKEN"
@@ -41,7 +41,7 @@ def login(
     """Log in with a browser; other verbs then use the token that is kept, unless PORTLLM_TOKEN is set."""
     seconds, url = _span(lifetime, as_json), registry_url()
     chosen = _chosen(open_client(url, None, as_json).get("/oidc")["issuers"], issuer)
-    row = _exchange(device.identity_token(chosen["issuer"], chosen["client_id"], chosen["scopes"], _show), seconds, as_json)
+    row = _exchange(device_login.identity_token(chosen["issuer"], chosen["client_id"], chosen["scopes"], _show), seconds, as_json)
     credentials.keep(url, Login(row.pop("token"), row["expires_at"]))
     if as_json:
         print_json(row)

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from app.cli import (
-    activity,
     audit,
     base_aliases,
     config,
@@ -17,17 +16,18 @@ from app.cli import (
     fsck,
     garbage,
     imports,
+    jobs,
     login,
     materialise,
-    nouns,
     offline,
     patches,
     ports,
     purge,
     quotas,
+    releases_and_patches,
     serve,
     serving,
-    showing,
+    show,
     tokens,
     upstreams,
     worker,
@@ -65,12 +65,12 @@ cli.command()(offline.merge)
 cli.command()(offline.inspect)
 families.family.add_typer(base_aliases.alias, name="alias")
 cli.add_typer(families.family, name="family")
-cli.add_typer(nouns.release, name="release")
-nouns.patch.command("import")(imports.patch_import)
-nouns.patch.command("create")(patches.patch_create)
-nouns.patch.command("set")(patches.patch_set)
-nouns.patch.command("publish")(patches.patch_publish)
-cli.add_typer(nouns.patch, name="patch")
+cli.add_typer(releases_and_patches.release, name="release")
+releases_and_patches.patch.command("import")(imports.patch_import)
+releases_and_patches.patch.command("create")(patches.patch_create)
+releases_and_patches.patch.command("set")(patches.patch_set)
+releases_and_patches.patch.command("publish")(patches.patch_publish)
+cli.add_typer(releases_and_patches.patch, name="patch")
 tokens.token.command("exchange")(login.exchange)
 cli.add_typer(tokens.token, name="token")
 cli.add_typer(quotas.quota, name="quota")
@@ -85,12 +85,12 @@ cli.command()(ports.pull)
 cli.command()(ports.digest)
 cli.command()(serving.serving)
 cli.command()(materialise.materialise)
-cli.add_typer(activity.jobs, name="jobs")
-cli.command()(activity.workers)
-cli.command()(activity.events)
+cli.add_typer(jobs.jobs, name="jobs")
+cli.command()(jobs.workers)
+cli.command()(jobs.events)
 cli.command()(audit.audit)
-cli.command()(nouns.ls)
-cli.command()(showing.show)
+cli.command()(releases_and_patches.ls)
+cli.command()(show.show)
 
 
 def main() -> None:

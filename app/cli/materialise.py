@@ -5,12 +5,12 @@ from typing import Annotated
 import typer
 
 from app.cli.client import connect
-from app.cli.following import Timeout, follow
 from app.cli.names import segment
 from app.cli.offline import Json
 from app.cli.output import fail_row, print_json, say
 from app.cli.ports import PortName, Version, choose_port
-from app.cli.remote import remote
+from app.cli.remote_command import remote
+from app.cli.wait import Timeout, follow
 
 
 @remote

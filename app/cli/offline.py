@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli.choices import Dtype, Tokenizer
+from app.cli.options import Dtype, Tokenizer
 from app.cli.output import fail, fail_file, print_json, print_table, progress_bar, say
 from app.core.errors import CoreError
 from app.core.findings import Finding

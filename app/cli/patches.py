@@ -6,10 +6,10 @@ import typer
 
 from app.cli.client import connect
 from app.cli.names import patch_path
-from app.cli.nouns import PatchName, split_name
 from app.cli.offline import Json
 from app.cli.output import EXIT_USAGE, fail, print_json, say
-from app.cli.remote import remote
+from app.cli.releases_and_patches import PatchName, split_name
+from app.cli.remote_command import remote
 
 Family = Annotated[str, typer.Option(help="Family of the base model.")]
 Default = Annotated[str | None, typer.Option(help="The release of pushes that do not tell what they were trained on.")]

@@ -5,14 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.choices import Dtype, Tokenizer
 from app.cli.client import Client, RefusedError, connect
-from app.cli.following import Timeout, wait_digests
 from app.cli.names import segment
-from app.cli.nouns import PatchName, split_name
 from app.cli.offline import Json
+from app.cli.options import Dtype, Tokenizer
 from app.cli.output import EXIT_USAGE, fail, print_json, print_table, say
-from app.cli.remote import remote
+from app.cli.releases_and_patches import PatchName, split_name
+from app.cli.remote_command import remote
+from app.cli.wait import Timeout, wait_digests
 
 PLAIN = {"strategy": "add", "dtype": None, "tokenizer": "release"}
 PortName = Annotated[str, typer.Argument(metavar="OWNER/NAME|PORT")]

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from app.cli.client import API, Client
-from app.cli.following import wait_digests
+from app.cli.download import fetch_file, verify
 from app.cli.names import file_path, segment
 from app.cli.output import progress_bar
-from app.cli.partial import arrival_directory, finish, require_unused, target_of
-from app.cli.transfer import fetch_file, verify
+from app.cli.partial_download import arrival_directory, finish, require_unused, target_of
+from app.cli.wait import wait_digests
 
 
 def pull_port(

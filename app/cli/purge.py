@@ -6,10 +6,10 @@ import typer
 
 from app.cli.client import connect
 from app.cli.names import patch_path, segment
-from app.cli.nouns import split_name
 from app.cli.offline import Json
 from app.cli.output import EXIT_FAILED, EXIT_USAGE, fail, print_json, print_table, say
-from app.cli.remote import remote
+from app.cli.releases_and_patches import split_name
+from app.cli.remote_command import remote
 
 
 @remote

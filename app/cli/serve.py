@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli import logs
-from app.cli.configured import DATA_VARIABLE, read_settings
+from app.cli.load_settings import DATA_VARIABLE, read_settings
 from app.cli.output import EXIT_USAGE, fail
 from app.core.gc_pause import collector_off
 

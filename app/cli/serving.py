@@ -10,7 +10,7 @@ from app.cli.names import segment
 from app.cli.offline import Json
 from app.cli.output import print_json, print_table, say
 from app.cli.ports import PORT_PREFIX, PortName, Version, choose_port
-from app.cli.remote import remote
+from app.cli.remote_command import remote
 
 # Values that refer to the user's own environment variables. All other values are untrusted text from the registry and are quoted.
 REFERENCES = frozenset({"$PORTLLM_URL", "$PORTLLM_TOKEN"})

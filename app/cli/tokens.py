@@ -4,13 +4,13 @@ from typing import Annotated
 
 import typer
 
-from app.cli.choices import Role, Scopes
 from app.cli.client import connect
 from app.cli.names import segment
-from app.cli.nouns import show_list
 from app.cli.offline import Json
+from app.cli.options import Role, Scopes
 from app.cli.output import fail, print_json, say
-from app.cli.remote import remote
+from app.cli.releases_and_patches import show_list
+from app.cli.remote_command import remote
 
 token = typer.Typer(no_args_is_help=True, help="Tokens.")
 

@@ -9,7 +9,7 @@ from app.cli.client import connect
 from app.cli.names import segment
 from app.cli.offline import Json
 from app.cli.output import EXIT_USAGE, fail, print_json, print_table, say
-from app.cli.remote import remote
+from app.cli.remote_command import remote
 
 upstream = typer.Typer(no_args_is_help=True, help="Hubs that the registry pulls from; hf (huggingface.co) is always there.")
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import typer
 
 from app.cli import logs
-from app.cli.configured import DATA_VARIABLE, read_settings
+from app.cli.load_settings import DATA_VARIABLE, read_settings
 from app.cli.output import EXIT_USAGE, fail, fail_file
 from app.core.gc_pause import collector_off
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from app.cli import credentials, device
+from app.cli import credentials, device_login
 from app.cli.client import RefusedError
 from app.cli.credentials import Login
 from app.cli.main import cli
@@ -41,7 +41,7 @@ def trusting(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterat
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user's configuration of the test's own; polls do not wait."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setattr(device.Waiting, "pause", lambda *_: None)
+    monkeypatch.setattr(device_login.Waiting, "pause", lambda *_: None)
     return tmp_path / "config" / "portllm" / "credentials.json"
 
 
@@ -152,7 +152,7 @@ def test_which_issuer(here: Callable[..., Result], issuer: Issuer, service: Serv
     assert "ask an admin" in refused(invoke("login", PORTLLM_URL=service.url), "login.none")
 
 
-class Clock(device.Waiting):
+class Clock(device_login.Waiting):
     """A clock that only pauses move."""
 
     def __init__(self) -> None:
@@ -172,14 +172,14 @@ def test_as_often_as_the_issuer_wants(issuer: Issuer) -> None:
     issuer.device_start = {"interval": 3, "expires_in": 600, "verification_uri_complete": f"{issuer.url}/enter?c=1\x07"}
     issuer.device_answers[:] = 2 * [{"error": "authorization_pending"}, {"error": "slow_down"}]
     clock = Clock()
-    token = device.identity_token(issuer.url, CLIENT, ["openid"], lambda *what: shown.append(what), clock)
+    token = device_login.identity_token(issuer.url, CLIENT, ["openid"], lambda *what: shown.append(what), clock)
     assert token.count(".") == 2
     assert clock.pauses == [3, 3, 8, 8, 13]
     assert shown == [(f"{issuer.url}/enter", "WDJB-MJHT", f"{issuer.url}/enter?c=1\\x07")]
     issuer.device_start = {"interval": "often", "expires_in": 12}
     issuer.device_answers[:] = [{"error": "authorization_pending"}] * 9
     with pytest.raises(RefusedError) as raised:
-        device.identity_token(issuer.url, CLIENT, ["openid"], lambda *_: None, clock := Clock())
+        device_login.identity_token(issuer.url, CLIENT, ["openid"], lambda *_: None, clock := Clock())
     assert raised.value.code == "login.expired"
     assert clock.pauses == [5, 5, 5]
     issuer.device_start = {"interval": 0, "expires_in": 60}
@@ -189,10 +189,10 @@ def test_an_issuer_that_is_gone() -> None:
     with issuing() as gone:
         url = gone.url
     with pytest.raises(RefusedError, match="cannot be asked"):
-        device.identity_token(url, CLIENT, ["openid"], lambda *_: None)
+        device_login.identity_token(url, CLIENT, ["openid"], lambda *_: None)
     for url in ("http://issuer.example", "ftp://x", "https://", "https://[x"):
         with pytest.raises(RefusedError, match="no https address"):
-            device.identity_token(url, CLIENT, ["openid"], lambda *_: None)
+            device_login.identity_token(url, CLIENT, ["openid"], lambda *_: None)
 
 
 def test_exchange(here: Callable[..., Result], issuer: Issuer, trusting: Service, tmp_path: Path, home: Path) -> None:

@@ -39,7 +39,7 @@ def test_a_full_disk_keeps_what_an_earlier_pull_fetched(tmp_path: Path, monkeypa
     partial.mkdir()
     for name, text in {**STATE, "model.safetensors": CONTENT[:4].decode()}.items():
         (partial / name).write_text(text)
-    monkeypatch.setattr("app.cli.partial.shutil.disk_usage", lambda _: Usage(100, 98, 2))
+    monkeypatch.setattr("app.cli.partial_download.shutil.disk_usage", lambda _: Usage(100, 98, 2))
     with serving(registry("model.safetensors")) as variables:
         ended = invoke("pull", "acme/tone", "--on", "v1", tmp_path / "out", **variables)
     assert ended.exit_code == 1
@@ -54,7 +54,7 @@ def test_a_full_disk_keeps_nothing_of_another_model(tmp_path: Path, monkeypatch:
     partial = tmp_path / ".out.partial"
     (partial / "sub").mkdir(parents=True)
     (partial / "sub/model.safetensors").write_bytes(b"other")
-    monkeypatch.setattr("app.cli.partial.shutil.disk_usage", lambda _: Usage(100, 98, 2))
+    monkeypatch.setattr("app.cli.partial_download.shutil.disk_usage", lambda _: Usage(100, 98, 2))
     with serving(registry("model.safetensors")) as variables:
         ended = invoke("pull", "acme/tone", "--on", "v1", tmp_path / "out", **variables)
     assert "nothing was left behind" in ended.stderr

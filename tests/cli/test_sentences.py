@@ -180,7 +180,7 @@ def test_missing_scope_is_named(service: Service, published: Path) -> None:
 
 def test_disk_full_at_pull(service: Service, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Said before the first byte is fetched, with both numbers; with space again, the same command succeeds."""
-    monkeypatch.setattr("app.cli.partial.shutil.disk_usage", lambda _: Usage(10**6, 10**6 - 1000, 1000))
+    monkeypatch.setattr("app.cli.partial_download.shutil.disk_usage", lambda _: Usage(10**6, 10**6 - 1000, 1000))
     command = ["pull", "said/tone", "--on", "v2", tmp_path / "deep/out"]
     ended = invoke(*command, **service.variables())
     _check(ended, "output.no_space", 1)

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from app.cli.client import TIMEOUT_SECONDS, Client, RefusedError
-from app.cli.partial import target_of
+from app.cli.partial_download import target_of
 
 ATTEMPTS = 5
 CHUNK = 2**20

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.client import connect
-from app.cli.following import Timeout
 from app.cli.ingest import add_release, wait_release
 from app.cli.names import patch_path, release_path, segment
 from app.cli.offline import Json
 from app.cli.output import EXIT_USAGE, fail, fail_row, print_json, print_table, say
-from app.cli.remote import remote
+from app.cli.remote_command import remote
+from app.cli.wait import Timeout
 
 release = typer.Typer(no_args_is_help=True, help="Releases of base models.")
 patch = typer.Typer(no_args_is_help=True, help="Patches.")

@@ -4,11 +4,11 @@ from typing import Any
 
 from app.cli.client import Client, connect
 from app.cli.names import segment
-from app.cli.nouns import full_path
 from app.cli.offline import Json
 from app.cli.output import print_json, print_table, say
 from app.cli.ports import PORT_PREFIX, PortName, describe
-from app.cli.remote import remote
+from app.cli.releases_and_patches import full_path
+from app.cli.remote_command import remote
 
 
 @remote

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.choices import JobState
 from app.cli.client import API, Client, connect
 from app.cli.names import segment
 from app.cli.offline import Json
+from app.cli.options import JobState
 from app.cli.output import print_json, print_json_line, print_table, say
-from app.cli.remote import remote
+from app.cli.remote_command import remote
 
 jobs = typer.Typer(no_args_is_help=True, help="Long work: list, look at, stop, start again.")
 
