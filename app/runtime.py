@@ -35,7 +35,7 @@ from app.services.access.key_agreement import KeyAgreement, Role
 from app.services.access.rate_limits import RateLimiter
 from app.services.access.token_exchange import Identities
 from app.services.artifacts.artifacts import Artifacts
-from app.services.artifacts.read_slots import ReadSlots
+from app.services.read_slots import ReadSlots
 from app.services.catalog import allowed_locations
 from app.services.catalog.allowed_locations import AllowedPlaces
 from app.services.draining import Draining

@@ -1,11 +1,11 @@
-"""Waits on the event loop for a place of `app.services.artifacts.read_slots`, so that waiting requests need no thread."""
+"""Waits on the event loop for a place of `app.services.read_slots`, so that waiting requests need no thread."""
 
 import asyncio
 from functools import partial
 
 from fastapi.concurrency import run_in_threadpool
 
-from app.services.artifacts.read_slots import NoSlotError, ReadSlot
+from app.services.read_slots import NoSlotError, ReadSlot
 
 # How often the first waiter in the queue checks whether the place of an idle read has become reclaimable.
 RECLAIM_SECONDS = 0.25

@@ -11,7 +11,7 @@ from app.domain.principal import Principal
 from app.http.conditional import Span
 from app.http.merged_response import Conditions, Reader, Target, respond
 from app.services.artifacts.file_reads import Content
-from app.services.artifacts.read_slots import ReadSlot
+from app.services.read_slots import ReadSlot
 from app.services.ports.merged_files import MergedFile, MergedModel
 from app.services.registry import Registry
 

@@ -21,7 +21,7 @@ from app.http.conditional import Span, is_match, span
 from app.http.deps import backend_of
 from app.http.telemetry import Telemetry, get_telemetry
 from app.services.artifacts.file_reads import Content, FileRead
-from app.services.artifacts.read_slots import NoSlotError, ReadSlot
+from app.services.read_slots import NoSlotError, ReadSlot
 
 # How long a read whose place was reclaimed from a slow client waits for a new place, before its connection is closed.
 RESUME_SECONDS = 60.0

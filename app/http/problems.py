@@ -15,7 +15,7 @@ from app.core.findings import MEANINGS
 from app.domain.errors import CATALOGUE as DOMAIN
 from app.domain.errors import DomainError, Kind
 from app.http.security_headers import INERT, NO_SNIFF
-from app.services.artifacts.read_slots import NoSlotError
+from app.services.read_slots import NoSlotError
 
 STATUS: dict[Kind, int] = {
     "invalid": 422, "unauthenticated": 401, "forbidden": 403, "not_found": 404, "conflict": 409, "gone": 410,

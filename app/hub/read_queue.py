@@ -13,7 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from app.http.admission import give_back, place_in_turn
 from app.http.merged_response import FileResponse
 from app.http.request_slots import release_current
-from app.services.artifacts.read_slots import NoSlotError, ReadSlot
+from app.services.read_slots import NoSlotError, ReadSlot
 
 PATIENCE_SECONDS = 8.0
 

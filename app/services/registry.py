@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from app.services.access.rate_limits import RateLimiter
 from app.services.access.token_exchange import Identities
-from app.services.artifacts.read_slots import ReadSlots
+from app.services.read_slots import ReadSlots
 from app.services.draining import Draining
 from app.services.jobs.workers import Reader, WorkerInfo
 from app.services.operations.readiness import Readiness

@@ -22,7 +22,7 @@ from app.domain.errors import DomainError
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.quotas import Quota
 from app.services.artifacts.artifacts import Artifacts
-from app.services.artifacts.read_slots import ReadSlots
+from app.services.read_slots import ReadSlots
 
 ATTEMPTS = 3
 

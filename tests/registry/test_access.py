@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from app.http.single_hop import require_guard
 from fastapi import APIRouter, FastAPI
 
+from app.http.single_hop import require_guard
 from app.hub.access_rules import RULES as HUB
 from tests.registry.conftest import World
 from tests.registry.service import Caller, refused

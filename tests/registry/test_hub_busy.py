@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from app.services.artifacts import storage_probes
-from app.services.artifacts.read_slots import ReadSlot
+from app.services.read_slots import ReadSlot
 from tests.registry.conftest import Models
 from tests.registry.hub import Hub
 from tests.registry.service import Service

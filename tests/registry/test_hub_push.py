@@ -500,10 +500,10 @@ def test_a_client_that_goes_away() -> None:
     """What it began to send ends with a refusal that nobody hears, and not as if it were all."""
     import asyncio
 
-    from app.http.request_streams import pieces
     from starlette.requests import Request
 
     from app.domain.errors import DomainError
+    from app.http.request_streams import pieces
 
     messages = iter([{"type": "http.request", "body": b"abc", "more_body": True}, {"type": "http.disconnect"}])
 

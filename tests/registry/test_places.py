@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import pytest
 
 from app.domain.errors import DomainError
-from app.services.artifacts.read_slots import NoSlotError, ReadSlot, ReadSlots
+from app.services.read_slots import NoSlotError, ReadSlot, ReadSlots
 from tests.registry.conftest import Models
 from tests.registry.service import Service, refused
 
@@ -76,7 +76,7 @@ def test_waiter_that_leaves_is_not_served() -> None:
 def test_idle_place_is_reclaimed_with_its_buffers_and_only_when_somebody_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The longest idle goes first; a read that computes is never interrupted; what was reclaimed is not given back twice."""
     places, dropped = ReadSlots(total=3, each=3, what="reads"), list[str]()
-    monkeypatch.setattr("app.services.artifacts.read_slots.IDLE_SECONDS", 0.0)
+    monkeypatch.setattr("app.services.read_slots.IDLE_SECONDS", 0.0)
     busy, first, second = (places.take("acme") for _ in range(3))
     first.rest(lambda: dropped.append("first"))
     second.rest(lambda: dropped.append("second"))
@@ -98,7 +98,7 @@ def test_idle_place_is_kept_for_a_while() -> None:
 
 
 def test_place_is_granted_also_where_the_idle_read_cannot_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.services.artifacts.read_slots.IDLE_SECONDS", 0.0)
+    monkeypatch.setattr("app.services.read_slots.IDLE_SECONDS", 0.0)
     places, granted = ReadSlots(1, 1, "reads"), list[ReadSlot]()
 
     def fail() -> None:
@@ -114,7 +114,7 @@ def test_place_is_granted_also_where_the_idle_read_cannot_be_closed(monkeypatch:
 
 def test_owner_at_its_limit_reclaims_its_own_place_only(monkeypatch: pytest.MonkeyPatch) -> None:
     places, dropped = ReadSlots(total=4, each=1, what="reads"), list[str]()
-    monkeypatch.setattr("app.services.artifacts.read_slots.IDLE_SECONDS", 0.0)
+    monkeypatch.setattr("app.services.read_slots.IDLE_SECONDS", 0.0)
     for owner in ("other", "acme"):
         places.take(owner).rest(lambda owner=owner: dropped.append(owner))  # type: ignore[misc]
     places.take("acme")

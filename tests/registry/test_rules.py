@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from app.http.access_rules import Rule
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
@@ -14,6 +13,7 @@ from app.api import worker
 from app.api.access_rules import RULES
 from app.api.app import mount
 from app.domain.principal import ROLES
+from app.http.access_rules import Rule
 from app.http.telemetry import MetricsOptions
 from app.hub.access_rules import RULES as HUB
 from tests.registry.conftest import Models

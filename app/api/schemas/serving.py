@@ -144,7 +144,8 @@ class ServingOut(Out):
         return cls(
             port=port.id, state=port.state, patch=port.version.patch.full_name, version=port.version.number,
             family=port.release.family.name, release=port.release.name, fingerprint=port.fingerprint,
-            served_name=engine_commands.served_name(serving), servable=bool(servable), recommended=servable[0] if servable else None,
+            served_name=engine_commands.served_name(serving), servable=bool(servable),
+            recommended=servable[0] if servable else None,
             options=[OptionOut.of(serving, option) for option in serving.options],
             facts=ServingFactsOut.of(serving) if found else None, base=_base(serving, found.base) if found else None,
             adapter=_adapter(serving, found.adapter) if found and found.adapter else None,

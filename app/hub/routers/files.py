@@ -14,7 +14,7 @@ from app.hub.open_snapshot import COMMIT, Opened, open_repository
 from app.hub.read_queue import read_in_turn
 from app.hub.routing import hub_router
 from app.services.artifacts.file_reads import Content
-from app.services.artifacts.read_slots import ReadSlot
+from app.services.read_slots import ReadSlot
 from app.services.artifacts.stored_files import patch_content, release_content, text_content
 from app.services.hubview.repositories import Adapter, Base, Merged, Nothing, Thing
 from app.services.hubview.snapshots import SHA256_DIGITS, Entry

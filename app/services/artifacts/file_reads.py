@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
-from app.services.artifacts.read_slots import ReadSlot, ReadSlots
+from app.services.read_slots import ReadSlot, ReadSlots
 
 # Opens a file from an offset on; its pieces follow each other without gaps.
 Open = Callable[[int], AbstractContextManager[Iterator[memoryview]]]

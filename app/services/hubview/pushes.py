@@ -1,8 +1,8 @@
 """Pushes by the Hub protocol: what was committed to a patch's repository and is no version yet.
 
-A commit is not a version. What it brings is gathered in a draft, on top of the files of the newest version, until configuration
-and weights are there; then `app.services.hubview.push_publishing` makes a version of it. Every commit is made on what is there: one that names
-another parent is refused.
+A commit is not a version. Its files are collected in a draft, on top of the files of the newest version, until configuration
+and weights are complete; then `app.services.hubview.push_publishing` publishes a version. A commit must name the current head
+as its parent, or it is refused.
 """
 
 from collections.abc import Iterable, Sequence

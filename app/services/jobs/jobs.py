@@ -54,7 +54,8 @@ def reconcile(read: Begin, write: Begin, told: set[str]) -> int:
     """Reconciles subjects with jobs that ended without a result: abandoned by the engine, or lost before they were recorded.
 
     The look-up reads in one transaction and asks the engine in one query, with no write transaction open; then each finding is
-    recorded in its own transaction, the oldest first. Only one process calls this at a time (see `app.services.operations.maintenance`).
+    recorded in its own transaction, the oldest first. Only one process calls this at a time (see
+    `app.services.operations.maintenance`).
 
     Args:
         read: opens a read-only unit of work.

@@ -1,4 +1,7 @@
-"""Cleans up abandoned drafts, staged bytes and parts of models; for garbage collection of blobs see `app.services.operations.garbage_collection`."""
+"""Cleans up abandoned drafts, staged bytes and parts of models.
+
+For the garbage collection of blobs see `app.services.operations.garbage_collection`.
+"""
 
 import datetime as dt
 

@@ -1,7 +1,7 @@
 """Purging: the legal erasure of a version.
 
-One transaction makes the tombstone, and from then on nothing of the version is read; `app.services.operations.erasure` then removes the
-bytes, as often as it takes. Aliases stay where they point and are refused: nobody who asks for `prod` should be given other
+One transaction makes the tombstone, and from then on nothing of the version is read; `app.services.operations.erasure` then
+removes the bytes, as often as it takes. Aliases stay where they point and are refused: nobody who asks for `prod` should be given other
 weights without a word.
 """
 

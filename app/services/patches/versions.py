@@ -1,4 +1,7 @@
-"""Versions of a patch: read, listed, yanked, never edited. Made by `app.services.patches.drafts`, purged by `app.services.operations.purges`."""
+"""Versions of a patch: read, listed, yanked, never edited.
+
+Published by `app.services.patches.drafts`, purged by `app.services.operations.purges`.
+"""
 
 from collections.abc import Sequence
 
