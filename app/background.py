@@ -5,13 +5,13 @@ import threading
 from collections.abc import Callable
 
 from app.services.operations import purges
-from app.services.operations.erasure import Looked
+from app.services.unit_of_work import UnitsOfWork
 
 RECONCILE_SECONDS = 5.0
 # Within so many seconds, and the time of one query, a process lets go of what another purged.
 REVOKE_SECONDS = 5.0
 
-log = logging.getLogger("portllm.chores")
+log = logging.getLogger("portllm.background")
 
 
 def every(seconds: float, stopping: threading.Event, name: str, act: Callable[[], object]) -> None:
@@ -35,9 +35,9 @@ def every(seconds: float, stopping: threading.Event, name: str, act: Callable[[]
     threading.Thread(target=run, name=name, daemon=True).start()
 
 
-def let_go_of_purged(registry: Looked) -> None:
+def let_go_of_purged(registry: UnitsOfWork) -> None:
     """Ends what this process reads of versions that were purged elsewhere, and for clients whose right to it was withdrawn."""
-    library = registry.tools.library
+    library = registry.tools.artifacts
     if library.held() or library.downloads:
         with registry.read() as uow:
             purges.revoke_purged(uow)

@@ -13,7 +13,7 @@ from sqlalchemy import Engine as DatabaseEngine
 from sqlalchemy import text
 
 from app import background, datadir
-from app.blobs.keyed_lock import Turns
+from app.blobs.keyed_lock import KeyedLocks
 from app.blobs.local import LocalBlobs
 from app.blobs.s3 import client
 from app.blobs.s3.store import S3Blobs
@@ -28,23 +28,24 @@ from app.db.rate_limits import SharedCounters
 from app.domain.errors import DomainError
 from app.jobs.engine import Engine
 from app.jobs.heartbeat import Presence, introduce, process_id
-from app.jobs.null_queue import NoJobs
+from app.jobs.null_queue import NullQueue
 from app.jobs.queue import DbosQueue
 from app.services.access import tokens
 from app.services.access.key_agreement import KeyAgreement, Role
 from app.services.access.rate_limits import RateLimiter
 from app.services.access.token_exchange import Identities
 from app.services.artifacts.artifacts import Artifacts
-from app.services.read_slots import ReadSlots
 from app.services.catalog import allowed_locations
-from app.services.catalog.allowed_locations import AllowedPlaces
+from app.services.catalog.allowed_locations import AllowedLocations
 from app.services.draining import Draining
 from app.services.jobs import unserved_queues, workers
 from app.services.jobs.workers import WorkerInfo
-from app.services.operations.maintenance import House
+from app.services.operations.maintenance import Maintenance
 from app.services.operations.readiness import Readiness
+from app.services.read_slots import ReadSlots
 from app.services.registry import Doing
-from app.services.unit_of_work import JobQueue, Tools, UnitOfWork, run_with_retry, unit_of_work
+from app.services.tools import JobQueue, Tools
+from app.services.unit_of_work import UnitOfWork, run_with_retry, unit_of_work
 from app.settings import Settings
 
 
@@ -74,7 +75,7 @@ class Runtime:
     def __init__(self, settings: Settings, merges: bool = True) -> None:
         self.settings, self._merges = settings, merges
         self.pool = ThreadPoolExecutor(arithmetic.threads(), thread_name_prefix="merge")
-        self._turns = Turns()
+        self._turns = KeyedLocks()
         self.merged_reads = ReadSlots(settings.merged_reads, settings.merged_reads_of_one, "reads of merged models")
         self.far_reads = ReadSlots(settings.far_reads, settings.far_reads_of_one, "reads of large files from the object store")
         self._checks = ReadSlots(settings.checks, settings.checks_of_one, "checks of patches")
@@ -134,10 +135,10 @@ class Runtime:
         self._bootstrap(data)
         self.announce_keys("service", process_id())
         if isinstance(self._queue, DbosQueue):
-            house = House(
+            house = Maintenance(
                 self.read, self.write, self, self.settings.verify_bytes_per_hour, self.settings.retention, self.worker_ttl
             )  # fmt: skip
-            background.every(background.RECONCILE_SECONDS, self._stopping, "house", partial(self.keep_house, house))
+            background.every(background.RECONCILE_SECONDS, self._stopping, "house", partial(self.run_maintenance, house))
         self.watch_purges()
         self._warm()
 
@@ -170,17 +171,17 @@ class Runtime:
         allowed = self._allowed_places()
         self.tools = Tools(
             blobs, Artifacts(blobs, allowed.roots), queue, load, allowed.roots, allowed.s3,
-            self.settings.limits, self._checks, (secret_key, *accepted),
+            self.settings.limits, self._checks, self.merged_reads, self.far_reads, self.pool, (secret_key, *accepted),
         )  # fmt: skip
 
-    def _allowed_places(self) -> AllowedPlaces:
+    def _allowed_places(self) -> AllowedLocations:
         """Returns the places that this process may use; called once the database is open."""
-        return AllowedPlaces(tuple(self.settings.allow_roots), tuple(self.settings.allow_s3))
+        return AllowedLocations(tuple(self.settings.allow_roots), tuple(self.settings.allow_s3))
 
     def job_queue(self) -> JobQueue:
         """Where jobs are enqueued; only an embedded service that runs none has nobody who would take them."""
         if self.settings.is_embedded and not self.settings.jobs:
-            return NoJobs()
+            return NullQueue()
         return DbosQueue(self.settings.database_url, self.worker_ttl, self.settings.database_job_connections)
 
     def _blobs(self, data: Path) -> BlobStore:
@@ -300,9 +301,9 @@ class Runtime:
             if self.admin_token:
                 datadir.keep_admin_token(data, self.admin_token)
 
-    def keep_house(self, house: House) -> bool:
+    def run_maintenance(self, house: Maintenance) -> bool:
         """Does what is due, unless another replica keeps house just now; whether it did."""
-        with translated(), locks.lock_if_free(self._locks, locks.HOUSE) as free:
+        with translated(), locks.lock_if_free(self._locks, locks.MAINTENANCE) as free:
             if free:
                 house.keep()
             return free

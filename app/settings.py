@@ -18,7 +18,7 @@ from app.domain.s3_uri import S3Uri
 from app.services.access.rate_limits import RateLimits
 from app.services.events.feed import StreamLimits
 from app.services.operations.retention import Retention
-from app.services.unit_of_work import Limits
+from app.services.tools import Limits
 from app.setting_types import Days, Key, Natural, Positive, RateText, Seconds
 
 SQLITE = "sqlite:///"

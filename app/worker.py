@@ -23,7 +23,7 @@ from app.jobs.engine import Engine
 from app.jobs.heartbeat import Presence, introduce
 from app.runtime import Runtime
 from app.services.catalog import allowed_locations
-from app.services.catalog.allowed_locations import AllowedPlaces
+from app.services.catalog.allowed_locations import AllowedLocations
 from app.services.jobs.workers import ACCELERATED, WorkerInfo
 from app.settings import Settings
 
@@ -109,7 +109,7 @@ class WorkerRuntime(Runtime):
         background.every(PLACES_SECONDS, self._stopping, "allowed-places", self._follow_allowed_places)
         self.watch_purges()
 
-    def _allowed_places(self) -> AllowedPlaces:
+    def _allowed_places(self) -> AllowedLocations:
         """Returns the places of the installation, unless this worker was configured with its own.
 
         Raises:
@@ -129,7 +129,7 @@ class WorkerRuntime(Runtime):
             return
         if (allowed.roots, allowed.s3) != (self.tools.allowed_roots, self.tools.allowed_s3):
             allowed_locations.warn_of_absent(allowed)
-            self.tools.library.allow(allowed.roots)
+            self.tools.artifacts.allow(allowed.roots)
             self.tools = dataclasses.replace(self.tools, allowed_roots=allowed.roots, allowed_s3=allowed.s3)
 
     def stop(self) -> None:

@@ -18,7 +18,7 @@ from app.http.telemetry import MetricsOptions, require_watcher
 from app.services.access import tokens
 from app.services.jobs import workers
 from app.services.jobs.workers import WorkerInfo
-from app.services.operations import purges
+from app.services.patches.tombstones import reread_if_purged
 from app.services.ports import ports
 from app.services.ports.merged_files import MergedModel
 from app.services.registry import Registry
@@ -83,9 +83,9 @@ async def read_file(
             workers.require_fresh(uow, expires)
             principal = tokens.holder(uow, token) if token else service
             row = ports.readable(uow, principal, port)
-        return respond_merged(request, conditions, backend, MergedModel(backend.tools.library, row), path, principal)
+        return respond_merged(request, conditions, backend, MergedModel(backend.tools.artifacts, row), path, principal)
 
-    return await run_in_threadpool(purges.again, read)
+    return await run_in_threadpool(reread_if_purged, read)
 
 
 def mount(app: FastAPI, metrics: MetricsOptions) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Turns:
+class KeyedLocks:
     """Lets one thread at a time work on a key; keys that nobody works on cost nothing."""
 
     def __init__(self) -> None:

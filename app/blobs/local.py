@@ -14,7 +14,7 @@ from typing import Any
 
 from app.blobs import layout
 from app.blobs.error_counts import noted
-from app.blobs.keyed_lock import Turns
+from app.blobs.keyed_lock import KeyedLocks
 from app.blobs.store import Entry
 from app.core.fsync import sync
 from app.core.source import DirectorySource, Source
@@ -29,7 +29,7 @@ class LocalBlobs:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._turns = Turns()
+        self._turns = KeyedLocks()
         for folder in ("sha256", "staging"):
             (root / folder).mkdir(parents=True, exist_ok=True)
         self._clock = root / "clock"

@@ -1,4 +1,4 @@
-"""Turns at what no row stands for yet. SQLite needs none: there, one transaction writes at a time."""
+"""Advisory locks, for what has no row to lock yet. SQLite needs none: only one transaction writes at a time."""
 
 import hashlib
 from collections.abc import Iterator
@@ -11,24 +11,24 @@ from sqlalchemy.orm import Session
 BYTES = "portllm:bytes"
 EVENTS = "portllm:events"
 FIRST_TOKEN = "portllm:first-token"  # noqa: S105  a lock's name
-HOUSE = "portllm:house"
+MAINTENANCE = "portllm:house"
 MIGRATIONS = "portllm:migrations"
 
 
 def advisory_lock(session: Session, name: str) -> None:
-    """Waits until no other transaction has this turn, and keeps it until this transaction ends."""
+    """Waits for an exclusive advisory lock, and holds it until this transaction ends."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key_of(name)})
 
 
 def advisory_lock_shared(session: Session, name: str) -> None:
-    """Waits until nobody has this turn alone, and keeps others from having it so until this transaction ends."""
+    """Waits for a shared advisory lock, and holds it until this transaction ends."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": key_of(name)})
 
 
 def try_advisory_lock(session: Session, name: str) -> bool:
-    """Takes a turn until this transaction ends if nobody has it or shares it; does not wait, so that nobody queues behind."""
+    """Takes an exclusive advisory lock until this transaction ends, if it is free; never waits. Returns whether it was free."""
     if session.get_bind().dialect.name != "postgresql":
         return True
     return bool(session.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": key_of(name)}))

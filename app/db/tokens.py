@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Row, String, bindparam, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from app.db.base import Base, Identified, page
+from app.db.base import Base, Identified, now, page
 
 
 class Token(Identified, Base):
@@ -58,3 +58,9 @@ def ends(session: Session, idents: Collection[str]) -> dict[str, dt.datetime | N
     """Returns when each of these tokens expires; omits revoked tokens."""
     query = select(_TOKENS.id, _TOKENS.expires_at).where(_TOKENS.id.in_(idents), _TOKENS.revoked_at.is_(None))
     return {row.id: row.expires_at for row in session.execute(query)}
+
+
+def valid(session: Session, idents: Collection[str]) -> dict[str, dt.datetime | None]:
+    """Returns the valid ones of these tokens, with their expiry times; used to check long-lived responses."""
+    present = now()
+    return {ident: end for ident, end in ends(session, idents).items() if end is None or end > present}

@@ -35,6 +35,11 @@ class Principal:
     def is_admin(self) -> bool:
         return "admin" in self.scopes
 
+    @property
+    def grantee(self) -> str | None:
+        """The owner whose family grants limit what this principal sees; None for an admin, who sees everything."""
+        return None if self.is_admin else self.owner
+
     def can_read(self, owner: str) -> bool:
         """Patches, ports and jobs are private to their owner; an admin reads everything."""
         return self.is_admin or owner == self.owner

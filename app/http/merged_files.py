@@ -11,8 +11,8 @@ from app.domain.principal import Principal
 from app.http.conditional import Span
 from app.http.merged_response import Conditions, Reader, Target, respond
 from app.services.artifacts.file_reads import Content
-from app.services.read_slots import ReadSlot
 from app.services.ports.merged_files import MergedFile, MergedModel
+from app.services.read_slots import ReadSlot
 from app.services.registry import Registry
 
 CACHING = {"Cache-Control": "private, no-transform"}
@@ -46,7 +46,7 @@ def respond_merged(
                 return RedirectResponse(worker_url, 307, headers={"Cache-Control": "no-store"})
             if body := backend.handed_over.read(worker_url, conditions.passed_on(), wanted.length):
                 return Content(lambda _: closing(body))
-        return model.content(backend, path, wanted.start, wanted.stop)
+        return model.content(backend.tools, path, wanted.start, wanted.stop)
 
     return respond(
         request,

@@ -100,7 +100,7 @@ def respond(
     found = content(wanted)
     if isinstance(found, Response):
         return found
-    downloads = backend_of(request).tools.library.downloads
+    downloads = backend_of(request).tools.artifacts.downloads
     download = downloads.open(reader.principal, reader.family_id)
     read = FileRead(found, wanted.start, wanted.stop, download.require)
 

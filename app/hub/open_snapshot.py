@@ -51,6 +51,6 @@ def open_repository(access: Access, owner: str, name: str, revision: str) -> Ope
         if snapshot is not None:
             access.say(**{COMMIT: snapshot.commit})
             return Opened(principal, repository, revision, snapshot)
-        drawn = snapshots.draw(access.backend.tools.library, thing)
+        drawn = snapshots.draw(access.backend.tools.artifacts, thing)
         run_with_retry(access.backend.write, partial(snapshots.keep, drawn=drawn))
     raise DomainError("database.collision")

@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from dbos import DBOS, DBOSConfig, Queue, _sys_db
@@ -31,7 +30,7 @@ from app.jobs.queue import APPLICATION, PORTABLE, PROGRESS, VERSION, WORKFLOW
 from app.services.jobs import jobs
 from app.services.jobs.workers import CPU
 from app.services.registry import Doing
-from app.services.unit_of_work import UnitOfWork
+from app.services.unit_of_work import Begin, UnitOfWork
 
 EXECUTOR = "local"
 # The name of DBOS's polling thread, which Python derives from its function. tests/registry/test_engine_names.py checks this and
@@ -48,7 +47,6 @@ PATIENCE, LONGEST_PAUSE = 600.0, 5.0
 
 log = logging.getLogger("portllm.jobs")
 
-Begin = Callable[[], AbstractContextManager[UnitOfWork]]
 Result = TypeVar("Result")
 
 

@@ -7,16 +7,13 @@ The row would then say "running" for ever: its executor is alive, so no other wo
 import logging
 import threading
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
 
 from app.services.jobs import jobs
-from app.services.unit_of_work import UnitOfWork
+from app.services.unit_of_work import Begin
 
 CHECK_SECONDS = 10.0
 
 log = logging.getLogger("portllm.jobs")
-
-Begin = Callable[[], AbstractContextManager[UnitOfWork]]
 
 
 class LostJobs:

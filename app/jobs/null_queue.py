@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from sqlalchemy.orm import Session
 
 from app.services.jobs.workers import CPU
-from app.services.unit_of_work import JobStatus
+from app.services.tools import JobStatus
 
 
-class NoJobs:
+class NullQueue:
     """A queue that remembers what was enqueued and runs nothing: for processes that only answer."""
 
     def __init__(self) -> None:

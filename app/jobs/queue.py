@@ -15,7 +15,7 @@ from app.domain.errors import DomainError
 from app.jobs.kinds import KINDS
 from app.services.jobs import workers
 from app.services.jobs.workers import CPU
-from app.services.unit_of_work import JobStatus
+from app.services.tools import JobStatus
 
 APPLICATION = "portllm"
 VERSION = "1"

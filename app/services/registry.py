@@ -1,18 +1,16 @@
 """What the surfaces run on, as they see it; the runtime is one."""
 
 from collections.abc import Generator, Mapping
-from concurrent.futures import Executor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from app.services.access.rate_limits import RateLimiter
 from app.services.access.token_exchange import Identities
-from app.services.read_slots import ReadSlots
 from app.services.draining import Draining
 from app.services.jobs.workers import Reader, WorkerInfo
 from app.services.operations.readiness import Readiness
-from app.services.unit_of_work import Tools, UnitOfWork
+from app.services.read_slots import ReadSlots
+from app.services.unit_of_work import UnitsOfWork
 
 
 class FilesOfWorkers(Protocol):
@@ -31,7 +29,7 @@ class Doing:
     progress: dict[str, Any]
 
 
-class Registry(Protocol):
+class Registry(UnitsOfWork, Protocol):
     """Units of work, tools, and semaphores for heavy reads.
 
     Attributes:
@@ -39,8 +37,6 @@ class Registry(Protocol):
         far_reads: semaphore for reads of large files in an object store that are served unchanged.
     """
 
-    tools: Tools
-    pool: Executor
     worker_ttl: float
     readiness: Readiness
     draining: Draining
@@ -59,22 +55,3 @@ class Registry(Protocol):
 
     def readers(self) -> list[Reader]:
         """Live workers that read merged files."""
-
-    def read(self) -> AbstractContextManager[UnitOfWork]:
-        """A unit of work that only reads."""
-
-    def write(self) -> AbstractContextManager[UnitOfWork]:
-        """A unit of work that may write; commits at its end."""
-
-    def exclusive(self, name: str, what: str) -> AbstractContextManager[None]:
-        """Holds a named lock across all replicas, for work that spans several transactions.
-
-        It never blocks, because a waiting request would occupy a thread that other requests need.
-
-        Args:
-            name: the name of the lock.
-            what: the subject of the work, for the error message; it begins a sentence.
-
-        Raises:
-            DomainError: request.under_way, when the lock is already held.
-        """

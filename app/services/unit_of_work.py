@@ -1,18 +1,14 @@
 """The unit of work: one transaction, and what a use case may touch within it. Holds the only commit."""
 
-import datetime as dt
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import exc, inspect
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.blobs.store import BlobStore
-from app.core.arithmetic import Arithmetic
 from app.db import events
 from app.db.base import now
 from app.db.errors import CollisionError, translated
@@ -20,106 +16,13 @@ from app.db.events import Event
 from app.db.locks import BYTES, advisory_lock_shared
 from app.domain.errors import DomainError
 from app.domain.principal import INSTALLATION, Principal
-from app.domain.quotas import Quota
-from app.services.artifacts.artifacts import Artifacts
-from app.services.read_slots import ReadSlots
+from app.services.tools import Tools
 
 ATTEMPTS = 3
 
 log = logging.getLogger("portllm.uow")
 
 Value = TypeVar("Value")
-
-
-@dataclass(frozen=True)
-class JobStatus:
-    """A job as the engine knows it; times in milliseconds since 1970.
-
-    Attributes:
-        progress: see `app.jobs.child`; only while it runs.
-        class_name: the class of workers that runs it, if known.
-        attempt: how many times it was started.
-        waiting_for: the class of workers that it waits for, if no live worker takes jobs of that class.
-    """
-
-    id: str
-    state: str
-    created_ms: int | None
-    updated_ms: int | None
-    progress: dict[str, Any] | None
-    problem: dict[str, Any] | None
-    class_name: str | None = None
-    attempt: int = 0
-    waiting_for: str | None = None
-
-
-class JobQueue(Protocol):
-    """What services ask of the job engine."""
-
-    def enqueue(self, session: Session, job: str, kind: str, subject: str) -> None:
-        """Writes the intent to run a job inside the session's transaction; the same id twice is one job."""
-
-    def cancel(self, session: Session, job: str) -> bool:
-        """Cancels a job inside the session's transaction; returns False if the job neither waits nor runs.
-
-        A worker that runs it ends the job's process within seconds of the commit, and cannot record a result after it.
-        """
-
-    def status(self, job: str) -> JobStatus | None:
-        """The state of one job."""
-
-    def statuses(self, jobs: Sequence[str]) -> dict[str, JobStatus]:
-        """Returns the states of those jobs that are known, by id, in one query."""
-
-    def live(self, session: Session) -> set[str]:
-        """Returns the ids of all jobs that wait or run, as the session's transaction sees them."""
-
-    def waiting(self, session: Session, owner: str) -> int:
-        """Returns how many jobs of an owner wait."""
-
-    def served(self, session: Session) -> set[str]:
-        """Returns the classes that have a live worker."""
-
-    def finished_before(self, session: Session, moment: dt.datetime, limit: int) -> Sequence[str]:
-        """Returns the ids of at most `limit` jobs that ended before a moment, the oldest first."""
-
-    def delete(self, jobs: Sequence[str]) -> None:
-        """Deletes everything that is recorded about jobs; must not be called inside a transaction that writes."""
-
-    def page(
-        self, session: Session, owner: str | None, kind: str | None, state: str | None, after: str | None, limit: int
-    ) -> list[JobStatus]:
-        """One page of jobs after the one with id `after`, newest first, one more than `limit`."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one request may ask for, in bytes and counts, and how much each owner may have for which nothing else was set."""
-
-    patch_bytes: int
-    patch_files: int
-    page: int
-    quota: Quota = field(default_factory=Quota)
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What use cases need beside the database; built once by the runtime.
-
-    Attributes:
-        checks: semaphore for verifying drafts and assessing ports.
-        secret_keys: the first signs what we hand out and encrypts what we keep; all are believed, and decrypt.
-    """
-
-    blobs: BlobStore
-    library: Artifacts
-    jobs: JobQueue
-    arithmetic: Callable[[], Arithmetic]
-    allowed_roots: tuple[Path, ...]
-    allowed_s3: tuple[str, ...]
-    limits: Limits
-    checks: ReadSlots
-    secret_keys: tuple[bytes, ...] = field(repr=False)
 
 
 @dataclass
@@ -152,7 +55,7 @@ class UnitOfWork:
         except exc.InvalidRequestError:
             raise CollisionError from None
 
-    def names_bytes(self) -> None:
+    def hold_gc(self) -> None:
         """Called before bytes are looked at that this transaction will name: none are swept until it ends."""
         advisory_lock_shared(self.session, BYTES)
 
@@ -207,6 +110,35 @@ def unit_of_work(sessions: sessionmaker[Session], tools: Tools) -> Iterator[Unit
         uow.write_events()
         session.commit()
     uow.committed()
+
+
+# Opens a unit of work.
+Begin = Callable[[], AbstractContextManager[UnitOfWork]]
+
+
+class UnitsOfWork(Protocol):
+    """A running registry, as use cases see it that need more than one transaction; the runtime is one."""
+
+    tools: Tools
+
+    def read(self) -> AbstractContextManager[UnitOfWork]:
+        """Opens a read-only unit of work."""
+
+    def write(self) -> AbstractContextManager[UnitOfWork]:
+        """Opens a unit of work that may write, and commits it at the end."""
+
+    def exclusive(self, name: str, what: str) -> AbstractContextManager[None]:
+        """Holds a named lock across all replicas, for work that spans several transactions.
+
+        It never blocks, because a waiting request would occupy a thread that other requests need.
+
+        Args:
+            name: the name of the lock.
+            what: the subject of the work, for the error message; it begins a sentence.
+
+        Raises:
+            DomainError: request.under_way, when the lock is already held.
+        """
 
 
 def run_with_retry(begin: Callable[[], AbstractContextManager[UnitOfWork]], work: Callable[[UnitOfWork], Value]) -> Value:

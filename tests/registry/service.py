@@ -1,6 +1,6 @@
 """A running registry for tests: the real application on a data directory of its own, and callers with tokens.
 
-Jobs: DBOS is a singleton and stays off in this process, so `Settings.jobs` is False and the queue (`jobs.none.NoJobs`) only
+Jobs: DBOS is a singleton and stays off in this process, so `Settings.jobs` is False and the queue (`jobs.none.NullQueue`) only
 remembers what was enqueued. `run_jobs` then does what the engine does, order, work, record or reject, with two real parts
 of DBOS: its own schema, made by its own migrations in our database, and a PENDING row in it for the job. So the
 question `still_ours` is asked of the real table, and a DBOS upgrade that renames a column fails here.
@@ -28,7 +28,7 @@ from app.db.jobs import Claim
 from app.domain.errors import DomainError
 from app.jobs.engine import EXECUTOR
 from app.jobs.kinds import KINDS
-from app.jobs.null_queue import NoJobs
+from app.jobs.null_queue import NullQueue
 from app.jobs.tasks import tasks
 from app.main import create_app
 from app.runtime import Runtime
@@ -115,7 +115,7 @@ class Service:
         bounds = {"rate_limit_failures": "", "warm": False, **settings}
         self.settings = Settings(jobs=False, data=self.data, allow_roots=[models, self.place], **bounds)
         self.app = create_app(self.settings)
-        self.app.state.backend.job_queue = NoJobs  # also on PostgreSQL: this class does what workers would
+        self.app.state.backend.job_queue = NullQueue  # also on PostgreSQL: this class does what workers would
         self.client = TestClient(self.app, raise_server_exceptions=False)
         self.admin = Caller(self.client, None)
 

@@ -74,7 +74,7 @@ def test_withdrawn_grant_ends_downloads(private: tuple[Service, str, list[str]])
     with ExitStack() as stack:
         ended = [stack.enter_context(begun(url, path, acme.token)) for path in paths]
         kept = stack.enter_context(begun(url, paths[1], service.admin.token))
-        beside = service.runtime.tools.library.downloads.open(
+        beside = service.runtime.tools.artifacts.downloads.open(
             principal_of(acme), family
         )  # ends with the others, in the same check
         assert service.admin("DELETE", "/families/secret/grants/acme").status_code == 200
@@ -91,7 +91,7 @@ def test_revoked_token_ends_downloads(private: tuple[Service, str, list[str]], c
     with ExitStack() as stack:
         ended = [stack.enter_context(begun(url, path, acme.token)) for path in paths]
         kept = stack.enter_context(begun(url, paths[1], other.token))
-        beside = service.runtime.tools.library.downloads.open(principal_of(acme), None)
+        beside = service.runtime.tools.artifacts.downloads.open(principal_of(acme), None)
         assert service.admin("DELETE", f"/tokens/{principal_of(acme).token}").status_code == 200
         until(lambda: beside.has_ended)
         assert [is_whole() for is_whole in ended] == [False, False, False]

@@ -36,7 +36,7 @@ HOUR = 3600.0
 def look(service: Service, quick: bool = True) -> Report:
     """What a check finds that opened the registry anew, as the command line does."""
     tools, report = service.runtime.tools, Report()
-    opened = SimpleNamespace(tools=dataclasses.replace(tools, library=Artifacts(tools.blobs)), read=service.runtime.read)
+    opened = SimpleNamespace(tools=dataclasses.replace(tools, artifacts=Artifacts(tools.blobs)), read=service.runtime.read)
     for found in check.check(opened, quick, lambda _what, _done, _total: None):
         report.add(found)
     assert report.counts.keys() <= REMEDIES.keys()

@@ -22,7 +22,7 @@ from app.services.jobs import jobs
 from app.services.operations import garbage_collection
 from app.services.operations.fsck.check import check
 from app.services.operations.fsck.troubles import Found
-from app.services.operations.maintenance import House, sweep_all
+from app.services.operations.maintenance import Maintenance, sweep_all
 from app.services.ports import materialisations
 from app.settings import Settings
 from tests.registry.conftest import Models
@@ -178,7 +178,7 @@ def replicas(url: str, place: Path, count: int) -> Iterator[list[Runtime]]:
             replica.stop()
 
 
-class Slow(House):
+class Slow(Maintenance):
     """A house that takes as long as it is told."""
 
     def __init__(self, replica: Runtime) -> None:
@@ -197,13 +197,13 @@ def test_one_replica_keeps_house(migrated: Callable[[], str], tmp_path: Path, mo
     with replicas(migrated(), tmp_path, 2) as (one, two):
         first, second = Slow(one), Slow(two)
         second.may_end.set()
-        thread = threading.Thread(target=one.keep_house, args=(first,))
+        thread = threading.Thread(target=one.run_maintenance, args=(first,))
         thread.start()
         assert first.begun.wait(30)
-        assert not two.keep_house(second)
+        assert not two.run_maintenance(second)
         first.may_end.set()
         thread.join(30)
-        assert two.keep_house(second)
+        assert two.run_maintenance(second)
         assert (first.times, second.times) == (1, 1)
 
 
@@ -211,16 +211,16 @@ def test_naming_and_removing_exclude_each_other(migrated: Callable[[], str], tmp
     """While a replica names bytes another removes none and does not wait; while it removes some, others wait to name theirs."""
     with replicas(migrated(), tmp_path, 2) as (one, two):
         with one.write() as naming:
-            naming.names_bytes()
+            naming.hold_gc()
             with two.write() as also:
-                also.names_bytes()
+                also.hold_gc()
             with two.write() as removing:
                 assert garbage_collection.remove(removing, []) is None
         order: list[str] = []
 
         def name() -> None:
             with two.write() as uow:
-                uow.names_bytes()
+                uow.hold_gc()
                 order.append("named")
 
         thread = threading.Thread(target=name)

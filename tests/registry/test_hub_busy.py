@@ -41,7 +41,7 @@ def test_storage_that_hangs(place: tuple[Service, Hub], monkeypatch: pytest.Monk
     """HEAD answers 503 with Retry-After in time for its client; the metadata does not ask the storage, and goes on."""
     service, hub = place
     sha, shard, let_go = hub.sha("acme/tone.merged"), shard_of(hub), threading.Event()
-    library = service.runtime.tools.library
+    library = service.runtime.tools.artifacts
     looks = []
     monkeypatch.setattr(library, "_touch_release", lambda _: (looks.append(1), let_go.wait(20)))
     monkeypatch.setattr(storage_probes, "LIMIT_SECONDS", 0.3)

@@ -152,7 +152,7 @@ def test_purged_version_gets_no_commit_by_the_catch_up(begun: Service, acme: Cal
     multiply(begun, 3)
     with begun.runtime.read() as uow:
         subjects = [("patch", row.id) for row in uow.session.query(PatchVersion).order_by(PatchVersion.number)]
-    library = begun.runtime.tools.library
+    library = begun.runtime.tools.artifacts
     opened = library.open_file
 
     def purging(*arguments: Any) -> Any:

@@ -124,9 +124,9 @@ def test_equal_checks_at_the_same_time_are_made_once(service: Service) -> None:
 def test_a_check_of_a_purged_version_is_forgotten(service: Service) -> None:
     acme, operator = service.caller("acme"), service.caller("acme", "read", "publish", "operate")
     check(acme, "wide")
-    version = service.runtime.tools.library.held()
+    version = service.runtime.tools.artifacts.held()
     assert operator.post("/patches/acme/tone/versions/1/purge", {"reason": "erasure"}).status_code in (200, 202)
-    assert version - service.runtime.tools.library.held()
+    assert version - service.runtime.tools.artifacts.held()
     refused(acme.post("/ports/check", {"patch": "acme/tone", "release": "wide", "version": 1}), 410, "version.purged")
 
 

@@ -69,7 +69,7 @@ def test_a_release_is_pulled(service: Service, hub: FakeHub, models: Models) -> 
     local = service.release("llama", unique("local"), models.v1)
     assert release["manifest"] == local["manifest"]
     with service.runtime.read() as uow:
-        files = service.runtime.tools.library.read_manifest(release["manifest"]).file_digests
+        files = service.runtime.tools.artifacts.read_manifest(release["manifest"]).file_digests
         assert files == {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in models.v1.iterdir()}
         assert [u for u, _ in uow.tools.blobs.uploads() if u.startswith("pull-")] == []
     assert service.rows("SELECT count(*) FROM pulls") == [(0,)]

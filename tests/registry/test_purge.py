@@ -13,7 +13,7 @@ import pytest
 from app.domain.principal import ROLES
 from app.jobs.tasks import tasks
 from app.services.operations import erasure
-from app.services.operations.maintenance import House
+from app.services.operations.maintenance import Maintenance
 from tests.registry.purging import WHY, Place, place
 from tests.registry.service import refused, unique
 from tests.registry.uploading import append, with_card
@@ -151,11 +151,11 @@ def test_a_copy_that_cannot_be_reached(place: Place, monkeypatch: pytest.MonkeyP
     assert all(blob["removed"] for blob in report["blobs"])
     assert place.operator.get(f"/patches/{patch}/versions/1/erasure").json()["state"] == "pending"
     refused(place.operator.get(f"/ports/{port}/files"), 410, "version.purged")
-    house = House(runtime.read, runtime.write, runtime)
+    house = Maintenance(runtime.read, runtime.write, runtime)
     house.keep()
     assert place.objects(target)
     monkeypatch.setattr(runtime, "tools", tools)
-    House(runtime.read, runtime.write, runtime).keep()
+    Maintenance(runtime.read, runtime.write, runtime).keep()
     assert place.objects(target) == {}
     row = place.operator.get(f"/patches/{patch}/versions/1").json()
     assert (row["erasure"]["state"], row["erasure"]["copies"][0]["removed"]) == ("done", True)
@@ -248,7 +248,7 @@ def test_bytes_that_come_back(place: Place) -> None:
     row = place.operator.get(f"/patches/{patch}/versions/1").json()
     place.service.execute(past, moment=erasure.dt.datetime(2026, 1, 1, tzinfo=erasure.dt.UTC), digest=row["digest"])
     assert "purge.pending" in {trouble.code for trouble in place.troubles()}
-    House(place.service.runtime.read, place.service.runtime.write, place.service.runtime).keep()
+    Maintenance(place.service.runtime.read, place.service.runtime.write, place.service.runtime).keep()
     assert "purge.pending" not in {trouble.code for trouble in place.troubles()}
 
 

@@ -132,7 +132,7 @@ def test_another_replica_lets_go(replicas: tuple[Place, Service]) -> None:
     place, second = replicas
     patch = place.published()
     port = second.admin.port(patch, "v2")["id"]
-    library = second.runtime.tools.library
+    library = second.runtime.tools.artifacts
     with second.runtime.read() as uow:
         row = ports.readable(uow, ADMIN, port)
     recipe, arithmetic = Recipe.from_dict(row.recipe), second.runtime.tools.arithmetic()

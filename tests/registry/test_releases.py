@@ -66,7 +66,7 @@ def test_manifest_names_every_file_and_tensor(world: World) -> None:
     """sha256 of each file and of each tensor's bytes, as they can be computed from the directory."""
     with world.service.runtime.read() as uow:
         row = releases.get(uow, Principal("admin", frozenset({"admin"}), "test"), "llama", "v1")
-        manifest = uow.tools.library.manifest(row)
+        manifest = uow.tools.artifacts.manifest(row)
     for path, digest in manifest.file_digests.items():
         assert digest == hashlib.sha256((world.models.v1 / path).read_bytes()).hexdigest()
     for shard, header in manifest.checkpoint.shards.items():

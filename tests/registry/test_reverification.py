@@ -12,7 +12,7 @@ import pytest
 
 from app.core.source import stat_of
 from app.services.catalog import reverification
-from app.services.operations.maintenance import House
+from app.services.operations.maintenance import Maintenance
 from tests.live.service import invoke
 from tests.registry.conftest import Models
 from tests.registry.service import Service, refused
@@ -170,7 +170,7 @@ def test_housekeeping_samples_each_hour(service: Service, monkeypatch: pytest.Mo
     """Not at its start; then within what the setting says."""
     as_registered_before(service)
     change_unseen(service.place / "v1" / WEIGHTS)
-    house = House(service.runtime.read, service.runtime.write, sampled_bytes=service.settings.verify_bytes_per_hour)
+    house = Maintenance(service.runtime.read, service.runtime.write, sampled_bytes=service.settings.verify_bytes_per_hour)
     house.keep()
     assert "release.damaged" not in kinds(service)
     clock = time.monotonic

@@ -92,7 +92,7 @@ def watched(runtime: Runtime) -> Iterator[WatchedBlobs]:
         in_use = ConnectionsInUse(uow.session.get_bind().engine.pool)
     tools = runtime.tools
     blobs = WatchedBlobs(tools.blobs, in_use)
-    runtime.tools = replace(tools, blobs=blobs, library=Artifacts(blobs))
+    runtime.tools = replace(tools, blobs=blobs, artifacts=Artifacts(blobs))
     try:
         yield blobs
     finally:

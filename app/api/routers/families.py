@@ -9,11 +9,14 @@ from fastapi.concurrency import run_in_threadpool
 from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.families import FamilyIn, FamilyOut, GrantsOut, ReleaseIn, ReleaseOut
+from app.db.families import Family
+from app.domain.principal import Principal
 from app.domain.states import ReleaseState
 from app.domain.upstreams import is_reference
 from app.http.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
 from app.http.long_work import look_up
 from app.http.single_hop import at_once
+from app.services.access import grants
 from app.services.catalog import families, release_sources, releases
 from app.services.unit_of_work import UnitOfWork
 
@@ -50,21 +53,27 @@ def get_family(family: str, uow: ReadUnit, principal: PrincipalDep) -> FamilyOut
 @at_once
 def list_grants(family: str, uow: ReadUnit, principal: PrincipalDep) -> GrantsOut:
     """Who may see a family, besides admins. Needs scope admin."""
-    return GrantsOut(family=family, readers=[row.owner for row in families.grants(uow, principal, family)])
+    return GrantsOut(
+        family=family, readers=[row.owner for row in grants.of_family(uow, principal, families.get(uow, principal, family))]
+    )
 
 
 @router.put("/families/{family}/grants/{reader}")
 def grant_family(family: str, reader: str, uow: WriteUnit, principal: PrincipalDep) -> GrantsOut:
     """Let an owner, or everybody (`*`), see a family and use its releases. Needs scope admin."""
-    families.grant(uow, principal, family, reader)
-    return GrantsOut(family=family, readers=[row.owner for row in families.grants(uow, principal, family)])
+    grants.grant(uow, principal, families.get(uow, principal, family), reader)
+    return GrantsOut(
+        family=family, readers=[row.owner for row in grants.of_family(uow, principal, families.get(uow, principal, family))]
+    )
 
 
 @router.delete("/families/{family}/grants/{reader}")
 def withdraw_family(family: str, reader: str, uow: WriteUnit, principal: PrincipalDep) -> GrantsOut:
     """Take a grant back, at once. Needs scope admin."""
-    families.withdraw(uow, principal, family, reader)
-    return GrantsOut(family=family, readers=[row.owner for row in families.grants(uow, principal, family)])
+    grants.withdraw(uow, principal, families.get(uow, principal, family), reader)
+    return GrantsOut(
+        family=family, readers=[row.owner for row in grants.of_family(uow, principal, families.get(uow, principal, family))]
+    )
 
 
 @router.post("/families/{family}/releases", status_code=202, response_model=ReleaseOut)
@@ -129,3 +138,7 @@ def yank_release(
 ) -> ReleaseOut:
     """Hide a release from selection; reads that are pinned to it go on. Needs scope admin."""
     return ReleaseOut.of(releases.yank(uow, principal, family, release, body.reason, expected))
+
+
+def _grants(uow: UnitOfWork, principal: Principal, family: Family) -> GrantsOut:
+    return GrantsOut(family=family.name, readers=[row.owner for row in grants.of_family(uow, principal, family)])

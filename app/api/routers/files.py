@@ -13,7 +13,7 @@ from app.http.merged_files import respond_merged
 from app.http.merged_response import BINARY, ConditionsDep
 from app.http.single_hop import AccessDep, at_once
 from app.services.jobs import workers
-from app.services.operations import purges
+from app.services.patches.tombstones import reread_if_purged
 from app.services.ports import ports
 from app.services.ports.merged_files import MergedFile, MergedModel
 
@@ -38,9 +38,9 @@ def list_files(port: str, access: AccessDep) -> MergedFilesOut:
     def read() -> tuple[Port, list[MergedFile]]:
         with access.read() as (uow, principal):
             row = ports.readable(uow, principal, port)
-        return row, MergedModel(access.backend.tools.library, row).files()
+        return row, MergedModel(access.backend.tools.artifacts, row).files()
 
-    row, files = purges.again(read)
+    row, files = reread_if_purged(read)
     return MergedFilesOut(
         port=row.id, fingerprint=row.fingerprint, total_bytes=sum(f.size for f in files),
         files=[MergedFileOut(path=f.path, size=f.size, etag=f.etag, sha256=f.sha256, computed=f.computed) for f in files],
@@ -64,7 +64,7 @@ async def read_file(
             row = ports.readable(uow, principal, port)
             reader = workers.choose(readers, row.fingerprint)
             url = workers.signed_url(uow, reader, row.id, path, principal.token) if reader else None
-        model = MergedModel(backend.tools.library, row)
+        model = MergedModel(backend.tools.artifacts, row)
         return respond_merged(request, conditions, backend, model, path, principal, worker_url=url, redirect=redirect)
 
-    return await run_in_threadpool(purges.again, read)
+    return await run_in_threadpool(reread_if_purged, read)

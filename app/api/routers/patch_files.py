@@ -14,9 +14,9 @@ from app.http.merged_response import BINARY, FOREIGN, Conditions, ConditionsDep,
 from app.http.single_hop import AccessDep
 from app.services.artifacts.file_reads import Content
 from app.services.artifacts.stored_files import patch_content
-from app.services.operations import purges
 from app.services.patches import versions
-from app.services.unit_of_work import Tools
+from app.services.patches.tombstones import reread_if_purged
+from app.services.tools import Tools
 
 router = api_router(tags=["patches"])
 
@@ -48,7 +48,7 @@ async def read_patch_file(
             version = versions.get(uow, principal, owner, patch, number)
         return _answer(access.backend.tools, version, path, request, conditions, Reader(principal), redirect)
 
-    return await run_in_threadpool(purges.again, read)
+    return await run_in_threadpool(reread_if_purged, read)
 
 
 def _answer(
@@ -61,6 +61,6 @@ def _answer(
         if redirect and direct is not None:
             to = {**headers, "ETag": f'"{digest}"'} | FOREIGN
             return RedirectResponse(direct.url(digest, path.rpartition("/")[2]), 307, to)
-        return patch_content(tools.library, version, path, digest, wanted.stop)
+        return patch_content(tools.artifacts, version, path, digest, wanted.stop)
 
     return respond(request, conditions, Target(path, size, digest, headers), content, reader)

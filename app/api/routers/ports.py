@@ -12,7 +12,7 @@ from app.http.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, R
 from app.http.single_hop import AccessDep, at_once
 from app.services.hubview import hub_commits
 from app.services.hubview.hub_commits import Subject
-from app.services.operations import purges
+from app.services.patches.tombstones import reread_if_purged
 from app.services.ports import port_digests, ports
 from app.services.ports.ports import Verdict
 from app.services.unit_of_work import UnitOfWork, run_with_retry
@@ -30,7 +30,7 @@ def check_port(body: PortIn, access: AccessDep) -> VerdictOut:
             case = ports.find(uow, principal, body.wish())
         return ports.assess(access.backend.tools, case, body.force)
 
-    verdict = purges.again(assess)
+    verdict = reread_if_purged(assess)
     if verdict.lineage:
         run_with_retry(access.backend.write, lambda uow: ports.remember_lineage(uow, verdict))
     return VerdictOut.of(verdict)
@@ -51,7 +51,7 @@ def create_port(body: PortIn, backend: BackendDep, once: OnceDep, principal: Pri
             case = ports.find(uow, principal, wish)
         return ports.assess(backend.tools, case, wish.force)
 
-    verdict = purges.again(assess)
+    verdict = reread_if_purged(assess)
     made = list[Subject]()
 
     def make(uow: UnitOfWork) -> tuple[int, PortOut, str]:

@@ -7,7 +7,7 @@ from app.api.schemas.serving import ServingOut
 from app.domain.errors import DomainError
 from app.http.single_hop import AccessDep, at_once
 from app.services.hubview import snapshots
-from app.services.operations import purges
+from app.services.patches.tombstones import reread_if_purged
 from app.services.serving import serving_facts
 from app.services.serving.serving_facts import Serving
 from app.services.unit_of_work import run_with_retry
@@ -28,10 +28,10 @@ def get_serving(port: str, access: AccessDep) -> ServingOut:
     def read() -> Serving:
         with access.read() as (uow, principal):
             found = serving_facts.find(uow, principal, port)
-        return serving_facts.describe(access.backend.tools.library, found)
+        return serving_facts.describe(access.backend.tools.artifacts, found)
 
     for _ in range(ATTEMPTS):
-        found = purges.again(read)
+        found = reread_if_purged(read)
         if not found.to_write:
             return ServingOut.of(found)
         for drawn in found.to_write:

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from app.api.schemas.base import JobProblem, Out, Time
 from app.services.jobs.workers import WorkerStatus
-from app.services.unit_of_work import JobStatus
+from app.services.tools import JobStatus
 
 
 class ProgressOut(Out):

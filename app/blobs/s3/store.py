@@ -138,7 +138,7 @@ class S3Blobs:
         yield from newest.items()
 
     def delete(self, digest: str, older_than: float = float("-inf")) -> bool:
-        """The store cannot look and remove at once: who may write the same bytes must be kept away (`UnitOfWork.names_bytes`)."""
+        """The store cannot look and remove at once: who may write the same bytes must be kept away (`UnitOfWork.hold_gc`)."""
         with translated():
             held = self._unless(404, self._client.head_object, Bucket=self._bucket, Key=self._blob(digest))
         if held is None or (clock_of(held) - held["LastModified"]).total_seconds() <= older_than:

@@ -27,7 +27,7 @@ from app.hub.schemas import FilesIn, address, left_out, parsed, warning
 from app.services.hubview import base_pushes, push_publishing, pushes
 from app.services.hubview import preupload as offers
 from app.services.hubview.pushes import Added, Change, Deleted
-from app.services.operations import purges
+from app.services.patches.tombstones import reread_if_purged
 from app.services.registry import Registry
 from app.services.unit_of_work import run_with_retry
 from app.services.uploads import reservations
@@ -56,7 +56,7 @@ async def preupload(
         with backend.read() as uow:
             return offers.offer(uow, principal, repository, revision, announced), offers.has_draft(uow, repository)
 
-    found, is_begun = await run_in_threadpool(purges.again, look)
+    found, is_begun = await run_in_threadpool(reread_if_purged, look)
     shown = [{"path": o.path, "uploadMode": o.mode, "shouldIgnore": o.ignored, "oid": o.oid} for o in found]
     dropped = [offer.path for offer in found if offer.ignored]
     if repository.kind == "patch" and (dropped or is_begun):

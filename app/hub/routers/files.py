@@ -14,13 +14,13 @@ from app.hub.open_snapshot import COMMIT, Opened, open_repository
 from app.hub.read_queue import read_in_turn
 from app.hub.routing import hub_router
 from app.services.artifacts.file_reads import Content
-from app.services.read_slots import ReadSlot
 from app.services.artifacts.stored_files import patch_content, release_content, text_content
 from app.services.hubview.repositories import Adapter, Base, Merged, Nothing, Thing
 from app.services.hubview.snapshots import SHA256_DIGITS, Entry
 from app.services.jobs import workers
-from app.services.operations import purges
+from app.services.patches.tombstones import reread_if_purged
 from app.services.ports.merged_files import MergedModel
+from app.services.read_slots import ReadSlot
 
 router = hub_router()
 
@@ -42,7 +42,7 @@ async def read_file(
             found = open_repository(access, owner, name, revision)
             return _answer(_Asked(access, request, conditions, place), found, found.entry(path))
 
-        return purges.again(once)
+        return reread_if_purged(once)
 
     return await read_in_turn(read)
 
@@ -78,7 +78,7 @@ def _is_computed(found: Opened, entry: Entry) -> bool:
 def _stored(asked: _Asked, found: Opened, entry: Entry) -> Response:
     """Answers with a generated text, or a stored file of the release or the version."""
     backend, thing, text = asked.access.backend, found.snapshot.thing, entry.text
-    library, reader = backend.tools.library, Reader(found.principal, _family_of(thing))
+    library, reader = backend.tools.artifacts, Reader(found.principal, _family_of(thing))
     if text is not None:
         return _respond(asked, reader, entry, lambda wanted: text_content(text, wanted.stop))
     if isinstance(thing, Adapter):
@@ -92,7 +92,7 @@ def _stored(asked: _Asked, found: Opened, entry: Entry) -> Response:
         library.require_readable(release)
     owner = found.principal.owner
     return _respond(
-        asked, reader, entry, lambda wanted: release_content(backend, release, entry.path, wanted.start, wanted.stop, owner)
+        asked, reader, entry, lambda wanted: release_content(backend.tools, release, entry.path, wanted.start, wanted.stop, owner)
     )  # fmt: skip
 
 
@@ -115,10 +115,10 @@ def _merged(asked: _Asked, found: Opened, entry: Entry) -> Response:
     assert isinstance(thing, Merged)  # noqa: S101  only merged models have computed files
     backend, port = asked.access.backend, thing.port
     if asked.request.method == "HEAD":
-        backend.tools.library.require_readable(port.release, port.version)
+        backend.tools.artifacts.require_readable(port.release, port.version)
     url = None
     if reader := workers.choose(backend.readers(), port.fingerprint):
         with backend.read() as uow:
             url = workers.signed_url(uow, reader, port.id, entry.path, found.principal.token)
-    model = MergedModel(backend.tools.library, port)
+    model = MergedModel(backend.tools.artifacts, port)
     return respond_merged(asked.request, asked.conditions, backend, model, entry.path, found.principal, asked.place, url)

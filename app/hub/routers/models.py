@@ -16,7 +16,7 @@ from app.hub.routing import hub_router
 from app.services.hubview import hub_commits, listing, refs, repositories, snapshots
 from app.services.hubview.hub_commits import Subject
 from app.services.hubview.listing import Wanted
-from app.services.operations import purges
+from app.services.patches.tombstones import reread_if_purged
 
 router = hub_router()
 
@@ -113,7 +113,7 @@ def _info(access: Access, owner: str, name: str, revision: str, blobs: bool, exp
     def read() -> JSONResponse:
         return JSONResponse(_shape(open_repository(access, owner, name, revision), blobs, expand))
 
-    return purges.again(read)
+    return reread_if_purged(read)
 
 
 def _shape(found: Opened, blobs: bool, expand: Sequence[str] | None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from app.hub.paging import PageDep
 from app.hub.routing import hub_router
 from app.services.hubview import refs
 from app.services.hubview.snapshots import Entry, Snapshot
-from app.services.operations import purges
+from app.services.patches.tombstones import reread_if_purged
 
 router = hub_router()
 
@@ -48,7 +48,7 @@ def list_tree(
         more = start + page.limit < len(every)
         return JSONResponse(shown, headers=page.link(request, chosen[-1] if more else None))
 
-    return purges.again(read)
+    return reread_if_purged(read)
 
 
 async def get_form(request: Request) -> dict[str, list[str]]:
@@ -79,7 +79,7 @@ def get_paths(
         index = PathIndex(found.snapshot.files)
         return JSONResponse([shape for path in paths if (shape := _at(found.snapshot, index, path, last))])
 
-    return purges.again(read)
+    return reread_if_purged(read)
 
 
 def _at(snapshot: Snapshot, index: PathIndex, path: str, last: Mapping[str, Any] | None) -> dict[str, Any] | None:

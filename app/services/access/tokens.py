@@ -3,7 +3,7 @@
 import datetime as dt
 import hashlib
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from app.db import tokens as rows
@@ -47,13 +47,6 @@ def authenticate(uow: UnitOfWork, secret: str, address: str | None = None, reque
     return Principal(token.owner, frozenset(token.scopes), token.id, address, request)
 
 
-def valid(uow: UnitOfWork, idents: Collection[str]) -> dict[str, dt.datetime | None]:
-    """Returns the valid ones of these tokens, with their expiry times; used to check long-lived responses."""
-    present = now()
-    found = rows.ends(uow.session, idents)
-    return {ident: end for ident, end in found.items() if end is None or end > present}
-
-
 def holder(uow: UnitOfWork, ident: str) -> Principal:
     """Returns the principal of the token with this id.
 
@@ -68,7 +61,7 @@ def holder(uow: UnitOfWork, ident: str) -> Principal:
 
 def is_good(uow: UnitOfWork, principal: Principal) -> bool:
     """Returns whether the principal's token is still valid."""
-    return bool(valid(uow, [principal.token]))
+    return bool(rows.valid(uow.session, [principal.token]))
 
 
 def own(uow: UnitOfWork, principal: Principal) -> Token:

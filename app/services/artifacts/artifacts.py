@@ -1,11 +1,10 @@
 """Opens what rows only name: manifests, releases, patches, merged models."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from app.blobs.locations import is_far, open_place
 from app.blobs.lru import Recent
@@ -13,9 +12,8 @@ from app.blobs.store import BlobStore
 from app.core.adapter import WEIGHTS_FILE
 from app.core.arithmetic import Arithmetic
 from app.core.deltas import resolve
-from app.core.findings import Finding
 from app.core.manifest import Manifest
-from app.core.patch import Patch, read_patch
+from app.core.patch import read_patch
 from app.core.plan import MergePlan, make_plan
 from app.core.readahead import ReadAhead
 from app.core.recipe import Recipe, fingerprint
@@ -25,45 +23,15 @@ from app.db.patches import PatchVersion
 from app.db.releases import Release
 from app.domain.errors import DomainError
 from app.domain.s3_uri import S3, S3Uri
-from app.services.artifacts.downloads import Downloads
 from app.services.artifacts.open_sources import Openings
 from app.services.artifacts.storage_probes import Probes
+from app.services.downloads import Downloads
+from app.services.tools import Assessment, OpenPatch, Planned
 
 MANIFEST = "manifest"
 MANIFESTS = 32
 PLANS = 64
 ASSESSMENTS = 1024
-
-
-@dataclass(frozen=True)
-class Assessment:
-    """Whether a patch version can be carried to a release, independent of the request; see `app.services.ports.assessments`.
-
-    Attributes:
-        findings: the reasons for and against.
-        fidelity: the sampled merge fidelity; None if nothing was merged.
-        tensors_changed: how many tensors of the release the patch changes; 0 if the patch does not fit.
-    """
-
-    findings: tuple[Finding, ...]
-    fidelity: dict[str, Any] | None
-    tensors_changed: int
-
-
-@dataclass(frozen=True)
-class OpenPatch:
-    """A patch version that is open for reading."""
-
-    patch: Patch
-    source: Source
-    digests: Mapping[str, str]
-
-
-class Planned(NamedTuple):
-    """The plan of a merged model, and the offset of the data section in the patch's weights, in bytes."""
-
-    plan: MergePlan
-    data_start: int
 
 
 class Artifacts:

@@ -8,29 +8,28 @@ from app.core.readahead import BLOCK_BYTES
 from app.core.source import Source, read_range
 from app.db.patches import PatchVersion
 from app.db.releases import Release
-from app.services.artifacts.artifacts import Artifacts
 from app.services.artifacts.file_reads import Content
-from app.services.registry import Registry
+from app.services.tools import OpenArtifacts, Tools
 
 PIECE_BYTES = 2**20
 
 
-def release_content(backend: Registry, release: Release, path: str, start: int, stop: int, owner: str) -> Content:
+def release_content(tools: Tools, release: Release, path: str, start: int, stop: int, owner: str) -> Content:
     """Returns the content of bytes [start, stop) of a release's file, read by `owner`.
 
     A large read from an object store reads blocks ahead, so it needs a place (admission control). A read from a directory, or a
     small one, keeps one piece in memory at a time and needs none.
     """
-    library = backend.tools.library
-    if not library.is_far(release) or stop - start <= BLOCK_BYTES:
-        return Content(partial(_pieces, partial(library.open_release, release), path, stop))
-    opens = partial(library.open_release, release, in_order=True)
-    return Content(partial(_pieces, opens, path, stop), backend.far_reads, owner)
+    artifacts = tools.artifacts
+    if not artifacts.is_far(release) or stop - start <= BLOCK_BYTES:
+        return Content(partial(_pieces, partial(artifacts.open_release, release), path, stop))
+    opens = partial(artifacts.open_release, release, in_order=True)
+    return Content(partial(_pieces, opens, path, stop), tools.far_reads, owner)
 
 
-def patch_content(library: Artifacts, version: PatchVersion, path: str, digest: str, stop: int) -> Content:
+def patch_content(artifacts: OpenArtifacts, version: PatchVersion, path: str, digest: str, stop: int) -> Content:
     """Returns the content of a version's file, as it was published, up to byte `stop`."""
-    return Content(partial(_pieces, partial(library.open_file, version, path, digest), path, stop))
+    return Content(partial(_pieces, partial(artifacts.open_file, version, path, digest), path, stop))
 
 
 def text_content(text: bytes, stop: int) -> Content:

@@ -19,14 +19,14 @@ log = logging.getLogger("portllm.places")
 
 
 @dataclass(frozen=True)
-class AllowedPlaces:
+class AllowedLocations:
     """Directories that releases may be registered from, and s3:// places that may be read and written."""
 
     roots: tuple[Path, ...]
     s3: tuple[str, ...]
 
 
-def announce(session: Session, allowed: AllowedPlaces) -> None:
+def announce(session: Session, allowed: AllowedLocations) -> None:
     """Records the places that a service allows, for workers to read; the service that started last wins."""
     fact = {"roots": sorted({str(root.resolve()) for root in allowed.roots}), "s3": sorted(set(allowed.s3))}
     before = installation.read(session, FACT)
@@ -37,7 +37,7 @@ def announce(session: Session, allowed: AllowedPlaces) -> None:
     installation.write(session, FACT, fact)
 
 
-def adopt(session: Session, own: AllowedPlaces) -> AllowedPlaces:
+def adopt(session: Session, own: AllowedLocations) -> AllowedLocations:
     """Returns the places that a worker allows: its own, or those of the installation if it has none of its own.
 
     Raises:
@@ -47,10 +47,10 @@ def adopt(session: Session, own: AllowedPlaces) -> AllowedPlaces:
     roots, s3 = tuple(map(Path, fact["roots"])), tuple(map(str, fact["s3"]))
     _require_all(ROOTS, [root.resolve() for root in own.roots], roots, Path.is_relative_to)
     _require_all(S3, own.s3, s3, lambda place, above: S3Uri.parse(place).is_below(S3Uri.parse(above)))
-    return AllowedPlaces(own.roots or roots, own.s3 or s3)
+    return AllowedLocations(own.roots or roots, own.s3 or s3)
 
 
-def warn_of_absent(allowed: AllowedPlaces) -> None:
+def warn_of_absent(allowed: AllowedLocations) -> None:
     """Logs which allowed directories are missing on this machine. Releases that were copied or lie in S3 do not need them."""
     for root in allowed.roots:
         if not root.is_dir():

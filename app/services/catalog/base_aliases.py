@@ -14,6 +14,7 @@ from app.db.releases import Release
 from app.domain.errors import DomainError
 from app.domain.ids import new_id
 from app.domain.principal import INSTALLATION, Principal
+from app.services.access import grants
 from app.services.catalog import families, releases
 from app.services.unit_of_work import UnitOfWork
 
@@ -103,13 +104,13 @@ def find(uow: UnitOfWork, principal: Principal, name: str | None, revision: str 
         return None
     if name.startswith(OWN):
         family = family_rows.by_name(uow.session, name.removeprefix(OWN))
-        if family is None or not families.is_visible(uow, principal, family.id):
+        if family is None or not grants.is_visible(uow, principal, family.id):
             return None
         return Found(family, _release(uow, family, revision))
     keys = ([key_of(name, revision)] if revision and _REVISION.fullmatch(revision) else []) + [key_of(name, None)]
     for key in keys:
         found = rows.by_key(uow.session, key)
-        if found and families.is_visible(uow, principal, found.family_id):
+        if found and grants.is_visible(uow, principal, found.family_id):
             return Found(found.family, found.release or _only(uow, found.family))
     return None
 

@@ -49,10 +49,10 @@ def keep(uow: UnitOfWork, result: dict[str, Any]) -> Manifest:
     Raises:
         DomainError: blob.missing, when it wrote no such file.
     """
-    uow.names_bytes()
+    uow.hold_gc()
     blobs, run, digest = uow.tools.blobs, str(result["run"]), str(result["manifest_sha256"])
     blobs.adopt(run, {MANIFEST_FILE: digest})
-    manifest = uow.tools.library.read_manifest(digest)
+    manifest = uow.tools.artifacts.read_manifest(digest)
     if result["copied"] and not result["stored"]:
         blobs.adopt(run, {f"files/{path}": sha256 for path, sha256 in manifest.file_digests.items()})
     return manifest

@@ -1,7 +1,6 @@
 """Where releases come from: directories and places in S3 that were allowed, and other hubs."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,10 @@ from app.domain.principal import Principal
 from app.domain.s3_uri import S3, S3Uri
 from app.domain.upstreams import HubFile, Reference, is_reference
 from app.services.catalog import upstreams
-from app.services.unit_of_work import Tools, UnitOfWork
+from app.services.tools import Tools
+from app.services.unit_of_work import Begin, UnitOfWork
 
 PUSHED = "push:"  # what the source of a release begins with whose files were pushed, before the push's id
-
-Begin = Callable[[], AbstractContextManager[UnitOfWork]]
 
 
 @dataclass(frozen=True)

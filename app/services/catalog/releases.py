@@ -155,7 +155,7 @@ def list_page(
 ) -> Sequence[Release]:
     """The releases of a family, or of all that the principal may see."""
     family = families.get(uow, principal, family_name) if family_name else None
-    return rows.list_page(uow.session, family.id if family else None, state, after, limit, families.reader_of(principal))
+    return rows.list_page(uow.session, family.id if family else None, state, after, limit, principal.grantee)
 
 
 def yank(uow: UnitOfWork, principal: Principal, family_name: str, name: str, reason: str, expected: int | None = None) -> Release:

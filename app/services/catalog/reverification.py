@@ -8,7 +8,7 @@ import hashlib
 import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from app.core.errors import CoreError
@@ -20,11 +20,10 @@ from app.domain.errors import DomainError
 from app.domain.principal import INSTALLATION, Principal
 from app.services.catalog.ingestion import keep_stats
 from app.services.catalog.releases import touch
-from app.services.unit_of_work import UnitOfWork
+from app.services.unit_of_work import Begin
 
 CHUNK = 4 * 2**20
 
-Begin = Callable[[], AbstractContextManager[UnitOfWork]]
 Tell = Callable[[int], object]  # progress callback: gets the number of bytes read since the last call
 
 log = logging.getLogger("portllm.reverification")
@@ -59,7 +58,7 @@ def sample(read: Begin, write: Begin, budget: int, shuffle: Callable[[list[Piece
         if left <= 0:
             break
         with read() as uow:
-            release, library = rows.get(uow.session, ident), uow.tools.library
+            release, library = rows.get(uow.session, ident), uow.tools.artifacts
         if release is None or release.damaged_path is not None:
             continue
         try:
@@ -96,7 +95,7 @@ def reaccept(read: Begin, write: Begin, tell: Tell = lambda _: None) -> Iterator
         idents = rows.by_reference(uow.session)
     for ident in idents:
         with read() as uow:
-            release, library = rows.get(uow.session, ident), uow.tools.library
+            release, library = rows.get(uow.session, ident), uow.tools.artifacts
         if release is None:
             continue
         outcome, stats = Outcome(f"{release.family.name}/{release.name}"), dict[str, FileStat]()

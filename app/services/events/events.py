@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from app.db import events as rows
 from app.db.events import Event
 from app.domain.principal import INSTALLATION, Principal
-from app.services.catalog.families import reader_of
 from app.services.unit_of_work import UnitOfWork
 
 
@@ -14,7 +13,7 @@ def after(uow: UnitOfWork, principal: Principal, cursor: int, limit: int) -> Seq
 
     An admin sees all.
     """
-    return rows.after(uow.session, cursor, reader_of(principal), limit)
+    return rows.after(uow.session, cursor, principal.grantee, limit)
 
 
 def audit(uow: UnitOfWork, principal: Principal, cursor: int, limit: int) -> Sequence[Event]:
@@ -24,7 +23,7 @@ def audit(uow: UnitOfWork, principal: Principal, cursor: int, limit: int) -> Seq
         DomainError: token.scope, unless the principal is an operator.
     """
     principal.require_operate(principal.owner)
-    return rows.after(uow.session, cursor, reader_of(principal), limit, with_families=False)
+    return rows.after(uow.session, cursor, principal.grantee, limit, with_families=False)
 
 
 def actor_of(event: Event, for_admin: bool) -> str:

@@ -15,16 +15,15 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from app.db import events as rows
-from app.db import families
+from app.db import families, tokens
 from app.db.base import now
 from app.db.events import Event
 from app.db.families import EVERYBODY
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
-from app.services.access import tokens
 from app.services.draining import Draining
 from app.services.events import events
-from app.services.operations.garbage_collection import Begin
+from app.services.unit_of_work import Begin
 
 POLL_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0  # between retries while the database does not answer
@@ -128,7 +127,7 @@ class EventFeed:
         """
         principal = subscription.principal
         with self._read() as uow:
-            ends = tokens.valid(uow, [principal.token])
+            ends = tokens.valid(uow.session, [principal.token])
             newest = rows.last(uow.session)
             found = events.after(uow, principal, subscription.cursor, PAGE) if ends else ()
         if not ends:
@@ -197,7 +196,7 @@ class EventFeed:
         with self._read() as uow:
             found = rows.after(uow.session, head, None, BATCH) if head is not None else ()
             if check_tokens := check_tokens or any(event.kind in TOKEN_ENDS for event in found):
-                valid = tokens.valid(uow, held)
+                valid = tokens.valid(uow.session, held)
             named = {event.family for event in found if event.family is not None}
             readers = families.readers(uow.session, named) if named else {}
         if check_tokens:

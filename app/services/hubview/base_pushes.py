@@ -6,9 +6,7 @@ reads the release from there as it reads one from a directory; it is ready, or r
 
 import json
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
 
 from app.core.checkpoint import CONFIG_FILE, INDEX_FILE, MAX_FILES, MAX_JSON_BYTES, SINGLE_FILE
 from app.db import families as family_rows
@@ -28,21 +26,9 @@ from app.services.access.quotas import open_account
 from app.services.catalog import families, releases
 from app.services.hubview import pushes
 from app.services.hubview.pushes import Added, Change, Files
-from app.services.unit_of_work import Tools, UnitOfWork, run_with_retry
+from app.services.unit_of_work import UnitOfWork, UnitsOfWork, run_with_retry
 from app.services.uploads import pushed_objects
 from app.services.uploads.pushed_objects import PUSHED, require_push
-
-
-class Opened(Protocol):
-    """A registry that runs."""
-
-    tools: Tools
-
-    def write(self) -> AbstractContextManager[UnitOfWork]:
-        """A unit of work that may write; commits at its end."""
-
-    def exclusive(self, name: str, what: str) -> AbstractContextManager[None]:
-        """Holds a named lock across all replicas, for work that spans several transactions; see `Backend.exclusive`."""
 
 
 @dataclass(frozen=True)
@@ -95,22 +81,22 @@ def files_of(uow: UnitOfWork, repository: Repository, release: str) -> Files:
     return {file["path"]: file for file in push.files} if push else {}
 
 
-def commit(opened: Opened, principal: Principal, repository: Repository, release: str, changes: Sequence[Change]) -> Taken:
+def commit(units: UnitsOfWork, principal: Principal, repository: Repository, release: str, changes: Sequence[Change]) -> Taken:
     """Takes a commit, and begins to read the release where it is complete with it.
 
     Raises:
         DomainError: push.not_sent, push.lost, upload.digest, quota.exceeded, and what `require_new` raises.
     """
     pushed = f"{repository.full_name}@{release}"
-    with opened.exclusive(f"push:{pushed}", f"A push to {pushed}"):
-        files = run_with_retry(opened.write, lambda uow: _record(uow, principal, repository, release, changes))
+    with units.exclusive(f"push:{pushed}", f"A push to {pushed}"):
+        files = run_with_retry(units.write, lambda uow: _record(uow, principal, repository, release, changes))
         name = name_of([(file["path"], file["sha256"]) for file in files.values()])
-        with opened.write() as uow:
+        with units.write() as uow:
             missing = _missing(uow, files)
         if missing:
             return Taken(name, f"{repository.full_name}@{release} waits for {missing}.")
-        _store(opened, files)
-        run_with_retry(opened.write, lambda uow: _register(uow, principal, repository, release))
+        _store(units, files)
+        run_with_retry(units.write, lambda uow: _register(uow, principal, repository, release))
         return Taken(name, f"{repository.full_name}@{release} is being read now; see 'portllm ls releases'.")
 
 
@@ -159,11 +145,11 @@ def _missing(uow: UnitOfWork, files: Files) -> str | None:
         return None  # the job says what is wrong with it
 
 
-def _store(opened: Opened, files: Files) -> None:
+def _store(units: UnitsOfWork, files: Files) -> None:
     """Takes the files into the store, each hashed there; small ones first."""
-    blobs = opened.tools.blobs
+    blobs = units.tools.blobs
     for file in sorted(files.values(), key=lambda file: int(file["size"])):
-        with opened.write() as uow:
+        with units.write() as uow:
             row = rows.pushed(uow.session, file["object"])
             staged, hashed = (row.staged, row.multipart is None) if row else (None, False)
         if staged and blobs.received(staged, PUSHED) == file["size"]:
@@ -174,7 +160,7 @@ def _store(opened: Opened, files: Files) -> None:
 
 def _register(uow: UnitOfWork, principal: Principal, repository: Repository, release: str) -> Release:
     require_new(uow, principal, repository, release)
-    uow.names_bytes()
+    uow.hold_gc()
     push = rows.find(uow.session, repository.full_name, release)
     assert push is not None  # noqa: S101  whoever has the turn has just written it
     return releases.register_pushed(uow, principal, repository.name, release, push.id)

@@ -23,7 +23,8 @@ from app.domain.errors import DomainError
 from app.services.hubview import snapshots
 from app.services.hubview.repositories import Adapter, Base, Kind, Merged, Thing
 from app.services.hubview.snapshots import Drawn
-from app.services.unit_of_work import Tools, UnitOfWork, run_with_retry
+from app.services.tools import Tools
+from app.services.unit_of_work import UnitOfWork, run_with_retry
 
 Subject = tuple[Kind, str]
 
@@ -145,7 +146,7 @@ class CatchUp:
 def _draw(registry: Registry, things: Sequence[Base | Adapter | Merged]) -> list[Drawn]:
     def draw(thing: Thing) -> Drawn | None:
         try:
-            return snapshots.draw(registry.tools.library, thing)
+            return snapshots.draw(registry.tools.artifacts, thing)
         except CoreError:  # its bytes have changed, so it gets no commit
             return None
         except DomainError as error:

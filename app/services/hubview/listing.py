@@ -9,7 +9,7 @@ from app.db import ports
 from app.db.hub_listing import Line
 from app.domain.principal import Principal
 from app.domain.repositories import BASE, Repository
-from app.services.catalog.families import is_visible, reader_of
+from app.services.access import grants
 from app.services.unit_of_work import UnitOfWork
 
 PATCHES, FAMILIES = "p", "f"
@@ -70,7 +70,7 @@ def _lines(
     if part == FAMILIES:
         if "base" not in wanted.kinds or wanted.author not in (None, BASE) or wanted.base is not None:
             return []
-        return rows.families(uow.session, reader_of(principal), wanted.search, after, limit + 1)
+        return rows.families(uow.session, principal.grantee, wanted.search, after, limit + 1)
     owner = wanted.author if principal.is_admin else principal.owner
     if not wanted.kinds & {"patch", "merged"} or (wanted.author is not None and wanted.author != owner):
         return []
@@ -99,4 +99,4 @@ def _family(uow: UnitOfWork, principal: Principal, full_name: str) -> str | None
     """The id of the family that a base model's name means, where the principal may see it."""
     owner, _, name = full_name.partition("/")
     family = family_rows.by_name(uow.session, name) if owner == BASE else None
-    return family.id if family and is_visible(uow, principal, family.id) else None
+    return family.id if family and grants.is_visible(uow, principal, family.id) else None

@@ -4,9 +4,7 @@ The same steps as of an upload by the API (`app.services.patches.drafts`), in tr
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
 
 from app.core.errors import CoreError
 from app.db import patches as patch_rows
@@ -20,28 +18,13 @@ from app.domain.states import move
 from app.services.catalog import base_aliases
 from app.services.hubview import pushes, repositories, snapshots
 from app.services.hubview.pushes import Change, Files
-from app.services.operations import purges
 from app.services.patches import drafts, patches, verification
-from app.services.unit_of_work import Tools, UnitOfWork, run_with_retry
+from app.services.patches.tombstones import reread_if_purged
+from app.services.unit_of_work import UnitOfWork, UnitsOfWork, run_with_retry
 
 # Refusals that say nothing of what was pushed: it is kept, and the same commit again goes on.
 PASSING = ("busy", "full", "limited")
 WAITS = ("push.base_unknown", "push.release_unknown")
-
-
-class Opened(Protocol):
-    """A registry that runs."""
-
-    tools: Tools
-
-    def read(self) -> AbstractContextManager[UnitOfWork]:
-        """A unit of work that only reads."""
-
-    def write(self) -> AbstractContextManager[UnitOfWork]:
-        """A unit of work that may write; commits at its end."""
-
-    def exclusive(self, name: str, what: str) -> AbstractContextManager[None]:
-        """Holds a named lock across all replicas, for work that spans several transactions; see `Backend.exclusive`."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +45,7 @@ class Said:
 
 
 def commit(
-    opened: Opened, principal: Principal, repository: Repository, parent: str | None, changes: Sequence[Change]
+    units: UnitsOfWork, principal: Principal, repository: Repository, parent: str | None, changes: Sequence[Change]
 ) -> Committed:
     """Takes a commit, and makes a version where the repository is complete with it.
 
@@ -73,8 +56,8 @@ def commit(
             quota.exceeded, and what `pushes.record` raises.
         CoreError: it is no patch that can be added to what it was trained on.
     """
-    with opened.exclusive(f"push:{repository.full_name}", f"A push to {repository.full_name}"):
-        main = main_commit(opened, principal, repository)
+    with units.exclusive(f"push:{repository.full_name}", f"A push to {repository.full_name}"):
+        main = main_commit(units, principal, repository)
 
         def record(uow: UnitOfWork) -> tuple[str | None, bool, list[str]]:
             push, dropped = pushes.record(uow, principal, repository, main, parent, changes)
@@ -83,56 +66,56 @@ def commit(
             files = {file["path"]: file for file in push.files}
             return pushes.commit_of(files), pushes.is_complete(files), dropped
 
-        draft, complete, dropped = run_with_retry(opened.write, record)
+        draft, complete, dropped = run_with_retry(units.write, record)
         if not complete:
             return Committed(draft or main, None, dropped)
-        version = _seal(opened, principal, repository, None)
-        return Committed(main_commit(opened, principal, repository), version.number, dropped)
+        version = _seal(units, principal, repository, None)
+        return Committed(main_commit(units, principal, repository), version.number, dropped)
 
 
-def publish(opened: Opened, principal: Principal, repository: Repository, said: Said) -> PatchVersion:
+def publish(units: UnitsOfWork, principal: Principal, repository: Repository, said: Said) -> PatchVersion:
     """Makes a version of a push that waits, with what somebody says that it was trained on.
 
     Raises:
         DomainError: push.none, family.unknown, release.unknown, and what `commit` raises.
         CoreError: as of `commit`.
     """
-    with opened.exclusive(f"push:{repository.full_name}", f"A push to {repository.full_name}"):
-        with opened.read() as uow:
+    with units.exclusive(f"push:{repository.full_name}", f"A push to {repository.full_name}"):
+        with units.read() as uow:
             pushes.require_known(uow, principal, repository)
             push = pushes.find(uow, repository)
             if push is None or not pushes.is_complete({file["path"]: file for file in push.files}):
                 raise DomainError("push.none", repository=repository.full_name)
-        return _seal(opened, principal, repository, said)
+        return _seal(units, principal, repository, said)
 
 
-def main_commit(opened: Opened, principal: Principal, repository: Repository) -> str:
+def main_commit(units: UnitsOfWork, principal: Principal, repository: Repository) -> str:
     """The commit id of the newest version, as it is read; of nothing where there is none yet."""
-    with opened.read() as uow:
+    with units.read() as uow:
         thing = repositories.find(uow, principal, repository, MAIN)
         if found := snapshots.written(uow, thing):
             return found.commit
-    drawn = snapshots.draw(opened.tools.library, thing)
-    run_with_retry(opened.write, lambda uow: snapshots.keep(uow, drawn))
-    with opened.read() as uow:
+    drawn = snapshots.draw(units.tools.artifacts, thing)
+    run_with_retry(units.write, lambda uow: snapshots.keep(uow, drawn))
+    with units.read() as uow:
         kept = snapshots.written(uow, thing)
         assert kept is not None  # noqa: S101  it was written a line ago
         return kept.commit
 
 
-def _seal(opened: Opened, principal: Principal, repository: Repository, said: Said | None) -> PatchVersion:
+def _seal(units: UnitsOfWork, principal: Principal, repository: Repository, said: Said | None) -> PatchVersion:
     upload: str | None = None
 
     try:
-        upload = run_with_retry(opened.write, lambda uow: _draft(uow, principal, repository, said))
+        upload = run_with_retry(units.write, lambda uow: _draft(uow, principal, repository, said))
         if upload is None:
-            with opened.read() as uow:
+            with units.read() as uow:
                 raise _waits(uow, repository)
-        facts = purges.again(lambda: verification.verify(opened, principal, str(upload)))
-        return run_with_retry(opened.write, lambda uow: _publish(uow, principal, repository, str(upload), facts))
+        facts = reread_if_purged(lambda: verification.verify(units, principal, str(upload)))
+        return run_with_retry(units.write, lambda uow: _publish(uow, principal, repository, str(upload), facts))
     except (CoreError, DomainError) as error:
         passes = isinstance(error, DomainError) and (error.kind in PASSING or error.code in WAITS)
-        run_with_retry(opened.write, lambda uow: _take_back(uow, repository, upload, keep=passes or said is not None))
+        run_with_retry(units.write, lambda uow: _take_back(uow, repository, upload, keep=passes or said is not None))
         raise
 
 

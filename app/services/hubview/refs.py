@@ -13,7 +13,7 @@ from app.db.releases import Release
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository
-from app.services.catalog import families
+from app.services.access import grants
 from app.services.hubview.hub_commits import Subject
 from app.services.hubview.repositories import Adapter, Base, Kind, Merged, Nothing, Thing, announced, root_of
 from app.services.hubview.snapshots import moment_of, subject_of
@@ -51,7 +51,7 @@ def references(uow: UnitOfWork, principal: Principal, repository: Repository) ->
         return list(_of_family(uow, root))
     if repository.kind == "patch":
         return list(_of_patch(uow, principal, root))
-    if not families.is_visible(uow, principal, root.family_id):
+    if not grants.is_visible(uow, principal, root.family_id):
         raise DomainError("family.unknown", family=root.family.name)
     return list(_of_merged(uow, root))
 
@@ -94,7 +94,7 @@ def _of_patch(uow: UnitOfWork, principal: Principal, patch: Patch) -> Iterator[R
             yield Reference(alias, True, ("patch", published[number]))
     for number, ident in published.items():
         yield Reference(str(number), False, ("patch", ident))
-    if families.is_visible(uow, principal, patch.family_id):
+    if grants.is_visible(uow, principal, patch.family_id):
         for carried in ports.carried(uow.session, patch.id):
             yield Reference(f"{carried.number}@{carried.release}", False, ("adapter", carried.id))
 

@@ -17,6 +17,7 @@ from app.db.releases import Release
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository, Revision, parse_revision, unknown_revision
+from app.services.access import grants
 from app.services.catalog import families, releases
 from app.services.patches import patches
 from app.services.unit_of_work import UnitOfWork
@@ -160,7 +161,7 @@ def _committed_adapter(
 
 
 def _merged(uow: UnitOfWork, principal: Principal, patch: Patch, repository: Repository, revision: Revision) -> Merged:
-    if not families.is_visible(uow, principal, patch.family_id):
+    if not grants.is_visible(uow, principal, patch.family_id):
         raise DomainError("family.unknown", family=patch.family.name)
     if revision.commit:
         for commit in commits.named(uow.session, patch.id, revision.commit):
@@ -199,6 +200,6 @@ def _port(uow: UnitOfWork, principal: Principal, patch: Patch, version: PatchVer
 
 def _still_ready(uow: UnitOfWork, principal: Principal, port_id: str) -> Port | None:
     port = ports.get(uow.session, port_id)
-    if port is None or port.state != "ready" or not families.is_visible(uow, principal, port.release.family_id):
+    if port is None or port.state != "ready" or not grants.is_visible(uow, principal, port.release.family_id):
         return None
     return port

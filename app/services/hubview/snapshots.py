@@ -21,12 +21,13 @@ from app.db.patches import PatchVersion
 from app.db.ports import Port
 from app.db.releases import Release
 from app.domain.ids import new_id
-from app.services.artifacts.artifacts import Artifacts, digests_of
+from app.services.artifacts.artifacts import digests_of
 from app.services.hubview.front_matter import MAX_BYTES, read_front_matter
 from app.services.hubview.model_cards import merged_card, patch_card
 from app.services.hubview.repositories import Adapter, Base, Kind, Merged, Nothing, Thing
 from app.services.patches import patches
 from app.services.ports.merged_files import MergedModel
+from app.services.tools import OpenArtifacts
 from app.services.unit_of_work import UnitOfWork
 
 SHA256_DIGITS = 64
@@ -77,18 +78,18 @@ def written(uow: UnitOfWork, thing: Thing) -> Snapshot | None:
     return _read(thing, row) if row else None
 
 
-def draw(library: Artifacts, thing: Thing) -> Drawn:
+def draw(artifacts: OpenArtifacts, thing: Thing) -> Drawn:
     """Computes a snapshot to be recorded; reads a few small files, so no transaction should be open.
 
     Raises:
         DomainError, CoreError: storage does not answer, or its bytes differ from those that were published.
     """
     if isinstance(thing, Base):
-        return _of_base(library, thing.release)
+        return _of_base(artifacts, thing.release)
     if isinstance(thing, Adapter):
-        return _of_adapter(library, thing.version, thing.port)
+        return _of_adapter(artifacts, thing.version, thing.port)
     assert isinstance(thing, Merged)  # noqa: S101  a repository with nothing in it needs nothing written down
-    return _of_merged(library, thing.port)
+    return _of_merged(artifacts, thing.port)
 
 
 def keep(uow: UnitOfWork, drawn: Drawn) -> None:
@@ -155,16 +156,16 @@ def _read(thing: Base | Adapter | Merged, row: Commit) -> Snapshot:
     return Snapshot(thing, row.name, entries, row.card, moment_of(thing))
 
 
-def _of_base(library: Artifacts, release: Release) -> Drawn:
-    manifest = library.manifest(release)
+def _of_base(artifacts: OpenArtifacts, release: Release) -> Drawn:
+    manifest = artifacts.manifest(release)
     files = [[path, size, manifest.file_digests[path]] for path, size in manifest.checkpoint.files.items()]
-    return Drawn("base", release.id, release.family_id, None, sorted(files), {}, dict(_base_front(library, release)))
+    return Drawn("base", release.id, release.family_id, None, sorted(files), {}, dict(_base_front(artifacts, release)))
 
 
-def _of_adapter(library: Artifacts, version: PatchVersion, port: Port | None) -> Drawn:
-    texts, front = dict[str, str](), _patch_front(library, version)
+def _of_adapter(artifacts: OpenArtifacts, version: PatchVersion, port: Port | None) -> Drawn:
+    texts, front = dict[str, str](), _patch_front(artifacts, version)
     if port is not None:
-        texts[CONFIG_FILE] = _rewritten(library, version, port.release)
+        texts[CONFIG_FILE] = _rewritten(artifacts, version, port.release)
     if CARD_FILE not in digests_of(version):
         card = patch_card(version, port.release.name if port else None)
         texts[CARD_FILE], front = card.text, card.front
@@ -173,10 +174,10 @@ def _of_adapter(library: Artifacts, version: PatchVersion, port: Port | None) ->
     return Drawn(kind, port.id if port else version.id, version.patch_id, version, _over(files, texts), texts, dict(front))
 
 
-def _of_merged(library: Artifacts, port: Port) -> Drawn:
-    files = [[file.path, file.size, file.etag] for file in MergedModel(library, port).files()]
+def _of_merged(artifacts: OpenArtifacts, port: Port) -> Drawn:
+    files = [[file.path, file.size, file.etag] for file in MergedModel(artifacts, port).files()]
     has_readme = any(path == CARD_FILE for path, _, _ in files)
-    card = merged_card(port, _base_front(library, port.release), _patch_front(library, port.version), has_readme)
+    card = merged_card(port, _base_front(artifacts, port.release), _patch_front(artifacts, port.version), has_readme)
     texts = {CARD_FILE: card.text}
     return Drawn("merged", port.id, port.version.patch_id, port.version, _over(files, texts), texts, dict(card.front))
 
@@ -187,25 +188,25 @@ def _over(files: list[list[Any]], texts: Mapping[str, str]) -> list[list[Any]]:
     return sorted([file for file in files if file[0] not in texts] + generated)
 
 
-def _rewritten(library: Artifacts, version: PatchVersion, release: Release) -> str:
+def _rewritten(artifacts: OpenArtifacts, version: PatchVersion, release: Release) -> str:
     """adapter_config.json as it would be, had the patch been trained on this release: engines load the base that it names."""
     digest = digests_of(version)[CONFIG_FILE]
-    with library.open_file(version, CONFIG_FILE, digest) as source:
+    with artifacts.open_file(version, CONFIG_FILE, digest) as source:
         config = load_config(bytes(read_range(source, CONFIG_FILE, 0, min(source.size(CONFIG_FILE), MAX_CONFIG_BYTES))))
     config |= {"base_model_name_or_path": f"base/{release.family.name}", "revision": release.name}
     return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
 
 
-def _base_front(library: Artifacts, release: Release) -> Mapping[str, str | list[str]]:
-    if CARD_FILE not in library.manifest(release).file_digests:
+def _base_front(artifacts: OpenArtifacts, release: Release) -> Mapping[str, str | list[str]]:
+    if CARD_FILE not in artifacts.manifest(release).file_digests:
         return {}
-    with library.open_release(release) as source:
+    with artifacts.open_release(release) as source:
         return read_front_matter(bytes(read_range(source, CARD_FILE, 0, min(source.size(CARD_FILE), MAX_BYTES))))
 
 
-def _patch_front(library: Artifacts, version: PatchVersion) -> Mapping[str, str | list[str]]:
+def _patch_front(artifacts: OpenArtifacts, version: PatchVersion) -> Mapping[str, str | list[str]]:
     digest = digests_of(version).get(CARD_FILE)
     if digest is None:
         return {}
-    with library.open_file(version, CARD_FILE, digest) as source:
+    with artifacts.open_file(version, CARD_FILE, digest) as source:
         return read_front_matter(bytes(read_range(source, CARD_FILE, 0, min(source.size(CARD_FILE), MAX_BYTES))))

@@ -2,7 +2,6 @@
 
 import datetime as dt
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +14,8 @@ from app.domain.principal import INSTALLATION, Principal
 from app.services.catalog import releases
 from app.services.patches import imports
 from app.services.ports import materialisations, port_digests
-from app.services.unit_of_work import JobStatus, UnitOfWork
+from app.services.tools import JobStatus
+from app.services.unit_of_work import Begin, UnitOfWork
 
 FAILED = "job.failed"
 # Starts the next attempt at the same subject, by the use case that started the first; returns its job.
@@ -46,8 +46,6 @@ UNFINISHED: dict[str, Callable[[UnitOfWork], list[tuple[str, str]]]] = {
 GIVEN_UP_SINCE = dt.timedelta(days=1)
 # The maximum number of findings that one reconciliation records; the next one, seconds later, continues.
 AT_ONCE = 500
-
-Begin = Callable[[], AbstractContextManager[UnitOfWork]]
 
 
 def reconcile(read: Begin, write: Begin, told: set[str]) -> int:

@@ -7,8 +7,7 @@ from typing import Any
 from app.db import installation, job_queues
 from app.db.base import clock
 from app.domain.principal import INSTALLATION, Principal
-from app.services.operations.garbage_collection import Begin
-from app.services.unit_of_work import UnitOfWork
+from app.services.unit_of_work import Begin, UnitOfWork
 
 FACT = "unserved-queues"
 MISSING, RESOLVED = "worker.missing", "worker.resolved"

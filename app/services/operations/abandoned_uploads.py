@@ -88,6 +88,6 @@ def parts(uow: UnitOfWork, ident: str) -> int:
         return 0
     place = S3Uri.parse(row.target)
     place.require_below(uow.tools.allowed_s3)
-    files = uow.tools.library.plan(row.port.release, row.port.version, Recipe.from_dict(row.port.recipe)).files
+    files = uow.tools.artifacts.plan(row.port.release, row.port.version, Recipe.from_dict(row.port.recipe)).files
     with translated():
         return S3Target(shared_client(), place.bucket, place.prefix, row.port.fingerprint).abort_all(files)

@@ -6,9 +6,8 @@ because they are those versions' too; when the last of these goes, the sweep tak
 
 import datetime as dt
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from app.blobs.s3 import erase as s3_erase
 from app.blobs.s3.erase import Other
@@ -22,7 +21,8 @@ from app.domain.principal import INSTALLATION, Principal
 from app.domain.s3_uri import S3Uri
 from app.services.operations import garbage_collection
 from app.services.patches.tombstones import bury
-from app.services.unit_of_work import Tools, UnitOfWork
+from app.services.tools import Tools
+from app.services.unit_of_work import UnitOfWork, UnitsOfWork
 
 PENDING, DONE = "pending", "done"
 # A process that wrote a merged model when its version was purged may go on for as long as its worker waits for a database that
@@ -31,25 +31,6 @@ SETTLE = dt.timedelta(minutes=15)
 SHOWN = 5
 
 Report = dict[str, Any]
-
-
-class Looked(Protocol):
-    """A registry that can be looked at."""
-
-    tools: Tools
-
-    def read(self) -> AbstractContextManager[UnitOfWork]:
-        """A unit of work that only reads."""
-
-
-class Opened(Looked, Protocol):
-    """A registry that runs."""
-
-    def write(self) -> AbstractContextManager[UnitOfWork]:
-        """A unit of work that may write; commits at its end."""
-
-    def exclusive(self, name: str, what: str) -> AbstractContextManager[None]:
-        """Holds a named lock across all replicas, for work that spans several transactions; see `Backend.exclusive`."""
 
 
 def begin(present: dt.datetime, running: bool) -> Report:
@@ -63,7 +44,7 @@ def begin(present: dt.datetime, running: bool) -> Report:
     return {"state": PENDING, "blobs": [], "copies": [], "waits_for": None, "checked_at": None, "settles_at": settles.isoformat()}
 
 
-def erase(opened: Opened, ident: str) -> None:
+def erase(units: UnitsOfWork, ident: str) -> None:
     """Removes what is left of a purged version, and writes down what became of it; again it does no harm.
 
     Args:
@@ -73,57 +54,57 @@ def erase(opened: Opened, ident: str) -> None:
     Raises:
         DomainError: database.busy and the like; what a store does not do is written down.
     """
-    staged = _staged(opened, ident)
-    copies = [_erase_copy(opened, row) for row in _written(opened, ident)]
-    _keep(opened, ident, _blobs(opened, ident), copies, staged)
+    staged = _staged(units, ident)
+    copies = [_erase_copy(units, row) for row in _written(units, ident)]
+    _keep(units, ident, _blobs(units, ident), copies, staged)
 
 
-def verify(opened: Looked, ident: str) -> Report:
+def verify(units: UnitsOfWork, ident: str) -> Report:
     """Asks the stores now what is there of a purged version; changes nothing.
 
     Returns:
         A report like that of the erasure; `state` is done where nothing is there that no other version names.
     """
-    copies = [_look_at_copy(opened, row) for row in _written(opened, ident)]
-    with opened.read() as uow:
+    copies = [_look_at_copy(units, row) for row in _written(units, ident)]
+    with units.read() as uow:
         row = _row(uow, ident)
         kept, before, present = _namers(uow, row), row.erasure or {}, clock(uow.session)
-    blobs = [_asked(opened.tools, file, kept, None) for file in row.files]
+    blobs = [_asked(units.tools, file, kept, None) for file in row.files]
     return _report(blobs, copies, None, present, before)
 
 
-def _staged(opened: Opened, ident: str) -> str | None:
+def _staged(units: UnitsOfWork, ident: str) -> str | None:
     """Drops what was sent for this version, and for drafts of the same bytes, which can never be published; why it could not."""
     try:
-        for upload in _forget_pushed(opened, ident):
-            opened.tools.blobs.erase_upload(upload)
-        with opened.exclusive(f"upload:{ident}", f"The upload {ident}"):
-            opened.tools.blobs.erase_upload(ident)
-        for upload, patch in _bury_drafts(opened, ident):
+        for upload in _forget_pushed(units, ident):
+            units.tools.blobs.erase_upload(upload)
+        with units.exclusive(f"upload:{ident}", f"The upload {ident}"):
+            units.tools.blobs.erase_upload(ident)
+        for upload, patch in _bury_drafts(units, ident):
             # An upload or push that is being verified would put its bytes into the store after this check. Erasure waits for it
             # and checks again later.
             with (
-                opened.exclusive(f"upload:{upload}", f"The upload {upload}"),
-                opened.exclusive(f"push:{patch}", f"A push to {patch}"),
+                units.exclusive(f"upload:{upload}", f"The upload {upload}"),
+                units.exclusive(f"push:{patch}", f"A push to {patch}"),
             ):
-                opened.tools.blobs.erase_upload(upload)
+                units.tools.blobs.erase_upload(upload)
     except DomainError as error:
         return error.detail
     return None
 
 
-def _forget_pushed(opened: Opened, ident: str) -> list[str]:
+def _forget_pushed(units: UnitsOfWork, ident: str) -> list[str]:
     """Forgets what the same owner has pushed of the same bytes, and blocks that may hold any; the uploads that hold them."""
-    with opened.write() as uow:
+    with units.write() as uow:
         row = _row(uow, ident)
         found = pushes.of_digests(uow.session, row.owner, _digests(row))
         pushes.remove(uow.session, [one.id for one in found])
         return [upload for one in found for upload in {one.staged, one.attempt, one.id if one.multipart else None} if upload]
 
 
-def _bury_drafts(opened: Opened, ident: str) -> list[tuple[str, str]]:
+def _bury_drafts(units: UnitsOfWork, ident: str) -> list[tuple[str, str]]:
     """Turns drafts of the same owner that announced the same bytes into tombstones; returns their ids and patches."""
-    with opened.write() as uow:
+    with units.write() as uow:
         row = _row(uow, ident)
         found = patches.unpublished_of(uow.session, row.owner, row.digest)
         for draft in found:
@@ -138,44 +119,44 @@ def _bury_drafts(opened: Opened, ident: str) -> list[tuple[str, str]]:
 # -- merged models
 
 
-def _written(opened: Looked, ident: str) -> list[Materialisation]:
+def _written(units: UnitsOfWork, ident: str) -> list[Materialisation]:
     """One for each place that a merged model of the version was ever to be written to, whatever became of it."""
-    with opened.read() as uow:
+    with units.read() as uow:
         found = materialisations.of_version(uow.session, ident)
     return list({(row.target, row.port.fingerprint): row for row in found}.values())
 
 
-def copies_left(opened: Looked, row: Materialisation) -> int:
+def copies_left(units: UnitsOfWork, row: Materialisation) -> int:
     """How many objects of a merged model are at its place, those that a bucket keeps hidden too.
 
     Raises:
         DomainError: place.not_allowed, storage.unavailable, storage.refused.
     """
-    place, others = _reach(opened, row)
+    place, others = _reach(units, row)
     return len(s3_erase.copies(place, row.port.fingerprint, others))
 
 
-def _reach(opened: Looked, row: Materialisation) -> tuple[S3Uri, list[Other]]:
+def _reach(units: UnitsOfWork, row: Materialisation) -> tuple[S3Uri, list[Other]]:
     """A place that may be touched, and who else is there."""
     place = S3Uri.parse(row.target)
-    place.require_below(opened.tools.allowed_s3)
-    with opened.read() as uow:
+    place.require_below(units.tools.allowed_s3)
+    with units.read() as uow:
         found = materialisations.living_below(uow.session, row.target)
     return place, [Other(S3Uri.parse(other.target), other.port.fingerprint) for other in found]
 
 
-def _erase_copy(opened: Opened, row: Materialisation) -> Report:
-    return _copy(opened, row, lambda place, others: s3_erase.erase(place, row.port.fingerprint, others))
+def _erase_copy(units: UnitsOfWork, row: Materialisation) -> Report:
+    return _copy(units, row, lambda place, others: s3_erase.erase(place, row.port.fingerprint, others))
 
 
-def _look_at_copy(opened: Looked, row: Materialisation) -> Report:
-    return _copy(opened, row, lambda place, others: (0, len(s3_erase.copies(place, row.port.fingerprint, others))))
+def _look_at_copy(units: UnitsOfWork, row: Materialisation) -> Report:
+    return _copy(units, row, lambda place, others: (0, len(s3_erase.copies(place, row.port.fingerprint, others))))
 
 
-def _copy(opened: Looked, row: Materialisation, act: Callable[[S3Uri, list[Other]], tuple[int, int]]) -> Report:
+def _copy(units: UnitsOfWork, row: Materialisation, act: Callable[[S3Uri, list[Other]], tuple[int, int]]) -> Report:
     report: Report = {"target": row.target, "removed": False, "objects": 0, "kept_for": None, "problem": None}
     try:
-        place, others = _reach(opened, row)
+        place, others = _reach(units, row)
         removed, left = act(place, others)
     except DomainError as error:
         return {**report, "problem": _told(error)}
@@ -187,8 +168,8 @@ def _copy(opened: Looked, row: Materialisation, act: Callable[[S3Uri, list[Other
 # -- blobs
 
 
-def _blobs(opened: Opened, ident: str) -> list[Report]:
-    with opened.read() as uow:
+def _blobs(units: UnitsOfWork, ident: str) -> list[Report]:
+    with units.read() as uow:
         row = _row(uow, ident)
         since = garbage_collection.Since(
             clock(uow.session) - garbage_collection.OVERLAP, frozenset(releases.manifest_digests(uow.session))
@@ -198,13 +179,13 @@ def _blobs(opened: Opened, ident: str) -> list[Report]:
     try:
         for start in range(0, len(free), garbage_collection.BATCH):
             batch = free[start : start + garbage_collection.BATCH]
-            if garbage_collection.patiently(opened.write, partial(_remove, batch=batch, since=since)) is None:
+            if garbage_collection.patiently(units.write, partial(_remove, batch=batch, since=since)) is None:
                 problem = "Others were just publishing."
     except DomainError as error:
         problem = error.detail
-    with opened.read() as uow:
+    with units.read() as uow:
         kept = _namers(uow, row)
-    return [_asked(opened.tools, file, kept, problem) for file in row.files]
+    return [_asked(units.tools, file, kept, problem) for file in row.files]
 
 
 def _remove(uow: UnitOfWork, batch: list[str], since: garbage_collection.Since) -> list[str] | None:
@@ -262,7 +243,7 @@ def _namers(uow: UnitOfWork, row: PatchVersion) -> dict[str, str]:
 def _released(uow: UnitOfWork) -> Iterator[str]:
     yield from releases.manifest_digests(uow.session)
     for release in releases.copied(uow.session):
-        yield from uow.tools.library.manifest(release).file_digests.values()
+        yield from uow.tools.artifacts.manifest(release).file_digests.values()
 
 
 def _sentence(said: list[str]) -> str:
@@ -279,8 +260,8 @@ def _row(uow: UnitOfWork, ident: str) -> PatchVersion:
     return row
 
 
-def _keep(opened: Opened, ident: str, blobs: list[Report], copies: list[Report], waits_for: str | None) -> None:
-    with opened.write() as uow:
+def _keep(units: UnitsOfWork, ident: str, blobs: list[Report], copies: list[Report], waits_for: str | None) -> None:
+    with units.write() as uow:
         row = _row(uow, ident)
         uow.lock(row)
         before = row.erasure or {}

@@ -1,7 +1,7 @@
 """Bytes that nothing names.
 
 They are removed in two steps, because looking for them takes long. First what nothing names is looked for, while others go on.
-Then a few at a time are looked at again and removed, while nobody may begin to name bytes (`UnitOfWork.names_bytes`): what was
+Then a few at a time are looked at again and removed, while nobody may begin to name bytes (`UnitOfWork.hold_gc`): what was
 named or arrived again meanwhile stays. A draft names its bytes from its beginning on, so what is published was named all along.
 
 The first step goes through everything once, and keeps what it finds in a temporary file; the second asks only what was begun
@@ -11,7 +11,6 @@ since. So neither memory nor time grows with the square of what there is.
 import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -21,7 +20,7 @@ from app.db import patches, pushes, release_downloads, releases
 from app.db.base import clock
 from app.db.locks import BYTES, try_advisory_lock
 from app.services.operations.digest_spill import Named, Scratch
-from app.services.unit_of_work import UnitOfWork
+from app.services.unit_of_work import Begin, UnitOfWork
 
 # Bytes exist for a moment before the row that names them is committed.
 BLOB_GRACE = dt.timedelta(hours=1)
@@ -30,8 +29,6 @@ OVERLAP = dt.timedelta(hours=1)
 # So many bytes are looked at again and removed in one transaction, in which nobody else may name bytes.
 BATCH = 100
 TRIES, PAUSE_SECONDS = 40, 0.25
-
-Begin = Callable[[], AbstractContextManager[UnitOfWork]]
 
 
 @dataclass(frozen=True)
@@ -168,4 +165,4 @@ def names(uow: UnitOfWork, since: Since | None = None) -> Iterator[str]:
     yield from release_downloads.digests(uow.session)
     for release in releases.copied(uow.session):
         if release.manifest not in known:
-            yield from uow.tools.library.manifest(release).file_digests.values()
+            yield from uow.tools.artifacts.manifest(release).file_digests.values()

@@ -11,9 +11,8 @@ from app.services.catalog import reverification
 from app.services.hubview.hub_commits import CatchUp
 from app.services.jobs import jobs, unserved_queues
 from app.services.operations import abandoned_uploads, erasure, garbage_collection, retention
-from app.services.operations.erasure import Opened
-from app.services.operations.garbage_collection import Begin
 from app.services.operations.retention import Retention
+from app.services.unit_of_work import Begin, UnitsOfWork
 
 SWEEP_SECONDS = 3600.0
 # An erasure that could not be finished is tried again after this, and ever more seldom.
@@ -22,7 +21,7 @@ ERASE_SECONDS, ERASE_LONGEST = 5.0, 600.0
 log = logging.getLogger("portllm.house")
 
 
-class House:
+class Maintenance:
     """Periodic maintenance: reconciles subjects with their jobs at each call; sweeps at the first call and then every hour.
 
     Args:
@@ -35,7 +34,7 @@ class House:
     """
 
     def __init__(
-        self, read: Begin, write: Begin, opened: Opened | None = None, sampled_bytes: int = 0, keep: Retention | None = None,
+        self, read: Begin, write: Begin, opened: UnitsOfWork | None = None, sampled_bytes: int = 0, keep: Retention | None = None,
         patience: float = 0.0,
     ) -> None:  # fmt: skip
         self._read, self._write, self._opened, self._sampled_bytes = read, write, opened, sampled_bytes
@@ -65,7 +64,7 @@ class House:
             self._next_sample = time.monotonic() + SWEEP_SECONDS
             log.info("%d bytes of releases were hashed anew", reverification.sample(self._read, self._write, self._sampled_bytes))
 
-    def _finish_erasures(self, opened: Opened) -> None:
+    def _finish_erasures(self, opened: UnitsOfWork) -> None:
         with self._read() as uow:
             waiting = patches.unerased(uow.session)
         self._erasures = {ident: self._erasures.get(ident, (0.0, ERASE_SECONDS)) for ident in waiting}

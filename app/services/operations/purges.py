@@ -1,14 +1,10 @@
 """Purging: the legal erasure of a version.
 
 One transaction makes the tombstone, and from then on nothing of the version is read; `app.services.operations.erasure` then
-removes the bytes, as often as it takes. Aliases stay where they point and are refused: nobody who asks for `prod` should be given other
-weights without a word.
+removes the bytes, as often as it takes. Aliases that point to it are kept and
+refused: a reader of `prod` must not silently get other weights.
 """
 
-from collections.abc import Callable
-from typing import TypeVar
-
-from app.core.errors import CoreError
 from app.db import materialisations, patches, ports
 from app.db.base import clock
 from app.db.patches import PURGED, PatchVersion
@@ -22,10 +18,6 @@ from app.services.patches.tombstones import bury, bury_port, forget_answers
 from app.services.ports import port_digests
 from app.services.ports.materialisations import MATERIALISE, job_of
 from app.services.unit_of_work import UnitOfWork
-
-# How reads fail whose bytes are removed under them.
-UNDERNEATH = ("blob.missing", "checkpoint.changed")
-Value = TypeVar("Value")
 
 
 def purge(
@@ -51,7 +43,7 @@ def purge(
     version.erasure = erasure.begin(present, running)
     forget_answers(uow, version)
     uow.event("version.purged", principal, owner, f"{owner}/{name}@{number}", reason=reason, digest=version.digest)
-    uow.after_commit(lambda: uow.tools.library.revoke({version.id}))
+    uow.after_commit(lambda: uow.tools.artifacts.revoke({version.id}))
     return version
 
 
@@ -67,27 +59,14 @@ def purged(uow: UnitOfWork, principal: Principal, owner: str, name: str, number:
     return version
 
 
-def again(read: Callable[[], Value]) -> Value:
-    """Runs a read in transactions of its own, and once more where bytes were removed under it.
-
-    The second time it sees the tombstone, and says so (version.purged); what fails for another reason fails again.
-    """
-    try:
-        return read()
-    except (CoreError, DomainError) as error:
-        if error.code not in UNDERNEATH:
-            raise
-    return read()
-
-
 def revoke_purged(uow: UnitOfWork) -> int:
     """Takes away what this process holds of versions that another purged; how many those were.
 
     Every read asks for the state of its version anyway; this ends the reads that had begun, and empties the caches.
     """
-    held = sorted(uow.tools.library.held())
+    held = sorted(uow.tools.artifacts.held())
     gone = patches.purged_among(uow.session, held) if held else ()
-    uow.tools.library.revoke(set(gone))
+    uow.tools.artifacts.revoke(set(gone))
     return len(gone)
 
 

@@ -2,7 +2,6 @@
 
 import datetime as dt
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
@@ -12,15 +11,13 @@ from sqlalchemy.orm import Session
 from app.db import installation
 from app.db import retention as rows
 from app.db.base import clock
-from app.services.unit_of_work import UnitOfWork
+from app.services.unit_of_work import Begin, UnitOfWork
 
 BATCH = 500
 # The maximum number of batches per noun in one run; the next run, an hour later, continues.
 BATCHES = 200
 # The installation fact that counts the rows deleted since the installation began, by noun.
 FACT = "retention"
-
-Begin = Callable[[], AbstractContextManager[UnitOfWork]]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import Any
 
 from app.db import patches as rows
 from app.db.patches import PatchVersion
-from app.services.unit_of_work import Tools, UnitOfWork
+from app.services.tools import Tools
+from app.services.unit_of_work import UnitOfWork
 from app.services.uploads.pushed_objects import PUSHED
 
 # Marks of a draft's file: it is in the store already; its bytes were staged by a push, before anything was announced.

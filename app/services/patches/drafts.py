@@ -78,7 +78,7 @@ def draft(
         return existing, False
     total = sum(f.size for f in chosen)
     account.charge(drafts=1, versions=1, bytes=total)
-    uow.names_bytes()  # from the draft on, so that what is uploaded again is not swept as nobody's before it is published
+    uow.hold_gc()  # from the draft on, so that what is uploaded again is not swept as nobody's before it is published
     before = draft_files.sent_before(uow, patch.id)
     files = draft_files.mark([f.row() for f in chosen], [f.path for f in chosen if f.sha256 in before])
     version = PatchVersion(

@@ -1,7 +1,6 @@
 """Imports: patches brought in from an upstream, one job for each; what their base is called there tells their family here."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +20,10 @@ from app.services.access.quotas import require_room, room
 from app.services.catalog import base_aliases, upstreams
 from app.services.patches import drafts, patches, verification
 from app.services.patches.drafts import AnnouncedFile
-from app.services.unit_of_work import UnitOfWork
+from app.services.unit_of_work import Begin, UnitOfWork
 
 IMPORT = "import"
 MAX_AT_ONCE = 500
-
-Begin = Callable[[], AbstractContextManager[UnitOfWork]]
 
 
 @dataclass(frozen=True)
@@ -241,7 +238,7 @@ def _publish(uow: UnitOfWork, row: Import, result: dict[str, Any]) -> str:
         raise DomainError("import.release", repository=row.repository, base=(base or "")[:200], family=found.family.name)
     _require_own(uow, row)
     patches.create(uow, principal, row.owner, row.name, found.family.name)
-    uow.names_bytes()
+    uow.hold_gc()
     for file in result["files"]:
         if uow.tools.blobs.size(file["sha256"]) != file["size"]:
             raise DomainError("blob.missing", digest=file["sha256"])

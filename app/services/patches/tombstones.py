@@ -6,12 +6,20 @@ names of files that were left out, names that the configuration holds, and the s
 Events are a trail that nothing can change; they hold names of patches, figures and codes.
 """
 
+from collections.abc import Callable
+from typing import TypeVar
+
+from app.core.errors import CoreError
 from app.db import commits, idempotency, ports
 from app.db.patches import PURGED, PatchVersion
 from app.db.ports import Port
+from app.domain.errors import DomainError
 from app.domain.states import move
 from app.services.unit_of_work import UnitOfWork
 
+# Codes of the errors of a read whose bytes are removed meanwhile.
+BYTES_REMOVED = ("blob.missing", "checkpoint.changed")
+Value = TypeVar("Value")
 FIGURES = ("rank", "alpha", "rslora", "modules", "parameters")
 
 
@@ -40,3 +48,16 @@ def forget_answers(uow: UnitOfWork, version: PatchVersion) -> None:
     held = [f"/api/v1/ports/{ident}" for ident in of_version]
     held += [f"/api/v1/uploads/{version.id}", f"/api/v1/patches/{version.patch.full_name}/versions/{version.number}"]
     idempotency.forget_about(uow.session, held)
+
+
+def reread_if_purged(read: Callable[[], Value]) -> Value:
+    """Runs a read that opens its own transactions, and repeats it once if bytes were removed while it ran.
+
+    The second run finds the tombstone and raises version.purged; an error with another cause is raised again.
+    """
+    try:
+        return read()
+    except (CoreError, DomainError) as error:
+        if error.code not in BYTES_REMOVED:
+            raise
+    return read()

@@ -6,9 +6,9 @@ keep a connection from other requests and hold back the database's vacuum.
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from app.core.adapter import Selector
 from app.core.deltas import resolve
@@ -21,16 +21,8 @@ from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.services.access.quotas import require_room
 from app.services.patches import draft_files, drafts
-from app.services.unit_of_work import Tools, UnitOfWork
-
-
-class Opened(Protocol):
-    """A running registry."""
-
-    tools: Tools
-
-    def read(self) -> AbstractContextManager[UnitOfWork]:
-        """Opens a read-only unit of work."""
+from app.services.tools import Tools
+from app.services.unit_of_work import UnitOfWork, UnitsOfWork
 
 
 @dataclass(frozen=True)
@@ -62,7 +54,7 @@ def find(uow: UnitOfWork, principal: Principal, upload: str) -> Draft:
     return Draft(version)
 
 
-def verify(opened: Opened, principal: Principal, upload: str, verified: list[str] | None = None) -> dict[str, Any]:
+def verify(units: UnitsOfWork, principal: Principal, upload: str, verified: list[str] | None = None) -> dict[str, Any]:
     """Verifies the uploaded files of a draft and moves them into the store; writes no row, so nothing becomes visible.
 
     Args:
@@ -75,12 +67,12 @@ def verify(opened: Opened, principal: Principal, upload: str, verified: list[str
         DomainError: upload.incomplete, upload.digest, server.busy, and the errors of `find`.
         CoreError: the uploaded files are not a patch, or do not fit the release that they name.
     """
-    with opened.read() as uow:
+    with units.read() as uow:
         draft = find(uow, principal, upload)
     if draft.facts is not None:
         return draft.facts
-    _take(opened.tools, draft.version, [] if verified is None else verified)
-    return facts_of(opened.tools, draft.version)
+    _take(units.tools, draft.version, [] if verified is None else verified)
+    return facts_of(units.tools, draft.version)
 
 
 def refuse(uow: UnitOfWork, principal: Principal, upload: str, verified: Sequence[str], error: CoreError | DomainError) -> None:
@@ -113,7 +105,7 @@ def facts_of(tools: Tools, version: PatchVersion, read_values: bool = True) -> d
     with ExitStack() as stack:
         # Only the memory-hungry part needs a place; the values are read in small pieces.
         with tools.checks.hold(version.owner) if read_values else nullcontext():
-            opened = stack.enter_context(tools.library.open_patch(version))
+            opened = stack.enter_context(tools.artifacts.open_patch(version))
             _require_fit(tools, version, opened.patch)
         if read_values:
             check_finite(opened.patch, opened.source, tools.arithmetic())
@@ -132,7 +124,7 @@ def facts_of(tools: Tools, version: PatchVersion, read_values: bool = True) -> d
 def _require_fit(tools: Tools, version: PatchVersion, patch: Patch) -> None:
     """Raises `CoreError` if a patch does not fit the release that it was trained on, or cannot fit any release."""
     if version.trained_on:
-        resolve(patch.config, patch.factors, tools.library.manifest(version.trained_on).checkpoint)
+        resolve(patch.config, patch.factors, tools.artifacts.manifest(version.trained_on).checkpoint)
     else:  # patterns that are invalid or too slow to match are useless on any release
         Selector(patch.config).require_affordable(len(patch.factors))
 

@@ -16,8 +16,8 @@ from app.core.findings import Finding, refusal
 from app.core.recipe import Recipe
 from app.db.patches import PatchVersion
 from app.db.releases import Release
-from app.services.artifacts.artifacts import Assessment, digests_of
-from app.services.unit_of_work import Tools
+from app.services.artifacts.artifacts import digests_of
+from app.services.tools import Assessment, Tools
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def assess(tools: Tools, case: Case) -> tuple[Assessment, Lineage | None]:
         DomainError: server.busy; storage.unavailable, among others, if bytes cannot be read.
         CoreError: bytes of the release or of the patch have changed. A patch that does not fit is a finding, not an error.
     """
-    library, sampled, made = tools.library, list[Lineage](), list[Assessment]()
+    library, sampled, made = tools.artifacts, list[Lineage](), list[Assessment]()
 
     def make() -> Assessment:
         with tools.checks.hold(case.version.owner):
@@ -58,7 +58,7 @@ def assess(tools: Tools, case: Case) -> tuple[Assessment, Lineage | None]:
 
 
 def _made(tools: Tools, case: Case, sampled: list[Lineage]) -> Assessment:
-    library, findings = tools.library, list(_companions(tools, case))
+    library, findings = tools.artifacts, list(_companions(tools, case))
     try:
         plan = library.plan(case.release, case.version, case.recipe)
     except (AdapterError, HeaderError, PortError) as error:
@@ -74,7 +74,7 @@ def _made(tools: Tools, case: Case, sampled: list[Lineage]) -> Assessment:
 
 def _lineage(tools: Tools, case: Case, sampled: list[Lineage]) -> Lineage | None:
     """Returns how similar the release is to the one that the patch was trained on; None if unknown, or if they are the same."""
-    old, new, library = case.version.trained_on, case.release, tools.library
+    old, new, library = case.version.trained_on, case.release, tools.artifacts
     if old is None or old.manifest == new.manifest:
         return None
     if case.lineage:
@@ -89,12 +89,12 @@ def _lineage(tools: Tools, case: Case, sampled: list[Lineage]) -> Lineage | None
 
 
 def _companions(tools: Tools, case: Case) -> Iterator[Finding]:
-    version, release, manifest = case.version, case.release, tools.library.manifest(case.release)
+    version, release, manifest = case.version, case.release, tools.artifacts.manifest(case.release)
     yield from judge_left_out(manifest.checkpoint.left_out)
     yield from judge_tokenizers(digests_of(version), manifest.file_digests, case.recipe)
     if version.trained_on is None:
         text = "It is not known which release the patch was trained on, so nothing tells whether this one continues it."
         yield Finding("lineage.unknown", "warn", f"{text} Approve the port to go on, or publish the patch with --trained-on.")
     elif version.trained_on_id != release.id:
-        old = tools.library.manifest(version.trained_on)
+        old = tools.artifacts.manifest(version.trained_on)
         yield from judge_releases(old.checkpoint.config, old.file_digests, manifest.checkpoint.config, manifest.file_digests)

@@ -101,8 +101,8 @@ def order(uow: UnitOfWork, ident: str) -> dict[str, Any] | None:
     place.require_below(uow.tools.allowed_s3)  # asked again: the list may have changed since
     recipe = Recipe.from_dict(port.recipe)
     return {
-        **uow.tools.library.merge_order(port.release, port.version, recipe),
-        "paths": list(uow.tools.library.plan(port.release, port.version, recipe).files),
+        **uow.tools.artifacts.merge_order(port.release, port.version, recipe),
+        "paths": list(uow.tools.artifacts.plan(port.release, port.version, recipe).files),
         "target": {"kind": "s3", "bucket": place.bucket, "prefix": place.prefix},
         "fingerprint": port.fingerprint,
     }

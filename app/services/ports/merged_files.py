@@ -11,10 +11,10 @@ from functools import partial
 from app.core.plan import PlannedFile
 from app.core.recipe import Recipe, etag
 from app.db.ports import Port
-from app.services.artifacts.artifacts import Artifacts, digests_of
+from app.services.artifacts.artifacts import digests_of
 from app.services.artifacts.file_reads import Content
 from app.services.artifacts.stored_files import patch_content, release_content
-from app.services.registry import Registry
+from app.services.tools import OpenArtifacts, Tools
 
 AHEAD = 6  # pieces computed in advance
 
@@ -34,16 +34,16 @@ class MergedModel:
     """The merged model of a port, planned.
 
     Args:
-        library: opens releases and patches.
+        artifacts: opens releases and patches.
         port: a port that may be read, with its version and release.
 
     Raises:
         CoreError: release and version do not fit each other, or their bytes have changed.
     """
 
-    def __init__(self, library: Artifacts, port: Port) -> None:
-        self._library, self._port = library, port
-        self._planned = library.planned(port.release, port.version, Recipe.from_dict(port.recipe))
+    def __init__(self, artifacts: OpenArtifacts, port: Port) -> None:
+        self._artifacts, self._port = artifacts, port
+        self._planned = artifacts.planned(port.release, port.version, Recipe.from_dict(port.recipe))
 
     @property
     def family_id(self) -> str:
@@ -62,20 +62,20 @@ class MergedModel:
         """
         return self._file(self._planned.plan.file(path))
 
-    def content(self, backend: Registry, path: str, start: int, stop: int) -> Content:
+    def content(self, tools: Tools, path: str, start: int, stop: int) -> Content:
         """Returns the content of bytes [start, stop) of a file: computed, or unchanged from the release or the patch."""
         port, origin = self._port, self._planned.plan.file(path).carried_from
         if origin == "patch":
-            return patch_content(self._library, port.version, path, digests_of(port.version)[path], stop)
+            return patch_content(self._artifacts, port.version, path, digests_of(port.version)[path], stop)
         if origin == "base":
-            return release_content(backend, port.release, path, start, stop, port.owner)
-        return Content(partial(self._compute, backend, path, stop), backend.merged_reads, port.owner, is_computed=True)
+            return release_content(tools, port.release, path, start, stop, port.owner)
+        return Content(partial(self._compute, tools, path, stop), tools.merged_reads, port.owner, is_computed=True)
 
     @contextmanager
-    def _compute(self, backend: Registry, path: str, stop: int, start: int) -> Iterator[Iterator[memoryview]]:
-        port, arithmetic = self._port, backend.tools.arithmetic()
-        with self._library.open_planned(port.release, port.version, self._planned, arithmetic, in_order=True) as merger:
-            pieces = merger.stream(path, start, stop, pool=backend.pool, ahead=AHEAD)
+    def _compute(self, tools: Tools, path: str, stop: int, start: int) -> Iterator[Iterator[memoryview]]:
+        port, arithmetic = self._port, tools.arithmetic()
+        with self._artifacts.open_planned(port.release, port.version, self._planned, arithmetic, in_order=True) as merger:
+            pieces = merger.stream(path, start, stop, pool=tools.pool, ahead=AHEAD)
             try:
                 yield pieces
             finally:
@@ -88,6 +88,6 @@ class MergedModel:
         path, size, port = planned.path, planned.size, self._port
         if planned.carried_from:
             is_own = planned.carried_from == "patch"
-            carried = digests_of(port.version) if is_own else self._library.manifest(port.release).file_digests
+            carried = digests_of(port.version) if is_own else self._artifacts.manifest(port.release).file_digests
             return MergedFile(path, size, carried[path], carried[path], computed=False)
         return MergedFile(path, size, etag(port.fingerprint, path), (port.digests or {}).get(path), computed=True)

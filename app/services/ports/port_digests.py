@@ -57,7 +57,7 @@ def order(uow: UnitOfWork, port_id: str) -> dict[str, Any] | None:
     port = rows.get(uow.session, port_id)
     if port is None or port.state != "ready" or port.digests is not None:
         return None
-    return uow.tools.library.merge_order(port.release, port.version, Recipe.from_dict(port.recipe))
+    return uow.tools.artifacts.merge_order(port.release, port.version, Recipe.from_dict(port.recipe))
 
 
 def record(uow: UnitOfWork, port_id: str, job: str, held: Claim, result: dict[str, Any]) -> bool:

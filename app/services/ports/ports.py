@@ -19,12 +19,14 @@ from app.domain.errors import DomainError
 from app.domain.ids import new_id
 from app.domain.principal import Principal
 from app.domain.states import move
+from app.services.access import grants
 from app.services.access.quotas import open_account
 from app.services.catalog import families, releases
 from app.services.patches import patches
 from app.services.ports import assessments
 from app.services.ports.assessments import Case
-from app.services.unit_of_work import Tools, UnitOfWork
+from app.services.tools import Tools
+from app.services.unit_of_work import UnitOfWork
 
 # What a reason can outweigh: judgements about likeness. A patch that does not fit exactly is never forced.
 ARGUABLE = frozenset({"lineage.unrelated"})
@@ -231,7 +233,7 @@ def readable(uow: UnitOfWork, principal: Principal, port_id: str) -> Port:
         DomainError: port.unknown, port.not_ready, version.purged; family.unknown where its base model may not be seen (any more).
     """
     port = get(uow, principal, port_id)
-    if not families.is_visible(uow, principal, port.release.family_id):
+    if not grants.is_visible(uow, principal, port.release.family_id):
         raise DomainError("family.unknown", family=port.release.family.name)
     patches.require_kept(port.version)
     if port.state != "ready":

@@ -16,13 +16,14 @@ from app.db.patches import PatchVersion
 from app.db.ports import Port
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
-from app.services.artifacts.artifacts import Artifacts, digests_of
-from app.services.catalog import families
+from app.services.access import grants
+from app.services.artifacts.artifacts import digests_of
 from app.services.hubview import snapshots
 from app.services.hubview.repositories import Adapter, Base, Merged, Thing
 from app.services.hubview.snapshots import Drawn, Snapshot
 from app.services.patches import patches
 from app.services.ports import ports
+from app.services.tools import OpenArtifacts
 from app.services.unit_of_work import UnitOfWork
 
 # What an engine reads of an adapter, in the order of reading.
@@ -73,7 +74,7 @@ def find(uow: UnitOfWork, principal: Principal, port_id: str) -> Found:
         DomainError: port.unknown; family.unknown, if the principal may not see its base model (any more); version.purged.
     """
     port = ports.get(uow, principal, port_id)
-    if not families.is_visible(uow, principal, port.release.family_id):
+    if not grants.is_visible(uow, principal, port.release.family_id):
         raise DomainError("family.unknown", family=port.release.family.name)
     patches.require_kept(port.version)
     if port.state != "ready":
@@ -83,7 +84,7 @@ def find(uow: UnitOfWork, principal: Principal, port_id: str) -> Found:
     return Found(port, tuple((thing, snapshots.written(uow, thing)) for thing in things))
 
 
-def describe(library: Artifacts, found: Found) -> Serving:
+def describe(artifacts: OpenArtifacts, found: Found) -> Serving:
     """Returns which engines can serve a port, and how. Reads files, so no transaction should be open.
 
     Raises:
@@ -93,24 +94,24 @@ def describe(library: Artifacts, found: Found) -> Serving:
     if port.state != "ready":
         facts = Facts(port.state, Recipe.from_dict(port.recipe), {}, frozenset(), frozenset(), (), "", ())
         return Serving(port, facts, decide(facts), None, ())
-    config = library.manifest(port.release).checkpoint.config
-    facts = _facts(library, port, config)
+    config = artifacts.manifest(port.release).checkpoint.config
+    facts = _facts(artifacts, port, config)
     architectures = config.get("architectures")
     named = tuple(str(one)[:100] for one in architectures[:10]) if isinstance(architectures, list) else ()
-    addresses, drawn = _addresses(library, found, facts.is_canonical)
+    addresses, drawn = _addresses(artifacts, found, facts.is_canonical)
     return Serving(port, facts, decide(facts), addresses, named, drawn)
 
 
-def _facts(library: Artifacts, port: Port, base: Mapping[str, Any]) -> Facts:
+def _facts(artifacts: OpenArtifacts, port: Port, base: Mapping[str, Any]) -> Facts:
     recipe, version = Recipe.from_dict(port.recipe), port.version
-    plan = library.plan(port.release, version, recipe)
+    plan = artifacts.plan(port.release, version, recipe)
     touched = {compute.dtype for compute in plan.computed_tensors()}
-    with library.open_patch(version) as opened:
+    with artifacts.open_patch(version) as opened:
         factors, header = opened.patch.factors, opened.patch.header
     low = next((Finding(**found) for found in port.findings if found["code"] == "fidelity.low"), None)
-    release, brought = library.manifest(port.release).file_digests, digests_of(version)
+    release, brought = artifacts.manifest(port.release).file_digests, digests_of(version)
     return Facts(
-        state=port.state, recipe=recipe, config=_published_config(library, version),
+        state=port.state, recipe=recipe, config=_published_config(artifacts, version),
         ranks=frozenset(pair.rank for pair in factors.values()),
         modules=frozenset(module.rpartition(".")[2] for module in factors), factor_dtypes=_dtypes(header),
         model_type=str(base.get("model_type"))[:60], output_dtypes=tuple(sorted(touched)),
@@ -119,8 +120,8 @@ def _facts(library: Artifacts, port: Port, base: Mapping[str, Any]) -> Facts:
     )  # fmt: skip
 
 
-def _published_config(library: Artifacts, version: PatchVersion) -> dict[str, Any]:
-    with library.open_file(version, CONFIG_FILE, digests_of(version)[CONFIG_FILE]) as source:
+def _published_config(artifacts: OpenArtifacts, version: PatchVersion) -> dict[str, Any]:
+    with artifacts.open_file(version, CONFIG_FILE, digests_of(version)[CONFIG_FILE]) as source:
         return load_config(bytes(read_range(source, CONFIG_FILE, 0, min(source.size(CONFIG_FILE), MAX_CONFIG_BYTES))))
 
 
@@ -133,10 +134,10 @@ def _yanked(port: Port) -> tuple[str, ...]:
     return tuple(what for what, state in states.items() if state == "yanked")
 
 
-def _addresses(library: Artifacts, found: Found, is_canonical: bool) -> tuple[Addresses | None, tuple[Drawn, ...]]:
+def _addresses(artifacts: OpenArtifacts, found: Found, is_canonical: bool) -> tuple[Addresses | None, tuple[Drawn, ...]]:
     """Where base, adapter and merged model lie; or the commits that have to be written down first."""
     shown = found.shown if is_canonical else found.shown[:1]  # ports by other recipes have no Hub names
-    missing = tuple(snapshots.draw(library, thing) for thing, snapshot in shown if snapshot is None)
+    missing = tuple(snapshots.draw(artifacts, thing) for thing, snapshot in shown if snapshot is None)
     if missing:
         return None, missing
     base, adapter, merged = (*(snapshot for _, snapshot in shown), None, None)[:3]

@@ -4,8 +4,7 @@ A reservation is a database row, so that it is valid on all replicas. If its pro
 together with the staged bytes.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from functools import partial
 
 from app.db import pushes as rows
@@ -16,11 +15,9 @@ from app.domain.ids import new_id
 from app.domain.principal import Principal
 from app.domain.repositories import Repository
 from app.services.access.quotas import open_account
-from app.services.unit_of_work import UnitOfWork, run_with_retry
+from app.services.unit_of_work import Begin, UnitOfWork, run_with_retry
 from app.services.uploads import pushed_objects
 from app.services.uploads.pushed_objects import owner_of, require_push
-
-Begin = Callable[[], AbstractContextManager[UnitOfWork]]
 
 
 def reserve(uow: UnitOfWork, principal: Principal, repository: Repository, size: int) -> str:

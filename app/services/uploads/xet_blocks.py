@@ -5,9 +5,8 @@ Blocks mean something in the session that sent them, and nowhere else: what one 
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from functools import lru_cache
-from typing import Protocol
 
 from app.core.errors import XetError
 from app.core.source import Source, read_range
@@ -18,24 +17,13 @@ from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import Repository
 from app.services.access.quotas import open_account
-from app.services.unit_of_work import Tools, UnitOfWork, run_with_retry
+from app.services.tools import Tools
+from app.services.unit_of_work import UnitOfWork, UnitsOfWork, run_with_retry
 from app.services.uploads import pushed_objects, reservations
 from app.services.uploads.pushed_objects import PUSHED, new_upload, owner_of, require_push
 
 HEADERS = "1"  # the name under which the headers of a block's chunks are staged beside it
 OPEN_BLOCKS = 64
-
-
-class Opened(Protocol):
-    """A registry that runs."""
-
-    tools: Tools
-
-    def read(self) -> AbstractContextManager[UnitOfWork]:
-        """A unit of work that only reads."""
-
-    def write(self) -> AbstractContextManager[UnitOfWork]:
-        """A unit of work that may write; commits at its end."""
 
 
 def has_block(uow: UnitOfWork, principal: Principal, repository: Repository, session: str, name: str) -> bool:
@@ -79,7 +67,7 @@ def keep_block(
 
 
 def rebuild(
-    opened: Opened, principal: Principal, repository: Repository, session: str, files: Sequence[ShardFile], largest: int
+    units: UnitsOfWork, principal: Principal, repository: Repository, session: str, files: Sequence[ShardFile], largest: int
 ) -> None:
     """Puts the files of a shard together, stages each, and takes it when its sha256 is the one that the shard says.
 
@@ -101,40 +89,40 @@ def rebuild(
     if total > largest:
         raise DomainError("request.too_large", what="the upload", size=total, limit=largest)
     names = sorted({term.block for file in files for term in file.terms()})
-    with opened.read() as uow:
+    with units.read() as uow:
         require_push(principal, repository)
         found = _blocks(uow, repository, session, names)
         check_effort(files, sum(row.size for row in found.values()))
         more = max(0, total - sum(row.charged for row in found.values()))
     # The quota of the blocks passes to their files. The remainder is reserved now, because it is staged before it is recorded.
-    reserved = run_with_retry(opened.write, lambda uow: reservations.reserve(uow, principal, repository, more))
+    reserved = run_with_retry(units.write, lambda uow: reservations.reserve(uow, principal, repository, more))
     try:
-        _put_together(opened, principal, repository, session, files, found, reserved)
+        _put_together(units, principal, repository, session, files, found, reserved)
     finally:
-        reservations.give_back(opened.write, reserved)
+        reservations.give_back(units.write, reserved)
 
 
 def _put_together(
-    opened: Opened, principal: Principal, repository: Repository, session: str, files: Sequence[ShardFile],
+    units: UnitsOfWork, principal: Principal, repository: Repository, session: str, files: Sequence[ShardFile],
     found: Mapping[str, PushedObject], reserved: str,
 ) -> None:  # fmt: skip
     names = sorted(found)
-    reader = _Blocks(opened.tools, {name: str(row.staged) for name, row in found.items()})
+    reader = _Blocks(units.tools, {name: str(row.staged) for name, row in found.items()})
     for file in files:
         reader.check(file)
     for file in files:
-        with opened.read() as uow:
+        with units.read() as uow:
             if pushed_objects.named(uow, repository, file.sha256, file.size):
                 continue
         upload = new_upload()
         try:
-            _stage(opened.tools, upload, file, reader)
-            with opened.write() as uow:
+            _stage(units.tools, upload, file, reader)
+            with units.write() as uow:
                 freed = _make_room(uow, repository, session, names, file.size)
                 reservations.shrink(uow, reserved, file.size - freed)
                 pushed_objects.keep(uow, principal, repository, file.sha256, file.size, upload)
         except BaseException:
-            opened.tools.blobs.discard(upload)
+            units.tools.blobs.discard(upload)
             raise
 
 

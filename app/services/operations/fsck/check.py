@@ -15,11 +15,11 @@ from sqlalchemy.orm import Session
 
 from app.db import commits, imports, materialisations, patches, ports, pushes, release_downloads, releases
 from app.services.operations.digest_spill import Named, Scratch
-from app.services.operations.erasure import Looked
 from app.services.operations.fsck import places, rows, stored
 from app.services.operations.fsck.places import Targets
 from app.services.operations.fsck.stored import UnreadableError
 from app.services.operations.fsck.troubles import Found, Trouble
+from app.services.unit_of_work import UnitsOfWork
 
 PAGE = 200
 
@@ -61,7 +61,7 @@ MATERIALISATIONS = _Noun("materialisations", materialisations.count, materialisa
 IMPORTS = _Noun("imports", imports.count, imports.everything, imports.get)
 
 
-def check(opened: Looked, quick: bool, tell: Tell) -> Iterator[Found]:
+def check(opened: UnitsOfWork, quick: bool, tell: Tell) -> Iterator[Found]:
     """Checks everything and changes nothing. Bytes and rows that appear or disappear meanwhile are not reported.
 
     Args:
@@ -79,7 +79,7 @@ def check(opened: Looked, quick: bool, tell: Tell) -> Iterator[Found]:
         def release(row: Any) -> Iterator[Found]:
             yield from rows.release(tools, row)
             try:
-                scratch.add(stored.named_by_release(tools.library, row))
+                scratch.add(stored.named_by_release(tools.artifacts, row))
             except UnreadableError as error:
                 yield error.trouble
             else:
@@ -112,7 +112,7 @@ def check(opened: Looked, quick: bool, tell: Tell) -> Iterator[Found]:
         yield from _staged(opened)
 
 
-def _walk(opened: Looked, noun: _Noun, judge: Judge, tell: Tell) -> Iterator[Found]:
+def _walk(opened: UnitsOfWork, noun: _Noun, judge: Judge, tell: Tell) -> Iterator[Found]:
     with opened.read() as uow:
         total, done, after = noun.count(uow.session), 0, None
     while True:
@@ -131,14 +131,14 @@ def _walk(opened: Looked, noun: _Noun, judge: Judge, tell: Tell) -> Iterator[Fou
         after = page[PAGE - 1].id
 
 
-def _again(opened: Looked, noun: _Noun, judge: Judge, ident: str, first: list[Found]) -> list[Found]:
+def _again(opened: UnitsOfWork, noun: _Noun, judge: Judge, ident: str, first: list[Found]) -> list[Found]:
     """What is still so when the row is read anew."""
     with opened.read() as uow:
         row = noun.get(uow.session, ident)
     return [found for found in judge(row) if found in first] if row is not None else []
 
 
-def _bytes(opened: Looked, scratch: Scratch, quick: bool, tell: Tell) -> Iterator[Found]:
+def _bytes(opened: UnitsOfWork, scratch: Scratch, quick: bool, tell: Tell) -> Iterator[Found]:
     """Every digest that is named, once; progress in digests or, where they are read, in bytes."""
     (count, size), done, read = scratch.totals(), 0, None
     what, total = ("digests", count) if quick else ("bytes", size)
@@ -152,7 +152,7 @@ def _bytes(opened: Looked, scratch: Scratch, quick: bool, tell: Tell) -> Iterato
     tell(what, total, total)
 
 
-def _staged(opened: Looked) -> Iterator[Found]:
+def _staged(opened: UnitsOfWork) -> Iterator[Found]:
     idle = stored.idle_uploads(opened.tools)
     while some := list(islice(idle, PAGE)):
         with opened.read() as uow:

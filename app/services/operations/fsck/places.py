@@ -11,10 +11,10 @@ from app.db.releases import Release
 from app.domain.errors import DomainError
 from app.domain.s3_uri import S3, S3Uri
 from app.services.operations import erasure
-from app.services.operations.erasure import Looked
 from app.services.operations.fsck.stored import digest_of
 from app.services.operations.fsck.troubles import Found, Trouble, Unseen
-from app.services.unit_of_work import Tools
+from app.services.tools import Tools
+from app.services.unit_of_work import UnitsOfWork
 
 
 class Targets:
@@ -23,7 +23,7 @@ class Targets:
     A bucket that did not answer once is not asked again: a store that is away would cost a minute for every model.
     """
 
-    def __init__(self, opened: Looked) -> None:
+    def __init__(self, opened: UnitsOfWork) -> None:
         self._tools, self._opened = opened.tools, opened
         self._away: dict[str, str] = {}
 
@@ -88,8 +88,8 @@ def reference(tools: Tools, row: Release, quick: bool) -> Iterator[Found]:
         yield Trouble("release.bytes", f"{name}/{row.damaged_path}", "Its bytes were found to differ; the release is not read.")
         return
     try:
-        digests = tools.library.manifest(row).file_digests
-        with tools.library.open_release(row) as source:
+        digests = tools.artifacts.manifest(row).file_digests
+        with tools.artifacts.open_release(row) as source:
             for path in row.stats or {}:
                 try:
                     if quick or row.source.startswith(S3):

@@ -19,7 +19,7 @@ from app.services.operations.abandoned_uploads import DRAFT_AGE
 from app.services.operations.fsck.troubles import Trouble
 from app.services.patches import imports
 from app.services.ports import materialisations, ports
-from app.services.unit_of_work import Tools
+from app.services.tools import Tools
 
 # An erasure takes moments, where the stores answer.
 ERASURE_AGE = dt.timedelta(days=1)

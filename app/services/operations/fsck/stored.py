@@ -10,12 +10,11 @@ from app.core.source import Source, read_range
 from app.db.patches import PUBLISHED, PURGED, PatchVersion
 from app.db.releases import Release
 from app.domain.errors import DomainError
-from app.services.artifacts.artifacts import Artifacts
 from app.services.operations.abandoned_uploads import DRAFT_AGE
 from app.services.operations.digest_spill import Named, Scratch
 from app.services.operations.fsck.troubles import Trouble
 from app.services.operations.garbage_collection import BLOB_GRACE
-from app.services.unit_of_work import Tools
+from app.services.tools import OpenArtifacts, Tools
 
 CHUNK = 4 * 2**20
 DRAFTS = "ver_"
@@ -28,7 +27,7 @@ def named_by_version(row: PatchVersion) -> Iterator[Named]:
             yield Named(file["sha256"], file["size"], f"{row.patch.full_name}@{row.number}/{file['path']}")
 
 
-def named_by_release(library: Artifacts, row: Release) -> Iterator[Named]:
+def named_by_release(artifacts: OpenArtifacts, row: Release) -> Iterator[Named]:
     """The manifest of a release, and its files where they were copied.
 
     Raises:
@@ -39,7 +38,7 @@ def named_by_release(library: Artifacts, row: Release) -> Iterator[Named]:
     name = f"{row.family.name}/{row.name}"
     yield Named(row.manifest, None, f"{name} manifest")
     try:
-        manifest = library.manifest(row)
+        manifest = artifacts.manifest(row)
     except DomainError as error:
         if error.code != "blob.missing":
             raise
