@@ -6,7 +6,7 @@ from pathlib import Path
 APP = Path(__file__).parents[2] / "app"
 # `Request.form` and `Request.json` read the whole body too.
 READS = {"body", "stream", "form", "json"}
-READERS = {"wire/bodies.py", "wire/body_routes.py"}
+READERS = {"http/request_streams.py", "http/body_routes.py"}
 
 
 def reads(tree: ast.AST) -> list[str]:
@@ -23,6 +23,6 @@ def test_bodies_are_read_by_their_readers_only() -> None:
     found = {
         str(path.relative_to(APP)): calls
         for path in APP.rglob("*.py")
-        if path.relative_to(APP).parts[0] in ("api", "hub", "wire") and (calls := reads(ast.parse(path.read_text())))
+        if path.relative_to(APP).parts[0] in ("api", "hub", "http") and (calls := reads(ast.parse(path.read_text())))
     }
     assert set(found) == READERS, found

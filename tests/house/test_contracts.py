@@ -69,10 +69,10 @@ def test_package_inits_are_only_door_plates() -> None:
 def test_only_the_unit_of_work_commits() -> None:
     """One use case is one transaction, committed at the edge."""
     commits = [p.name for p in MODULES if ".commit()" in p.read_text()]
-    assert commits == ["uow.py"]
+    assert commits == ["unit_of_work.py"]
 
 
 def test_no_commit_and_no_session_in_the_surfaces() -> None:
     """Surfaces ask services; they never see a session of the database. (Clients of Xet have sessions of their own.)"""
-    for path in (path for surface in ("api", "hub", "wire") for path in (ROOT / "app" / surface).rglob("*.py")):
+    for path in (path for surface in ("api", "hub", "http") for path in (ROOT / "app" / surface).rglob("*.py")):
         assert not re.search(r"\.session\b|\bSession\b|sessionmaker", path.read_text()), path

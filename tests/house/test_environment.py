@@ -13,9 +13,9 @@ READS = {"os.environ", "os.environb", "os.getenv", "os.getenvb"}
 ALLOWED = {
     "cli": "where every process of ours begins",
     "plugins/vllm_resolver.py": "where our part of a process of vLLM's begins",
-    "jobs/process.py": "passes a few variables on to the processes of jobs",
+    "jobs/supervise.py": "passes a few variables on to the processes of jobs",
     "jobs/fork_server.py": "sets the environment of the processes that it forks",
-    "blobs/s3_client.py": "boto3's own chain, AWS_..., which boto3 reads there itself",
+    "blobs/s3/client.py": "boto3's own chain, AWS_..., which boto3 reads there itself",
 }
 
 
