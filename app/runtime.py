@@ -80,7 +80,7 @@ class Runtime:
         self.far_reads = ReadSlots(settings.far_reads, settings.far_reads_of_one, "reads of large files from the object store")
         self._checks = ReadSlots(settings.checks, settings.checks_of_one, "checks of patches")
         self.admin_token: str | None = None
-        self.card: WorkerInfo | None = None
+        self.worker_info: WorkerInfo | None = None
         self.worker_ttl = settings.worker_ttl_seconds
         self.readers = workers.Readers(self._look_for_readers)
         self.handed_over = WorkerFiles()
@@ -285,10 +285,10 @@ class Runtime:
                     raise DomainError("request.under_way", what=what)
                 yield
 
-    def _presence_of(self, card: WorkerInfo) -> Presence:
-        return Presence(self.write, card, self.settings.worker_beat_seconds, self.settings.worker_ttl_seconds)
+    def _presence_of(self, worker_info: WorkerInfo) -> Presence:
+        return Presence(self.write, worker_info, self.settings.worker_beat_seconds, self.settings.worker_ttl_seconds)
 
-    def _look_for_readers(self) -> list[workers.Reader]:
+    def _look_for_readers(self) -> list[workers.ReadWorker]:
         if self.settings.is_embedded:
             return []
         with self.read() as uow:

@@ -63,10 +63,10 @@ class WorkerRuntime(Runtime):
     """What a worker runs on: the service's database and bytes, an engine of its own, no tokens to make and no house to keep.
 
     Attributes:
-        card: what it says of itself, from the start on.
+        worker_info: what it says of itself, from the start on.
     """
 
-    card: WorkerInfo
+    worker_info: WorkerInfo
 
     def __init__(self, settings: Settings, role: Role) -> None:
         super().__init__(settings)
@@ -95,8 +95,8 @@ class WorkerRuntime(Runtime):
             log.warning("no accelerator was found here: jobs of class %s are computed on the processor", self.role.class_name)
         self._open(data, partial(arithmetic.load, device.id))
         allowed_locations.warn_of_absent(self._allowed_places())
-        self.card = introduce(self.role.class_name, device, self.role.url, self.role.labels)
-        self._presence = self._presence_of(self.card)
+        self.worker_info = introduce(self.role.class_name, device, self.role.url, self.role.labels)
+        self._presence = self._presence_of(self.worker_info)
         # Jobs of a class without accelerators leave one that is there to those who asked for it.
         computing = device.id if self.role.has_accelerator else host.id
         engine = Engine(
@@ -105,7 +105,7 @@ class WorkerRuntime(Runtime):
         )  # fmt: skip
         engine.start()
         self._engine = engine
-        self.announce_keys("worker", self.card.id)
+        self.announce_keys("worker", self.worker_info.id)
         background.every(PLACES_SECONDS, self._stopping, "allowed-places", self._follow_allowed_places)
         self.watch_purges()
 

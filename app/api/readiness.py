@@ -2,12 +2,12 @@
 
 import asyncio
 
-from app.api.schemas.system import PartOut, ReadyOut
+from app.api.schemas.system import ComponentOut, ReadyOut
 from app.domain.errors import DomainError
-from app.services.operations.readiness import Part
+from app.services.operations.readiness import Component
 from app.services.registry import Registry
 
-DRAINING = Part(ok=False, milliseconds=0.0, reason="the process is about to stop")
+DRAINING = Component(ok=False, milliseconds=0.0, reason="the process is about to stop")
 
 
 async def readiness(backend: Registry) -> ReadyOut:
@@ -23,4 +23,4 @@ async def readiness(backend: Registry) -> ReadyOut:
     if failed:
         shown = {name: part.to_dict() for name, part in parts.items()}
         raise DomainError("server.unready", reason="; ".join(failed).rstrip("."), parts=shown)
-    return ReadyOut(status="ok", parts={name: PartOut(**part.to_dict()) for name, part in parts.items()})
+    return ReadyOut(status="ok", parts={name: ComponentOut(**part.to_dict()) for name, part in parts.items()})

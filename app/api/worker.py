@@ -29,14 +29,14 @@ router = APIRouter()
 class WorkerBackend(Registry, Protocol):
     """What a worker's endpoints run on: a backend that can introduce itself."""
 
-    card: WorkerInfo
+    worker_info: WorkerInfo
 
 
-async def get_card(backend: BackendDep) -> WorkerInfo:
-    return cast(WorkerBackend, backend).card
+async def get_worker_info(backend: BackendDep) -> WorkerInfo:
+    return cast(WorkerBackend, backend).worker_info
 
 
-CardDep = Annotated[WorkerInfo, Depends(get_card)]
+WorkerInfoDep = Annotated[WorkerInfo, Depends(get_worker_info)]
 
 
 @router.get("/healthz")
@@ -52,11 +52,11 @@ async def readyz(backend: BackendDep) -> ReadyOut:
 
 
 @router.get("/about", dependencies=[Depends(require_watcher)])
-def about(card: CardDep) -> AboutOut:
+def about(worker_info: WorkerInfoDep) -> AboutOut:
     """What it is, for whoever may see its metrics."""
     return AboutOut(
-        id=card.id, class_name=card.class_name, version=card.version, device=card.device, memory_bytes=card.memory_bytes,
-        labels=card.labels,
+        id=worker_info.id, class_name=worker_info.class_name, version=worker_info.version,
+        device=worker_info.device, memory_bytes=worker_info.memory_bytes, labels=worker_info.labels,
     )  # fmt: skip
 
 
@@ -67,14 +67,14 @@ async def read_file(
     path: str,
     request: Request,
     backend: BackendDep,
-    card: CardDep,
+    worker_info: WorkerInfoDep,
     conditions: ConditionsDep,
     expires: Annotated[int, Query(ge=0, lt=2**40)],
     signature: Annotated[str, Query(max_length=64)],
     token: Annotated[str, Query(max_length=40)] = "",
 ) -> Response:
     """One file of a merged model, as the service answers it."""
-    check_read(backend.tools.secret_keys, card.id, port, path, expires, signature, token)
+    check_read(backend.tools.secret_keys, worker_info.id, port, path, expires, signature, token)
     # URLs signed by an older service name no token; that service has checked that the client may read the file.
     service = Principal(INSTALLATION, frozenset({"admin"}), "signature")
 

@@ -15,7 +15,7 @@ from typing import Any
 from app.blobs import layout
 from app.blobs.error_counts import noted
 from app.blobs.keyed_lock import KeyedLocks
-from app.blobs.store import Entry
+from app.blobs.store import BlobInfo
 from app.core.fsync import sync
 from app.core.source import DirectorySource, Source
 from app.domain.errors import DomainError
@@ -103,7 +103,7 @@ class LocalBlobs:
         # Nothing is expected of the files but their digest: the same bytes may be published again under who reads them.
         return DirectorySource(self._root, None, self._locations(files))
 
-    def place(self, files: Mapping[str, str]) -> dict[str, Any]:
+    def location(self, files: Mapping[str, str]) -> dict[str, Any]:
         return {"kind": "files", "locations": {path: str(location) for path, location in self._locations(files).items()}}
 
     def where(self) -> dict[str, Any]:
@@ -117,11 +117,11 @@ class LocalBlobs:
     def digests(self) -> Iterator[tuple[str, float]]:
         yield from (entry[:2] for entry in self.entries())
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[BlobInfo]:
         present = self._present()
         for path in (self._root / "sha256").glob("*/*"):
             if len(path.name) == 64 and (found := _stat(path)):
-                yield Entry(path.name, present - found.st_mtime, found.st_size)
+                yield BlobInfo(path.name, present - found.st_mtime, found.st_size)
 
     def uploads(self) -> Iterator[tuple[str, float]]:
         present = self._present()

@@ -26,7 +26,7 @@ PART_BYTES = 16 * 2**20
 MAX_PARTS = 10_000
 
 
-def open_place(place: Mapping[str, Any]) -> Source:
+def open_location(place: Mapping[str, Any]) -> Source:
     """A source for a place; the caller closes it."""
     if place["kind"] == "files":
         return DirectorySource(Path("/"), None, {path: Path(location) for path, location in place["locations"].items()})

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from app.blobs.store import Entry
+from app.blobs.store import BlobInfo
 from app.core.errors import CheckpointError
 from app.core.source import Source
 from app.domain.errors import DomainError
@@ -80,7 +80,7 @@ class MemoryBlobs:
                 raise DomainError("blob.missing", digest=digest)
         return MemorySource({path: self._blobs[digest][0] for path, digest in files.items()})
 
-    def place(self, files: Mapping[str, str]) -> dict[str, Any]:
+    def location(self, files: Mapping[str, str]) -> dict[str, Any]:
         directory = Path(self.sink("place")["directory"])
         for digest in files.values():
             if digest not in self._blobs:
@@ -91,8 +91,8 @@ class MemoryBlobs:
     def digests(self) -> Iterator[tuple[str, float]]:
         yield from (entry[:2] for entry in self.entries())
 
-    def entries(self) -> Iterator[Entry]:
-        yield from [Entry(digest, time.time() - made, len(data)) for digest, (data, made) in self._blobs.items()]
+    def entries(self) -> Iterator[BlobInfo]:
+        yield from [BlobInfo(digest, time.time() - made, len(data)) for digest, (data, made) in self._blobs.items()]
 
     def uploads(self) -> Iterator[tuple[str, float]]:
         yield from [(upload, time.time() - touched) for upload, touched in self._touched.items()]

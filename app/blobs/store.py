@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 from app.core.source import Source
 
 
-class Entry(NamedTuple):
+class BlobInfo(NamedTuple):
     """Bytes in a store: age in seconds by its own clock, size in bytes."""
 
     digest: str
@@ -96,8 +96,8 @@ class BlobStore(Protocol):
             DomainError: blob.missing.
         """
 
-    def place(self, files: Mapping[str, str]) -> dict[str, Any]:
-        """Where blobs lie (path -> digest), for a job's process: `app.blobs.locations.open_place` opens it.
+    def location(self, files: Mapping[str, str]) -> dict[str, Any]:
+        """Where blobs lie (path -> digest), for a job's process: `app.blobs.locations.open_location` opens it.
 
         Raises:
             DomainError: blob.missing.
@@ -106,7 +106,7 @@ class BlobStore(Protocol):
     def digests(self) -> Iterator[tuple[str, float]]:
         """All digests with their age in seconds, by the store's own clock; bytes that arrive again are young again."""
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[BlobInfo]:
         """The same with sizes."""
 
     def uploads(self) -> Iterator[tuple[str, float]]:

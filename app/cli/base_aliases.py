@@ -48,7 +48,7 @@ def alias_rm(family: str, name: Called, revision: Revision = None, as_json: Json
     wanted = name.lower(), revision
     found = next((row for row in client.pages(_path(family)) if (row["name"].lower(), row["revision"]) == wanted), None)
     if found is None:
-        fail("base_name.unknown", f"Family {family!r} is not called {name!r}. See 'portllm family alias ls'.", as_json)
+        fail("base_alias.unknown", f"Family {family!r} is not called {name!r}. See 'portllm family alias ls'.", as_json)
     client.delete(f"{_path(family)}/{segment(found['id'])}")
     print_json(found) if as_json else say(f"{name} means nothing any more.")
 

@@ -66,7 +66,7 @@ def _run(settings: Any, role: Any) -> NoReturn:
     ended = _on_signal()
     runtime = _explained(lambda: WorkerRuntime(settings, role))
     _explained(runtime.start)
-    _say(runtime.card)
+    _say(runtime.worker_info)
     ended.wait()
     _end(runtime)
 
@@ -86,7 +86,7 @@ def _serve(settings: Any, role: Any, listener: Any) -> NoReturn:
     )  # fmt: skip
     with ended_by_signals(server):
         _explained(runtime.start)
-        _say(runtime.card)
+        _say(runtime.worker_info)
         asyncio.run(server.serve(sockets=[listener]))
         _end(runtime)
 
@@ -121,9 +121,9 @@ def _explained(begin: Any) -> Any:
         fail_file(error, as_json=False)
 
 
-def _say(card: Any) -> None:
-    where = f", reads merged models at {card.url}" if card.url else ""
-    sys.stdout.write(f"Worker {card.id} runs jobs of class {card.class_name} on {card.device}{where}\n")
+def _say(worker_info: Any) -> None:
+    where = f", reads merged models at {worker_info.url}" if worker_info.url else ""
+    sys.stdout.write(f"Worker {worker_info.id} runs jobs of class {worker_info.class_name} on {worker_info.device}{where}\n")
     sys.stdout.flush()
 
 

@@ -36,7 +36,7 @@ MERGE_SAMPLE_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
-class Opened:
+class ModelDirectory:
     """A model directory that is open for reading."""
 
     root: Path
@@ -49,10 +49,10 @@ class Opened:
 
 
 @contextmanager
-def open_directory(root: Path) -> Iterator[Opened]:
+def open_directory(root: Path) -> Iterator[ModelDirectory]:
     files = list_files(root)
     with DirectorySource(root) as source:
-        yield Opened(root, source, files)
+        yield ModelDirectory(root, source, files)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from app.db.families import Family
 from app.db.releases import Release
 
 
-class BaseName(Identified, Base):
+class BaseAlias(Identified, Base):
     """A name of a family, or of one of its releases, somewhere else; belongs to the installation.
 
     Attributes:
@@ -33,7 +33,7 @@ class BaseName(Identified, Base):
     release: Mapped[Release | None] = relationship(lazy="raise")
 
 
-_LOADED = (joinedload(BaseName.family), joinedload(BaseName.release))
+_LOADED = (joinedload(BaseAlias.family), joinedload(BaseAlias.release))
 
 
 def key_of(name: str, revision: str | None) -> str:
@@ -41,15 +41,15 @@ def key_of(name: str, revision: str | None) -> str:
     return f"{name.lower()}@{revision}" if revision else name.lower()
 
 
-def by_key(session: Session, key: str) -> BaseName | None:
-    return session.scalar(select(BaseName).where(BaseName.key == key).options(*_LOADED))
+def by_key(session: Session, key: str) -> BaseAlias | None:
+    return session.scalar(select(BaseAlias).where(BaseAlias.key == key).options(*_LOADED))
 
 
-def get(session: Session, family_id: str, ident: str) -> BaseName | None:
-    return session.scalar(select(BaseName).where(BaseName.id == ident, BaseName.family_id == family_id).options(*_LOADED))
+def get(session: Session, family_id: str, ident: str) -> BaseAlias | None:
+    return session.scalar(select(BaseAlias).where(BaseAlias.id == ident, BaseAlias.family_id == family_id).options(*_LOADED))
 
 
-def list_page(session: Session, family_id: str, after: str | None, limit: int) -> Sequence[BaseName]:
+def list_page(session: Session, family_id: str, after: str | None, limit: int) -> Sequence[BaseAlias]:
     """One page of a family's names, newest first, one more than `limit`."""
-    query = select(BaseName).where(BaseName.family_id == family_id).options(*_LOADED)
-    return page(session, query, BaseName, after, limit)
+    query = select(BaseAlias).where(BaseAlias.family_id == family_id).options(*_LOADED)
+    return page(session, query, BaseAlias, after, limit)

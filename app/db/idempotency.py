@@ -10,7 +10,7 @@ from app.db.base import Base, Identified
 from app.db.locks import advisory_lock
 
 
-class Answer(Identified, Base):
+class IdempotentAnswer(Identified, Base):
     """One remembered answer; a token's keys are its own."""
 
     __tablename__ = "idempotency_answers"
@@ -29,8 +29,8 @@ class Answer(Identified, Base):
     location: Mapped[str] = mapped_column(String(500))
 
 
-def find(session: Session, token: str, key: str) -> Answer | None:
-    return session.scalar(select(Answer).where(Answer.token == token, Answer.key == key))
+def find(session: Session, token: str, key: str) -> IdempotentAnswer | None:
+    return session.scalar(select(IdempotentAnswer).where(IdempotentAnswer.token == token, IdempotentAnswer.key == key))
 
 
 def wait(session: Session, token: str, key: str) -> None:
@@ -41,4 +41,4 @@ def wait(session: Session, token: str, key: str) -> None:
 def forget_about(session: Session, locations: Sequence[str]) -> None:
     """Forgets what was answered about things that lie at these places."""
     for start in range(0, len(locations), 100):
-        session.execute(delete(Answer).where(Answer.location.in_(locations[start : start + 100])))
+        session.execute(delete(IdempotentAnswer).where(IdempotentAnswer.location.in_(locations[start : start + 100])))

@@ -7,7 +7,7 @@ from sqlalchemy import CursorResult, Delete, String, Update, delete, func, selec
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.orm import Session
 
-from app.db.idempotency import Answer
+from app.db.idempotency import IdempotentAnswer
 from app.db.imports import Import
 from app.db.patches import PatchVersion
 
@@ -32,8 +32,8 @@ def discarded(session: Session, moment: dt.datetime, limit: int) -> int:
 
 def idempotency_keys(session: Session, moment: dt.datetime, limit: int) -> int:
     """Deletes the recorded answers to requests with an Idempotency-Key that are older than a moment."""
-    old = select(Answer.id).where(Answer.created_at < moment).order_by(Answer.id).limit(limit)
-    return _count(session, delete(Answer).where(Answer.id.in_(old)))
+    old = select(IdempotentAnswer.id).where(IdempotentAnswer.created_at < moment).order_by(IdempotentAnswer.id).limit(limit)
+    return _count(session, delete(IdempotentAnswer).where(IdempotentAnswer.id.in_(old)))
 
 
 def _count(session: Session, statement: Delete | Update) -> int:

@@ -1,4 +1,4 @@
-"""Waits on the event loop for a place of `app.services.read_slots`, so that waiting requests need no thread."""
+"""Waits on the event loop for a slot of `app.services.read_slots`, so that waiting requests need no thread."""
 
 import asyncio
 from functools import partial
@@ -7,51 +7,51 @@ from fastapi.concurrency import run_in_threadpool
 
 from app.services.read_slots import NoSlotError, ReadSlot
 
-# How often the first waiter in the queue checks whether the place of an idle read has become reclaimable.
+# How often the first waiter in the queue checks whether the slot of an idle read has become reclaimable.
 RECLAIM_SECONDS = 0.25
 
 
-async def place_in_turn(refusal: NoSlotError, seconds: float) -> ReadSlot:
-    """Waits in the queue for the place that was refused, and returns it.
+async def wait_for_slot(refusal: NoSlotError, seconds: float) -> ReadSlot:
+    """Waits in the queue for the slot that was refused, and returns it.
 
     Raises:
-        NoPlaceError: `refusal`, if no place became free within `seconds`.
+        NoSlotError: `refusal`, if no slot became free within `seconds`.
     """
-    loop, places = asyncio.get_running_loop(), refusal.places
+    loop, slots = asyncio.get_running_loop(), refusal.slots
     granted: asyncio.Future[ReadSlot] = loop.create_future()
-    waiter = places.wait(refusal.owner, lambda place: _tell(loop, granted, place))
+    waiter = slots.wait(refusal.owner, lambda slot: _tell(loop, granted, slot))
     deadline = loop.time() + seconds
     try:
         while not granted.done():
             left = deadline - loop.time()
             if left <= 0:
                 raise refusal
-            if places.is_first(waiter):
-                await run_in_threadpool(places.reclaim)
+            if slots.is_first(waiter):
+                await run_in_threadpool(slots.reclaim)
             await asyncio.wait([granted], timeout=min(left, RECLAIM_SECONDS))
         return granted.result()
     except BaseException:
-        places.leave(waiter)
-        if not granted.cancel():  # the place was granted at the last moment
+        slots.leave(waiter)
+        if not granted.cancel():  # the slot was granted at the last moment
             give_back(granted.result())
         raise
 
 
-def give_back(place: ReadSlot) -> None:
-    """Releases a place in a thread, because this may grant it to a waiting read and close the buffers of an idle one."""
-    asyncio.get_running_loop().run_in_executor(None, place.release)
+def give_back(slot: ReadSlot) -> None:
+    """Releases a slot in a thread, because this may grant it to a waiting read and close the buffers of an idle one."""
+    asyncio.get_running_loop().run_in_executor(None, slot.release)
 
 
-def _tell(loop: asyncio.AbstractEventLoop, granted: "asyncio.Future[ReadSlot]", place: ReadSlot) -> None:
-    """Passes a granted place to the event loop; called from any thread."""
+def _tell(loop: asyncio.AbstractEventLoop, granted: "asyncio.Future[ReadSlot]", slot: ReadSlot) -> None:
+    """Passes a granted slot to the event loop; called from any thread."""
     try:
-        loop.call_soon_threadsafe(partial(_accept, granted, place))
+        loop.call_soon_threadsafe(partial(_accept, granted, slot))
     except RuntimeError:  # the loop has ended
-        place.release()
+        slot.release()
 
 
-def _accept(granted: "asyncio.Future[ReadSlot]", place: ReadSlot) -> None:
+def _accept(granted: "asyncio.Future[ReadSlot]", slot: ReadSlot) -> None:
     if granted.cancelled():
-        give_back(place)
+        give_back(slot)
     else:
-        granted.set_result(place)
+        granted.set_result(slot)

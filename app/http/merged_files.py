@@ -20,7 +20,7 @@ CACHING = {"Cache-Control": "private, no-transform"}
 
 def respond_merged(
     request: Request, conditions: Conditions, backend: Registry, model: MergedModel, path: str,
-    principal: Principal, place: ReadSlot | None = None, worker_url: str | None = None, redirect: bool = False,
+    principal: Principal, slot: ReadSlot | None = None, worker_url: str | None = None, redirect: bool = False,
 ) -> Response:  # fmt: skip
     """Answers a GET or HEAD of one file of a merged model. Must be called outside of any transaction.
 
@@ -30,7 +30,7 @@ def respond_merged(
         model: the merged model of a port that the caller may read.
         path: the path of the file.
         principal: the caller.
-        place: a place that the request already waited for.
+        slot: a slot that the request already waited for.
         worker_url: a signed URL of the file on a worker, if a worker computes merged files.
         redirect: whether the client is redirected there; otherwise the bytes pass through this process.
 
@@ -54,7 +54,7 @@ def respond_merged(
         Target(path, file.size, file.etag, _headers(file)),
         content,
         Reader(principal, model.family_id),
-        place,
+        slot,
     )
 
 

@@ -15,7 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from app.domain.principal import Principal
-from app.http.admission import place_in_turn
+from app.http.admission import wait_for_slot
 from app.http.broken_answers import BreakableResponse
 from app.http.conditional import Span, is_match, span
 from app.http.deps import backend_of
@@ -23,7 +23,7 @@ from app.http.telemetry import Telemetry, get_telemetry
 from app.services.artifacts.file_reads import Content, FileRead
 from app.services.read_slots import NoSlotError, ReadSlot
 
-# How long a read whose place was reclaimed from a slow client waits for a new place, before its connection is closed.
+# How long a read whose slot was reclaimed from a slow client waits for a new slot, before its connection is closed.
 RESUME_SECONDS = 60.0
 Text = Annotated[str | None, Header(max_length=1000)]
 # Of the type that its name says, such as application/json; no schema, for the bytes are what somebody put there.
@@ -74,7 +74,7 @@ class Reader:
 
 def respond(
     request: Request, conditions: Conditions, target: Target, content: Callable[[Span], Content | Response],
-    reader: Reader, place: ReadSlot | None = None,
+    reader: Reader, slot: ReadSlot | None = None,
 ) -> Response:  # fmt: skip
     """Answers a GET or HEAD of one file. Reads the first piece here, so that an error at the start becomes an error response.
 
@@ -84,7 +84,7 @@ def respond(
         target: the file.
         content: called if bytes are requested; returns their content, or another answer instead.
         reader: the caller and the family; when this permission is withdrawn, the answer is aborted.
-        place: a place that the request already waited for.
+        slot: a slot that the request already waited for.
 
     Raises:
         DomainError: request.range, server.busy, and the errors of opening the file.
@@ -109,8 +109,8 @@ def respond(
         read.close()
 
     try:
-        if place is not None:
-            read.accept(place)
+        if slot is not None:
+            read.accept(slot)
         first = read.next()
     except BaseException:
         close()
@@ -155,10 +155,10 @@ class FileResponse(BreakableResponse):
             piece = await self._next()
 
     async def _next(self) -> memoryview | None:
-        """Returns the next piece. If the place was reclaimed while the client was slow, first waits for a new one."""
+        """Returns the next piece. If the slot was reclaimed while the client was slow, first waits for a new one."""
         try:
             return await run_in_threadpool(self._read.next)
         except NoSlotError as refusal:
-            # The read takes the place before the next await, where a disconnect may cancel this: closing the read releases it.
-            self._read.accept(await place_in_turn(refusal, RESUME_SECONDS))
+            # The read takes the slot before the next await, where a disconnect may cancel this: closing the read releases it.
+            self._read.accept(await wait_for_slot(refusal, RESUME_SECONDS))
             return await run_in_threadpool(self._read.next)

@@ -132,11 +132,11 @@ def _doing(backend: Registry) -> Iterable[Metric]:
         ("portllm_worker_job_bytes_per_second", "How fast the jobs that run here are.", "rate"),
     ):
         yield _by(name, text, "kind", {k: sum(j.progress.get(key) or 0 for j in running if j.kind == k) for k in kinds})
-    card = backend.card
-    if card is not None:
-        device = {"class": card.class_name, "device": card.device, "version": card.version}
+    worker_info = backend.worker_info
+    if worker_info is not None:
+        device = {"class": worker_info.class_name, "device": worker_info.device, "version": worker_info.version}
         yield InfoMetricFamily("portllm_worker", "What this worker is.", value=device)
-        yield GaugeMetricFamily("portllm_worker_memory_bytes", "Memory of its device.", value=card.memory_bytes)
+        yield GaugeMetricFamily("portllm_worker_memory_bytes", "Memory of its device.", value=worker_info.memory_bytes)
 
 
 def _by(name: str, text: str, label: str, values: dict[str, int] | dict[str, float]) -> Metric:

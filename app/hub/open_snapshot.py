@@ -8,7 +8,7 @@ from app.domain.principal import Principal
 from app.domain.repositories import Repository, parse_repository
 from app.http.single_hop import Access
 from app.services.hubview import repositories, snapshots
-from app.services.hubview.snapshots import Entry, Snapshot
+from app.services.hubview.snapshots import Snapshot, SnapshotFile
 from app.services.unit_of_work import run_with_retry
 
 ATTEMPTS = 3
@@ -16,7 +16,7 @@ COMMIT = "X-Repo-Commit"
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenSnapshot:
     """A snapshot of a repository at a revision, read in a transaction that has ended."""
 
     principal: Principal
@@ -24,7 +24,7 @@ class Opened:
     revision: str
     snapshot: Snapshot
 
-    def entry(self, path: str) -> Entry:
+    def entry(self, path: str) -> SnapshotFile:
         """Raises `DomainError` (hub.entry) for a path that is no file."""
         found = self.snapshot.files.get(path)
         if found is None:
@@ -35,7 +35,7 @@ class Opened:
         return DomainError("hub.entry", repository=self.repository.full_name, path=path[:200], revision=self.revision[:100])
 
 
-def open_repository(access: Access, owner: str, name: str, revision: str) -> Opened:
+def open_repository(access: Access, owner: str, name: str, revision: str) -> OpenSnapshot:
     """A repository at a revision, for whoever asks.
 
     From then on refusals name the commit too (X-Repo-Commit): clients remember that a file is not in it.
@@ -50,7 +50,7 @@ def open_repository(access: Access, owner: str, name: str, revision: str) -> Ope
             snapshot = snapshots.written(uow, thing)
         if snapshot is not None:
             access.say(**{COMMIT: snapshot.commit})
-            return Opened(principal, repository, revision, snapshot)
+            return OpenSnapshot(principal, repository, revision, snapshot)
         drawn = snapshots.draw(access.backend.tools.artifacts, thing)
         run_with_retry(access.backend.write, partial(snapshots.keep, drawn=drawn))
     raise DomainError("database.collision")

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from app.domain.repositories import Kind, Repository
-from app.services.hubview.refs import Moment, Reference
-from app.services.hubview.snapshots import Entry, Snapshot
+from app.services.hubview.refs import Moment, Ref
+from app.services.hubview.snapshots import Snapshot, SnapshotFile
 
 LIBRARIES: dict[Kind, str] = {"base": "transformers", "patch": "peft", "merged": "transformers"}
 RELATIONS: dict[Kind, str] = {"base": "", "patch": "adapter", "merged": "merge"}
@@ -48,7 +48,7 @@ def tags(kind: Kind, family: str, front: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def file_entry(entry: Entry, last: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def file_entry(entry: SnapshotFile, last: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A file of a tree."""
     shape = {"type": "file", "path": entry.path, "size": entry.size, "oid": _oid(entry)}
     if entry.sha256:
@@ -56,7 +56,7 @@ def file_entry(entry: Entry, last: Mapping[str, Any] | None = None) -> dict[str,
     return shape | ({"lastCommit": last} if last else {})
 
 
-def directory_entry(path: str, below: Iterable[Entry], last: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def directory_entry(path: str, below: Iterable[SnapshotFile], last: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A directory of a tree."""
     content = "\n".join(f"{entry.path} {entry.etag}" for entry in below)
     return {"type": "directory", "path": path, "size": 0, "oid": identifier(content, 40)} | ({"lastCommit": last} if last else {})
@@ -73,7 +73,7 @@ def commit(name: str, found: Moment, owner: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def reference(found: Reference, name: str) -> dict[str, Any]:
+def reference(found: Ref, name: str) -> dict[str, Any]:
     """A branch or a tag."""
     where = "heads" if found.moves else "tags"
     return {"name": found.name, "ref": f"refs/{where}/{found.name}", "targetCommit": name}
@@ -88,7 +88,7 @@ def identifier(text: str, digits: int = 24) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
 
-def _sibling(entry: Entry, blobs: bool) -> dict[str, Any]:
+def _sibling(entry: SnapshotFile, blobs: bool) -> dict[str, Any]:
     shape: dict[str, Any] = {"rfilename": entry.path}
     if blobs:
         shape |= {"size": entry.size, "blobId": _oid(entry)}
@@ -97,12 +97,12 @@ def _sibling(entry: Entry, blobs: bool) -> dict[str, Any]:
     return shape
 
 
-def _pointer(entry: Entry) -> bytes:
+def _pointer(entry: SnapshotFile) -> bytes:
     """What git would keep in place of the file; every file counts as LFS, so that clients verify it by its sha256."""
     return POINTER.format(sha256=entry.sha256, size=entry.size).encode()
 
 
-def _oid(entry: Entry) -> str:
+def _oid(entry: SnapshotFile) -> str:
     """git's name of the pointer; of a computed file whose digest is not known, its ETag."""
     if not entry.sha256:
         return entry.etag

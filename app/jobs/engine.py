@@ -71,7 +71,7 @@ class Engine:
     ) -> None:  # fmt: skip
         self._url, self._begin, self._read, self._concurrency, self._poll_seconds = url, begin, read, concurrency, poll_seconds
         self._class, self._presence, self._device, self._connections = class_name, presence, device, connections
-        self._executor = presence.card.id if presence else EXECUTOR
+        self._executor = presence.worker_info.id if presence else EXECUTOR
         self._running: dict[str, Doing] = {}
         self._lost: LostJobs | None = None
 

@@ -35,15 +35,19 @@ class Presence:
 
     Args:
         begin: opens a unit of work.
-        card: what the worker says of itself.
+        worker_info: what the worker says of itself.
         beat_seconds: how often it says so.
         ttl_seconds: after how long without a word a worker is dead.
     """
 
     def __init__(
-        self, begin: Callable[[], AbstractContextManager[UnitOfWork]], card: WorkerInfo, beat_seconds: float, ttl_seconds: float
+        self,
+        begin: Callable[[], AbstractContextManager[UnitOfWork]],
+        worker_info: WorkerInfo,
+        beat_seconds: float,
+        ttl_seconds: float,
     ) -> None:
-        self.card = card
+        self.worker_info = worker_info
         self._begin, self._beat_seconds, self._ttl = begin, beat_seconds, ttl_seconds
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._live, name="presence", daemon=True)
@@ -72,7 +76,7 @@ class Presence:
         """Takes the worker's row away: others take its jobs up at once, not when its time is over."""
         try:
             with self._begin() as uow:
-                workers.leave(uow, self.card.id)
+                workers.leave(uow, self.worker_info.id)
         except Exception as error:  # noqa: BLE001  its silence says it too, only later
             log.warning("it could not be said that this worker ends: %s", error)
 
@@ -86,7 +90,7 @@ class Presence:
 
     def _beat(self) -> None:
         with self._begin() as uow:
-            workers.beat(uow, self.card)
+            workers.beat(uow, self.worker_info)
         now = time.monotonic()
         if now - self._last > self._ttl or not self._judges_from:
             # Whoever could not reach the database, was paused or has just begun cannot tell whether the others were
@@ -97,7 +101,7 @@ class Presence:
     def _recover(self) -> None:
         with self._begin() as uow:
             judges = time.monotonic() >= self._judges_from
-            dead = (workers.dead(uow, self._ttl) if judges else workers.gone(uow)) - {self.card.id}
+            dead = (workers.dead(uow, self._ttl) if judges else workers.gone(uow)) - {self.worker_info.id}
             moved = workers.release_stranded(uow, self._ttl, ANYWHERE) if judges else 0
         if moved:
             log.warning("%d jobs that waited for an accelerator are done without: no worker that has one lives", moved)

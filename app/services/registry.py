@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from app.services.access.rate_limits import RateLimiter
 from app.services.access.token_exchange import Identities
 from app.services.draining import Draining
-from app.services.jobs.workers import Reader, WorkerInfo
+from app.services.jobs.workers import ReadWorker, WorkerInfo
 from app.services.operations.readiness import Readiness
 from app.services.read_slots import ReadSlots
 from app.services.unit_of_work import UnitsOfWork
@@ -47,11 +47,11 @@ class Registry(UnitsOfWork, Protocol):
     far_reads: ReadSlots
 
     @property
-    def card(self) -> WorkerInfo | None:
+    def worker_info(self) -> WorkerInfo | None:
         """What this process says of itself as a worker; None where it is none."""
 
     def doing(self) -> list[Doing] | None:
         """The jobs that run in this process; None where it runs none."""
 
-    def readers(self) -> list[Reader]:
+    def readers(self) -> list[ReadWorker]:
         """Live workers that read merged files."""

@@ -233,7 +233,7 @@ class Service:
             return [tuple(row) for row in connection.execute(text(query), values)]
 
 
-def _silent(_: int, __: str, ___: int | None = None) -> tasks.Report:
+def _silent(_: int, __: str, ___: int | None = None) -> tasks.ReportProgress:
     """A reporter that tells nobody."""
     return lambda _, __=0: None
 

@@ -85,12 +85,12 @@ def test_said_twice_and_taken_back(service: Service) -> None:
     again = service.admin.post("/families/llama/aliases", {"name": called.upper(), "release": "v1"})
     assert (first.status_code, again.status_code) == (201, 200)
     assert first.json() == again.json()
-    refused(service.admin.post("/families/llama/aliases", {"name": called, "release": "v2"}), 409, "base_name.taken")
-    refused(service.admin.post("/families/empty/aliases", {"name": called}), 409, "base_name.taken")
+    refused(service.admin.post("/families/llama/aliases", {"name": called, "release": "v2"}), 409, "base_alias.taken")
+    refused(service.admin.post("/families/empty/aliases", {"name": called}), 409, "base_alias.taken")
     place = f"/families/llama/aliases/{first.json()['id']}"
-    refused(service.admin("DELETE", place.replace("llama", "empty")), 404, "base_name.unknown")
+    refused(service.admin("DELETE", place.replace("llama", "empty")), 404, "base_alias.unknown")
     assert service.admin("DELETE", place).json() == first.json()
-    refused(service.admin("DELETE", place), 404, "base_name.unknown")
+    refused(service.admin("DELETE", place), 404, "base_alias.unknown")
     assert said(service, called) is None
     assert called not in service.admin.get("/families/llama/aliases", limit=500).text
     kinds = [e["kind"] for e in service.admin.get("/events", limit=500).json()["items"] if e["data"].get("name") == called]

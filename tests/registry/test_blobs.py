@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from app.blobs.local import LocalBlobs
-from app.blobs.locations import Sink, needs_s3, open_place
+from app.blobs.locations import Sink, needs_s3, open_location
 from app.blobs.memory import MemoryBlobs
 from app.blobs.opening import open_store
 from app.blobs.s3.store import S3Blobs
@@ -148,14 +148,14 @@ def test_missing_blobs(blobs: BlobStore) -> None:
     """What is named and not there is said by its digest."""
     there, missing = put(blobs, b"abc"), digest_of(b"gone")
     assert blobs.size(missing) is None
-    for call in (blobs.open, blobs.place):
+    for call in (blobs.open, blobs.location):
         assert raised("blob.missing", lambda call=call: call({"a": there, "b": missing})) == {"digest": missing}
 
 
 def test_place(blobs: BlobStore) -> None:
     """Where blobs lie, as plain values that a process that knows no store can open."""
-    place = json.loads(json.dumps(blobs.place({"a": put(blobs, b"abc"), "b/c": put(blobs, b"def")})))
-    with closing(open_place(place)) as source:
+    place = json.loads(json.dumps(blobs.location({"a": put(blobs, b"abc"), "b/c": put(blobs, b"def")})))
+    with closing(open_location(place)) as source:
         assert read_range(source, "a", 0, 3) == b"abc"
         assert read_range(source, "b/c", 1, 2) == b"ef"
         with pytest.raises(CheckpointError):

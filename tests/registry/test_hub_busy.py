@@ -1,4 +1,4 @@
-"""The Hub protocol where storage or places are lacking: what clients can wait for, and nothing that looks like an end."""
+"""The Hub protocol where storage or slots are lacking: what clients can wait for, and nothing that looks like an end."""
 
 import threading
 import time
@@ -18,8 +18,8 @@ from tests.registry.service import Service
 
 
 @pytest.fixture
-def place(fresh: Callable[..., Service], models: Models) -> tuple[Service, Hub]:
-    """llama with v1 that lies where it was registered from, acme/tone ported to it; one place for reads."""
+def slot(fresh: Callable[..., Service], models: Models) -> tuple[Service, Hub]:
+    """llama with v1 that lies where it was registered from, acme/tone ported to it; one slot for reads."""
     service = fresh(merged_reads=1)
     service.admin.family("llama")
     v1 = service.place / "v1"
@@ -37,9 +37,9 @@ def shard_of(hub: Hub) -> str:
     return next(e["path"] for e in hub.tree("acme/tone.merged") if e["path"].endswith(".safetensors"))
 
 
-def test_storage_that_hangs(place: tuple[Service, Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_that_hangs(slot: tuple[Service, Hub], monkeypatch: pytest.MonkeyPatch) -> None:
     """HEAD answers 503 with Retry-After in time for its client; the metadata does not ask the storage, and goes on."""
-    service, hub = place
+    service, hub = slot
     sha, shard, let_go = hub.sha("acme/tone.merged"), shard_of(hub), threading.Event()
     library = service.runtime.tools.artifacts
     looks = []
@@ -59,9 +59,9 @@ def test_storage_that_hangs(place: tuple[Service, Hub], monkeypatch: pytest.Monk
     assert hub.head(f"/acme/tone.merged/resolve/{sha}/{shard}").status_code == 200
 
 
-def test_storage_that_is_gone(place: tuple[Service, Hub], tmp_path: Path) -> None:
+def test_storage_that_is_gone(slot: tuple[Service, Hub], tmp_path: Path) -> None:
     """What cannot be served is said at HEAD, not after a client has begun."""
-    service, hub = place
+    service, hub = slot
     shard = shard_of(hub)
     assert hub.head(f"/acme/tone.merged/resolve/main/{shard}").status_code == 200
     (service.place / "v1").rename(tmp_path / "away")
@@ -74,9 +74,9 @@ def test_storage_that_is_gone(place: tuple[Service, Hub], tmp_path: Path) -> Non
     assert hub.head(f"/acme/tone.merged/resolve/main/{shard}").status_code == 200
 
 
-def test_a_read_waits_for_a_place(place: tuple[Service, Hub]) -> None:
-    """A GET that meets no free place waits a while for one; 503 would be the end for its client."""
-    service, hub = place
+def test_a_read_waits_for_a_place(slot: tuple[Service, Hub]) -> None:
+    """A GET that meets no free slot waits a while for one; 503 would be the end for its client."""
+    service, hub = slot
     shard = shard_of(hub)
     taken, done = threading.Event(), threading.Event()
 
@@ -96,24 +96,24 @@ def test_a_read_waits_for_a_place(place: tuple[Service, Hub]) -> None:
     holder.join()
 
 
-def test_reads_that_wait_are_served_in_order(place: tuple[Service, Hub]) -> None:
-    """One place and three clients that came one after another; after each of them the test has the place, and looks."""
-    service, hub = place
-    shard, places, granted = shard_of(hub), service.runtime.merged_reads, Queue[ReadSlot]()
+def test_reads_that_wait_are_served_in_order(slot: tuple[Service, Hub]) -> None:
+    """One slot and three clients that came one after another; after each of them the test has the slot, and looks."""
+    service, hub = slot
+    shard, slots, granted = shard_of(hub), service.runtime.merged_reads, Queue[ReadSlot]()
     reads = list[Future[httpx.Response]]()
     with ThreadPoolExecutor(3) as pool:
-        held = places.take("acme")
+        held = slots.take("acme")
         for number in range(3):
             reads.append(pool.submit(hub.file, "acme/tone.merged", "main", shard))
-            until(lambda: places.waiting() == 2 * number + 1)  # noqa: B023  called here and now
-            places.wait("acme", granted.put)
+            until(lambda: slots.waiting() == 2 * number + 1)  # noqa: B023  called here and now
+            slots.wait("acme", granted.put)
         held.release()
         for number in range(3):
             own = granted.get(timeout=7)
             assert reads[number].result(7).status_code == 200
             assert not any(read.done() for read in reads[number + 1 :])
             own.release()
-    assert (places.waiting(), places.taken()) == (0, {})
+    assert (slots.waiting(), slots.taken()) == (0, {})
 
 
 def until(done: Callable[[], bool]) -> None:
@@ -128,10 +128,10 @@ def until(done: Callable[[], bool]) -> None:
     ("unknown/None; hf_hub/0.36.2; python/3.11", 503, "2"), ("curl/8", 503, "2"),
 ])  # fmt: skip
 def test_a_place_that_never_comes(
-    place: tuple[Service, Hub], monkeypatch: pytest.MonkeyPatch, agent: str, status: int, seconds: str
+    slot: tuple[Service, Hub], monkeypatch: pytest.MonkeyPatch, agent: str, status: int, seconds: str
 ) -> None:
     """Each client is told in the one way that brings it back."""
-    service, hub = place
+    service, hub = slot
     shard = shard_of(hub)
     monkeypatch.setattr("app.hub.read_queue.PATIENCE_SECONDS", 0.3)
     with service.runtime.merged_reads.hold("acme"):

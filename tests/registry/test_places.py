@@ -1,4 +1,4 @@
-"""Places for merged reads: one owner's models cannot have them all, and places come back however a read ends."""
+"""Places for merged reads: one owner's models cannot have them all, and slots come back however a read ends."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,116 +14,116 @@ SHARD = "model-00001-of-00003.safetensors"
 
 
 def test_each_owner_has_its_share() -> None:
-    """The refusal says whether the owner's places are taken or all of them."""
-    places = ReadSlots(total=3, each=2, what="reads")
+    """The refusal says whether the owner's slots are taken or all of them."""
+    slots = ReadSlots(total=3, each=2, what="reads")
     with ExitStack() as acme:
         for _ in range(2):
-            acme.enter_context(places.hold("acme"))
-        with pytest.raises(DomainError) as error, places.hold("acme"):
+            acme.enter_context(slots.hold("acme"))
+        with pytest.raises(DomainError) as error, slots.hold("acme"):
             pass
         assert (error.value.code, error.value.data["limit"], error.value.data["owner"]) == ("server.busy", 2, "acme")
-        with places.hold("other"):
+        with slots.hold("other"):
             for owner in ("other", "third"):
-                with pytest.raises(DomainError) as error, places.hold(owner):
+                with pytest.raises(DomainError) as error, slots.hold(owner):
                     pass
                 assert (error.value.data["limit"], "owner" in error.value.data) == (3, False)
-        with pytest.raises(RuntimeError), places.hold("other"):
+        with pytest.raises(RuntimeError), slots.hold("other"):
             raise RuntimeError
     with ExitStack() as acme:
         for owner in ("acme", "acme", "other"):
-            acme.enter_context(places.hold(owner))
-    assert not places.taken()
+            acme.enter_context(slots.hold(owner))
+    assert not slots.taken()
 
 
 def test_waiters_are_served_in_order_and_no_newcomer_overtakes() -> None:
-    places, served = ReadSlots(total=1, each=1, what="reads"), list[tuple[str, ReadSlot]]()
-    first = places.take("acme")
+    slots, served = ReadSlots(total=1, each=1, what="reads"), list[tuple[str, ReadSlot]]()
+    first = slots.take("acme")
     for owner in ("one", "two", "three"):
-        places.wait(owner, lambda place, owner=owner: served.append((owner, place)))  # type: ignore[misc]
+        slots.wait(owner, lambda slot, owner=owner: served.append((owner, slot)))  # type: ignore[misc]
     first.release()
     assert [owner for owner, _ in served] == ["one"]
     for _ in range(2):
         with pytest.raises(NoSlotError):
-            places.take("newcomer")
+            slots.take("newcomer")
         served[-1][1].release()
     assert [owner for owner, _ in served] == ["one", "two", "three"]
     served[-1][1].release()
-    assert (places.taken(), places.waiting()) == ({}, 0)
+    assert (slots.taken(), slots.waiting()) == ({}, 0)
 
 
 def test_waiters_of_an_owner_with_all_its_places_are_passed_over() -> None:
-    places, served = ReadSlots(total=3, each=2, what="reads"), list[str]()
-    held = [places.take("acme") for _ in range(2)]
+    slots, served = ReadSlots(total=3, each=2, what="reads"), list[str]()
+    held = [slots.take("acme") for _ in range(2)]
     for owner in ("acme", "acme", "other"):
-        places.wait(owner, lambda _, owner=owner: served.append(owner))  # type: ignore[misc]
-    places.reclaim()
+        slots.wait(owner, lambda _, owner=owner: served.append(owner))  # type: ignore[misc]
+    slots.reclaim()
     assert served == ["other"]
     held[0].release()
     assert served == ["other", "acme"]
 
 
 def test_waiter_that_leaves_is_not_served() -> None:
-    places, served = ReadSlots(total=1, each=1, what="reads"), list[str]()
-    held = places.take("acme")
-    gone = places.wait("gone", lambda _: served.append("gone"))
-    places.wait("stays", lambda _: served.append("stays"))
-    assert places.is_first(gone)
-    places.leave(gone)
+    slots, served = ReadSlots(total=1, each=1, what="reads"), list[str]()
+    held = slots.take("acme")
+    gone = slots.wait("gone", lambda _: served.append("gone"))
+    slots.wait("stays", lambda _: served.append("stays"))
+    assert slots.is_first(gone)
+    slots.leave(gone)
     held.release()
     assert served == ["stays"]
 
 
 def test_idle_place_is_reclaimed_with_its_buffers_and_only_when_somebody_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The longest idle goes first; a read that computes is never interrupted; what was reclaimed is not given back twice."""
-    places, dropped = ReadSlots(total=3, each=3, what="reads"), list[str]()
+    slots, dropped = ReadSlots(total=3, each=3, what="reads"), list[str]()
     monkeypatch.setattr("app.services.read_slots.IDLE_SECONDS", 0.0)
-    busy, first, second = (places.take("acme") for _ in range(3))
+    busy, first, second = (slots.take("acme") for _ in range(3))
     first.rest(lambda: dropped.append("first"))
     second.rest(lambda: dropped.append("second"))
     assert dropped == []
-    places.take("other")
+    slots.take("other")
     assert dropped == ["first"]
     assert (first.resume(), second.resume(), busy.resume()) == (False, True, True)
     with pytest.raises(NoSlotError):
-        places.take("other")
+        slots.take("other")
     first.release()
-    assert places.taken() == {"acme": 2, "other": 1}
+    assert slots.taken() == {"acme": 2, "other": 1}
 
 
 def test_idle_place_is_kept_for_a_while() -> None:
-    places = ReadSlots(total=1, each=1, what="reads")
-    places.take("acme").rest(lambda: pytest.fail("reclaimed at once"))
+    slots = ReadSlots(total=1, each=1, what="reads")
+    slots.take("acme").rest(lambda: pytest.fail("reclaimed at once"))
     with pytest.raises(NoSlotError):
-        places.take("other")
+        slots.take("other")
 
 
 def test_place_is_granted_also_where_the_idle_read_cannot_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.services.read_slots.IDLE_SECONDS", 0.0)
-    places, granted = ReadSlots(1, 1, "reads"), list[ReadSlot]()
+    slots, granted = ReadSlots(1, 1, "reads"), list[ReadSlot]()
 
     def fail() -> None:
         raise OSError("the connection is gone")
 
-    places.take("a").rest(fail)
-    places.wait("a", granted.append)
-    places.reclaim()
+    slots.take("a").rest(fail)
+    slots.wait("a", granted.append)
+    slots.reclaim()
     assert len(granted) == 1
     granted[0].release()
-    assert places.taken() == {}
+    assert slots.taken() == {}
 
 
 def test_owner_at_its_limit_reclaims_its_own_place_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    places, dropped = ReadSlots(total=4, each=1, what="reads"), list[str]()
+    slots, dropped = ReadSlots(total=4, each=1, what="reads"), list[str]()
     monkeypatch.setattr("app.services.read_slots.IDLE_SECONDS", 0.0)
     for owner in ("other", "acme"):
-        places.take(owner).rest(lambda owner=owner: dropped.append(owner))  # type: ignore[misc]
-    places.take("acme")
+        slots.take(owner).rest(lambda owner=owner: dropped.append(owner))  # type: ignore[misc]
+    slots.take("acme")
     assert dropped == ["acme"]
-    assert places.taken() == {"other": 1, "acme": 1}
+    assert slots.taken() == {"other": 1, "acme": 1}
 
 
 def test_two_owners(fresh: Callable[..., Service], models: Models) -> None:
-    """While one owner's models are read at all of its places, another's are read on."""
+    """While one owner's models are read at all of its slots, another's are read on."""
     service = fresh(merged_reads=3)  # of which half, and at least one, for each
     service.admin.family("llama")
     service.release("llama", "v1", models.v1)

@@ -17,7 +17,7 @@ import pytest
 from app.blobs.local import LocalBlobs
 from app.database_upgrade import upgrade
 from app.domain.errors import DomainError
-from app.services.operations.readiness import FRESH_SECONDS, Part, Readiness
+from app.services.operations.readiness import FRESH_SECONDS, Component, Readiness
 from tests.live.service import until
 from tests.registry.server import serving
 from tests.registry.service import Service, refused
@@ -189,7 +189,7 @@ def test_what_is_told_of_a_failure(error: Exception, reason: str) -> None:
         raise error
 
     part = Readiness({"part": fail}).ask().result(5)["part"]
-    assert isinstance(part, Part)
+    assert isinstance(part, Component)
     assert (part.ok, part.reason) == (False, reason)
     assert part.to_dict().keys() == {"ok", "milliseconds", "reason"}
 

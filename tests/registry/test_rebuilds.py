@@ -25,7 +25,7 @@ def test_an_owner_with_many_shards_leaves_the_other_places_to_others() -> None:
         rebuilds, goes_on, inside = Rebuilds(places=2), asyncio.Event(), list[str]()
 
         async def rebuild(owner: str) -> None:
-            async with rebuilds.turn(owner), rebuilds.place():
+            async with rebuilds.turn(owner), rebuilds.slot():
                 inside.append(owner)
                 await goes_on.wait()
 
@@ -49,7 +49,7 @@ def test_an_owner_with_many_shards_leaves_the_other_places_to_others() -> None:
 def test_whoever_sends_a_shard_slowly_holds_no_place() -> None:
     async def act() -> None:
         rebuilds = Rebuilds(places=1)
-        async with rebuilds.turn("slow"), rebuilds.turn("quick"), rebuilds.place():
+        async with rebuilds.turn("slow"), rebuilds.turn("quick"), rebuilds.slot():
             pass
 
     run(act)
@@ -58,16 +58,16 @@ def test_whoever_sends_a_shard_slowly_holds_no_place() -> None:
 def test_whoever_waits_too_long_is_refused_and_gives_its_turn_back() -> None:
     async def act() -> None:
         rebuilds = Rebuilds(places=1, wait_seconds=0.02)
-        async with rebuilds.turn("acme"), rebuilds.place():
+        async with rebuilds.turn("acme"), rebuilds.slot():
             with pytest.raises(DomainError) as caught:
                 async with rebuilds.turn("acme"):
                     pytest.fail("two of one owner")
             assert caught.value.code == "push.busy"
             with pytest.raises(DomainError) as caught:
-                async with rebuilds.turn("rival"), rebuilds.place():
+                async with rebuilds.turn("rival"), rebuilds.slot():
                     pytest.fail("two in one place")
             assert caught.value.code == "push.busy"
-        async with rebuilds.turn("rival"), rebuilds.place(), rebuilds.turn("acme"):
+        async with rebuilds.turn("rival"), rebuilds.slot(), rebuilds.turn("acme"):
             pass
 
     run(act)
@@ -78,8 +78,8 @@ def test_places_serve_the_loop_that_runs_them() -> None:
 
     async def act() -> None:
         rebuilds = Rebuilds(places=1)
-        async with rebuilds.turn("acme"), rebuilds.place():
-            waiting = asyncio.create_task(rebuilds.place().__aenter__())
+        async with rebuilds.turn("acme"), rebuilds.slot():
+            waiting = asyncio.create_task(rebuilds.slot().__aenter__())
             await asyncio.sleep(0)
         await waiting
 

@@ -123,7 +123,7 @@ def test_a_secret_is_bound_to_its_row_and_its_address(fresh: Fresh) -> None:
 )
 def test_what_was_never_encrypted(sealed: str) -> None:
     """Whatever stands in the column, it is a refusal and no crash."""
-    place = encryption.Place("upstreams.token", "ups_1", "https://hub.example", "The token")
+    place = encryption.SecretContext("upstreams.token", "ups_1", "https://hub.example", "The token")
     with pytest.raises(DomainError) as raised:
         encryption.unseal([OLD.encode()], place, sealed.format(key=encryption.name_of(OLD.encode())))
     assert raised.value.code == "secret.damaged"
@@ -131,7 +131,7 @@ def test_what_was_never_encrypted(sealed: str) -> None:
 
 def test_no_two_encryptions_are_alike() -> None:
     """Nor does the name of a key tell the key."""
-    place = encryption.Place("upstreams.token", "ups_1", "https://hub.example", "The token")
+    place = encryption.SecretContext("upstreams.token", "ups_1", "https://hub.example", "The token")
     one, two = (encryption.seal([OLD.encode()], place, TOKEN) for _ in range(2))
     assert one != two
     assert {encryption.unseal([NEW.encode(), OLD.encode()], place, sealed) for sealed in (one, two)} == {TOKEN}

@@ -14,7 +14,7 @@ from app.db import jobs
 from app.db.jobs import Claim
 from app.domain.errors import DomainError
 from app.domain.signing import check_read, sign_read
-from app.services.jobs.workers import Reader, Readers, choose
+from app.services.jobs.workers import Readers, ReadWorker, choose
 from app.settings import Settings
 from app.worker import Role, WorkerRuntime
 from tests.support.workers import Cluster
@@ -51,7 +51,7 @@ def test_a_key_replaces_another() -> None:
 
 def test_a_model_stays_with_its_worker() -> None:
     """Shared evenly, the same answer in any order, and only the models of a worker that is gone move."""
-    readers = [Reader(f"w{n}", f"http://w{n}") for n in range(4)]
+    readers = [ReadWorker(f"w{n}", f"http://w{n}") for n in range(4)]
     models = [f"fingerprint{n}" for n in range(400)]
     before = {model: choose(readers, model) for model in models}
     assert {model: choose(readers[::-1], model) for model in models} == before
@@ -65,14 +65,14 @@ def test_readers_are_looked_up_once_a_second() -> None:
     """A thousand reads are one question."""
     asked: list[int] = []
 
-    def look() -> list[Reader]:
+    def look() -> list[ReadWorker]:
         asked.append(1)
-        return [Reader("w", "http://w")]
+        return [ReadWorker("w", "http://w")]
 
     readers = Readers(look)
     began = time.monotonic()
     for _ in range(1000):
-        assert readers() == [Reader("w", "http://w")]
+        assert readers() == [ReadWorker("w", "http://w")]
     assert len(asked) <= 1 + (time.monotonic() - began)
 
 

@@ -5,10 +5,10 @@ from typing import Annotated
 from pydantic import Field
 
 from app.api.schemas.base import In, Name, Out, Time
-from app.db.base_aliases import BaseName
+from app.db.base_aliases import BaseAlias
 
 
-class BaseNameIn(In):
+class BaseAliasIn(In):
     """What others call a family, or one of its releases."""
 
     name: Annotated[
@@ -25,7 +25,7 @@ class BaseNameIn(In):
     release: Annotated[Name | None, Field(description="Which release that is; null: the family alone.", examples=["v1"])] = None
 
 
-class BaseNameOut(Out):
+class BaseAliasOut(Out):
     """What others call a family, or one of its releases."""
 
     id: Annotated[str, Field(examples=["bas_0193a1b2c3d4e5f60718293a4b5c6d7e8f90"])]
@@ -36,7 +36,7 @@ class BaseNameOut(Out):
     created_at: Time
 
     @classmethod
-    def of(cls, row: BaseName) -> "BaseNameOut":
+    def of(cls, row: BaseAlias) -> "BaseAliasOut":
         return cls(
             id=row.id, family=row.family.name, name=row.name, revision=row.revision,
             release=row.release.name if row.release else None, created_at=row.created_at,

@@ -8,7 +8,7 @@ from app.api.schemas.base import In, JobProblem, Name, Out, Time
 from app.db.imports import Import
 from app.domain.upstreams import MAX_REFERENCE
 from app.services.patches import imports
-from app.services.patches.imports import Wish
+from app.services.patches.imports import ImportRequest
 
 Source = Annotated[str, StringConstraints(min_length=1, max_length=MAX_REFERENCE)]
 
@@ -32,8 +32,8 @@ class ImportIn(In):
         Name | None, Field(description="Of the patch, where it is one; null: made of the repository's.", examples=["tone"])
     ] = None
 
-    def wish(self) -> Wish:
-        return Wish(self.sources, self.owner, self.trained_on, self.name)
+    def wish(self) -> ImportRequest:
+        return ImportRequest(self.sources, self.owner, self.trained_on, self.name)
 
 
 class BatchOut(Out):

@@ -8,7 +8,7 @@ from app.api.schemas.base import Bytes, In, Name, Out, Reason, Sha256, Time
 from app.core.recipe import Recipe
 from app.db.ports import Port, PortLine
 from app.domain.names import UNKNOWN
-from app.services.ports.ports import Verdict, Wish
+from app.services.ports.ports import PortRequest, Verdict
 
 Reference = Annotated[str, Field(max_length=89)]
 
@@ -39,11 +39,11 @@ class PortIn(In):
         str | None, Field(max_length=2000, description="A reason why a finding about lineage does not hold.", examples=[None])
     ] = None
 
-    def wish(self) -> Wish:
+    def wish(self) -> PortRequest:
         owner, patch = self.patch.split("/")
         version = None if self.version is None else str(self.version)[:89]
         recipe = Recipe(self.recipe.strategy, self.recipe.dtype, self.recipe.tokenizer)
-        return Wish(owner, patch, version, self.release, self.family, recipe, self.force)
+        return PortRequest(owner, patch, version, self.release, self.family, recipe, self.force)
 
 
 class FindingOut(Out):

@@ -144,7 +144,7 @@ class HealthOut(Out):
     status: Annotated[str, Field(examples=["ok"])]
 
 
-class PartOut(Out):
+class ComponentOut(Out):
     """How one part that the service stands on answered."""
 
     ok: Annotated[bool, Field(examples=[True])]
@@ -157,6 +157,6 @@ class ReadyOut(Out):
 
     status: Annotated[str, Field(examples=["ok"])]
     parts: Annotated[
-        dict[str, PartOut],
+        dict[str, ComponentOut],
         Field(examples=[{part: {"ok": True, "milliseconds": 1.2, "reason": None} for part in ("database", "blobs", "jobs")}]),
     ]

@@ -16,7 +16,7 @@ from app.blobs.s3.client import clock_of, impatient_client, is_missing, make_cli
 from app.blobs.s3.copy import copy_object
 from app.blobs.s3.direct import S3Direct
 from app.blobs.s3.source import Object, S3Pieces, S3Source
-from app.blobs.store import Entry
+from app.blobs.store import BlobInfo
 from app.core.source import Source
 from app.domain.errors import DomainError
 from app.domain.s3_uri import S3Uri
@@ -103,7 +103,7 @@ class S3Blobs:
     def open(self, files: Mapping[str, str]) -> Source:
         return S3Source(self._client, self._bucket, {path: self._object(digest) for path, digest in files.items()})
 
-    def place(self, files: Mapping[str, str]) -> dict[str, Any]:
+    def location(self, files: Mapping[str, str]) -> dict[str, Any]:
         objects = {path: list(self._object(digest)) for path, digest in files.items()}
         return {"kind": "s3", "bucket": self._bucket, "objects": objects}
 
@@ -117,10 +117,10 @@ class S3Blobs:
     def digests(self) -> Iterator[tuple[str, float]]:
         yield from (entry[:2] for entry in self.entries())
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[BlobInfo]:
         for entry, present in self._dated(self._key(layout.BLOBS)):
             age = (present - entry["LastModified"]).total_seconds()
-            yield Entry(entry["Key"].rpartition("/")[2], age, entry["Size"])
+            yield BlobInfo(entry["Key"].rpartition("/")[2], age, entry["Size"])
 
     def uploads(self) -> Iterator[tuple[str, float]]:
         start, newest = self._key(layout.STAGING), dict[str, float]()

@@ -10,13 +10,13 @@ from app.http.conditional import Span
 from app.http.merged_files import respond_merged
 from app.http.merged_response import Conditions, ConditionsDep, Reader, Target, respond
 from app.http.single_hop import Access, AccessDep
-from app.hub.open_snapshot import COMMIT, Opened, open_repository
+from app.hub.open_snapshot import COMMIT, OpenSnapshot, open_repository
 from app.hub.read_queue import read_in_turn
 from app.hub.routing import hub_router
 from app.services.artifacts.file_reads import Content
 from app.services.artifacts.stored_files import patch_content, release_content, text_content
-from app.services.hubview.repositories import Adapter, Base, Merged, Nothing, Thing
-from app.services.hubview.snapshots import SHA256_DIGITS, Entry
+from app.services.hubview.repositories import Adapter, BaseModel, Merged, Nothing, Thing
+from app.services.hubview.snapshots import SHA256_DIGITS, SnapshotFile
 from app.services.jobs import workers
 from app.services.patches.tombstones import reread_if_purged
 from app.services.ports.merged_files import MergedModel
@@ -37,10 +37,10 @@ async def read_file(
 ) -> Response:  # fmt: skip
     """One file: HEAD says what it is and whether it can be had now (503 and Retry-After where not), GET sends it."""
 
-    def read(place: ReadSlot | None) -> Response:
+    def read(slot: ReadSlot | None) -> Response:
         def once() -> Response:
             found = open_repository(access, owner, name, revision)
-            return _answer(_Asked(access, request, conditions, place), found, found.entry(path))
+            return _answer(_Asked(access, request, conditions, slot), found, found.entry(path))
 
         return reread_if_purged(once)
 
@@ -49,15 +49,15 @@ async def read_file(
 
 @dataclass(frozen=True)
 class _Asked:
-    """A request for a file; `place` is a place that it already waited for."""
+    """A request for a file; `slot` is a slot that it already waited for."""
 
     access: Access
     request: Request
     conditions: Conditions
-    place: ReadSlot | None
+    slot: ReadSlot | None
 
 
-def _answer(asked: _Asked, found: Opened, entry: Entry) -> Response:
+def _answer(asked: _Asked, found: OpenSnapshot, entry: SnapshotFile) -> Response:
     made = _merged(asked, found, entry) if _is_computed(found, entry) else _stored(asked, found, entry)
     made.headers[COMMIT] = found.snapshot.commit
     made.headers["Cache-Control"] = PINNED if _COMMIT_ID.fullmatch(found.revision) else MOVABLE
@@ -67,7 +67,7 @@ def _answer(asked: _Asked, found: Opened, entry: Entry) -> Response:
     return made
 
 
-def _is_computed(found: Opened, entry: Entry) -> bool:
+def _is_computed(found: OpenSnapshot, entry: SnapshotFile) -> bool:
     """Whether a file of a merged model is computed. A file that equals the release's byte for byte has a digest as its ETag.
 
     With the canonical recipe, no file is taken from the patch.
@@ -75,7 +75,7 @@ def _is_computed(found: Opened, entry: Entry) -> bool:
     return isinstance(found.snapshot.thing, Merged) and entry.text is None and len(entry.etag) != SHA256_DIGITS
 
 
-def _stored(asked: _Asked, found: Opened, entry: Entry) -> Response:
+def _stored(asked: _Asked, found: OpenSnapshot, entry: SnapshotFile) -> Response:
     """Answers with a generated text, or a stored file of the release or the version."""
     backend, thing, text = asked.access.backend, found.snapshot.thing, entry.text
     library, reader = backend.tools.artifacts, Reader(found.principal, _family_of(thing))
@@ -87,7 +87,7 @@ def _stored(asked: _Asked, found: Opened, entry: Entry) -> Response:
             library.require_readable(None, version)
         return _respond(asked, reader, entry, lambda wanted: patch_content(library, version, entry.path, entry.etag, wanted.stop))
     assert not isinstance(thing, Nothing)  # noqa: S101  it has no files
-    release = thing.release if isinstance(thing, Base) else thing.port.release
+    release = thing.release if isinstance(thing, BaseModel) else thing.port.release
     if asked.request.method == "HEAD":
         library.require_readable(release)
     owner = found.principal.owner
@@ -96,20 +96,20 @@ def _stored(asked: _Asked, found: Opened, entry: Entry) -> Response:
     )  # fmt: skip
 
 
-def _respond(asked: _Asked, reader: Reader, entry: Entry, content: Callable[[Span], Content]) -> Response:
-    return respond(asked.request, asked.conditions, Target(entry.path, entry.size, entry.etag, {}), content, reader, asked.place)
+def _respond(asked: _Asked, reader: Reader, entry: SnapshotFile, content: Callable[[Span], Content]) -> Response:
+    return respond(asked.request, asked.conditions, Target(entry.path, entry.size, entry.etag, {}), content, reader, asked.slot)
 
 
 def _family_of(thing: Thing) -> str | None:
     """Returns the family that a reader of a repository must have access to."""
-    if isinstance(thing, Base):
+    if isinstance(thing, BaseModel):
         return thing.release.family_id
     if isinstance(thing, Nothing) or thing.port is None:
         return None
     return thing.port.release.family_id
 
 
-def _merged(asked: _Asked, found: Opened, entry: Entry) -> Response:
+def _merged(asked: _Asked, found: OpenSnapshot, entry: SnapshotFile) -> Response:
     """Answers with a merged file, computed here or fetched from a worker: clients with tokens are never redirected."""
     thing = found.snapshot.thing
     assert isinstance(thing, Merged)  # noqa: S101  only merged models have computed files
@@ -121,4 +121,4 @@ def _merged(asked: _Asked, found: Opened, entry: Entry) -> Response:
         with backend.read() as uow:
             url = workers.signed_url(uow, reader, port.id, entry.path, found.principal.token)
     model = MergedModel(backend.tools.artifacts, port)
-    return respond_merged(asked.request, asked.conditions, backend, model, entry.path, found.principal, asked.place, url)
+    return respond_merged(asked.request, asked.conditions, backend, model, entry.path, found.principal, asked.slot, url)

@@ -22,7 +22,7 @@ from app.hub.schemas import BatchIn, ObjectIn, address, parsed
 from app.services.hubview import preupload
 from app.services.unit_of_work import UnitOfWork, run_with_retry
 from app.services.uploads import pushed_objects, upload_attempts, upload_grants
-from app.services.uploads.pushed_objects import PUSHED, Place, Wanted, new_upload
+from app.services.uploads.pushed_objects import PUSHED, ObjectRequest, UploadTarget, new_upload
 
 router = hub_router()
 
@@ -37,9 +37,9 @@ async def batch(owner: str, name: str, request: Request, backend: BackendDep, pr
     body, repository = parsed(request, BatchIn), parse_repository(owner, name)
     if body.operation != "upload":
         raise DomainError("request.invalid", reason="Files are read by their addresses under /resolve/, not by LFS.")
-    wanted = list(dict.fromkeys(Wanted(one.oid, one.size) for one in body.objects))
+    wanted = list(dict.fromkeys(ObjectRequest(one.oid, one.size) for one in body.objects))
 
-    def begin(uow: UnitOfWork) -> list[tuple[Place, str]]:
+    def begin(uow: UnitOfWork) -> list[tuple[UploadTarget, str]]:
         pushed_objects.require_push(principal, repository)
         has = {file["sha256"]: file["size"] for file in preupload.held(uow, repository, "").values()}
         places = pushed_objects.begin(uow, principal, repository, wanted, has)
@@ -99,11 +99,11 @@ def complete(ident: str, backend: BackendDep, sender: SenderDep) -> JSONResponse
 async def verify(owner: str, name: str, request: Request, backend: BackendDep, principal: PrincipalDep) -> JSONResponse:
     """Whether a file is there, after it was sent."""
     body = parsed(request, ObjectIn)
-    await run_in_threadpool(_verify, backend, principal, owner, name, Wanted(body.oid, body.size))
+    await run_in_threadpool(_verify, backend, principal, owner, name, ObjectRequest(body.oid, body.size))
     return JSONResponse({})
 
 
-def _verify(backend: BackendDep, principal: Principal, owner: str, name: str, wanted: Wanted) -> None:
+def _verify(backend: BackendDep, principal: Principal, owner: str, name: str, wanted: ObjectRequest) -> None:
     with backend.read() as uow:
         pushed_objects.require_arrived(uow, principal, parse_repository(owner, name), wanted)
 
@@ -113,7 +113,7 @@ def _require(sender: Sender, ident: str) -> None:
         raise DomainError("upload.signature")
 
 
-def _shown(request: Request, place: Place, signed: str, repository: str, in_parts: bool) -> dict[str, Any]:
+def _shown(request: Request, place: UploadTarget, signed: str, repository: str, in_parts: bool) -> dict[str, Any]:
     """An object of the answer, as the LFS protocol spells it."""
     shown: dict[str, Any] = {"oid": place.wanted.sha256, "size": place.wanted.size}
     if place.object is None:

@@ -10,12 +10,12 @@ from app.domain.errors import DomainError
 from app.domain.repositories import MAIN, parse_repository, unknown_repository
 from app.http.single_hop import Access, AccessDep
 from app.hub import serializers
-from app.hub.open_snapshot import Opened, open_repository
+from app.hub.open_snapshot import OpenSnapshot, open_repository
 from app.hub.paging import PageDep
 from app.hub.routing import hub_router
 from app.services.hubview import hub_commits, listing, refs, repositories, snapshots
 from app.services.hubview.hub_commits import Subject
-from app.services.hubview.listing import Wanted
+from app.services.hubview.listing import ListingFilter
 from app.services.patches.tombstones import reread_if_purged
 
 router = hub_router()
@@ -116,7 +116,7 @@ def _info(access: Access, owner: str, name: str, revision: str, blobs: bool, exp
     return reread_if_purged(read)
 
 
-def _shape(found: Opened, blobs: bool, expand: Sequence[str] | None) -> dict[str, Any]:
+def _shape(found: OpenSnapshot, blobs: bool, expand: Sequence[str] | None) -> dict[str, Any]:
     """Everything, or what is asked for."""
     family, created_at = repositories.family_and_birth(found.snapshot.thing)
     shape = serializers.model_info(found.repository, family, created_at, found.snapshot, blobs)
@@ -145,7 +145,7 @@ def _name(named: Mapping[Subject, str], subject: Subject | None) -> str | None:
     return named.get(subject) if subject else snapshots.NOTHING
 
 
-def _wanted(author: str | None, search: str | None, filters: Sequence[str]) -> Wanted:
+def _wanted(author: str | None, search: str | None, filters: Sequence[str]) -> ListingFilter:
     """What a list is asked for. A filter that nothing here has leaves nothing, as on the Hub."""
     kinds, base = EVERY, None
     for text in filters:
@@ -155,4 +155,4 @@ def _wanted(author: str | None, search: str | None, filters: Sequence[str]) -> W
             kinds &= {kind for kind, own in serializers.RELATIONS.items() if own and relation in ("", own)}
         else:
             kinds &= KINDS.get(text.removeprefix("library:"), frozenset())
-    return Wanted(author, search.lower() if search else None, base, kinds)
+    return ListingFilter(author, search.lower() if search else None, base, kinds)

@@ -18,7 +18,7 @@ from app.hub.open_snapshot import open_repository
 from app.hub.paging import PageDep
 from app.hub.routing import hub_router
 from app.services.hubview import refs
-from app.services.hubview.snapshots import Entry, Snapshot
+from app.services.hubview.snapshots import Snapshot, SnapshotFile
 from app.services.patches.tombstones import reread_if_purged
 
 router = hub_router()
@@ -89,14 +89,14 @@ def _at(snapshot: Snapshot, index: PathIndex, path: str, last: Mapping[str, Any]
     return serializers.directory_entry(path, inside, last) if inside else None
 
 
-def _below(files: Mapping[str, Entry], directory: str) -> dict[str, Entry]:
+def _below(files: Mapping[str, SnapshotFile], directory: str) -> dict[str, SnapshotFile]:
     start = f"{directory}/" if directory else ""
     return {path: entry for path, entry in files.items() if path.startswith(start)}
 
 
-def _children(inside: Mapping[str, Entry], directory: str, recursive: bool) -> dict[str, list[Entry]]:
+def _children(inside: Mapping[str, SnapshotFile], directory: str, recursive: bool) -> dict[str, list[SnapshotFile]]:
     """Paths in order; of a file, itself alone, of a directory, what is below it."""
-    found = dict[str, list[Entry]]()
+    found = dict[str, list[SnapshotFile]]()
     for path, entry in inside.items():
         for place in _places(path, directory, recursive):
             found.setdefault(place, []).append(entry)
@@ -111,7 +111,7 @@ def _places(path: str, directory: str, recursive: bool) -> Iterator[str]:
         yield "/".join([*before, *parts[:depth]])
 
 
-def _shape(path: str, below: list[Entry], last: Mapping[str, Any] | None) -> dict[str, Any]:
+def _shape(path: str, below: list[SnapshotFile], last: Mapping[str, Any] | None) -> dict[str, Any]:
     if len(below) == 1 and below[0].path == path:
         return serializers.file_entry(below[0], last)
     return serializers.directory_entry(path, below, last)

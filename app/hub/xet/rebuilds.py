@@ -42,7 +42,7 @@ class Rebuilds:
                 del self._asking[owner], self._turns[owner]
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
+    async def slot(self) -> AsyncIterator[None]:
         """Holds a place. Entered after the shard was read, so that a client that sends slowly does not occupy a place.
 
         Raises:

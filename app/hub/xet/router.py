@@ -107,7 +107,7 @@ async def put_shard(session: str, request: Request, backend: BackendDep, sender:
         scanner = ShardScanner()
         async for piece in pieces(request, SHARD_PIECE):
             await run_in_threadpool(scanner.feed, piece)
-        async with rebuilds.place():
+        async with rebuilds.slot():
             await run_in_threadpool(_rebuild, backend, sender, repository, scope, scanner.finish())
     return JSONResponse({"result": 1})
 

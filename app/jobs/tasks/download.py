@@ -63,7 +63,7 @@ def pull_release(where: Mapping[str, Any], reporter: Reporter) -> Pulled:
     # Large ones first: their names keep them from being swept as garbage, however long it takes; the others are young at the end.
     digests = puller.keep_all(file for file in wanted if file.sha256)
     digests |= puller.keep_all(file for file in wanted if not file.sha256)
-    return Pulled(store.place(digests), sizes, digests)
+    return Pulled(store.location(digests), sizes, digests)
 
 
 def visible(files: Iterable[HubFile]) -> dict[str, HubFile]:

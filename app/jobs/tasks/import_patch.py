@@ -3,7 +3,7 @@
 from contextlib import closing
 from typing import Any
 
-from app.blobs.locations import open_place
+from app.blobs.locations import open_location
 from app.blobs.opening import open_store
 from app.clients.hub import HubClient
 from app.core import arithmetic
@@ -42,7 +42,7 @@ def bring(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         raise DomainError("quota.exceeded", kind="bytes", what=KINDS["bytes"], asked=total, **quota)
     puller = Puller(hub, repository, commit, store, order["upload"], reporter(total, "Downloading"))
     digests = puller.keep_all(listed[path] for path in kept)
-    with closing(open_place(store.place(digests))) as source:
+    with closing(open_location(store.location(digests))) as source:
         patch = read_patch(source, kept)
         check_finite(patch, source, arithmetic.load())
     files = [{"path": path, "size": kept[path], "sha256": digests[path]} for path in sorted(kept)]

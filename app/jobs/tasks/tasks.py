@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from app.blobs.locations import Sink, is_far, list_prefix, open_place
+from app.blobs.locations import Sink, is_far, list_prefix, open_location
 from app.blobs.s3.client import shared_client, translated
 from app.blobs.s3.target import Origin, S3Target
 from app.core import arithmetic
@@ -30,19 +30,19 @@ from app.jobs.tasks.materialise import write_to_s3
 MANIFEST_FILE = "manifest.json"
 
 
-class Report(Protocol):
+class ReportProgress(Protocol):
     """Told of every bit of work: how many bytes more are done, and how many tensors."""
 
     def __call__(self, more: int, tensors: int = 0, /) -> None: ...
 
 
-class Reporter(Protocol):
+class StartReport(Protocol):
     """Makes reports: of how many bytes in all, what is done with them, and of how many tensors."""
 
-    def __call__(self, total: int, note: str, tensors: int | None = None, /) -> Report: ...
+    def __call__(self, total: int, note: str, tensors: int | None = None, /) -> ReportProgress: ...
 
 
-def ingest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+def ingest(order: dict[str, Any], reporter: StartReport) -> dict[str, Any]:
     """Digests a release and, if asked, copies it.
 
     Args:
@@ -63,7 +63,7 @@ def ingest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         where = {**where, "beneath": [str(Path(root).resolve()) for root in order["roots"]]}
     files, stats = _list(where)
     sink = Sink(order["sink"])
-    with closing(open_place(_with_stats(where, stats))) as source:
+    with closing(open_location(_with_stats(where, stats))) as source:
         checkpoint = read_checkpoint(source, files)
         report = reporter(work_bytes(checkpoint), "Reading", len(checkpoint.tensors))
         copy = (lambda path, size: sink.open(f"files/{path}", size)) if order["copy"] else None
@@ -84,7 +84,7 @@ def ingest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     }
 
 
-def digest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+def digest(order: dict[str, Any], reporter: StartReport) -> dict[str, Any]:
     """Computes a whole merged model once.
 
     Returns:
@@ -93,7 +93,7 @@ def digest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     Raises:
         CoreError: the release changed, or a value does not fit the output dtype.
     """
-    base = open_place(order["base"])
+    base = open_location(order["base"])
     with _open_merger(order, ReadAhead(base) if is_far(base) else base) as merger:
         plan = merger.plan
         digests = _digest_files(merger, plan, reporter(plan.total_bytes, "Merging", sum(1 for _ in plan.computed_tensors())))
@@ -101,7 +101,7 @@ def digest(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         return {"digests": digests, "fidelity": fidelity.to_dict() if fidelity else None}
 
 
-def materialise(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+def materialise(order: dict[str, Any], reporter: StartReport) -> dict[str, Any]:
     """Writes a whole merged model to S3.
 
     Returns:
@@ -114,7 +114,7 @@ def materialise(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     origins = {}
     if base["kind"] == "s3":
         origins = {path: Origin(base["bucket"], key, etag) for path, (key, _, etag) in base["objects"].items()}
-    source = open_place(base)
+    source = open_location(base)
     windows = Windows(source) if is_far(source) else None
     with _open_merger(order, windows or source) as merger, translated():
         report = reporter(merger.plan.total_bytes, "Writing", sum(1 for _ in merger.plan.computed_tensors()))
@@ -122,7 +122,7 @@ def materialise(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         return write_to_s3(merger, to, origins, report, windows)
 
 
-def bring(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+def bring(order: dict[str, Any], reporter: StartReport) -> dict[str, Any]:
     """Brings a patch from another hub, see `app.jobs.tasks.import_patch.bring`."""
     from app.jobs.tasks import import_patch as bringing  # noqa: PLC0415  what speaks HTTP; most jobs do not
 
@@ -132,7 +132,7 @@ def bring(order: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 @contextmanager
 def _open_merger(order: dict[str, Any], base: Source) -> Iterator[Merger]:
     """Merges what an order says, out of a base that is closed at the end."""
-    with closing(base), closing(open_place(order["patch"])) as patch_source, closing(open_place(order["manifest"])) as held:
+    with closing(base), closing(open_location(order["patch"])) as patch_source, closing(open_location(order["manifest"])) as held:
         manifest = Manifest.parse(read_range(held, "manifest", 0, held.size("manifest")))
         patch = read_patch(patch_source, order["patch_sizes"])
         deltas = resolve(patch.config, patch.factors, manifest.checkpoint)
@@ -141,7 +141,7 @@ def _open_merger(order: dict[str, Any], base: Source) -> Iterator[Merger]:
         yield Merger(plan, {"base": base, "patch": patch_source}, WEIGHTS_FILE, patch.header.data_start, computing)
 
 
-def _digest_files(merger: Merger, plan: MergePlan, report: Report) -> dict[str, str]:
+def _digest_files(merger: Merger, plan: MergePlan, report: ReportProgress) -> dict[str, str]:
     digests = {}
     with ThreadPoolExecutor(arithmetic.threads()) as pool:
         for path, file in plan.files.items():
@@ -157,7 +157,7 @@ def _digest_files(merger: Merger, plan: MergePlan, report: Report) -> dict[str, 
     return digests
 
 
-def _brought(where: dict[str, Any], reporter: Reporter) -> tuple[dict[str, Any], dict[str, str]]:
+def _brought(where: dict[str, Any], reporter: StartReport) -> tuple[dict[str, Any], dict[str, str]]:
     """A source that can be read here: what lies in another hub is brought into the store; sha256 of its files by path."""
     if where["kind"] != "upstream":
         return where, {}

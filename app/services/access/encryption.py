@@ -25,7 +25,7 @@ NAMING, SEALING = b"portllm name of a key 1", b"portllm secret at rest 1"
 
 
 @dataclass(frozen=True)
-class Place:
+class SecretContext:
     """Where a secret is kept: whatever is named here is authenticated with it.
 
     Attributes:
@@ -45,12 +45,12 @@ class Place:
         return "\0".join((self.purpose, self.row, self.beside)).encode()
 
 
-def place_of(row: Upstream) -> Place:
+def place_of(row: Upstream) -> SecretContext:
     """Where the token of an upstream is kept: it is worth nothing for another address."""
-    return Place("upstreams.token", row.id, row.endpoint, f"The token of upstream {row.name!r}")
+    return SecretContext("upstreams.token", row.id, row.endpoint, f"The token of upstream {row.name!r}")
 
 
-def seal(keys: Sequence[bytes], place: Place, secret: str) -> str:
+def seal(keys: Sequence[bytes], place: SecretContext, secret: str) -> str:
     """Encrypts a secret under the first key."""
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
 
@@ -59,7 +59,7 @@ def seal(keys: Sequence[bytes], place: Place, secret: str) -> str:
     return f"{FORMAT}.{name_of(keys[0])}.{base64.urlsafe_b64encode(sealed).decode()}"
 
 
-def unseal(keys: Sequence[bytes], place: Place, sealed: str) -> str:
+def unseal(keys: Sequence[bytes], place: SecretContext, sealed: str) -> str:
     """The secret.
 
     Raises:

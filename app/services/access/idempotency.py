@@ -6,7 +6,7 @@ from typing import Any
 
 from app.db import idempotency as rows
 from app.db.base import clock
-from app.db.idempotency import Answer
+from app.db.idempotency import IdempotentAnswer
 from app.domain.errors import DomainError
 from app.domain.ids import new_id
 from app.domain.principal import Principal
@@ -55,7 +55,7 @@ def once(uow: UnitOfWork, principal: Principal, key: str, request: str, make: Ca
     if known:
         return known
     reply = make()
-    row = Answer(
+    row = IdempotentAnswer(
         id=new_id("ans"), created_at=clock(uow.session), token=principal.token, owner=principal.owner, key=key, request=request,
         status=reply.status, body=reply.body, location=reply.location,
     )  # fmt: skip

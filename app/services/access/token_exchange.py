@@ -175,7 +175,7 @@ def exchange(
         _use(uow, who, address)
     # Nobody's token did it: the trail names the issuer and its subject in the event.
     principal = Principal(rule.owner, frozenset(scopes_of(rule.role)), "oidc", address, request)
-    return tokens.issue_for(uow, principal, end, tokens.Source(who.issuer.issuer, who.subject, number))
+    return tokens.issue_for(uow, principal, end, tokens.TokenOrigin(who.issuer.issuer, who.subject, number))
 
 
 def _use(uow: UnitOfWork, who: Identity, address: str | None) -> None:

@@ -22,7 +22,7 @@ ADMIN = "admin"
 SELF = "self"
 
 
-class Source(NamedTuple):
+class TokenOrigin(NamedTuple):
     """Whom an issuer vouched for, and the number of the rule that admitted it; None for what such a token made."""
 
     issuer: str
@@ -95,7 +95,7 @@ def create(
     return _issue(uow, principal, owner, checked, name, end, _word_of(maker))
 
 
-def issue_for(uow: UnitOfWork, principal: Principal, expires_at: dt.datetime, source: Source) -> tuple[Token, str]:
+def issue_for(uow: UnitOfWork, principal: Principal, expires_at: dt.datetime, source: TokenOrigin) -> tuple[Token, str]:
     """Makes a token for whom an issuer vouched, with the owner and scopes of `principal`; returns it with its secret."""
     scopes = check_scopes(principal.scopes)
     open_account(uow, principal.owner, "tokens").charge(tokens=1)
@@ -218,9 +218,9 @@ def _require_within(maker: Token | None, end: dt.datetime | None) -> None:
         raise DomainError("token.outlives", at=longest.isoformat(timespec="seconds"))
 
 
-def _word_of(maker: Token | None) -> Source | None:
+def _word_of(maker: Token | None) -> TokenOrigin | None:
     """Returns the identity that a new token inherits from the token that creates it; None if no issuer vouched for one."""
-    return Source(maker.issuer, maker.subject or "") if maker is not None and maker.issuer is not None else None
+    return TokenOrigin(maker.issuer, maker.subject or "") if maker is not None and maker.issuer is not None else None
 
 
 def _is_valid(token: Token) -> bool:
@@ -229,7 +229,7 @@ def _is_valid(token: Token) -> bool:
 
 def _issue(
     uow: UnitOfWork, principal: Principal, owner: str, scopes: list[str], name: str, expires_at: dt.datetime | None = None,
-    source: Source | None = None,
+    source: TokenOrigin | None = None,
 ) -> tuple[Token, str]:  # fmt: skip
     secret = PREFIX + secrets.token_urlsafe(32)
     token = Token(

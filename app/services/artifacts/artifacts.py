@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from app.blobs.locations import is_far, open_place
+from app.blobs.locations import is_far, open_location
 from app.blobs.lru import Recent
 from app.blobs.store import BlobStore
 from app.core.adapter import WEIGHTS_FILE
@@ -186,9 +186,9 @@ class Artifacts:
     def merge_order(self, release: Release, version: PatchVersion, recipe: Recipe) -> dict[str, Any]:
         """Everything that a child process needs to compute the merged model, as plain values."""
         return {
-            "manifest": self._blobs.place({MANIFEST: str(release.manifest)}),
-            "base": self._release_place(release),
-            "patch": self._blobs.place(digests_of(version)),
+            "manifest": self._blobs.location({MANIFEST: str(release.manifest)}),
+            "base": self._release_location(release),
+            "patch": self._blobs.location(digests_of(version)),
             "patch_sizes": {file["path"]: file["size"] for file in version.files},
             "recipe": recipe.to_dict(),
         }
@@ -217,20 +217,20 @@ class Artifacts:
     def _release_source(self, release: Release) -> Source:
         if release.copied:
             return self._blobs.open(self.manifest(release).file_digests)
-        return open_place(self._release_place(release))
+        return open_location(self._release_location(release))
 
     def _beneath(self, release: Release) -> list[str]:
         # The directory was checked when it was registered, and is opened by its real path without following links.
         return [release.source, *(str(root.resolve()) for root in self._allowed_roots)]
 
-    def _release_place(self, release: Release) -> dict[str, Any]:
+    def _release_location(self, release: Release) -> dict[str, Any]:
         """Returns the place of a release's files: in the store, or the registered source with the identities from then.
 
         Raises:
             DomainError: release.damaged.
         """
         if release.copied:
-            return self._blobs.place(self.manifest(release).file_digests)
+            return self._blobs.location(self.manifest(release).file_digests)
         if release.damaged_path is not None:
             raise DomainError("release.damaged", release=release.name, path=release.damaged_path)
         stats = release.stats or {}

@@ -17,13 +17,13 @@ class Content:
 
     Attributes:
         open: opens the bytes for reading.
-        places: the semaphore that admits reads with large buffers; None if this read keeps none.
-        owner: the owner that the place counts for.
+        slots: the semaphore that admits reads with large buffers; None if this read keeps none.
+        owner: the owner that the slot counts for.
         is_computed: whether the bytes are computed while they are read, rather than stored.
     """
 
     open: Open
-    places: ReadSlots | None = None
+    slots: ReadSlots | None = None
     owner: str = ""
     is_computed: bool = False
 
@@ -33,7 +33,7 @@ class FileRead:
 
     `require_allowed` is called before each piece, and raises if access was withdrawn.
 
-    Only one thread at a time calls `next`; any thread may call `close` or reclaim the place.
+    Only one thread at a time calls `next`; any thread may call `close` or reclaim the slot.
     """
 
     def __init__(self, content: Content, start: int, stop: int, require_allowed: Callable[[], None]) -> None:
@@ -41,24 +41,24 @@ class FileRead:
         self._lock = threading.Lock()  # guards the open resources
         self._opened = ExitStack()
         self._pieces: Iterator[memoryview] | None = None
-        self._place: ReadSlot | None = None
+        self._slot: ReadSlot | None = None
 
-    def accept(self, place: ReadSlot) -> None:
-        """Takes over a place that the queue granted; `close` releases it."""
-        self._place = place
+    def accept(self, slot: ReadSlot) -> None:
+        """Takes over a slot that the queue granted; `close` releases it."""
+        self._slot = slot
 
     def next(self) -> memoryview | None:
         """Returns the next piece; None at the end.
 
         Raises:
-            NoPlaceError: the read needs a place, and none is free.
+            NoSlotError: the read needs a slot, and none is free.
             CoreError, DomainError: the bytes cannot be read, or have changed.
         """
         if self._position == self._stop:
             self.close()
             return None
         self._require_allowed()
-        self._require_place()
+        self._require_slot()
         with self._lock:
             if self._pieces is None:
                 self._pieces = self._opened.enter_context(self._content.open(self._position))
@@ -68,19 +68,19 @@ class FileRead:
         self._position += len(piece)
         if self._position == self._stop:
             self.close()
-        elif self._place is not None:
-            self._place.rest(self._drop)
+        elif self._slot is not None:
+            self._slot.rest(self._drop)
         return piece
 
     def close(self) -> None:
-        """Closes open resources and releases the place; idempotent."""
+        """Closes open resources and releases the slot; idempotent."""
         self._drop()
-        if self._place is not None:
-            self._place.release()
+        if self._slot is not None:
+            self._slot.release()
 
-    def _require_place(self) -> None:
-        if self._content.places is not None and (self._place is None or not self._place.resume()):
-            self._place = self._content.places.take(self._content.owner)
+    def _require_slot(self) -> None:
+        if self._content.slots is not None and (self._slot is None or not self._slot.resume()):
+            self._slot = self._content.slots.take(self._content.owner)
 
     def _drop(self) -> None:
         with self._lock:

@@ -17,7 +17,7 @@ PIECE_BYTES = 2**20
 def release_content(tools: Tools, release: Release, path: str, start: int, stop: int, owner: str) -> Content:
     """Returns the content of bytes [start, stop) of a release's file, read by `owner`.
 
-    A large read from an object store reads blocks ahead, so it needs a place (admission control). A read from a directory, or a
+    A large read from an object store reads blocks ahead, so it needs a slot (admission control). A read from a directory, or a
     small one, keeps one piece in memory at a time and needs none.
     """
     artifacts = tools.artifacts

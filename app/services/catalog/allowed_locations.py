@@ -15,7 +15,7 @@ from app.domain.s3_uri import S3Uri
 FACT = "allowed-places"
 ROOTS, S3 = "PORTLLM_ALLOW_ROOTS", "PORTLLM_ALLOW_S3"
 
-log = logging.getLogger("portllm.places")
+log = logging.getLogger("portllm.allowed_locations")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from app.db import base_aliases as rows
 from app.db import families as family_rows
 from app.db import releases as release_rows
 from app.db.base import now
-from app.db.base_aliases import BaseName, key_of
+from app.db.base_aliases import BaseAlias, key_of
 from app.db.families import Family
 from app.db.releases import Release
 from app.domain.errors import DomainError
@@ -25,7 +25,7 @@ _REVISION = re.compile(r"[!-?A-~]{1,100}")
 
 
 @dataclass(frozen=True)
-class Found:
+class AliasTarget:
     """What a name means here; `release` is None where it tells the family alone."""
 
     family: Family
@@ -34,7 +34,7 @@ class Found:
 
 def add(
     uow: UnitOfWork, principal: Principal, family_name: str, name: str, revision: str | None, release_name: str | None
-) -> tuple[BaseName, bool]:
+) -> tuple[BaseAlias, bool]:
     """Makes a name known; the same again returns what is there.
 
     Args:
@@ -49,7 +49,7 @@ def add(
         The entry, and whether it is new.
 
     Raises:
-        DomainError: family.unknown, release.unknown, request.name, base_name.taken, token.scope.
+        DomainError: family.unknown, release.unknown, request.name, base_alias.taken, token.scope.
     """
     principal.require_admin()
     family = families.get(uow, principal, family_name)
@@ -59,9 +59,9 @@ def add(
     if found:
         if (found.family_id, found.release_id) != (family.id, release.id if release else None):
             meant = f"{found.family.name}/{found.release.name}" if found.release else found.family.name
-            raise DomainError("base_name.taken", name=name, family=found.family.name, meant=meant)
+            raise DomainError("base_alias.taken", name=name, family=found.family.name, meant=meant)
         return found, False
-    found = BaseName(
+    found = BaseAlias(
         id=new_id("bas"), created_at=now(), owner=INSTALLATION, key=key_of(name, revision), name=name, revision=revision,
         family_id=family.id, release_id=release.id if release else None, family=family, release=release,
     )  # fmt: skip
@@ -70,28 +70,28 @@ def add(
     return found, True
 
 
-def remove(uow: UnitOfWork, principal: Principal, family_name: str, ident: str) -> BaseName:
+def remove(uow: UnitOfWork, principal: Principal, family_name: str, ident: str) -> BaseAlias:
     """Forgets a name; what was published by it stays as it is.
 
     Raises:
-        DomainError: family.unknown, base_name.unknown, token.scope.
+        DomainError: family.unknown, base_alias.unknown, token.scope.
     """
     principal.require_admin()
     family = families.get(uow, principal, family_name)
     found = rows.get(uow.session, family.id, ident)
     if found is None:
-        raise DomainError("base_name.unknown", family=family_name, alias=ident[:100])
+        raise DomainError("base_alias.unknown", family=family_name, alias=ident[:100])
     uow.session.delete(found)
     uow.session.flush()
     uow.family_event("family.unnamed", principal, family_name, None, name=found.name, revision=found.revision)
     return found
 
 
-def list_page(uow: UnitOfWork, principal: Principal, family_name: str, after: str | None, limit: int) -> Sequence[BaseName]:
+def list_page(uow: UnitOfWork, principal: Principal, family_name: str, after: str | None, limit: int) -> Sequence[BaseAlias]:
     return rows.list_page(uow.session, families.get(uow, principal, family_name).id, after, limit)
 
 
-def find(uow: UnitOfWork, principal: Principal, name: str | None, revision: str | None) -> Found | None:
+def find(uow: UnitOfWork, principal: Principal, name: str | None, revision: str | None) -> AliasTarget | None:
     """What `base_model_name_or_path` and `revision` of an adapter's configuration mean here, for this principal.
 
     `base/FAMILY` is ours, and its revision a release. Every other name is looked up with its revision first, then without.
@@ -106,12 +106,12 @@ def find(uow: UnitOfWork, principal: Principal, name: str | None, revision: str 
         family = family_rows.by_name(uow.session, name.removeprefix(OWN))
         if family is None or not grants.is_visible(uow, principal, family.id):
             return None
-        return Found(family, _release(uow, family, revision))
+        return AliasTarget(family, _release(uow, family, revision))
     keys = ([key_of(name, revision)] if revision and _REVISION.fullmatch(revision) else []) + [key_of(name, None)]
     for key in keys:
         found = rows.by_key(uow.session, key)
         if found and grants.is_visible(uow, principal, found.family_id):
-            return Found(found.family, found.release or _only(uow, found.family))
+            return AliasTarget(found.family, found.release or _only(uow, found.family))
     return None
 
 

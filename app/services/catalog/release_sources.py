@@ -20,7 +20,7 @@ PUSHED = "push:"  # what the source of a release begins with whose files were pu
 
 
 @dataclass(frozen=True)
-class Listed:
+class UpstreamListing:
     """A repository of an upstream as it was listed at one commit."""
 
     reference: Reference
@@ -41,7 +41,7 @@ class Listed:
         }  # fmt: skip
 
 
-def look_up(read: Begin, principal: Principal, source: str) -> Listed | None:
+def look_up(read: Begin, principal: Principal, source: str) -> UpstreamListing | None:
     """Asks an upstream what a reference means now; None for what names no upstream. Takes as long as the upstream does.
 
     Args:
@@ -60,10 +60,10 @@ def look_up(read: Begin, principal: Principal, source: str) -> Listed | None:
     with read() as uow:
         client = HubClient(upstreams.hub(uow, reference.upstream))
     commit = client.commit(reference.repository, reference.revision)
-    return Listed(reference, client.hub.endpoint, commit, tuple(client.files(reference.repository, commit)))
+    return UpstreamListing(reference, client.hub.endpoint, commit, tuple(client.files(reference.repository, commit)))
 
 
-def keep_listing(uow: UnitOfWork, release: Release, listed: Listed) -> None:
+def keep_listing(uow: UnitOfWork, release: Release, listed: UpstreamListing) -> None:
     """Writes down what is to be pulled for a release, until it is ready."""
     row = release_downloads.of_release(uow.session, release.id)
     if row is None:
@@ -102,7 +102,7 @@ def _pushed(uow: UnitOfWork, release: Release) -> dict[str, Any]:
     push = uow.session.get(Push, release.source.removeprefix(PUSHED))
     if push is None:
         raise DomainError("push.lost", path=release.name)
-    place = uow.tools.blobs.place({file["path"]: file["sha256"] for file in push.files})
+    place = uow.tools.blobs.location({file["path"]: file["sha256"] for file in push.files})
     return {"kind": "stored", "place": place, "sizes": {file["path"]: file["size"] for file in push.files}}
 
 

@@ -13,7 +13,7 @@ from app.domain.names import check_revision
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.states import move
 from app.services.catalog import families, release_sources
-from app.services.catalog.release_sources import PUSHED, Listed
+from app.services.catalog.release_sources import PUSHED, UpstreamListing
 from app.services.unit_of_work import UnitOfWork
 
 INGEST = "ingest"
@@ -21,7 +21,7 @@ INGEST = "ingest"
 
 def register(
     uow: UnitOfWork, principal: Principal, family_name: str, name: str, directory: str, parent: str | None, copied: bool,
-    listed: Listed | None = None,
+    listed: UpstreamListing | None = None,
 ) -> tuple[Release, bool]:  # fmt: skip
     """Registers a release and starts its ingestion; the same directory again returns what is there.
 

@@ -30,7 +30,7 @@ log = logging.getLogger("portllm.reverification")
 
 
 @dataclass(frozen=True)
-class Piece:
+class SampledRange:
     """A range of a file with a known digest: a tensor, or a whole small file."""
 
     path: str
@@ -39,7 +39,9 @@ class Piece:
     digest: str
 
 
-def sample(read: Begin, write: Begin, budget: int, shuffle: Callable[[list[Piece] | list[str]], None] = random.shuffle) -> int:
+def sample(
+    read: Begin, write: Begin, budget: int, shuffle: Callable[[list[SampledRange] | list[str]], None] = random.shuffle
+) -> int:
     """Hashes randomly chosen pieces of releases by reference; marks a release as damaged, and so unreadable, if bytes differ.
 
     Args:
@@ -104,7 +106,7 @@ def reaccept(read: Begin, write: Begin, tell: Tell = lambda _: None) -> Iterator
             for path, digest in digests.items():
                 with closing(library.open_directory(release)) as source:  # reopened for each file: there may be thousands
                     before = stat_of(source.descriptor(path))
-                    found = _hash(source, Piece(path, 0, before.size, digest), tell)
+                    found = _hash(source, SampledRange(path, 0, before.size, digest), tell)
                     if found != digest or stat_of(source.descriptor(path)) != before:
                         outcome.wrong.append(path)
                     stats[path] = before
@@ -122,7 +124,7 @@ def total_bytes(read: Begin) -> int:
     return sum(release.total_bytes or 0 for release in found if release)
 
 
-def _check(write: Begin, release: Release, source: Source, pieces: Sequence[Piece], budget: int) -> int:
+def _check(write: Begin, release: Release, source: Source, pieces: Sequence[SampledRange], budget: int) -> int:
     """Hashes pieces until the budget is used up or a digest differs; returns how many bytes were read."""
     used = 0
     for piece in pieces:
@@ -135,17 +137,17 @@ def _check(write: Begin, release: Release, source: Source, pieces: Sequence[Piec
     return used
 
 
-def _pieces(manifest: Manifest) -> Iterator[Piece]:
+def _pieces(manifest: Manifest) -> Iterator[SampledRange]:
     shards = manifest.checkpoint.shards
     for path, header in shards.items():
         for tensor in header.tensors:
-            yield Piece(path, header.data_start + tensor.begin, tensor.nbytes, manifest.tensor_digests[tensor.name])
+            yield SampledRange(path, header.data_start + tensor.begin, tensor.nbytes, manifest.tensor_digests[tensor.name])
     for path, digest in manifest.file_digests.items():
         if path not in shards:
-            yield Piece(path, 0, manifest.checkpoint.files[path], digest)
+            yield SampledRange(path, 0, manifest.checkpoint.files[path], digest)
 
 
-def _hash(source: Source, piece: Piece, tell: Tell = lambda _: None) -> str:
+def _hash(source: Source, piece: SampledRange, tell: Tell = lambda _: None) -> str:
     hashed, buffer = hashlib.sha256(), memoryview(bytearray(min(CHUNK, piece.length)))
     for start in range(0, piece.length, CHUNK):
         part = buffer[: min(CHUNK, piece.length - start)]

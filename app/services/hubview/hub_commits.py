@@ -10,9 +10,8 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from functools import partial
-from typing import Protocol, get_args
+from typing import get_args
 
 from app.core.errors import CoreError
 from app.core.recipe import Recipe
@@ -21,10 +20,9 @@ from app.db import releases as release_rows
 from app.db.ports import Port
 from app.domain.errors import DomainError
 from app.services.hubview import snapshots
-from app.services.hubview.repositories import Adapter, Base, Kind, Merged, Thing
+from app.services.hubview.repositories import Adapter, BaseModel, Kind, Merged, Thing
 from app.services.hubview.snapshots import Drawn
-from app.services.tools import Tools
-from app.services.unit_of_work import UnitOfWork, run_with_retry
+from app.services.unit_of_work import UnitOfWork, UnitsOfWork, run_with_retry
 
 Subject = tuple[Kind, str]
 
@@ -42,18 +40,6 @@ CATCH_UP_SECONDS, CATCH_UP_PAUSE, RETRY_SECONDS = 2.0, 3600.0, 60.0
 log = logging.getLogger("portllm.hub")
 
 
-class Registry(Protocol):
-    """A running registry."""
-
-    tools: Tools
-
-    def read(self) -> AbstractContextManager[UnitOfWork]:
-        """Opens a read-only unit of work."""
-
-    def write(self) -> AbstractContextManager[UnitOfWork]:
-        """Opens a unit of work that may write, and commits it at the end."""
-
-
 def names(uow: UnitOfWork, subjects: Sequence[Subject]) -> dict[Subject, str]:
     """Returns the commit ids of those subjects whose commits are recorded."""
     found = dict[Subject, str]()
@@ -65,7 +51,7 @@ def names(uow: UnitOfWork, subjects: Sequence[Subject]) -> dict[Subject, str]:
     return found
 
 
-def write(registry: Registry, subjects: Sequence[Subject], seconds: float) -> int:
+def write(registry: UnitsOfWork, subjects: Sequence[Subject], seconds: float) -> int:
     """Records commits for those subjects that have none; returns how many were left when the time was up.
 
     Subjects whose bytes can no longer be read get no commit. Must be called outside any transaction.
@@ -89,7 +75,7 @@ def write(registry: Registry, subjects: Sequence[Subject], seconds: float) -> in
     return 0
 
 
-def write_ahead(registry: Registry, subjects: Sequence[Subject]) -> None:
+def write_ahead(registry: UnitsOfWork, subjects: Sequence[Subject]) -> None:
     """Records commits at the end of a request whose work is done. Failures are logged, and the catch-up retries later."""
     try:
         write(registry, subjects, CATCH_UP_SECONDS)
@@ -110,7 +96,7 @@ class CatchUp:
     It scans everything visible, a part at each call, and starts over an hour after it has finished.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: UnitsOfWork) -> None:
         self._registry = registry
         self._due, self._rest, self._after = 0.0, list(KINDS), ""
 
@@ -143,7 +129,7 @@ class CatchUp:
             self._rest, self._due = list(KINDS), time.monotonic() + CATCH_UP_PAUSE
 
 
-def _draw(registry: Registry, things: Sequence[Base | Adapter | Merged]) -> list[Drawn]:
+def _draw(registry: UnitsOfWork, things: Sequence[BaseModel | Adapter | Merged]) -> list[Drawn]:
     def draw(thing: Thing) -> Drawn | None:
         try:
             return snapshots.draw(registry.tools.artifacts, thing)
@@ -162,11 +148,11 @@ def _draw(registry: Registry, things: Sequence[Base | Adapter | Merged]) -> list
     return [drawn for drawn in found if drawn is not None]
 
 
-def _load(uow: UnitOfWork, subjects: Sequence[Subject]) -> Iterator[Base | Adapter | Merged]:
+def _load(uow: UnitOfWork, subjects: Sequence[Subject]) -> Iterator[BaseModel | Adapter | Merged]:
     def idents(*kinds: Kind) -> list[str]:
         return [ident for kind, ident in subjects if kind in kinds]
 
-    yield from map(Base, release_rows.among(uow.session, idents("base")))
+    yield from map(BaseModel, release_rows.among(uow.session, idents("base")))
     yield from map(Adapter, versions.among(uow.session, idents("patch")))
     found = {port.id: port for port in ports.among(uow.session, idents("adapter", "merged"))}
     for kind, ident in subjects:

@@ -19,7 +19,7 @@ SCANNED = 10  # pages that are looked through for one, where few fit
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ListingFilter:
     """What is asked for; `base` is a full name such as base/llama."""
 
     author: str | None = None
@@ -28,7 +28,7 @@ class Wanted:
     kinds: frozenset[str] = field(default=frozenset({"base", "patch", "merged"}))
 
 
-class Listed(NamedTuple):
+class ListedRepository(NamedTuple):
     """A repository in a list."""
 
     repository: Repository
@@ -36,8 +36,8 @@ class Listed(NamedTuple):
 
 
 def list_page(
-    uow: UnitOfWork, principal: Principal, wanted: Wanted, after: str | None, limit: int
-) -> tuple[list[Listed], str | None]:  # fmt: skip
+    uow: UnitOfWork, principal: Principal, wanted: ListingFilter, after: str | None, limit: int
+) -> tuple[list[ListedRepository], str | None]:  # fmt: skip
     """Some repositories, at most twice `limit`, and where the next page begins; None at the end.
 
     Args:
@@ -48,7 +48,7 @@ def list_page(
         limit: how many patches or families are looked through for it; a page may hold none, and still not be the last.
     """
     part, _, ident = (after or "").partition("_after_")
-    found = list[Listed]()
+    found = list[ListedRepository]()
     for _ in range(SCANNED):
         lines = _lines(uow, principal, wanted, part or PATCHES, ident or None, limit)
         found += _shown(uow, principal, wanted, lines[:limit])
@@ -64,7 +64,7 @@ def list_page(
 
 
 def _lines(
-    uow: UnitOfWork, principal: Principal, wanted: Wanted, part: str, after: str | None, limit: int
+    uow: UnitOfWork, principal: Principal, wanted: ListingFilter, part: str, after: str | None, limit: int
 ) -> list[Line]:  # fmt: skip
     """One more than `limit`."""
     if part == FAMILIES:
@@ -80,18 +80,18 @@ def _lines(
     return rows.patches(uow.session, owner, family, wanted.search, after, limit + 1)
 
 
-def _shown(uow: UnitOfWork, principal: Principal, wanted: Wanted, lines: list[Line]) -> list[Listed]:
+def _shown(uow: UnitOfWork, principal: Principal, wanted: ListingFilter, lines: list[Line]) -> list[ListedRepository]:
     visible = None if principal.is_admin else rows.visible_families(uow.session, principal.owner)
     carried = ports.with_ports(uow.session, [line.id for line in lines if line.owner]) if "merged" in wanted.kinds else set()
-    found = list[Listed]()
+    found = list[ListedRepository]()
     for line in lines:
         if line.owner is None:
-            found.append(Listed(Repository("base", BASE, line.name), line))
+            found.append(ListedRepository(Repository("base", BASE, line.name), line))
             continue
         if "patch" in wanted.kinds:
-            found.append(Listed(Repository("patch", line.owner, line.name), line))
+            found.append(ListedRepository(Repository("patch", line.owner, line.name), line))
         if line.id in carried and (visible is None or line.family_id in visible):
-            found.append(Listed(Repository("merged", line.owner, line.name), line))
+            found.append(ListedRepository(Repository("merged", line.owner, line.name), line))
     return [one for one in found if not wanted.search or wanted.search.lower() in one.repository.full_name]
 
 

@@ -22,14 +22,14 @@ Front = Mapping[str, str | list[str]]
 
 
 @dataclass(frozen=True)
-class Card:
+class ModelCard:
     """A card: what its front matter says, and the whole text."""
 
     front: dict[str, str | list[str]]
     text: str
 
 
-def merged_card(port: Port, base: Front, patch: Front, has_readme: bool) -> Card:
+def merged_card(port: Port, base: Front, patch: Front, has_readme: bool) -> ModelCard:
     """The card of a merged model.
 
     Args:
@@ -58,10 +58,10 @@ def merged_card(port: Port, base: Front, patch: Front, has_readme: bool) -> Card
         "## Licence\n\n" + _table(("", "licence"), [("base", _said(base)), ("patch", _said(patch))])
         + "\n\nAs their README.md says; both apply to the merged model.",
     ])  # fmt: skip
-    return Card(front, _with_front(front, text))
+    return ModelCard(front, _with_front(front, text))
 
 
-def patch_card(version: PatchVersion, release: str | None = None) -> Card:
+def patch_card(version: PatchVersion, release: str | None = None) -> ModelCard:
     """The card of a patch that brought none; `release`: which its configuration was rewritten for."""
     family, trained_on = version.patch.family.name, version.trained_on.name if version.trained_on else "unknown"
     front: dict[str, str | list[str]] = {
@@ -79,7 +79,7 @@ def patch_card(version: PatchVersion, release: str | None = None) -> Card:
         f"# {version.patch.full_name}, version {version.number}",
         "A LoRA patch. Its publisher sent no README.md; the registry wrote this one.", _table(("", ""), rows),
     ])  # fmt: skip
-    return Card(front, _with_front(front, text))
+    return ModelCard(front, _with_front(front, text))
 
 
 def _lineage(port: Port) -> Iterable[tuple[str, str]]:

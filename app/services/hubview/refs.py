@@ -15,13 +15,13 @@ from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository
 from app.services.access import grants
 from app.services.hubview.hub_commits import Subject
-from app.services.hubview.repositories import Adapter, Base, Kind, Merged, Nothing, Thing, announced, root_of
+from app.services.hubview.repositories import Adapter, BaseModel, Kind, Merged, Nothing, Thing, announced, root_of
 from app.services.hubview.snapshots import moment_of, subject_of
 from app.services.unit_of_work import UnitOfWork
 
 
 @dataclass(frozen=True)
-class Reference:
+class Ref:
     """A name of a revision; it `moves` to others (a branch), or does not (a tag). `subject` is None: nothing is there yet."""
 
     name: str
@@ -38,7 +38,7 @@ class Moment:
     subject: Subject | None
 
 
-def references(uow: UnitOfWork, principal: Principal, repository: Repository) -> list[Reference]:
+def references(uow: UnitOfWork, principal: Principal, repository: Repository) -> list[Ref]:
     """Branches and tags of a repository.
 
     Raises:
@@ -64,7 +64,7 @@ def history(uow: UnitOfWork, thing: Thing) -> list[Moment]:
 
 
 def title_of(thing: Thing) -> str:
-    if isinstance(thing, Base):
+    if isinstance(thing, BaseModel):
         return f"Release {thing.release.name}"
     if isinstance(thing, Nothing):
         return "Nothing yet"
@@ -77,40 +77,40 @@ def _title(kind: Kind, number: int | None, release: str) -> str:
     return f"Version {number}" + {"merged": f" on {release}", "adapter": f" for {release}"}.get(kind, "")
 
 
-def _of_family(uow: UnitOfWork, family: Family) -> Iterator[Reference]:
+def _of_family(uow: UnitOfWork, family: Family) -> Iterator[Ref]:
     ready = release_rows.names_of_ready(uow.session, family.id)
     if ready:
-        yield Reference(MAIN, True, ("base", ready[0][0]))
+        yield Ref(MAIN, True, ("base", ready[0][0]))
     for ident, name in ready:
-        yield Reference(name, False, ("base", ident))
+        yield Ref(name, False, ("base", ident))
 
 
-def _of_patch(uow: UnitOfWork, principal: Principal, patch: Patch) -> Iterator[Reference]:
+def _of_patch(uow: UnitOfWork, principal: Principal, patch: Patch) -> Iterator[Ref]:
     published = {version.number: version.id for version in versions.published(uow.session, patch.id)}
     newest = next(iter(published.values()), None)
-    yield Reference(MAIN, True, ("patch", newest) if newest else None)
+    yield Ref(MAIN, True, ("patch", newest) if newest else None)
     for alias, number in patch_rows.aliases(uow.session, patch.id).items():
         if number in published:
-            yield Reference(alias, True, ("patch", published[number]))
+            yield Ref(alias, True, ("patch", published[number]))
     for number, ident in published.items():
-        yield Reference(str(number), False, ("patch", ident))
+        yield Ref(str(number), False, ("patch", ident))
     if grants.is_visible(uow, principal, patch.family_id):
         for carried in ports.carried(uow.session, patch.id):
-            yield Reference(f"{carried.number}@{carried.release}", False, ("adapter", carried.id))
+            yield Ref(f"{carried.number}@{carried.release}", False, ("adapter", carried.id))
 
 
-def _of_merged(uow: UnitOfWork, patch: Patch) -> Iterator[Reference]:
+def _of_merged(uow: UnitOfWork, patch: Patch) -> Iterator[Ref]:
     if newest := ports.newest(uow.session, patch.id):
-        yield Reference(MAIN, True, ("merged", newest.id))
+        yield Ref(MAIN, True, ("merged", newest.id))
     version = patch_rows.newest_version(uow.session, patch.id)
     for carried in ports.carried(uow.session, patch.id):
         if version and carried.version_id == version.id:
-            yield Reference(carried.release, True, ("merged", carried.id))
-        yield Reference(f"{carried.release}@{carried.number}", False, ("merged", carried.id))
+            yield Ref(carried.release, True, ("merged", carried.id))
+        yield Ref(f"{carried.release}@{carried.number}", False, ("merged", carried.id))
 
 
-def _before(uow: UnitOfWork, thing: Base | Adapter | Merged) -> Iterator[Moment]:
-    if isinstance(thing, Base):
+def _before(uow: UnitOfWork, thing: BaseModel | Adapter | Merged) -> Iterator[Moment]:
+    if isinstance(thing, BaseModel):
         yield from _parents(uow, thing.release)
         return
     version, port = thing.version if isinstance(thing, Adapter) else thing.port.version, thing.port
@@ -127,6 +127,6 @@ def _before(uow: UnitOfWork, thing: Base | Adapter | Merged) -> Iterator[Moment]
 def _parents(uow: UnitOfWork, release: Release) -> Iterator[Moment]:
     while release.parent_id and (parent := release_rows.get(uow.session, release.parent_id)):
         if parent.state == "ready":
-            thing = Base(parent)
+            thing = BaseModel(parent)
             yield Moment(title_of(thing), moment_of(thing), subject_of(thing))
         release = parent

@@ -28,7 +28,7 @@ READABLE = ("ready", "yanked")
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseModel:
     """A release, as a base model."""
 
     release: Release
@@ -60,7 +60,7 @@ class Nothing:
     at: dt.datetime
 
 
-Thing = Base | Adapter | Merged | Nothing
+Thing = BaseModel | Adapter | Merged | Nothing
 
 
 def root_of(uow: UnitOfWork, principal: Principal, repository: Repository) -> Family | Patch:
@@ -76,7 +76,7 @@ def root_of(uow: UnitOfWork, principal: Principal, repository: Repository) -> Fa
 
 def family_and_birth(thing: Thing) -> tuple[str, dt.datetime]:
     """The family's name, and when the family or the patch was created."""
-    if isinstance(thing, Base):
+    if isinstance(thing, BaseModel):
         return thing.release.family.name, thing.release.family.created_at
     if isinstance(thing, Nothing):
         return thing.patch.family.name if thing.patch else "", thing.at
@@ -113,21 +113,21 @@ def find(uow: UnitOfWork, principal: Principal, repository: Repository, text: st
     return _merged(uow, principal, root, repository, revision)
 
 
-def _base(uow: UnitOfWork, family: Family, repository: Repository, revision: Revision) -> Base:
+def _base(uow: UnitOfWork, family: Family, repository: Repository, revision: Revision) -> BaseModel:
     if revision.commit:
         for commit in commits.named(uow.session, family.id, revision.commit):
             if (release := release_rows.get(uow.session, commit.subject)) and release.state in READABLE:
-                return Base(release)
+                return BaseModel(release)
         raise unknown_revision(repository, revision.text)
     if revision.release is None:
         newest = release_rows.newest_ready(uow.session, family.id)
         if newest is None:
             raise unknown_revision(repository, revision.text)
-        return Base(newest)
+        return BaseModel(newest)
     release = releases.of_family(uow, family, revision.release)
     if release.state not in READABLE:
         raise DomainError("release.not_ready", family=family.name, release=release.name, state=release.state)
-    return Base(release)
+    return BaseModel(release)
 
 
 def _adapter(

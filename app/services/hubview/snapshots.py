@@ -24,7 +24,7 @@ from app.domain.ids import new_id
 from app.services.artifacts.artifacts import digests_of
 from app.services.hubview.front_matter import MAX_BYTES, read_front_matter
 from app.services.hubview.model_cards import merged_card, patch_card
-from app.services.hubview.repositories import Adapter, Base, Kind, Merged, Nothing, Thing
+from app.services.hubview.repositories import Adapter, BaseModel, Kind, Merged, Nothing, Thing
 from app.services.patches import patches
 from app.services.ports.merged_files import MergedModel
 from app.services.tools import OpenArtifacts
@@ -35,7 +35,7 @@ NOTHING = commits.NOTHING
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class SnapshotFile:
     """A file: size in bytes; `sha256` where it is known; `text` where it was generated."""
 
     path: str
@@ -51,7 +51,7 @@ class Snapshot:
 
     thing: Thing
     commit: str
-    files: Mapping[str, Entry]
+    files: Mapping[str, SnapshotFile]
     front: Mapping[str, Any]
     at: dt.datetime
 
@@ -84,7 +84,7 @@ def draw(artifacts: OpenArtifacts, thing: Thing) -> Drawn:
     Raises:
         DomainError, CoreError: storage does not answer, or its bytes differ from those that were published.
     """
-    if isinstance(thing, Base):
+    if isinstance(thing, BaseModel):
         return _of_base(artifacts, thing.release)
     if isinstance(thing, Adapter):
         return _of_adapter(artifacts, thing.version, thing.port)
@@ -124,9 +124,9 @@ def keep_all(uow: UnitOfWork, drawn: Sequence[Drawn]) -> None:
     uow.session.flush()
 
 
-def subject_of(thing: Base | Adapter | Merged) -> tuple[Kind, str]:
+def subject_of(thing: BaseModel | Adapter | Merged) -> tuple[Kind, str]:
     """What the commit of a thing is a commit of."""
-    if isinstance(thing, Base):
+    if isinstance(thing, BaseModel):
         return "base", thing.release.id
     if isinstance(thing, Merged):
         return "merged", thing.port.id
@@ -137,7 +137,7 @@ def moment_of(thing: Thing) -> dt.datetime:
     """Since when a thing is as it is."""
     if isinstance(thing, Nothing):
         return thing.at
-    if isinstance(thing, Base):
+    if isinstance(thing, BaseModel):
         return thing.release.ready_at or thing.release.created_at
     port = thing.port
     if port is not None:
@@ -146,13 +146,13 @@ def moment_of(thing: Thing) -> dt.datetime:
     return thing.version.published_at or thing.version.created_at
 
 
-def _read(thing: Base | Adapter | Merged, row: Commit) -> Snapshot:
+def _read(thing: BaseModel | Adapter | Merged, row: Commit) -> Snapshot:
     digests = (thing.port.digests or {}) if isinstance(thing, Merged) else {}
     entries = {}
     for path, size, etag in row.files:
         text = row.texts.get(path)
         sha256 = etag if len(etag) == SHA256_DIGITS else digests.get(path)
-        entries[path] = Entry(path, size, etag, sha256, None if text is None else text.encode())
+        entries[path] = SnapshotFile(path, size, etag, sha256, None if text is None else text.encode())
     return Snapshot(thing, row.name, entries, row.card, moment_of(thing))
 
 

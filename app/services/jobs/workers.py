@@ -53,16 +53,16 @@ class WorkerStatus:
 
 
 @dataclass(frozen=True)
-class Reader:
+class ReadWorker:
     """A live worker that reads merged models: its id and where it is reached."""
 
     id: str
     url: str
 
 
-def beat(uow: UnitOfWork, card: WorkerInfo) -> None:
+def beat(uow: UnitOfWork, worker_info: WorkerInfo) -> None:
     """Says that a worker lives, and forgets those that were not seen for a day."""
-    rows.beat(uow.session, Worker(**vars(card)))
+    rows.beat(uow.session, Worker(**vars(worker_info)))
     rows.forget(uow.session, REMEMBERED)
 
 
@@ -91,9 +91,9 @@ def everyone(uow: UnitOfWork, principal: Principal, ttl: float) -> list[WorkerSt
     return [WorkerStatus(row, row.id in live, running.get(row.id, [])) for row in workers]
 
 
-def readers(uow: UnitOfWork, ttl: float) -> list[Reader]:
+def readers(uow: UnitOfWork, ttl: float) -> list[ReadWorker]:
     """Live workers that can be reached."""
-    return [Reader(row.id, row.url) for row in _live(uow, ttl) if row.url]
+    return [ReadWorker(row.id, row.url) for row in _live(uow, ttl) if row.url]
 
 
 def live_by_class(uow: UnitOfWork, ttl: float) -> dict[str, int]:
@@ -124,7 +124,7 @@ def release_stranded(uow: UnitOfWork, ttl: float, kinds: Sequence[str]) -> int:
     return job_queues.move(uow.session, kinds, ACCELERATED, living, CPU)
 
 
-def choose(candidates: Sequence[Reader], fingerprint: str) -> Reader | None:
+def choose(candidates: Sequence[ReadWorker], fingerprint: str) -> ReadWorker | None:
     """The worker that reads a merged model: always the same one while it lives, so that its plan stays warm.
 
     By rendezvous hashing: when a worker comes or goes, only the models move that it wins or loses.
@@ -132,7 +132,7 @@ def choose(candidates: Sequence[Reader], fingerprint: str) -> Reader | None:
     return max(candidates, key=lambda reader: hashlib.sha256(f"{fingerprint} {reader.id}".encode()).digest(), default=None)
 
 
-def signed_url(uow: UnitOfWork, reader: Reader, port: str, path: str, token: str) -> str:
+def signed_url(uow: UnitOfWork, reader: ReadWorker, port: str, path: str, token: str) -> str:
     """Returns a URL where a client reads a file of a port on a worker.
 
     It is bound to the client's token (given by id) and valid for the next few minutes by the database's clock, which all machines
@@ -157,12 +157,12 @@ class Readers:
         look: asks the database.
     """
 
-    def __init__(self, look: Callable[[], list[Reader]]) -> None:
+    def __init__(self, look: Callable[[], list[ReadWorker]]) -> None:
         self._look, self._lock = look, threading.Lock()
-        self._known: list[Reader] = []
+        self._known: list[ReadWorker] = []
         self._looked = -LOOK_SECONDS
 
-    def __call__(self) -> list[Reader]:
+    def __call__(self) -> list[ReadWorker]:
         with self._lock:
             if time.monotonic() - self._looked >= LOOK_SECONDS:
                 self._known = self._look()

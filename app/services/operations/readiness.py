@@ -18,7 +18,7 @@ log = logging.getLogger("portllm.ready")
 
 
 @dataclass(frozen=True)
-class Part:
+class Component:
     """How one part answered.
 
     Attributes:
@@ -34,7 +34,7 @@ class Part:
         return {"ok": self.ok, "milliseconds": self.milliseconds, "reason": self.reason}
 
 
-Parts = Mapping[str, Part]
+Parts = Mapping[str, Component]
 
 
 class Readiness:
@@ -96,17 +96,17 @@ class _Question:
         finally:
             self._ended = time.monotonic()
 
-    def part(self, deadline: float) -> Part:
+    def part(self, deadline: float) -> Component:
         wait([self.answer], max(0.0, deadline - time.monotonic()))
         if not self.answer.done():
             passed = time.monotonic() - self._began
-            return Part(False, round(1000 * passed, 1), f"no answer within {passed:.0f} s")
+            return Component(False, round(1000 * passed, 1), f"no answer within {passed:.0f} s")
         error = self.answer.exception()
         milliseconds = round(1000 * (self._ended - self._began), 1)
         if error is not None:
-            return Part(False, milliseconds, _reason(error), error)
+            return Component(False, milliseconds, _reason(error), error)
         note = self.answer.result()
-        return Part(True, milliseconds, note if isinstance(note, str) else None)
+        return Component(True, milliseconds, note if isinstance(note, str) else None)
 
 
 def _reason(error: BaseException) -> str:

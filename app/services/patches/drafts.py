@@ -137,7 +137,7 @@ def forget_refusal(uow: UnitOfWork, principal: Principal, upload: str) -> None:
 
 
 @dataclass(frozen=True)
-class Part:
+class DirectPart:
     """A part that a client sends straight to the store: its number from 1 on, and the bytes of the file that it holds."""
 
     number: int
@@ -146,7 +146,7 @@ class Part:
     url: str
 
 
-def direct_parts(uow: UnitOfWork, principal: Principal, upload: str, path: str) -> tuple[int, list[Part]]:
+def direct_parts(uow: UnitOfWork, principal: Principal, upload: str, path: str) -> tuple[int, list[DirectPart]]:
     """Where the parts of a file can be sent that are not in the store yet.
 
     Returns:
@@ -173,7 +173,7 @@ def direct_parts(uow: UnitOfWork, principal: Principal, upload: str, path: str) 
     missing = [part for part in parts if there.get(part[0]) != part[2]]
     if missing:
         version.refusal = None  # the new bytes may fix it
-    return step, [Part(*part, direct.part_url(version.id, name, multiparts[path], part[0])) for part in missing]
+    return step, [DirectPart(*part, direct.part_url(version.id, name, multiparts[path], part[0])) for part in missing]
 
 
 def publish(uow: UnitOfWork, principal: Principal, upload: str, facts: dict[str, Any]) -> PatchVersion:

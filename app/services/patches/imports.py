@@ -27,7 +27,7 @@ MAX_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
-class Wish:
+class ImportRequest:
     """What somebody wants imported.
 
     Attributes:
@@ -47,7 +47,7 @@ class Wish:
         return any(source.partition(":")[2].partition("@")[0].endswith("/*") for source in self.sources)
 
 
-def look_up(read: Begin, principal: Principal, wish: Wish) -> list[Reference]:
+def look_up(read: Begin, principal: Principal, wish: ImportRequest) -> list[Reference]:
     """The repositories that are meant, each once; asks the upstream for those of a whole organisation.
 
     Args:
@@ -78,7 +78,7 @@ def look_up(read: Begin, principal: Principal, wish: Wish) -> list[Reference]:
     return list(found)
 
 
-def request(uow: UnitOfWork, principal: Principal, wish: Wish, found: Sequence[Reference]) -> tuple[str, list[Import]]:
+def request(uow: UnitOfWork, principal: Principal, wish: ImportRequest, found: Sequence[Reference]) -> tuple[str, list[Import]]:
     """Starts the import of repositories; the batch that they are listed by, and one row for each.
 
     Raises:

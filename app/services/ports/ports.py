@@ -33,7 +33,7 @@ ARGUABLE = frozenset({"lineage.unrelated"})
 
 
 @dataclass(frozen=True)
-class Wish:
+class PortRequest:
     """What is asked for: a patch (owner/name), a version reference or None, a release, a recipe, a reason to force."""
 
     owner: str
@@ -60,7 +60,7 @@ class Verdict:
     lineage: Lineage | None
 
 
-def find(uow: UnitOfWork, principal: Principal, wish: Wish) -> Case:
+def find(uow: UnitOfWork, principal: Principal, wish: PortRequest) -> Case:
     """Reads the rows that a wish names; reads no bytes.
 
     Raises:

@@ -19,7 +19,7 @@ from app.domain.principal import Principal
 from app.services.access import grants
 from app.services.artifacts.artifacts import digests_of
 from app.services.hubview import snapshots
-from app.services.hubview.repositories import Adapter, Base, Merged, Thing
+from app.services.hubview.repositories import Adapter, BaseModel, Merged, Thing
 from app.services.hubview.snapshots import Drawn, Snapshot
 from app.services.patches import patches
 from app.services.ports import ports
@@ -60,14 +60,14 @@ class Serving:
 
 
 @dataclass(frozen=True)
-class Found:
+class ServedPort:
     """A port and the subjects that Hub clients see: base, adapter, merged model, each with its recorded snapshot, if any."""
 
     port: Port
     shown: tuple[tuple[Thing, Snapshot | None], ...]
 
 
-def find(uow: UnitOfWork, principal: Principal, port_id: str) -> Found:
+def find(uow: UnitOfWork, principal: Principal, port_id: str) -> ServedPort:
     """Reads the rows that `describe` needs.
 
     Raises:
@@ -78,13 +78,13 @@ def find(uow: UnitOfWork, principal: Principal, port_id: str) -> Found:
         raise DomainError("family.unknown", family=port.release.family.name)
     patches.require_kept(port.version)
     if port.state != "ready":
-        return Found(port, ())
+        return ServedPort(port, ())
     shown = rows.between(uow.session, port.version_id, port.release_id) or port  # the port that the Hub names refer to
-    things = (Base(port.release), Adapter(port.version, shown), Merged(shown))
-    return Found(port, tuple((thing, snapshots.written(uow, thing)) for thing in things))
+    things = (BaseModel(port.release), Adapter(port.version, shown), Merged(shown))
+    return ServedPort(port, tuple((thing, snapshots.written(uow, thing)) for thing in things))
 
 
-def describe(artifacts: OpenArtifacts, found: Found) -> Serving:
+def describe(artifacts: OpenArtifacts, found: ServedPort) -> Serving:
     """Returns which engines can serve a port, and how. Reads files, so no transaction should be open.
 
     Raises:
@@ -134,7 +134,7 @@ def _yanked(port: Port) -> tuple[str, ...]:
     return tuple(what for what, state in states.items() if state == "yanked")
 
 
-def _addresses(artifacts: OpenArtifacts, found: Found, is_canonical: bool) -> tuple[Addresses | None, tuple[Drawn, ...]]:
+def _addresses(artifacts: OpenArtifacts, found: ServedPort, is_canonical: bool) -> tuple[Addresses | None, tuple[Drawn, ...]]:
     """Where base, adapter and merged model lie; or the commits that have to be written down first."""
     shown = found.shown if is_canonical else found.shown[:1]  # ports by other recipes have no Hub names
     missing = tuple(snapshots.draw(artifacts, thing) for thing, snapshot in shown if snapshot is None)

@@ -27,7 +27,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ObjectRequest:
     """A file that a client wants to send: sha256 in hex, size in bytes."""
 
     sha256: str
@@ -35,13 +35,13 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Place:
+class UploadTarget:
     """Where a file is to be sent: to the registry, or in parts of `part_bytes` straight to the store's `urls`.
 
     `object` is None where it is there already.
     """
 
-    wanted: Wanted
+    wanted: ObjectRequest
     object: str | None
     part_bytes: int = 0
     urls: tuple[str, ...] = ()
@@ -69,8 +69,8 @@ def require_push(principal: Principal, repository: Repository) -> None:
 
 
 def begin(
-    uow: UnitOfWork, principal: Principal, repository: Repository, wanted: Sequence[Wanted], has: Mapping[str, int]
-) -> list[Place]:
+    uow: UnitOfWork, principal: Principal, repository: Repository, wanted: Sequence[ObjectRequest], has: Mapping[str, int]
+) -> list[UploadTarget]:
     """Where files can be sent; what was sent before, or is part of the repository, need not be sent.
 
     Args:
@@ -86,10 +86,10 @@ def begin(
     require_push(principal, repository)
     _check(uow, repository, wanted)
     account = open_account(uow, owner_of(repository), "bytes")
-    places = list[Place]()
+    places = list[UploadTarget]()
     for one in wanted:
         if has.get(one.sha256) == one.size or _arrived(uow, repository, one):
-            places.append(Place(one, None))
+            places.append(UploadTarget(one, None))
             continue
         row = rows.unsent(uow.session, repository.full_name, one.sha256, one.size)
         if row is None:
@@ -158,7 +158,7 @@ def complete(uow: UnitOfWork, ident: str) -> None:
     row.staged = row.id
 
 
-def require_arrived(uow: UnitOfWork, principal: Principal, repository: Repository, wanted: Wanted) -> None:
+def require_arrived(uow: UnitOfWork, principal: Principal, repository: Repository, wanted: ObjectRequest) -> None:
     """Raises `DomainError` (upload.incomplete) unless a file was sent to a repository."""
     require_push(principal, repository)
     if not _arrived(uow, repository, wanted):
@@ -180,7 +180,7 @@ def forget(uow: UnitOfWork, idents: Sequence[str]) -> None:
         uow.after_commit(partial(uow.tools.blobs.discard, upload))
 
 
-def _arrived(uow: UnitOfWork, repository: Repository, wanted: Wanted) -> bool:
+def _arrived(uow: UnitOfWork, repository: Repository, wanted: ObjectRequest) -> bool:
     row = named(uow, repository, wanted.sha256, wanted.size)
     if row is None:
         return False
@@ -188,19 +188,19 @@ def _arrived(uow: UnitOfWork, repository: Repository, wanted: Wanted) -> bool:
     return blobs.received(str(row.staged), PUSHED) == row.size or (row.multipart is None and blobs.size(row.digest) == row.size)
 
 
-def _place(uow: UnitOfWork, row: PushedObject, one: Wanted) -> Place:
+def _place(uow: UnitOfWork, row: PushedObject, one: ObjectRequest) -> UploadTarget:
     direct = uow.tools.blobs.direct
     if direct is None or one.size < DIRECT_BYTES:
-        return Place(one, row.id)
+        return UploadTarget(one, row.id)
     # Safe on any host name: clients send nothing of ours with the parts, only their length.
     if row.multipart is None or direct.arrived(row.id, PUSHED, row.multipart) is None:
         row.multipart = direct.begin(row.id, PUSHED)
     step = part_bytes(one.size)
     urls = [direct.part_url(row.id, PUSHED, row.multipart, number) for number in range(1, -(-one.size // step) + 1)]
-    return Place(one, row.id, step, tuple(urls))
+    return UploadTarget(one, row.id, step, tuple(urls))
 
 
-def _check(uow: UnitOfWork, repository: Repository, wanted: Sequence[Wanted]) -> None:
+def _check(uow: UnitOfWork, repository: Repository, wanted: Sequence[ObjectRequest]) -> None:
     limits = uow.tools.limits
     if len(wanted) > limits.patch_files:
         raise DomainError("version.files", reason=f"There are more than {limits.patch_files} files.")

@@ -19,7 +19,7 @@ RENEW_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
-class Target:
+class AttemptTarget:
     """The object that an attempt must upload: size in bytes, sha256 in hex; `is_there` if an earlier attempt completed it."""
 
     size: int
@@ -27,7 +27,7 @@ class Target:
     is_there: bool
 
 
-def begin(uow: UnitOfWork, ident: str, upload: str) -> Target:
+def begin(uow: UnitOfWork, ident: str, upload: str) -> AttemptTarget:
     """Begins an attempt, staged as `upload`; discards what an attempt with an expired lease left behind.
 
     Raises:
@@ -36,14 +36,14 @@ def begin(uow: UnitOfWork, ident: str, upload: str) -> Target:
     row = expected(uow, ident)
     uow.lock(row)
     if row.staged and row.multipart is None:
-        return Target(row.size, row.digest, is_there=True)
+        return AttemptTarget(row.size, row.digest, is_there=True)
     present = clock(uow.session)
     if row.attempt and row.attempt_until and row.attempt_until > present:
         raise DomainError("upload.under_way", path=row.digest)
     if row.attempt:
         uow.after_commit(partial(uow.tools.blobs.discard, row.attempt))
     row.attempt, row.attempt_until = upload, present + LEASE
-    return Target(row.size, row.digest, is_there=False)
+    return AttemptTarget(row.size, row.digest, is_there=False)
 
 
 def renew(uow: UnitOfWork, ident: str, upload: str) -> None:

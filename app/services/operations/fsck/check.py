@@ -15,9 +15,9 @@ from sqlalchemy.orm import Session
 
 from app.db import commits, imports, materialisations, patches, ports, pushes, release_downloads, releases
 from app.services.operations.digest_spill import Named, Scratch
-from app.services.operations.fsck import places, rows, stored
-from app.services.operations.fsck.places import Targets
+from app.services.operations.fsck import rows, stored
 from app.services.operations.fsck.stored import UnreadableError
+from app.services.operations.fsck.targets import Targets, reference
 from app.services.operations.fsck.troubles import Found, Trouble
 from app.services.unit_of_work import UnitsOfWork
 
@@ -83,7 +83,7 @@ def check(opened: UnitsOfWork, quick: bool, tell: Tell) -> Iterator[Found]:
             except UnreadableError as error:
                 yield error.trouble
             else:
-                yield from places.reference(tools, row, quick)
+                yield from reference(tools, row, quick)
 
         def version(row: Any) -> Iterator[Found]:
             scratch.add(stored.named_by_version(row))
