@@ -78,7 +78,7 @@ def create_app(settings: Settings, counts: Path | None = None) -> FastAPI:
         title="PortLLM Registry", version="1", description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False,
         docs_url=None, redoc_url=None,  # ours are in app.api.pages
     )  # fmt: skip
-    app.state.backend = runtime
+    app.state.registry = runtime
     feed = EventFeed(runtime.read, runtime.draining, settings.stream_limits, message)
     app.state.event_streams = EventStreams(feed)
     api.mount(app)

@@ -173,6 +173,6 @@ def create_worker_app(settings: Settings, role: Role) -> FastAPI:
         title="PortLLM worker", version="1", lifespan=lifespan, redirect_slashes=False,
         docs_url=None, redoc_url=None, openapi_url=None,
     )  # fmt: skip
-    app.state.backend = runtime
+    app.state.registry = runtime
     worker.mount(app, MetricsOptions(settings.metrics_token.get_secret_value(), None, settings.metrics_owners, settings.data))
     return app

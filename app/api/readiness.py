@@ -10,7 +10,7 @@ from app.services.registry import Registry
 DRAINING = Component(ok=False, milliseconds=0.0, reason="the process is about to stop")
 
 
-async def readiness(backend: Registry) -> ReadyOut:
+async def readiness(registry: Registry) -> ReadyOut:
     """Returns the state of each part; while the process drains, only the part `draining`.
 
     Waits without a thread: probes that come while a part hangs take nothing from requests that go on.
@@ -18,7 +18,7 @@ async def readiness(backend: Registry) -> ReadyOut:
     Raises:
         DomainError: server.unready, with the parts as its data.
     """
-    parts = {"draining": DRAINING} if backend.draining.is_set else await asyncio.wrap_future(backend.readiness.ask())
+    parts = {"draining": DRAINING} if registry.draining.is_set else await asyncio.wrap_future(registry.readiness.ask())
     failed = [f"{name}: {part.reason}" for name, part in parts.items() if not part.ok]
     if failed:
         shown = {name: part.to_dict() for name, part in parts.items()}

@@ -1,6 +1,6 @@
 """A worker's endpoints: health, what it is, and merged files for whoever brings a signed address."""
 
-from typing import Annotated, Protocol, cast
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -11,7 +11,7 @@ from app.api.schemas.system import HealthOut, ReadyOut
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.signing import check_read
 from app.http.app import surround
-from app.http.deps import BackendDep
+from app.http.deps import RegistryDep
 from app.http.merged_files import respond_merged
 from app.http.merged_response import ConditionsDep
 from app.http.telemetry import MetricsOptions, require_watcher
@@ -21,19 +21,14 @@ from app.services.jobs.workers import WorkerInfo
 from app.services.patches.tombstones import reread_if_purged
 from app.services.ports import ports
 from app.services.ports.merged_files import MergedModel
-from app.services.registry import Registry
 
 router = APIRouter()
 
 
-class WorkerBackend(Registry, Protocol):
-    """What a worker's endpoints run on: a backend that can introduce itself."""
-
-    worker_info: WorkerInfo
-
-
-async def get_worker_info(backend: BackendDep) -> WorkerInfo:
-    return cast(WorkerBackend, backend).worker_info
+async def get_worker_info(registry: RegistryDep) -> WorkerInfo:
+    info = registry.worker_info
+    assert info is not None  # noqa: S101  set when a worker starts
+    return info
 
 
 WorkerInfoDep = Annotated[WorkerInfo, Depends(get_worker_info)]
@@ -46,9 +41,9 @@ async def healthz() -> HealthOut:
 
 
 @router.get("/readyz")
-async def readyz(backend: BackendDep) -> ReadyOut:
+async def readyz(registry: RegistryDep) -> ReadyOut:
     """Database, bytes and the engine of its jobs answer, each within two seconds; 503 with server.unready where one does not."""
-    return await readiness(backend)
+    return await readiness(registry)
 
 
 @router.get("/about", dependencies=[Depends(require_watcher)])
@@ -66,7 +61,7 @@ async def read_file(
     port: str,
     path: str,
     request: Request,
-    backend: BackendDep,
+    registry: RegistryDep,
     worker_info: WorkerInfoDep,
     conditions: ConditionsDep,
     expires: Annotated[int, Query(ge=0, lt=2**40)],
@@ -74,16 +69,16 @@ async def read_file(
     token: Annotated[str, Query(max_length=40)] = "",
 ) -> Response:
     """One file of a merged model, as the service answers it."""
-    check_read(backend.tools.secret_keys, worker_info.id, port, path, expires, signature, token)
+    check_read(registry.tools.secret_keys, worker_info.id, port, path, expires, signature, token)
     # URLs signed by an older service name no token; that service has checked that the client may read the file.
     service = Principal(INSTALLATION, frozenset({"admin"}), "signature")
 
     def read() -> Response:
-        with backend.read() as uow:
+        with registry.read() as uow:
             workers.require_fresh(uow, expires)
             principal = tokens.holder(uow, token) if token else service
             row = ports.readable(uow, principal, port)
-        return respond_merged(request, conditions, backend, MergedModel(backend.tools.artifacts, row), path, principal)
+        return respond_merged(request, conditions, registry, MergedModel(registry.tools.artifacts, row), path, principal)
 
     return await run_in_threadpool(reread_if_purged, read)
 

@@ -29,18 +29,18 @@ class DrainingServer(uvicorn.Server):
 
     Args:
         config: uvicorn's configuration; `timeout_graceful_shutdown` is the time that requests in progress get to finish.
-        backend: its `draining` is set when the stop begins.
+        registry: its `draining` is set when the stop begins.
         delay_seconds: how long new connections are still accepted after that.
         hand_back: stops the jobs of this process and hands them to other workers; called in a thread when the stop begins.
         at_once: called for each signal after the first.
     """
 
     def __init__(
-        self, config: uvicorn.Config, backend: Registry, delay_seconds: float, hand_back: Callable[[], object],
+        self, config: uvicorn.Config, registry: Registry, delay_seconds: float, hand_back: Callable[[], object],
         at_once: Callable[[int], None] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(config)
-        self._backend, self._delay, self._hand_back = backend, delay_seconds, hand_back
+        self._registry, self._delay, self._hand_back = registry, delay_seconds, hand_back
         self._at_once = at_once or end_at_once
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -48,7 +48,7 @@ class DrainingServer(uvicorn.Server):
         log.info(
             "draining: accepts for %g s, then requests under way get %s s", self._delay, self.config.timeout_graceful_shutdown
         )
-        self._backend.draining.begin()
+        self._registry.draining.begin()
         in_thread(self._hand_back)
         loop = asyncio.get_running_loop()
         end = loop.time() + self._delay

@@ -69,7 +69,7 @@ def answer(pipe: Connection, settings: Settings, host: str, port: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the parent too, which then sends SIGTERM
     logs.configure(settings.log_format, settings.log_level, logs.secrets_of(settings))
     application = create_app(settings, settings.data / METRICS)
-    runtime = application.state.backend
+    runtime = application.state.registry
     server = DrainingServer(
         server_config(application, settings), runtime, settings.drain_delay_seconds, runtime.hand_back_jobs,
         at_once=lambda _: None,  # only the parent acts on a second signal, because some supervisors signal every process

@@ -56,7 +56,7 @@ def _serve_here(settings: Any, host: str, port: int) -> None:
 
         application = create_app(settings)
     gc.freeze()  # all of it stays
-    runtime = application.state.backend
+    runtime = application.state.registry
     listener = listen_on(host, port)
     server = DrainingServer(
         server_config(application, settings), runtime, settings.drain_delay_seconds, runtime.hand_back_jobs

@@ -80,7 +80,7 @@ def _serve(settings: Any, role: Any, listener: Any) -> NoReturn:
     from app.worker import create_worker_app  # noqa: PLC0415
 
     application = _explained(lambda: create_worker_app(settings, role))
-    runtime = application.state.backend
+    runtime = application.state.registry
     server = DrainingServer(
         server_config(application, settings), runtime, settings.drain_delay_seconds, runtime.hand_back_jobs
     )  # fmt: skip

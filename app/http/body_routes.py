@@ -123,7 +123,7 @@ class BodyRoute(APIRoute):
             sender = getattr(request.state, "owner", None) or f"address {request.client.host if request.client else None}"
             with limits.budget.open(sender) as reservation:
                 if isinstance(policy, Streamed):
-                    held = policy.held or request.app.state.backend.tools.blobs.write_bytes
+                    held = policy.held or request.app.state.registry.tools.blobs.write_bytes
                     reservation.grow(min(held, said_bytes(request) or held))
                     return await handle(request)
                 whole = await _read_whole(request, min(policy.limit or limits.largest, limits.largest), reservation)
@@ -162,16 +162,16 @@ async def _authenticate(request: Request, guards: set[Any]) -> None:
     Raises:
         DomainError: the errors of those dependencies.
     """
-    backend = request.app.state.backend
+    registry = request.app.state.registry
     if get_principal in guards:
-        await get_principal(request, backend, await bearer(request))
+        await get_principal(request, registry, await bearer(request))
     elif get_access in guards:
         access = await get_access(request, await bearer(request))
         await run_in_threadpool(access.require)
     elif get_sender in guards:
-        await get_sender(request, backend, request.query_params.get("signed", ""))
+        await get_sender(request, registry, request.query_params.get("signed", ""))
     elif get_bearer in guards:
-        await get_bearer(request, backend, await bearer(request))
+        await get_bearer(request, registry, await bearer(request))
 
 
 async def _read_whole(request: Request, limit: int, reservation: Reservation) -> bytes:

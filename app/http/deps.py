@@ -26,17 +26,17 @@ READING = frozenset({"GET", "HEAD"})
 bearer = HTTPBearer(auto_error=False, description="A token made by 'portllm token create'.")
 
 
-def backend_of(request: Request) -> Registry:
-    """Returns the backend of the application."""
-    return cast(Registry, request.app.state.backend)
+def registry_of(request: Request) -> Registry:
+    """Returns the registry of the application."""
+    return cast(Registry, request.app.state.registry)
 
 
 # `async`, like all that only looks at the request: FastAPI sends plain functions to a thread.
-async def get_backend(request: Request) -> Registry:
-    return backend_of(request)
+async def get_registry(request: Request) -> Registry:
+    return registry_of(request)
 
 
-BackendDep = Annotated[Registry, Depends(get_backend)]
+RegistryDep = Annotated[Registry, Depends(get_registry)]
 
 
 def origin_of(request: Request) -> tuple[str | None, str]:
@@ -45,7 +45,7 @@ def origin_of(request: Request) -> tuple[str | None, str]:
 
 
 async def get_principal(
-    request: Request, backend: BackendDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
+    request: Request, registry: RegistryDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
 ) -> Principal:
     """Returns the authenticated caller, looked up once per request: `BodyRoute` calls it before it reads the body.
 
@@ -53,22 +53,22 @@ async def get_principal(
     """
     known: Principal | None = getattr(request.state, "principal", None)
     if known is None:
-        known = request.state.principal = await run_in_threadpool(_authenticated, request, backend, credentials)
+        known = request.state.principal = await run_in_threadpool(_authenticated, request, registry, credentials)
     return known
 
 
-def _authenticated(request: Request, backend: Registry, credentials: HTTPAuthorizationCredentials | None) -> Principal:
-    with refusals_counted(request, backend):
+def _authenticated(request: Request, registry: Registry, credentials: HTTPAuthorizationCredentials | None) -> Principal:
+    with refusals_counted(request, registry):
         if credentials is None:
             raise DomainError("token.missing")
-        with backend.read() as uow:
+        with registry.read() as uow:
             principal = tokens.authenticate(uow, credentials.credentials, *origin_of(request))
-    charge(request, backend, principal)
+    charge(request, registry, principal)
     return principal
 
 
 @contextmanager
-def refusals_counted(request: Request, backend: Registry) -> Iterator[None]:
+def refusals_counted(request: Request, registry: Registry) -> Iterator[None]:
     """Slows down who guesses: where the block refuses a token, that is counted for the client's address.
 
     Raises:
@@ -77,21 +77,21 @@ def refusals_counted(request: Request, backend: Registry) -> Iterator[None]:
     try:
         yield
     except DomainError as refusal:
-        count_refusal(request, backend, refusal)
+        count_refusal(request, registry, refusal)
         raise
 
 
-def count_refusal(request: Request, backend: Registry, refusal: DomainError) -> None:
+def count_refusal(request: Request, registry: Registry, refusal: DomainError) -> None:
     """Counts a refusal for the client's address where it is one of a token; asks the database, so not on the event loop.
 
     Raises:
         DomainError: rate.limited, where there were too many.
     """
     if refusal.kind == "unauthenticated":
-        backend.rates.failure(origin_of(request)[0])
+        registry.rates.failure(origin_of(request)[0])
 
 
-def charge(request: Request, backend: Registry, principal: Principal) -> None:
+def charge(request: Request, registry: Registry, principal: Principal) -> None:
     """Counts a request whose token is good, once.
 
     Raises:
@@ -101,20 +101,20 @@ def charge(request: Request, backend: Registry, principal: Principal) -> None:
         request.state.owner, request.state.token = principal.owner, principal.token  # also for the access log
         if slot := getattr(request.state, "slot", None):
             slot.identify(principal.owner)
-        backend.rates.request(principal.owner, writes=request.method not in READING)
+        registry.rates.request(principal.owner, writes=request.method not in READING)
 
 
 PrincipalDep = Annotated[Principal, Depends(get_principal)]
 
 
-def read_unit(backend: BackendDep) -> Iterator[UnitOfWork]:
-    with backend.read() as uow:
+def read_unit(registry: RegistryDep) -> Iterator[UnitOfWork]:
+    with registry.read() as uow:
         yield uow
 
 
-def write_unit(backend: BackendDep, _: PrincipalDep) -> Iterator[UnitOfWork]:
+def write_unit(registry: RegistryDep, _: PrincipalDep) -> Iterator[UnitOfWork]:
     """Asks for the principal first, so that strangers never take the write lock."""
-    with backend.write() as uow:
+    with registry.write() as uow:
         yield uow
 
 
@@ -128,8 +128,8 @@ class Page:
 
     pattern = re.compile(r"[a-z0-9_]{1,60}")
 
-    def __init__(self, backend: Registry, limit: int, cursor: str | None) -> None:
-        self.limit, self._cursor = min(limit, backend.tools.limits.page), cursor
+    def __init__(self, registry: Registry, limit: int, cursor: str | None) -> None:
+        self.limit, self._cursor = min(limit, registry.tools.limits.page), cursor
 
     @property
     def after(self) -> str | None:
@@ -156,12 +156,12 @@ PageLimit = Annotated[int, Query(ge=1, description="How many at most.")]
 PageCursor = Annotated[str | None, Query(max_length=300, description="next_cursor of the page before.")]
 
 
-async def get_page(backend: BackendDep, limit: PageLimit = 50, cursor: PageCursor = None) -> Page:
-    return Page(backend, limit, cursor)
+async def get_page(registry: RegistryDep, limit: PageLimit = 50, cursor: PageCursor = None) -> Page:
+    return Page(registry, limit, cursor)
 
 
-async def get_job_page(backend: BackendDep, limit: PageLimit = 50, cursor: PageCursor = None) -> JobPage:
-    return JobPage(backend, limit, cursor)
+async def get_job_page(registry: RegistryDep, limit: PageLimit = 50, cursor: PageCursor = None) -> JobPage:
+    return JobPage(registry, limit, cursor)
 
 
 PageDep = Annotated[Page, Depends(get_page)]
@@ -208,8 +208,8 @@ Make = Callable[[UnitOfWork], tuple[int, BaseModel, str]]
 class Once:
     """Runs a creation in a transaction of its own, or repeats the answer given under the same Idempotency-Key."""
 
-    def __init__(self, backend: Registry, principal: Principal, request: Request, idempotency_key: str | None) -> None:
-        self._backend, self._principal, self._key = backend, principal, idempotency_key
+    def __init__(self, registry: Registry, principal: Principal, request: Request, idempotency_key: str | None) -> None:
+        self._registry, self._principal, self._key = registry, principal, idempotency_key
         text = f"{request.method} {request.url.path} {request.state.body_sha256}"
         self._request = hashlib.sha256(text.encode()).hexdigest()
 
@@ -217,7 +217,7 @@ class Once:
         """The answer that was given before, if any: for creations with costly preparations."""
         if self._key is None:
             return None
-        with self._backend.read() as uow:
+        with self._registry.read() as uow:
             known = find(uow, self._principal, self._key, self._request)
         return _response(known) if known else None
 
@@ -236,7 +236,7 @@ class Once:
                 return answer(uow)
             return once(uow, self._principal, self._key, self._request, lambda: answer(uow))
 
-        return _response(run_with_retry(self._backend.write, answer_once))
+        return _response(run_with_retry(self._registry.write, answer_once))
 
 
 def _response(reply: Reply) -> JSONResponse:
@@ -245,14 +245,14 @@ def _response(reply: Reply) -> JSONResponse:
 
 
 async def get_once(
-    backend: BackendDep,
+    registry: RegistryDep,
     principal: PrincipalDep,
     request: Request,
     idempotency_key: Annotated[
         str | None, Header(max_length=200, description="A repeat with the same key returns the first answer.")
     ] = None,
 ) -> Once:
-    return Once(backend, principal, request, idempotency_key)
+    return Once(registry, principal, request, idempotency_key)
 
 
 OnceDep = Annotated[Once, Depends(get_once)]

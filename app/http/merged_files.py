@@ -19,14 +19,14 @@ CACHING = {"Cache-Control": "private, no-transform"}
 
 
 def respond_merged(
-    request: Request, conditions: Conditions, backend: Registry, model: MergedModel, path: str,
+    request: Request, conditions: Conditions, registry: Registry, model: MergedModel, path: str,
     principal: Principal, slot: ReadSlot | None = None, worker_url: str | None = None, redirect: bool = False,
 ) -> Response:  # fmt: skip
     """Answers a GET or HEAD of one file of a merged model. Must be called outside of any transaction.
 
     Args:
         request, conditions: the request and its conditional headers.
-        backend: computes the file.
+        registry: computes the file.
         model: the merged model of a port that the caller may read.
         path: the path of the file.
         principal: the caller.
@@ -44,9 +44,9 @@ def respond_merged(
         if worker_url and file.computed and wanted.length:
             if redirect:
                 return RedirectResponse(worker_url, 307, headers={"Cache-Control": "no-store"})
-            if body := backend.handed_over.read(worker_url, conditions.passed_on(), wanted.length):
+            if body := registry.handed_over.read(worker_url, conditions.passed_on(), wanted.length):
                 return Content(lambda _: closing(body))
-        return model.content(backend.tools, path, wanted.start, wanted.stop)
+        return model.content(registry.tools, path, wanted.start, wanted.stop)
 
     return respond(
         request,

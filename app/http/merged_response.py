@@ -18,7 +18,7 @@ from app.domain.principal import Principal
 from app.http.admission import wait_for_slot
 from app.http.broken_answers import BreakableResponse
 from app.http.conditional import Span, is_match, span
-from app.http.deps import backend_of
+from app.http.deps import registry_of
 from app.http.telemetry import Telemetry, get_telemetry
 from app.services.artifacts.file_reads import Content, FileRead
 from app.services.read_slots import NoSlotError, ReadSlot
@@ -100,7 +100,7 @@ def respond(
     found = content(wanted)
     if isinstance(found, Response):
         return found
-    downloads = backend_of(request).tools.artifacts.downloads
+    downloads = registry_of(request).tools.artifacts.downloads
     download = downloads.open(reader.principal, reader.family_id)
     read = FileRead(found, wanted.start, wanted.stop, download.require)
 

@@ -112,10 +112,10 @@ def _domain(request: Request, error: Exception) -> JSONResponse:
 
 def _count_refused_read(request: Request, error: NoSlotError) -> None:
     """Counts a refused read. Checks of patches use slots too, but are not counted."""
-    telemetry, backend = request.app.state.telemetry, request.app.state.backend
-    if error.slots is backend.merged_reads:
+    telemetry, tools = request.app.state.telemetry, request.app.state.registry.tools
+    if error.slots is tools.merged_reads:
         telemetry.merged_refused.inc()
-    elif error.slots is backend.far_reads:
+    elif error.slots is tools.far_reads:
         telemetry.far_refused.inc()
 
 

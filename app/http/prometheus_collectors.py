@@ -25,21 +25,21 @@ class State(Collector):
     What a database that is away would say is left out; `portllm_up` says that it is.
 
     Args:
-        backend: returns the backend whose state is collected.
+        get_registry: returns the registry whose state is collected.
         owners: how many owners have labels of their own.
         data: the data directory, for metrics of its file system; None for no such metrics.
         feed: returns the event feed of this process, None if it has none.
     """
 
     def __init__(
-        self, backend: Callable[[], Registry], owners: int, data: Path | None, feed: Callable[[], EventFeed | None]
+        self, get_registry: Callable[[], Registry], owners: int, data: Path | None, feed: Callable[[], EventFeed | None]
     ) -> None:
-        self._backend, self._owners, self._data, self._feed = backend, owners, data, feed
+        self._get_registry, self._owners, self._data, self._feed = get_registry, owners, data, feed
         self._work = Remembered(self._ask_work, WORK_SECONDS, LIMIT_SECONDS)
         self._stock = Remembered(self._ask_stock, STOCK_SECONDS, LIMIT_SECONDS)
 
     def collect(self) -> Iterable[Metric]:
-        parts = self._backend().readiness.ask().result(2 * LIMIT_SECONDS)
+        parts = self._get_registry().readiness.ask().result(2 * LIMIT_SECONDS)
         up = GaugeMetricFamily("portllm_up", "Whether a part that this process stands on answers.", labels=["part"])
         for name, part in parts.items():
             up.add_metric([name], float(part.ok))
@@ -56,19 +56,19 @@ class State(Collector):
         for code, count in error_counts.counts().items():
             errors.add_metric([code], count)
         yield errors
-        yield from _doing(self._backend())
+        yield from _doing(self._get_registry())
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: the database need not be there when the application is built."""
         return ()
 
     def _ask_work(self) -> Work:
-        backend = self._backend()
-        with backend.read() as uow:
-            return metrics.work(uow, backend.worker_ttl)
+        registry = self._get_registry()
+        with registry.read() as uow:
+            return metrics.work(uow, registry.worker_ttl)
 
     def _ask_stock(self) -> Stock:
-        with self._backend().read() as uow:
+        with self._get_registry().read() as uow:
             return metrics.stock(uow, self._owners)
 
 
@@ -119,9 +119,9 @@ def _disk(data: Path) -> Iterable[Metric]:
     yield GaugeMetricFamily("portllm_disk_free_bytes", "What is free on the file system of the data directory.", value=free)
 
 
-def _doing(backend: Registry) -> Iterable[Metric]:
+def _doing(registry: Registry) -> Iterable[Metric]:
     """What this process does itself, where it runs jobs: which job is never a label, there is no end of them."""
-    running = backend.doing()
+    running = registry.doing()
     if running is None:
         return
     kinds = sorted({job.kind for job in running})
@@ -132,7 +132,7 @@ def _doing(backend: Registry) -> Iterable[Metric]:
         ("portllm_worker_job_bytes_per_second", "How fast the jobs that run here are.", "rate"),
     ):
         yield _by(name, text, "kind", {k: sum(j.progress.get(key) or 0 for j in running if j.kind == k) for k in kinds})
-    worker_info = backend.worker_info
+    worker_info = registry.worker_info
     if worker_info is not None:
         device = {"class": worker_info.class_name, "device": worker_info.device, "version": worker_info.version}
         yield InfoMetricFamily("portllm_worker", "What this worker is.", value=device)

@@ -33,7 +33,7 @@ class Access:
 
     def __init__(self, request: Request, secret: str) -> None:
         self._request, self._secret = request, secret
-        self.backend: Registry = request.app.state.backend
+        self.registry: Registry = request.app.state.registry
 
     @contextmanager
     def read(self) -> Iterator[tuple[UnitOfWork, Principal]]:
@@ -42,10 +42,10 @@ class Access:
         Raises:
             DomainError: token.missing, token.expired, rate.limited.
         """
-        with self.backend.read() as uow:
-            with refusals_counted(self._request, self.backend):
+        with self.registry.read() as uow:
+            with refusals_counted(self._request, self.registry):
                 principal = tokens.authenticate(uow, self._secret, *origin_of(self._request))
-            charge(self._request, self.backend, principal)
+            charge(self._request, self.registry, principal)
             yield uow, principal
 
     def say(self, **headers: str) -> None:
@@ -61,8 +61,8 @@ class Access:
 async def get_access(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]) -> Access:
     """What `at_once` endpoints run on; refuses those who bring no token at all."""
     if credentials is None:
-        backend: Registry = request.app.state.backend
-        await run_in_threadpool(backend.rates.failure, origin_of(request)[0])  # may have to ask the database
+        registry: Registry = request.app.state.registry
+        await run_in_threadpool(registry.rates.failure, origin_of(request)[0])  # may have to ask the database
         raise DomainError("token.missing")
     request.state.access = access = Access(request, credentials.credentials)
     return access

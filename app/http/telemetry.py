@@ -63,49 +63,53 @@ class Telemetry:
     """Counters of one application, in a registry of its own: several applications can live in one process.
 
     Args:
-        backend: asked for the state of things when somebody looks.
+        get_registry: returns the registry, whose state is collected at each scrape.
         options: see `MetricsOptions`.
         feed: returns the event feed of this process, None if it has none.
     """
 
     def __init__(
-        self, backend: Callable[[], Registry], options: MetricsOptions, feed: Callable[[], EventFeed | None] = lambda: None
+        self, get_registry: Callable[[], Registry], options: MetricsOptions, feed: Callable[[], EventFeed | None] = lambda: None
     ) -> None:
         self.token, self._counts = options.token, options.counts
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they are a second, unused series for every counter
-        self.registry = CollectorRegistry()
+        self.collectors = CollectorRegistry()
         self.requests = Counter(
-            "portllm_requests", "Requests by route and status.", ["method", "route", "status"], registry=self.registry
+            "portllm_requests", "Requests by route and status.", ["method", "route", "status"], registry=self.collectors
         )
-        self.seconds = Histogram("portllm_request_seconds", "Duration of requests.", ["method", "route"], registry=self.registry)
-        self.sent = Counter("portllm_sent_bytes", "Bytes of answers by route.", ["route"], registry=self.registry)
-        self.received = Counter("portllm_received_bytes", "Bytes of request bodies by route.", ["route"], registry=self.registry)
+        self.seconds = Histogram(
+            "portllm_request_seconds", "Duration of requests.", ["method", "route"], registry=self.collectors
+        )
+        self.sent = Counter("portllm_sent_bytes", "Bytes of answers by route.", ["route"], registry=self.collectors)
+        self.received = Counter(
+            "portllm_received_bytes", "Bytes of request bodies by route.", ["route"], registry=self.collectors
+        )
         self.merged_bytes = Counter(
-            "portllm_merged_bytes", "Computed bytes of merged models that were read.", registry=self.registry
+            "portllm_merged_bytes", "Computed bytes of merged models that were read.", registry=self.collectors
         )
         self.merged_reads = Gauge(
-            "portllm_merged_reads", "Reads of merged models under way.", registry=self.registry, multiprocess_mode="livesum"
+            "portllm_merged_reads", "Reads of merged models under way.", registry=self.collectors, multiprocess_mode="livesum"
         )
         self.merged_refused = Counter(
             "portllm_merged_reads_refused",
             "Reads of merged models refused because all places were taken.",
-            registry=self.registry,
+            registry=self.collectors,
         )
         self.far_refused = Counter(
             "portllm_far_reads_refused",
             "Reads of large files in the object store refused because all places were taken.",
-            registry=self.registry,
+            registry=self.collectors,
         )
         self.refused = Counter(
-            "portllm_refused", "Requests refused by a rate limit (its name) or a quota.", ["reason"], registry=self.registry
+            "portllm_refused", "Requests refused by a rate limit (its name) or a quota.", ["reason"], registry=self.collectors
         )
         for reason in ("requests", "writes", "failures", "quota.exceeded"):
             self.refused.labels(reason)
-        self.owners = OwnerCounters(self.registry, options.owners)
+        self.owners = OwnerCounters(self.collectors, options.owners)
         self._by_labels: dict[tuple[str, str, int | str], tuple[Counter, Histogram, Counter, Counter]] = {}
         # What is looked up when somebody asks, by the process that is asked: nothing that several would count.
         self._asked = CollectorRegistry()
-        self._asked.register(State(backend, options.owners, options.data, feed))
+        self._asked.register(State(get_registry, options.owners, options.data, feed))
         ProcessCollector(registry=self._asked)
 
     def of(self, method: str, route: str, status: int | str) -> tuple[Counter, Histogram, Counter, Counter]:
@@ -119,11 +123,11 @@ class Telemetry:
 
     def exposition(self) -> bytes:
         """Everything, in Prometheus' form; of all processes of this service, where it has several."""
-        registry = self.registry
+        collectors = self.collectors
         if self._counts:
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry, str(self._counts))  # type: ignore[no-untyped-call]
-        return generate_latest(registry) + generate_latest(self._asked)
+            collectors = CollectorRegistry()
+            MultiProcessCollector(collectors, str(self._counts))  # type: ignore[no-untyped-call]
+        return generate_latest(collectors) + generate_latest(self._asked)
 
 
 class Observed:
@@ -226,7 +230,7 @@ def metrics(telemetry: Annotated[Telemetry, Depends(get_telemetry)]) -> Response
 
 def install(app: FastAPI, options: MetricsOptions, feed: Callable[[], EventFeed | None] = lambda: None) -> None:
     """Adds the route, and the middleware around everything else."""
-    app.state.telemetry = Telemetry(lambda: app.state.backend, options, feed)
+    app.state.telemetry = Telemetry(lambda: app.state.registry, options, feed)
     app.include_router(router)
     app.add_middleware(Observed, telemetry=app.state.telemetry)
 

@@ -51,6 +51,6 @@ def open_repository(access: Access, owner: str, name: str, revision: str) -> Ope
         if snapshot is not None:
             access.say(**{COMMIT: snapshot.commit})
             return OpenSnapshot(principal, repository, revision, snapshot)
-        drawn = snapshots.draw(access.backend.tools.artifacts, thing)
-        run_with_retry(access.backend.write, partial(snapshots.keep, drawn=drawn))
+        drawn = snapshots.draw(access.registry.tools.artifacts, thing)
+        run_with_retry(access.registry.write, partial(snapshots.keep, drawn=drawn))
     raise DomainError("database.collision")

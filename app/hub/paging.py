@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Query, Request
 
 from app.domain.errors import DomainError
-from app.http.deps import BackendDep, decode_cursor, encode_cursor
+from app.http.deps import RegistryDep, decode_cursor, encode_cursor
 
 MAX_OFFSET = 10**6
 CURSOR = re.compile(r"[!-~ ]{1,1100}|\d{1,7}")
@@ -44,11 +44,11 @@ class LinkedPage:
 
 
 async def get_page(
-    backend: BackendDep,
+    registry: RegistryDep,
     limit: Annotated[int, Query(ge=1)] = 500,
     cursor: Annotated[str | None, Query(max_length=1500)] = None,
 ) -> LinkedPage:
-    return LinkedPage(min(limit, backend.tools.limits.page), cursor)
+    return LinkedPage(min(limit, registry.tools.limits.page), cursor)
 
 
 PageDep = Annotated[LinkedPage, Depends(get_page)]

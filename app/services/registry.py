@@ -1,23 +1,15 @@
-"""What the surfaces run on, as they see it; the runtime is one."""
+"""The protocol of a running registry, as the surfaces see it; `app.runtime.Runtime` implements it."""
 
-from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from app.clients.workers import WorkerFiles
 from app.services.access.rate_limits import RateLimiter
 from app.services.access.token_exchange import Identities
 from app.services.draining import Draining
 from app.services.jobs.workers import ReadWorker, WorkerInfo
 from app.services.operations.readiness import Readiness
-from app.services.read_slots import ReadSlots
 from app.services.unit_of_work import UnitsOfWork
-
-
-class FilesOfWorkers(Protocol):
-    """Reads files on workers."""
-
-    def read(self, url: str, headers: Mapping[str, str], length: int) -> Generator[memoryview, None, None] | None:
-        """Starts a read that must give `length` bytes; None when that worker cannot be reached or does not do it now."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +22,10 @@ class Doing:
 
 
 class Registry(UnitsOfWork, Protocol):
-    """Units of work, tools, and semaphores for heavy reads.
+    """Units of work, tools and the state of the process.
 
     Attributes:
-        merged_reads: semaphore for reads of merged files.
-        far_reads: semaphore for reads of large files in an object store that are served unchanged.
+        handed_over: reads files on workers for clients that are not redirected there.
     """
 
     worker_ttl: float
@@ -42,9 +33,7 @@ class Registry(UnitsOfWork, Protocol):
     draining: Draining
     identities: Identities
     rates: RateLimiter
-    handed_over: "FilesOfWorkers"
-    merged_reads: ReadSlots
-    far_reads: ReadSlots
+    handed_over: WorkerFiles
 
     @property
     def worker_info(self) -> WorkerInfo | None:

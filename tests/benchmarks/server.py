@@ -67,7 +67,7 @@ def main() -> None:
     settings = Settings(data=data, allow_roots=[root])
     app = create_app(settings)
     app.mount("/static", StaticFiles(directory=root))
-    app.state.backend.start()
+    app.state.registry.start()
     listener = socket.create_server(("127.0.0.1", 0))
     print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
     asyncio.run(uvicorn.Server(server_config(app, settings)).serve(sockets=[listener]))

@@ -39,7 +39,7 @@ def test_metrics_are_not_for_strangers(models: Path, tmp_path: Path) -> None:
         "app = create_app(Settings(data=Path(sys.argv[1]), jobs=False, metrics_token=sys.argv[2]))\n"
         "from dbos import run_dbos_database_migrations\n"
         "with TestClient(app, client=('203.0.113.5', 1)) as c:\n"
-        "    run_dbos_database_migrations(app.state.backend.settings.database_url)\n"
+        "    run_dbos_database_migrations(app.state.registry.settings.database_url)\n"
         "    headers = ({}, {'Authorization': 'Bearer x'}, {'Authorization': 'Bearer for-metrics'})\n"
         "    print([c.get('/metrics', headers=h).status_code for h in headers])\n"
         "    local = TestClient(app, client=('127.0.0.1', 1))\n"

@@ -115,13 +115,13 @@ class Service:
         bounds = {"rate_limit_failures": "", "warm": False, **settings}
         self.settings = Settings(jobs=False, data=self.data, allow_roots=[models, self.place], **bounds)
         self.app = create_app(self.settings)
-        self.app.state.backend.job_queue = NullQueue  # also on PostgreSQL: this class does what workers would
+        self.app.state.registry.job_queue = NullQueue  # also on PostgreSQL: this class does what workers would
         self.client = TestClient(self.app, raise_server_exceptions=False)
         self.admin = Caller(self.client, None)
 
     @property
     def runtime(self) -> Runtime:
-        runtime: Runtime = self.app.state.backend
+        runtime: Runtime = self.app.state.registry
         return runtime
 
     @contextmanager

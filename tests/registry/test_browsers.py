@@ -126,7 +126,7 @@ def test_pages_of_ours(world: World, path: str) -> None:
 def test_a_workers_answers(world: World) -> None:
     """Its addresses are opened by browsers that were sent there."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.backend = world.service.runtime
+    app.state.registry = world.service.runtime
     worker_api.mount(app, MetricsOptions())
     client = TestClient(app, raise_server_exceptions=False)
     found = {path for _, path in routes(app)}

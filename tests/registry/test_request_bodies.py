@@ -302,7 +302,7 @@ def test_a_route_that_streams_cannot_parse_its_body_whole() -> None:
 
     app = FastAPI()
     app.include_router(router)
-    app.state.backend, app.state.bodies = None, BodyLimits(100, 100, 100)
+    app.state.registry, app.state.bodies = None, BodyLimits(100, 100, 100)
     with pytest.raises(TypeError, match="not buffered"):
         asyncio.run(Exchange(app, "POST", "/both").run(endless))
 

@@ -172,7 +172,7 @@ def test_the_least_role_is_enough(place: Place) -> None:
 def test_a_workers_routes(place: Place) -> None:
     """Health is everybody's; metrics and what it is are for this machine and the token for metrics; bytes want a signature."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.backend = place.service.runtime
+    app.state.registry = place.service.runtime
     worker.mount(app, MetricsOptions("watch-me"))
     client = TestClient(app, raise_server_exceptions=False, client=("192.0.2.7", 1))
     watched, signed = {"/about", "/metrics"}, {"/ports/{port}/files/{path:path}"}

@@ -70,7 +70,7 @@ def test_first_admin_token(tmp_path: Path) -> None:
     settings = Settings(jobs=False, data=tmp_path / "data")
     first = create_app(settings)
     with TestClient(first):
-        shown = first.state.backend.admin_token
+        shown = first.state.registry.admin_token
     file = tmp_path / "data" / "admin-token"
     assert file.read_text() == f"{shown}\n"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -78,7 +78,7 @@ def test_first_admin_token(tmp_path: Path) -> None:
     before = file.stat()
     second = create_app(settings)
     with TestClient(second) as client:
-        assert second.state.backend.admin_token is None
+        assert second.state.registry.admin_token is None
         assert client.get("/api/v1/whoami", headers={"Authorization": f"Bearer {shown}"}).json()["owner"] == "admin"
         assert len(client.get("/api/v1/tokens", headers={"Authorization": f"Bearer {shown}"}).json()["items"]) == 1
     assert file.stat() == before
@@ -86,7 +86,7 @@ def test_first_admin_token(tmp_path: Path) -> None:
     file.unlink()
     third = create_app(settings)
     with TestClient(third):
-        assert third.state.backend.admin_token is None
+        assert third.state.registry.admin_token is None
     assert not file.exists()
 
 
@@ -95,7 +95,7 @@ def test_one_service_for_a_directory(tmp_path: Path) -> None:
     settings = Settings(jobs=False, data=tmp_path / "data")
     with TestClient(create_app(settings)):
         with pytest.raises(DomainError) as caught:
-            create_app(settings).state.backend.start()
+            create_app(settings).state.registry.start()
         assert caught.value.code == "data.locked"
         assert str(tmp_path / "data") in caught.value.detail
     with TestClient(create_app(settings)) as client:

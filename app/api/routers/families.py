@@ -13,7 +13,7 @@ from app.db.families import Family
 from app.domain.principal import Principal
 from app.domain.states import ReleaseState
 from app.domain.upstreams import is_reference
-from app.http.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.http.deps import IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, RegistryDep, WriteUnit, row_etag
 from app.http.long_work import look_up
 from app.http.single_hop import at_once
 from app.services.access import grants
@@ -78,7 +78,7 @@ def withdraw_family(family: str, reader: str, uow: WriteUnit, principal: Princip
 
 @router.post("/families/{family}/releases", status_code=202, response_model=ReleaseOut)
 async def register_release(
-    family: str, body: ReleaseIn, request: Request, once: OnceDep, backend: BackendDep, principal: PrincipalDep
+    family: str, body: ReleaseIn, request: Request, once: OnceDep, registry: RegistryDep, principal: PrincipalDep
 ) -> object:  # fmt: skip
     """Register a release from a directory where the service runs, S3 or another hub; a job reads it. Needs scope admin.
 
@@ -90,7 +90,7 @@ async def register_release(
     listed = None
     if is_reference(body.directory):
         listed = await look_up(
-            request, principal.owner, partial(release_sources.look_up, backend.read, principal, body.directory)
+            request, principal.owner, partial(release_sources.look_up, registry.read, principal, body.directory)
         )
 
     def make(uow: UnitOfWork) -> tuple[int, ReleaseOut, str]:

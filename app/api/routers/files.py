@@ -38,7 +38,7 @@ def list_files(port: str, access: AccessDep) -> MergedFilesOut:
     def read() -> tuple[Port, list[MergedFile]]:
         with access.read() as (uow, principal):
             row = ports.readable(uow, principal, port)
-        return row, MergedModel(access.backend.tools.artifacts, row).files()
+        return row, MergedModel(access.registry.tools.artifacts, row).files()
 
     row, files = reread_if_purged(read)
     return MergedFilesOut(
@@ -56,15 +56,15 @@ async def read_file(
 
     Where workers read merged models, a file that must be computed is answered with 307 and a worker's address.
     """
-    backend = access.backend
+    registry = access.registry
 
     def read() -> Response:
-        readers = backend.readers()
+        readers = registry.readers()
         with access.read() as (uow, principal):
             row = ports.readable(uow, principal, port)
             reader = workers.choose(readers, row.fingerprint)
             url = workers.signed_url(uow, reader, row.id, path, principal.token) if reader else None
-        model = MergedModel(backend.tools.artifacts, row)
-        return respond_merged(request, conditions, backend, model, path, principal, worker_url=url, redirect=redirect)
+        model = MergedModel(registry.tools.artifacts, row)
+        return respond_merged(request, conditions, registry, model, path, principal, worker_url=url, redirect=redirect)
 
     return await run_in_threadpool(reread_if_purged, read)

@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from app.api.routing import api_router
 from app.api.schemas.base import Listing
 from app.api.schemas.imports import BatchOut, ImportIn, ImportOut
-from app.http.deps import BackendDep, OnceDep, PageDep, PrincipalDep, ReadUnit, row_etag
+from app.http.deps import OnceDep, PageDep, PrincipalDep, ReadUnit, RegistryDep, row_etag
 from app.http.long_work import look_up
 from app.http.single_hop import at_once
 from app.services.patches import imports
@@ -22,7 +22,7 @@ State = Literal["queued", "running", "imported", "present", "refused", "cancelle
 
 @router.post("/imports", status_code=202, response_model=BatchOut)
 async def import_patches(
-    body: ImportIn, request: Request, once: OnceDep, backend: BackendDep, principal: PrincipalDep
+    body: ImportIn, request: Request, once: OnceDep, registry: RegistryDep, principal: PrincipalDep
 ) -> object:  # fmt: skip
     """Import patches from other hubs, each by a job of its own. Needs scope publish.
 
@@ -32,7 +32,7 @@ async def import_patches(
     if repeated := await run_in_threadpool(once.repeat):
         return repeated
     wish = body.wish()
-    ask = partial(imports.look_up, backend.read, principal, wish)
+    ask = partial(imports.look_up, registry.read, principal, wish)
     found = await (look_up(request, principal.owner, ask) if wish.names_organisation else run_in_threadpool(ask))
 
     def make(uow: UnitOfWork) -> tuple[int, BatchOut, str]:

@@ -7,7 +7,7 @@ from fastapi import Query, Response
 from app.api.routing import api_router
 from app.api.schemas.base import Listing
 from app.api.schemas.jobs import JobOut, WorkerOut, WorkersOut
-from app.http.deps import BackendDep, JobPageDep, PrincipalDep, ReadUnit, WriteUnit
+from app.http.deps import JobPageDep, PrincipalDep, ReadUnit, RegistryDep, WriteUnit
 from app.http.single_hop import at_once
 from app.services.jobs import jobs, workers
 
@@ -52,6 +52,6 @@ def retry_job(job: str, uow: WriteUnit, response: Response, principal: Principal
 
 @router.get("/workers")
 @at_once
-def list_workers(uow: ReadUnit, backend: BackendDep, principal: PrincipalDep) -> WorkersOut:
+def list_workers(uow: ReadUnit, registry: RegistryDep, principal: PrincipalDep) -> WorkersOut:
     """The workers with what they do, the longest running first; one that is dead is shown for a day. Needs scope admin."""
-    return WorkersOut(items=[WorkerOut.of(w) for w in workers.everyone(uow, principal, backend.worker_ttl)])
+    return WorkersOut(items=[WorkerOut.of(w) for w in workers.everyone(uow, principal, registry.worker_ttl)])

@@ -46,7 +46,7 @@ async def read_patch_file(
     def read() -> Response:
         with access.read() as (uow, principal):
             version = versions.get(uow, principal, owner, patch, number)
-        return _answer(access.backend.tools, version, path, request, conditions, Reader(principal), redirect)
+        return _answer(access.registry.tools, version, path, request, conditions, Reader(principal), redirect)
 
     return await run_in_threadpool(reread_if_purged, read)
 

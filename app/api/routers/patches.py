@@ -13,7 +13,7 @@ from app.api.schemas.purges import ErasureOut
 from app.domain.errors import DomainError
 from app.domain.repositories import parse_repository
 from app.http.body_routes import buffers_body
-from app.http.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.http.deps import IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, RegistryDep, WriteUnit, row_etag
 from app.http.long_work import publishing
 from app.http.single_hop import AccessDep, at_once
 from app.services.hubview import push_publishing
@@ -73,14 +73,14 @@ def change_patch(
 
 @router.post("/patches/{owner}/{patch}/publish")
 async def publish_push(
-    owner: str, patch: str, body: PublishIn, request: Request, backend: BackendDep, principal: PrincipalDep
+    owner: str, patch: str, body: PublishIn, request: Request, registry: RegistryDep, principal: PrincipalDep
 ) -> VersionOut:  # fmt: skip
     """Publish what was pushed by the Hub protocol and does not tell what it was trained on."""
     repository, said = parse_repository(owner, patch), Said(body.trained_on, body.family)
 
     def seal() -> VersionOut:
-        version = push_publishing.publish(backend, principal, repository, said)
-        with backend.read() as uow:
+        version = push_publishing.publish(registry, principal, repository, said)
+        with registry.read() as uow:
             return VersionOut.of(versions.get(uow, principal, owner, patch, version.number or 0))
 
     async with publishing(request, principal.owner):
@@ -150,7 +150,7 @@ def yank_version(
 
 @router.post("/patches/{owner}/{patch}/versions/{number}/purge")
 def purge_version(
-    owner: str, patch: str, number: Number, body: ReasonIn, backend: BackendDep, principal: PrincipalDep, expected: IfMatch
+    owner: str, patch: str, number: Number, body: ReasonIn, registry: RegistryDep, principal: PrincipalDep, expected: IfMatch
 ) -> VersionOut:
     """Erase a version's bytes everywhere, for good; a tombstone stays.
 
@@ -163,10 +163,10 @@ def purge_version(
     def make(uow: UnitOfWork) -> str:
         return purges.purge(uow, principal, owner, patch, number, body.reason, expected).id
 
-    ident = run_with_retry(backend.write, make)
+    ident = run_with_retry(registry.write, make)
     with suppress(DomainError):  # the tombstone stands; the house goes on where this ended
-        erasure.erase(backend, ident)
-    with backend.read() as uow:
+        erasure.erase(registry, ident)
+    with registry.read() as uow:
         return VersionOut.of(versions.get(uow, principal, owner, patch, number))
 
 
@@ -176,4 +176,4 @@ def verify_erasure(owner: str, patch: str, number: Number, access: AccessDep) ->
     """Ask the stores now what is there of a purged version; removes nothing and keeps no record."""
     with access.read() as (uow, principal):
         ident = purges.purged(uow, principal, owner, patch, number).id
-    return ErasureOut(**erasure.verify(access.backend, ident))
+    return ErasureOut(**erasure.verify(access.registry, ident))

@@ -8,7 +8,7 @@ from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.ports import DigestOut, PortIn, PortOut, VerdictOut
 from app.domain.states import PortState
-from app.http.deps import BackendDep, IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, WriteUnit, row_etag
+from app.http.deps import IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, RegistryDep, WriteUnit, row_etag
 from app.http.single_hop import AccessDep, at_once
 from app.services.hubview import hub_commits
 from app.services.hubview.hub_commits import Subject
@@ -28,16 +28,16 @@ def check_port(body: PortIn, access: AccessDep) -> VerdictOut:
     def assess() -> Verdict:
         with access.read() as (uow, principal):
             case = ports.find(uow, principal, body.wish())
-        return ports.assess(access.backend.tools, case, body.force)
+        return ports.assess(access.registry.tools, case, body.force)
 
     verdict = reread_if_purged(assess)
     if verdict.lineage:
-        run_with_retry(access.backend.write, lambda uow: ports.remember_lineage(uow, verdict))
+        run_with_retry(access.registry.write, lambda uow: ports.remember_lineage(uow, verdict))
     return VerdictOut.of(verdict)
 
 
 @router.post("/ports", status_code=201, response_model=PortOut)
-def create_port(body: PortIn, backend: BackendDep, once: OnceDep, principal: PrincipalDep) -> object:
+def create_port(body: PortIn, registry: RegistryDep, once: OnceDep, principal: PrincipalDep) -> object:
     """Carry a patch version to a release. The answer's state is ready, held or refused, with the findings.
 
     The same wish again returns the port that is there (200).
@@ -47,9 +47,9 @@ def create_port(body: PortIn, backend: BackendDep, once: OnceDep, principal: Pri
     wish = body.wish()
 
     def assess() -> Verdict:
-        with backend.read() as uow:
+        with registry.read() as uow:
             case = ports.find(uow, principal, wish)
-        return ports.assess(backend.tools, case, wish.force)
+        return ports.assess(registry.tools, case, wish.force)
 
     verdict = reread_if_purged(assess)
     made = list[Subject]()
@@ -60,7 +60,7 @@ def create_port(body: PortIn, backend: BackendDep, once: OnceDep, principal: Pri
         return 201 if is_new else 200, PortOut.of(row), f"/api/v1/ports/{row.id}"
 
     answer = once(make)
-    hub_commits.write_ahead(backend, made)  # its plan is still in the cache
+    hub_commits.write_ahead(registry, made)  # its plan is still in the cache
     return answer
 
 
@@ -92,11 +92,11 @@ def get_port(port: str, uow: ReadUnit, response: Response, principal: PrincipalD
 
 
 @router.post("/ports/{port}/approve")
-def approve_port(port: str, body: ReasonIn, backend: BackendDep, principal: PrincipalDep, expected: IfMatch) -> PortOut:
+def approve_port(port: str, body: ReasonIn, registry: RegistryDep, principal: PrincipalDep, expected: IfMatch) -> PortOut:
     """Let a held port become ready, with a reason."""
-    with backend.write() as uow:
+    with registry.write() as uow:
         row = ports.approve(uow, principal, port, body.reason, expected)
-    hub_commits.write_ahead(backend, hub_commits.of_port(row))
+    hub_commits.write_ahead(registry, hub_commits.of_port(row))
     return PortOut.of(row)
 
 

@@ -5,7 +5,7 @@ from fastapi import APIRouter
 from app.api.readiness import readiness
 from app.api.schemas.system import CodeOut, HealthOut, ReadyOut
 from app.domain.errors import DomainError
-from app.http.deps import BackendDep
+from app.http.deps import RegistryDep
 from app.http.problems import codes, document
 
 router = APIRouter()
@@ -18,9 +18,9 @@ async def healthz() -> HealthOut:
 
 
 @router.get("/readyz", tags=["health"])
-async def readyz(backend: BackendDep) -> ReadyOut:
+async def readyz(registry: RegistryDep) -> ReadyOut:
     """Database, bytes and jobs answer, each within two seconds; 503 with server.unready where one does not."""
-    return await readiness(backend)
+    return await readiness(registry)
 
 
 @router.get("/problems", tags=["errors"])

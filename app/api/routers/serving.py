@@ -28,12 +28,12 @@ def get_serving(port: str, access: AccessDep) -> ServingOut:
     def read() -> Serving:
         with access.read() as (uow, principal):
             found = serving_facts.find(uow, principal, port)
-        return serving_facts.describe(access.backend.tools.artifacts, found)
+        return serving_facts.describe(access.registry.tools.artifacts, found)
 
     for _ in range(ATTEMPTS):
         found = reread_if_purged(read)
         if not found.to_write:
             return ServingOut.of(found)
         for drawn in found.to_write:
-            run_with_retry(access.backend.write, partial(snapshots.keep, drawn=drawn))
+            run_with_retry(access.registry.write, partial(snapshots.keep, drawn=drawn))
     raise DomainError("database.collision")

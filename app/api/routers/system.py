@@ -11,7 +11,7 @@ from app.api.routing import api_router
 from app.api.schemas.base import Listing
 from app.api.schemas.system import EventOut, EventsOut, NewTokenOut, RotateIn, TokenIn, TokenOut, WhoAmIOut
 from app.domain.principal import Principal, role_of
-from app.http.deps import BackendDep, PageDep, PrincipalDep, ReadUnit, WriteUnit
+from app.http.deps import PageDep, PrincipalDep, ReadUnit, RegistryDep, WriteUnit
 from app.http.single_hop import at_once
 from app.services.access import tokens
 from app.services.events import events
@@ -74,7 +74,7 @@ def rotate_token(token: str, body: RotateIn, uow: WriteUnit, response: Response,
 @router.get("/events", tags=["events"], response_model=EventsOut, responses=STREAM)
 async def list_events(
     streams: Annotated[EventStreams, Depends(get_event_streams)],
-    backend: BackendDep,
+    registry: RegistryDep,
     principal: PrincipalDep,
     after: Annotated[int, Query(ge=0, lt=2**63, description="The cursor of the answer before.")] = 0,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
@@ -85,10 +85,10 @@ async def list_events(
     cursor = last_event_id if last_event_id is not None else after
     if "text/event-stream" in accept:
         return EventStream(streams, principal, cursor)
-    found = await run_in_threadpool(_events, backend, principal, cursor, limit)
+    found = await run_in_threadpool(_events, registry, principal, cursor, limit)
     return EventsOut(items=found, cursor=found[-1].id if found else cursor)
 
 
-def _events(backend: Registry, principal: Principal, cursor: int, limit: int) -> list[EventOut]:
-    with backend.read() as uow:
+def _events(registry: Registry, principal: Principal, cursor: int, limit: int) -> list[EventOut]:
+    with registry.read() as uow:
         return [EventOut.of(row, principal.is_admin) for row in events.after(uow, principal, cursor, limit)]

@@ -11,7 +11,7 @@ from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.http import long_work
 from app.http.body_routes import streams_body
-from app.http.deps import BackendDep, PrincipalDep, ReadUnit, WriteUnit
+from app.http.deps import PrincipalDep, ReadUnit, RegistryDep, WriteUnit
 from app.http.request_streams import pieces, said_bytes
 from app.http.single_hop import at_once
 from app.services.hubview import hub_commits
@@ -61,17 +61,17 @@ async def append_bytes(
     upload: str,
     path: str,
     request: Request,
-    backend: BackendDep,
+    registry: RegistryDep,
     principal: PrincipalDep,
     upload_offset: Annotated[int, Header(ge=0, description="Where these bytes begin: what was received so far.")],
 ) -> Response:
     """Append bytes to a file of a draft. What arrives is kept even if the connection breaks; go on at Upload-Offset."""
-    upload_id, name, size, received = await run_in_threadpool(_target, backend, principal, upload, path)
+    upload_id, name, size, received = await run_in_threadpool(_target, registry, principal, upload, path)
     if upload_offset != received:  # the store asks again, but knows neither the file's name nor requests without bytes
         raise DomainError("upload.offset", path=path, received=received, offset=upload_offset)
     if upload_offset + said_bytes(request) > size:
         raise DomainError("upload.too_long", path=path, size=size)
-    blobs, offset = backend.tools.blobs, upload_offset
+    blobs, offset = registry.tools.blobs, upload_offset
     async for part in pieces(request, blobs.write_bytes, whole=False):
         if offset + len(part) > size:
             raise DomainError("upload.too_long", path=path, size=size)
@@ -80,7 +80,7 @@ async def append_bytes(
 
 
 @router.post("/uploads/{upload}/publish")
-async def publish(upload: str, request: Request, backend: BackendDep, principal: PrincipalDep) -> VersionOut:
+async def publish(upload: str, request: Request, registry: RegistryDep, principal: PrincipalDep) -> VersionOut:
     """Verify what arrived and publish it under the next version number.
 
     While a draft is being verified, a second request to publish it is refused (request.under_way). Afterwards, a repeated
@@ -88,20 +88,20 @@ async def publish(upload: str, request: Request, backend: BackendDep, principal:
     were verified are kept.
     """
     async with long_work.publishing(request, principal.owner):
-        return await run_in_threadpool(_publish, backend, principal, upload)
+        return await run_in_threadpool(_publish, registry, principal, upload)
 
 
-def _publish(backend: Registry, principal: Principal, upload: str) -> VersionOut:
-    version = publishing.publish(backend, principal, upload)
-    hub_commits.write_ahead(backend, [("patch", version.id)])
+def _publish(registry: Registry, principal: Principal, upload: str) -> VersionOut:
+    version = publishing.publish(registry, principal, upload)
+    hub_commits.write_ahead(registry, [("patch", version.id)])
     return VersionOut.of(version)
 
 
-def _target(backend: Registry, principal: Principal, upload: str, path: str) -> tuple[str, str, int, int]:
+def _target(registry: Registry, principal: Principal, upload: str, path: str) -> tuple[str, str, int, int]:
     """Returns where the bytes of a file go. If more bytes can arrive, a recorded refusal of the draft is removed."""
-    with backend.read() as uow:
+    with registry.read() as uow:
         target = drafts.place(uow, principal, upload, path)
         is_refused = drafts.is_refused(uow, principal, upload)
     if is_refused and target[3] < target[2]:
-        run_with_retry(backend.write, lambda uow: drafts.forget_refusal(uow, principal, upload))
+        run_with_retry(registry.write, lambda uow: drafts.forget_refusal(uow, principal, upload))
     return target

@@ -19,7 +19,7 @@ from app.domain.principal import Principal
 from app.domain.repositories import Repository, parse_repository
 from app.http.body_limits import require_simple
 from app.http.body_routes import buffers_body, streams_body
-from app.http.deps import BackendDep, PrincipalDep
+from app.http.deps import PrincipalDep, RegistryDep
 from app.http.long_work import publishing
 from app.http.request_streams import lines
 from app.hub.routing import hub_router
@@ -46,14 +46,14 @@ Taken = tuple[str, dict[str, str]]  # the commit id, and headers that name the f
 @router.post("/api/models/{owner}/{name}/preupload/{revision:path}")
 @buffers_body(None)
 async def preupload(
-    owner: str, name: str, revision: str, request: Request, backend: BackendDep, principal: PrincipalDep
+    owner: str, name: str, revision: str, request: Request, registry: RegistryDep, principal: PrincipalDep
 ) -> JSONResponse:
     """How each file is to be sent, which need not be, and which belong to no patch."""
     body, repository = parsed(request, FilesIn), parse_repository(owner, name)
     announced = {file.path: file.size for file in body.files}
 
     def look() -> tuple[list[offers.Offer], bool]:
-        with backend.read() as uow:
+        with registry.read() as uow:
             return offers.offer(uow, principal, repository, revision, announced), offers.has_draft(uow, repository)
 
     found, is_begun = await run_in_threadpool(reread_if_purged, look)
@@ -61,28 +61,28 @@ async def preupload(
     dropped = [offer.path for offer in found if offer.ignored]
     if repository.kind == "patch" and (dropped or is_begun):
         note = partial(pushes.note_dropped, principal=principal, repository=repository, dropped=dropped)
-        await run_in_threadpool(run_with_retry, backend.write, note)
+        await run_in_threadpool(run_with_retry, registry.write, note)
     return JSONResponse({"files": shown}, headers=left_out(repository.full_name, dropped))
 
 
 @router.post("/api/models/{owner}/{name}/commit/{revision:path}")
 @streams_body(MAX_LINE)
 async def commit(
-    owner: str, name: str, revision: str, request: Request, backend: BackendDep, principal: PrincipalDep
+    owner: str, name: str, revision: str, request: Request, registry: RegistryDep, principal: PrincipalDep
 ) -> JSONResponse:
     """Takes a commit; where the repository is complete with it, a version is published before the answer."""
     repository = parse_repository(owner, name)
 
     def check() -> None:
-        with backend.read() as uow:
+        with registry.read() as uow:
             offers.require_target(uow, principal, repository, revision)
 
     await run_in_threadpool(check)
-    reader = _Reader(backend, principal, repository)
+    reader = _Reader(registry, principal, repository)
     async for line in lines(request, MAX_LINE, MAX_COMMIT):
         await run_in_threadpool(reader.take, line)
     async with publishing(request, principal.owner):
-        oid, said = await _when_free(partial(_take, backend, principal, repository, revision, reader))
+        oid, said = await _when_free(partial(_take, registry, principal, repository, revision, reader))
     url = address(request, f"{repository.full_name}/commit/{oid}")
     return JSONResponse({"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""}, headers=said)
 
@@ -103,14 +103,14 @@ async def _when_free(take: Callable[[], Taken]) -> Taken:
 
 
 def _take(
-    backend: Registry, principal: Principal, repository: Repository, revision: str, reader: "_Reader"
+    registry: Registry, principal: Principal, repository: Repository, revision: str, reader: "_Reader"
 ) -> Taken:  # fmt: skip
     """The commit id, and what is to be told beside it."""
     changes = reader.finish()
     if repository.kind == "base":
-        taken = base_pushes.commit(backend, principal, repository, revision, changes)
+        taken = base_pushes.commit(registry, principal, repository, revision, changes)
         return taken.commit, warning(f"release {repository.full_name}", taken.sentence)
-    made = push_publishing.commit(backend, principal, repository, reader.parent, changes)
+    made = push_publishing.commit(registry, principal, repository, reader.parent, changes)
     return made.commit, left_out(repository.full_name, list(made.dropped))
 
 
@@ -121,8 +121,8 @@ class _Reader:
         parent: the commit that the client has read, where it says one.
     """
 
-    def __init__(self, backend: Registry, principal: Principal, repository: Repository) -> None:
-        self._backend, self._principal, self._repository = backend, principal, repository
+    def __init__(self, registry: Registry, principal: Principal, repository: Repository) -> None:
+        self._registry, self._principal, self._repository = registry, principal, repository
         self._changes, self._number = list[Change](), 0
         self._has_header, self.parent = False, None
 
@@ -133,8 +133,8 @@ class _Reader:
             DomainError: push.lines, and what is said of a file that it holds.
         """
         self._number += 1
-        if self._number > self._backend.tools.limits.patch_files:
-            raise self._refusal(f"there are more than {self._backend.tools.limits.patch_files}")
+        if self._number > self._registry.tools.limits.patch_files:
+            raise self._refusal(f"there are more than {self._registry.tools.limits.patch_files}")
         key, value = self._parsed(line)
         if key == "header":
             self._has_header, self.parent = True, self._optional(value, "parentCommit", 100)
@@ -183,7 +183,7 @@ class _Reader:
         self._changes.append(Added(path, sha256, len(data)))
 
     def _keep(self, data: bytes, sha256: str) -> None:
-        blobs, write, upload, size = self._backend.tools.blobs, self._backend.write, new_upload(), len(data)
+        blobs, write, upload, size = self._registry.tools.blobs, self._registry.write, new_upload(), len(data)
         who, what = self._principal, self._repository
         reserved = run_with_retry(write, lambda uow: reservations.reserve_file(uow, who, what, sha256, size))
         if reserved is None:

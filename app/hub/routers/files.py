@@ -77,8 +77,8 @@ def _is_computed(found: OpenSnapshot, entry: SnapshotFile) -> bool:
 
 def _stored(asked: _Asked, found: OpenSnapshot, entry: SnapshotFile) -> Response:
     """Answers with a generated text, or a stored file of the release or the version."""
-    backend, thing, text = asked.access.backend, found.snapshot.thing, entry.text
-    library, reader = backend.tools.artifacts, Reader(found.principal, _family_of(thing))
+    registry, thing, text = asked.access.registry, found.snapshot.thing, entry.text
+    library, reader = registry.tools.artifacts, Reader(found.principal, _family_of(thing))
     if text is not None:
         return _respond(asked, reader, entry, lambda wanted: text_content(text, wanted.stop))
     if isinstance(thing, Adapter):
@@ -92,7 +92,8 @@ def _stored(asked: _Asked, found: OpenSnapshot, entry: SnapshotFile) -> Response
         library.require_readable(release)
     owner = found.principal.owner
     return _respond(
-        asked, reader, entry, lambda wanted: release_content(backend.tools, release, entry.path, wanted.start, wanted.stop, owner)
+        asked, reader, entry,
+        lambda wanted: release_content(registry.tools, release, entry.path, wanted.start, wanted.stop, owner),
     )  # fmt: skip
 
 
@@ -113,12 +114,12 @@ def _merged(asked: _Asked, found: OpenSnapshot, entry: SnapshotFile) -> Response
     """Answers with a merged file, computed here or fetched from a worker: clients with tokens are never redirected."""
     thing = found.snapshot.thing
     assert isinstance(thing, Merged)  # noqa: S101  only merged models have computed files
-    backend, port = asked.access.backend, thing.port
+    registry, port = asked.access.registry, thing.port
     if asked.request.method == "HEAD":
-        backend.tools.artifacts.require_readable(port.release, port.version)
+        registry.tools.artifacts.require_readable(port.release, port.version)
     url = None
-    if reader := workers.choose(backend.readers(), port.fingerprint):
-        with backend.read() as uow:
+    if reader := workers.choose(registry.readers(), port.fingerprint):
+        with registry.read() as uow:
             url = workers.signed_url(uow, reader, port.id, entry.path, found.principal.token)
-    model = MergedModel(backend.tools.artifacts, port)
-    return respond_merged(asked.request, asked.conditions, backend, model, entry.path, found.principal, asked.slot, url)
+    model = MergedModel(registry.tools.artifacts, port)
+    return respond_merged(asked.request, asked.conditions, registry, model, entry.path, found.principal, asked.slot, url)

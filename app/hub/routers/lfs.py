@@ -13,7 +13,7 @@ from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import parse_repository
 from app.http.body_routes import buffers_body, streams_body
-from app.http.deps import BackendDep, PrincipalDep
+from app.http.deps import PrincipalDep, RegistryDep
 from app.http.leases import renewed
 from app.http.request_streams import discard_body, stage
 from app.http.signed_auth import Sender, SenderDep
@@ -32,7 +32,7 @@ LFS = "application/vnd.git-lfs+json"
 
 @router.post("/{owner}/{name}.git/info/lfs/objects/batch")
 @buffers_body(None)
-async def batch(owner: str, name: str, request: Request, backend: BackendDep, principal: PrincipalDep) -> JSONResponse:
+async def batch(owner: str, name: str, request: Request, registry: RegistryDep, principal: PrincipalDep) -> JSONResponse:
     """Where each file is to be sent; nowhere where it is there."""
     body, repository = parsed(request, BatchIn), parse_repository(owner, name)
     if body.operation != "upload":
@@ -45,7 +45,7 @@ async def batch(owner: str, name: str, request: Request, backend: BackendDep, pr
         places = pushed_objects.begin(uow, principal, repository, wanted, has)
         return [(place, upload_grants.give(uow, principal, upload=place.object)[0] if place.object else "") for place in places]
 
-    found = await run_in_threadpool(run_with_retry, backend.write, begin)
+    found = await run_in_threadpool(run_with_retry, registry.write, begin)
     in_parts = "multipart" in body.transfers and any(place.urls for place, _ in found)
     shown = [_shown(request, place, signed, f"{owner}/{name}", in_parts) for place, signed in found]
     return JSONResponse({"transfer": "multipart" if in_parts else "basic", "objects": shown}, media_type=LFS)
@@ -53,16 +53,16 @@ async def batch(owner: str, name: str, request: Request, backend: BackendDep, pr
 
 @router.put("/api/objects/{ident}")
 @streams_body()
-async def put_object(ident: str, request: Request, backend: BackendDep, sender: SenderDep) -> JSONResponse:
+async def put_object(ident: str, request: Request, registry: RegistryDep, sender: SenderDep) -> JSONResponse:
     """Receives a file and hashes it on arrival. A broken transfer must be sent again from its beginning.
 
     Only one request at a time can send a file; another one is refused at once.
     """
     _require(sender, ident)
-    blobs, upload = backend.tools.blobs, new_upload()
+    blobs, upload = registry.tools.blobs, new_upload()
 
     def change(act: Callable[[UnitOfWork, str, str], Value]) -> Value:
-        return run_with_retry(backend.write, lambda uow: act(uow, ident, upload))
+        return run_with_retry(registry.write, lambda uow: act(uow, ident, upload))
 
     def give_up() -> None:
         blobs.discard(upload)
@@ -88,23 +88,23 @@ async def put_object(ident: str, request: Request, backend: BackendDep, sender: 
 
 
 @router.post("/api/objects/{ident}/complete")
-def complete(ident: str, backend: BackendDep, sender: SenderDep) -> JSONResponse:
+def complete(ident: str, registry: RegistryDep, sender: SenderDep) -> JSONResponse:
     """Puts the parts together that went straight to the store; which those are, the store says, not the client."""
     _require(sender, ident)
-    run_with_retry(backend.write, lambda uow: pushed_objects.complete(uow, ident))
+    run_with_retry(registry.write, lambda uow: pushed_objects.complete(uow, ident))
     return JSONResponse({})
 
 
 @router.post("/api/objects/{owner}/{name}/verify")
-async def verify(owner: str, name: str, request: Request, backend: BackendDep, principal: PrincipalDep) -> JSONResponse:
+async def verify(owner: str, name: str, request: Request, registry: RegistryDep, principal: PrincipalDep) -> JSONResponse:
     """Whether a file is there, after it was sent."""
     body = parsed(request, ObjectIn)
-    await run_in_threadpool(_verify, backend, principal, owner, name, ObjectRequest(body.oid, body.size))
+    await run_in_threadpool(_verify, registry, principal, owner, name, ObjectRequest(body.oid, body.size))
     return JSONResponse({})
 
 
-def _verify(backend: BackendDep, principal: Principal, owner: str, name: str, wanted: ObjectRequest) -> None:
-    with backend.read() as uow:
+def _verify(registry: RegistryDep, principal: Principal, owner: str, name: str, wanted: ObjectRequest) -> None:
+    with registry.read() as uow:
         pushed_objects.require_arrived(uow, principal, parse_repository(owner, name), wanted)
 
 

@@ -134,7 +134,7 @@ def _names(access: Access, subjects: Sequence[Subject]) -> dict[Subject, str]:
     Raises:
         DomainError: server.busy, if there are too many missing commits for one request; the next request continues.
     """
-    left = hub_commits.write(access.backend, subjects, WRITE_SECONDS)
+    left = hub_commits.write(access.registry, subjects, WRITE_SECONDS)
     if left:
         raise DomainError("server.busy", limit=len(subjects) - left, what="revisions that one request looks at first")
     with access.read() as (uow, _):

@@ -8,7 +8,7 @@ from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository, parse_repository, unknown_revision
 from app.http.body_routes import buffers_body
-from app.http.deps import BackendDep, PrincipalDep
+from app.http.deps import PrincipalDep, RegistryDep
 from app.http.problems import MEDIA_TYPE, body_of
 from app.hub.errors import MESSAGE, in_a_header
 from app.hub.routing import hub_router
@@ -25,7 +25,7 @@ router = hub_router()
 
 
 @router.post("/api/repos/create")
-async def create(request: Request, backend: BackendDep, principal: PrincipalDep) -> JSONResponse:
+async def create(request: Request, registry: RegistryDep, principal: PrincipalDep) -> JSONResponse:
     """Announces a repository. A patch has a family when something says what its base is; a base is made a family at once."""
     body = parsed(request, CreateIn)
     repository = _named(body, principal)
@@ -35,7 +35,7 @@ async def create(request: Request, backend: BackendDep, principal: PrincipalDep)
             return base_pushes.announce(uow, principal, repository)
         return pushes.announce(uow, principal, repository)
 
-    is_new = await run_in_threadpool(run_with_retry, backend.write, make)
+    is_new = await run_in_threadpool(run_with_retry, registry.write, make)
     answer = {"url": address(request, repository.full_name), "name": repository.full_name, "id": repository.full_name}
     if not is_new:
         refusal = DomainError("push.exists", repository=repository.full_name)
@@ -47,10 +47,10 @@ async def create(request: Request, backend: BackendDep, principal: PrincipalDep)
 
 
 @router.delete("/api/repos/delete")
-async def delete(request: Request, backend: BackendDep, principal: PrincipalDep) -> JSONResponse:
+async def delete(request: Request, registry: RegistryDep, principal: PrincipalDep) -> JSONResponse:
     """Takes back a repository that never became a patch."""
     repository = _named(parsed(request, CreateIn), principal)
-    await run_in_threadpool(run_with_retry, backend.write, lambda uow: pushes.forget(uow, principal, repository))
+    await run_in_threadpool(run_with_retry, registry.write, lambda uow: pushes.forget(uow, principal, repository))
     return JSONResponse({})
 
 
@@ -67,7 +67,7 @@ async def validate_card(request: Request, principal: PrincipalDep) -> JSONRespon
 
 @router.post("/api/models/{owner}/{name}/tag/{revision:path}")
 async def create_tag(
-    owner: str, name: str, revision: str, request: Request, backend: BackendDep, principal: PrincipalDep
+    owner: str, name: str, revision: str, request: Request, registry: RegistryDep, principal: PrincipalDep
 ) -> JSONResponse:
     """Pins a version: an alias that points at it."""
     body = parsed(request, TagIn)
@@ -83,26 +83,26 @@ async def create_tag(
             raise DomainError("push.tag_exists", repository=repository.full_name, tag=body.tag)
         patches.set_alias(uow, principal, owner, name, body.tag, str(number))
 
-    await run_in_threadpool(run_with_retry, backend.write, make)
+    await run_in_threadpool(run_with_retry, registry.write, make)
     return JSONResponse({})
 
 
 @router.delete("/api/models/{owner}/{name}/tag/{tag:path}")
-def delete_tag(owner: str, name: str, tag: str, backend: BackendDep, principal: PrincipalDep) -> JSONResponse:
+def delete_tag(owner: str, name: str, tag: str, registry: RegistryDep, principal: PrincipalDep) -> JSONResponse:
     """Takes an alias away; the version stays."""
     repository = parse_repository(owner, name)
     _require_tags(principal, repository)
-    run_with_retry(backend.write, lambda uow: patches.remove_alias(uow, principal, owner, name, tag))
+    run_with_retry(registry.write, lambda uow: patches.remove_alias(uow, principal, owner, name, tag))
     return JSONResponse({})
 
 
 @router.post("/api/models/{owner}/{name}/branch/{branch:path}")
-def create_branch(owner: str, name: str, branch: str, backend: BackendDep, principal: PrincipalDep) -> JSONResponse:
+def create_branch(owner: str, name: str, branch: str, registry: RegistryDep, principal: PrincipalDep) -> JSONResponse:
     """Of a base, the release that is going to be pushed; a patch has no branches."""
     repository = parse_repository(owner, name)
     require_push(principal, repository)
     if repository.kind == "base":
-        is_new = _begin_release(backend, principal, repository, branch)
+        is_new = _begin_release(registry, principal, repository, branch)
     elif branch == MAIN:
         is_new = False
     else:
@@ -112,8 +112,8 @@ def create_branch(owner: str, name: str, branch: str, backend: BackendDep, princ
     return JSONResponse({})
 
 
-def _begin_release(backend: Registry, principal: Principal, repository: Repository, release: str) -> bool:
-    return bool(run_with_retry(backend.write, lambda uow: base_pushes.begin(uow, principal, repository, release)))
+def _begin_release(registry: Registry, principal: Principal, repository: Repository, release: str) -> bool:
+    return bool(run_with_retry(registry.write, lambda uow: base_pushes.begin(uow, principal, repository, release)))
 
 
 def _require_tags(principal: Principal, repository: Repository) -> None:

@@ -16,7 +16,7 @@ from app.core.xet import MAX_BLOCK_BYTES, MAX_TERMS, RECORD, BlockScanner, Shard
 from app.domain.errors import DomainError
 from app.domain.repositories import Repository, parse_repository
 from app.http.body_routes import ignores_body, streams_body
-from app.http.deps import BackendDep, PrincipalDep
+from app.http.deps import PrincipalDep, RegistryDep
 from app.http.request_slots import release_current
 from app.http.request_streams import pieces, said_bytes, stage
 from app.http.signed_auth import BearerDep, Sender
@@ -42,14 +42,14 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 @router.get("/api/models/{owner}/{name}/xet-write-token/{revision:path}")
 def write_token(
-    owner: str, name: str, revision: str, request: Request, backend: BackendDep, principal: PrincipalDep,
+    owner: str, name: str, revision: str, request: Request, registry: RegistryDep, principal: PrincipalDep,
     x_xet_session_id: Annotated[str | None, Header(max_length=200)] = None,
 ) -> JSONResponse:  # fmt: skip
     """Leave to send blocks for one repository. The address holds the session: clients remember by it what they sent where."""
     repository = parse_repository(owner, name)
     given = x_xet_session_id or ""
     session = given if _SESSION.fullmatch(given) else secrets.token_hex(16)
-    with backend.read() as uow:
+    with registry.read() as uow:
         preupload.require_target(uow, principal, repository, revision)
         # Nobody guesses another's session: what was sent in it is found by its name together with who sends.
         token, expires = upload_grants.give(uow, principal, session=session, repository=[owner, name])
@@ -61,7 +61,7 @@ def write_token(
 @router.post("/cas/{session}/v1/xorbs/{prefix}/{block}")
 @streams_body()
 async def put_block(
-    session: str, prefix: str, block: str, request: Request, backend: BackendDep, sender: BearerDep  # noqa: ARG001
+    session: str, prefix: str, block: str, request: Request, registry: RegistryDep, sender: BearerDep  # noqa: ARG001
 ) -> JSONResponse:  # fmt: skip
     """Takes a block; its chunks are looked at while they come, and unpacked when a shard says what they are part of."""
     scope, repository = _scope(sender, session)
@@ -72,20 +72,20 @@ async def put_block(
     begin = partial(
         xet_blocks.begin_block, principal=principal, repository=repository, session=scope, name=block, size=said_bytes(request)
     )
-    reserved = await run_in_threadpool(run_with_retry, backend.write, begin)
+    reserved = await run_in_threadpool(run_with_retry, registry.write, begin)
     if reserved is None:
         return JSONResponse({"was_inserted": False})
-    store, upload, scanner = backend.tools.blobs, new_upload(), BlockScanner(block)
+    store, upload, scanner = registry.tools.blobs, new_upload(), BlockScanner(block)
 
     def keep(size: int) -> None:
         store.append(upload, xet_blocks.HEADERS, 0, scanner.finish())
         run_with_retry(
-            backend.write, lambda uow: xet_blocks.keep_block(uow, principal, repository, scope, block, size, upload, reserved)
+            registry.write, lambda uow: xet_blocks.keep_block(uow, principal, repository, scope, block, size, upload, reserved)
         )
 
     def give_up() -> None:
         store.discard(upload)
-        reservations.give_back(backend.write, reserved)
+        reservations.give_back(registry.write, reserved)
 
     try:
         size, _ = await stage(request, store, upload, PUSHED, MAX_BLOCK_BYTES, scanner.feed)
@@ -98,7 +98,7 @@ async def put_block(
 
 @router.post("/cas/{session}/v1/shards")
 @streams_body(SHARD_BYTES)
-async def put_shard(session: str, request: Request, backend: BackendDep, sender: BearerDep) -> JSONResponse:
+async def put_shard(session: str, request: Request, registry: RegistryDep, sender: BearerDep) -> JSONResponse:
     """Puts the files together that a shard describes; they are believed when their sha256 was computed here."""
     scope, repository = _scope(sender, session)
     rebuilds: Rebuilds = request.app.state.rebuilds
@@ -108,7 +108,7 @@ async def put_shard(session: str, request: Request, backend: BackendDep, sender:
         async for piece in pieces(request, SHARD_PIECE):
             await run_in_threadpool(scanner.feed, piece)
         async with rebuilds.slot():
-            await run_in_threadpool(_rebuild, backend, sender, repository, scope, scanner.finish())
+            await run_in_threadpool(_rebuild, registry, sender, repository, scope, scanner.finish())
     return JSONResponse({"result": 1})
 
 
@@ -128,6 +128,6 @@ def _scope(sender: Sender, session: str) -> tuple[str, Repository]:
     return session, parse_repository(owner, name)
 
 
-def _rebuild(backend: Registry, sender: Sender, repository: Repository, scope: str, files: list[ShardFile]) -> None:
-    largest = LARGEST_BASE if repository.kind == "base" else backend.tools.limits.patch_bytes
-    xet_blocks.rebuild(backend, sender.principal, repository, scope, files, largest)
+def _rebuild(registry: Registry, sender: Sender, repository: Repository, scope: str, files: list[ShardFile]) -> None:
+    largest = LARGEST_BASE if repository.kind == "base" else registry.tools.limits.patch_bytes
+    xet_blocks.rebuild(registry, sender.principal, repository, scope, files, largest)

@@ -48,7 +48,7 @@ def erase(units: UnitsOfWork, ident: str) -> None:
     """Removes what is left of a purged version, and writes down what became of it; again it does no harm.
 
     Args:
-        opened: the registry.
+        registry: the registry.
         ident: the version's id.
 
     Raises:

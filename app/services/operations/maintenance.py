@@ -27,30 +27,30 @@ class Maintenance:
     Args:
         read: opens a read-only unit of work.
         write: opens a unit of work that writes.
-        opened: the registry, if erasures are to be finished.
+        registry: the registry, if erasures are to be finished.
         sampled_bytes: how many bytes of releases by reference are hashed again each hour.
         keep: how long finished rows are kept; for ever by default.
         patience: seconds that waiting jobs may be without a live worker before it is reported.
     """
 
     def __init__(
-        self, read: Begin, write: Begin, opened: UnitsOfWork | None = None, sampled_bytes: int = 0, keep: Retention | None = None,
-        patience: float = 0.0,
+        self, read: Begin, write: Begin, registry: UnitsOfWork | None = None, sampled_bytes: int = 0,
+        keep: Retention | None = None, patience: float = 0.0,
     ) -> None:  # fmt: skip
-        self._read, self._write, self._opened, self._sampled_bytes = read, write, opened, sampled_bytes
+        self._read, self._write, self._registry, self._sampled_bytes = read, write, registry, sampled_bytes
         self._retention, self._patience = keep or Retention(), patience
         self._next_sample = time.monotonic() + SWEEP_SECONDS
         self._erasures = dict[str, tuple[float, float]]()  # when one is tried again, and how long after that
         self._next_sweep = time.monotonic()
         self._told = set[str]()
-        self._commits = CatchUp(opened) if opened else None
+        self._commits = CatchUp(registry) if registry else None
 
     def keep(self) -> None:
         """What is due now; whoever calls this is the only one who does."""
         jobs.reconcile(self._read, self._write, self._told)
         unserved_queues.watch(self._read, self._write, self._patience)
-        if self._opened:
-            self._finish_erasures(self._opened)
+        if self._registry:
+            self._finish_erasures(self._registry)
         if self._commits:
             self._commits.go_on()
         if time.monotonic() >= self._next_sweep:
@@ -64,7 +64,7 @@ class Maintenance:
             self._next_sample = time.monotonic() + SWEEP_SECONDS
             log.info("%d bytes of releases were hashed anew", reverification.sample(self._read, self._write, self._sampled_bytes))
 
-    def _finish_erasures(self, opened: UnitsOfWork) -> None:
+    def _finish_erasures(self, registry: UnitsOfWork) -> None:
         with self._read() as uow:
             waiting = patches.unerased(uow.session)
         self._erasures = {ident: self._erasures.get(ident, (0.0, ERASE_SECONDS)) for ident in waiting}
@@ -72,7 +72,7 @@ class Maintenance:
             if time.monotonic() < due:
                 continue
             try:
-                erasure.erase(opened, ident)
+                erasure.erase(registry, ident)
             except (CoreError, DomainError) as error:
                 log.warning("the erasure of %s could not be finished: %s", ident, error)
             self._erasures[ident] = (time.monotonic() + pause, min(2 * pause, ERASE_LONGEST))

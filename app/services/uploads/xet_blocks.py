@@ -74,7 +74,7 @@ def rebuild(
     In bounded memory: a few megabytes, and the headers of some blocks. Nothing is unpacked before its size is known to fit.
 
     Args:
-        opened: the registry.
+        registry: the registry.
         principal: who sends.
         repository: to what.
         session: the client's, whose blocks they are made of.

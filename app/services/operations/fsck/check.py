@@ -61,19 +61,19 @@ MATERIALISATIONS = _Noun("materialisations", materialisations.count, materialisa
 IMPORTS = _Noun("imports", imports.count, imports.everything, imports.get)
 
 
-def check(opened: UnitsOfWork, quick: bool, tell: Tell) -> Iterator[Found]:
+def check(registry: UnitsOfWork, quick: bool, tell: Tell) -> Iterator[Found]:
     """Checks everything and changes nothing. Bytes and rows that appear or disappear meanwhile are not reported.
 
     Args:
-        opened: the registry to check.
+        registry: the registry to check.
         quick: compare only sizes and identities; otherwise every byte is read and hashed, in the store once for each digest.
         tell: progress callback.
 
     Raises:
         DomainError: database or store do not answer.
     """
-    tools, began = opened.tools, time.monotonic()
-    targets = Targets(opened)
+    tools, began = registry.tools, time.monotonic()
+    targets = Targets(registry)
     with closing(Scratch()) as scratch, closing(Scratch()) as buried:
 
         def release(row: Any) -> Iterator[Found]:
@@ -94,35 +94,35 @@ def check(opened: UnitsOfWork, quick: bool, tell: Tell) -> Iterator[Found]:
             yield from rows.materialisation(tools, row)
             yield from targets.look(row)
 
-        yield from _walk(opened, RELEASES, release, tell)
-        yield from _walk(opened, VERSIONS, version, tell)
-        yield from _walk(opened, ALIASES, lambda row: rows.alias(tools, row), tell)
-        yield from _walk(opened, PORTS, lambda row: rows.port(tools, row), tell)
-        yield from _walk(opened, COMMITS, rows.commit, tell)
-        yield from _walk(opened, MATERIALISATIONS, materialisation, tell)
-        yield from _walk(opened, IMPORTS, lambda row: rows.import_(tools, row), tell)
-        yield from _bytes(opened, scratch, quick, tell)
-        with opened.read() as uow:  # what has arrived of them is named by nothing else yet, and may be hours old
+        yield from _walk(registry, RELEASES, release, tell)
+        yield from _walk(registry, VERSIONS, version, tell)
+        yield from _walk(registry, ALIASES, lambda row: rows.alias(tools, row), tell)
+        yield from _walk(registry, PORTS, lambda row: rows.port(tools, row), tell)
+        yield from _walk(registry, COMMITS, rows.commit, tell)
+        yield from _walk(registry, MATERIALISATIONS, materialisation, tell)
+        yield from _walk(registry, IMPORTS, lambda row: rows.import_(tools, row), tell)
+        yield from _bytes(registry, scratch, quick, tell)
+        with registry.read() as uow:  # what has arrived of them is named by nothing else yet, and may be hours old
             scratch.add(
                 Named(digest, None, "a release that is being pulled") for digest in release_downloads.digests(uow.session)
             )
             scratch.add(Named(digest, None, "something that was pushed") for digest in pushes.digests(uow.session))
         tell("store", 0, None)
         yield from stored.unnamed(tools, scratch, buried, began)
-        yield from _staged(opened)
+        yield from _staged(registry)
 
 
-def _walk(opened: UnitsOfWork, noun: _Noun, judge: Judge, tell: Tell) -> Iterator[Found]:
-    with opened.read() as uow:
+def _walk(registry: UnitsOfWork, noun: _Noun, judge: Judge, tell: Tell) -> Iterator[Found]:
+    with registry.read() as uow:
         total, done, after = noun.count(uow.session), 0, None
     while True:
         tell(noun.name, done, max(total, done))
-        with opened.read() as uow:
+        with registry.read() as uow:
             page = noun.page(uow.session, after, PAGE)
         for row in page[:PAGE]:
             first = list(judge(row))
             if any(isinstance(found, Trouble) for found in first):
-                first = _again(opened, noun, judge, row.id, first)
+                first = _again(registry, noun, judge, row.id, first)
             yield from first
         done += len(page[:PAGE])
         if len(page) <= PAGE:
@@ -131,31 +131,31 @@ def _walk(opened: UnitsOfWork, noun: _Noun, judge: Judge, tell: Tell) -> Iterato
         after = page[PAGE - 1].id
 
 
-def _again(opened: UnitsOfWork, noun: _Noun, judge: Judge, ident: str, first: list[Found]) -> list[Found]:
+def _again(registry: UnitsOfWork, noun: _Noun, judge: Judge, ident: str, first: list[Found]) -> list[Found]:
     """What is still so when the row is read anew."""
-    with opened.read() as uow:
+    with registry.read() as uow:
         row = noun.get(uow.session, ident)
     return [found for found in judge(row) if found in first] if row is not None else []
 
 
-def _bytes(opened: UnitsOfWork, scratch: Scratch, quick: bool, tell: Tell) -> Iterator[Found]:
+def _bytes(registry: UnitsOfWork, scratch: Scratch, quick: bool, tell: Tell) -> Iterator[Found]:
     """Every digest that is named, once; progress in digests or, where they are read, in bytes."""
     (count, size), done, read = scratch.totals(), 0, None
     what, total = ("digests", count) if quick else ("bytes", size)
     for found in scratch:
         tell(what, done, total)
-        troubles = list(stored.sizes(opened.tools, found))
+        troubles = list(stored.sizes(registry.tools, found))
         if not troubles and not quick and found.digest != read:
-            troubles, read = list(stored.content(opened.tools, found)), found.digest
+            troubles, read = list(stored.content(registry.tools, found)), found.digest
         yield from troubles
         done += 1 if quick else found.size or 0
     tell(what, total, total)
 
 
-def _staged(opened: UnitsOfWork) -> Iterator[Found]:
-    idle = stored.idle_uploads(opened.tools)
+def _staged(registry: UnitsOfWork) -> Iterator[Found]:
+    idle = stored.idle_uploads(registry.tools)
     while some := list(islice(idle, PAGE)):
-        with opened.read() as uow:
+        with registry.read() as uow:
             states = patches.states_of(uow.session, [upload for upload, _ in some])
         for upload, old in some:
             yield from stored.staged(upload, old, states.get(upload))

@@ -23,8 +23,8 @@ class Targets:
     A bucket that did not answer once is not asked again: a store that is away would cost a minute for every model.
     """
 
-    def __init__(self, opened: UnitsOfWork) -> None:
-        self._tools, self._opened = opened.tools, opened
+    def __init__(self, registry: UnitsOfWork) -> None:
+        self._tools, self._registry = registry.tools, registry
         self._away: dict[str, str] = {}
 
     def look(self, row: Materialisation) -> Iterator[Found]:
@@ -65,7 +65,7 @@ class Targets:
         if row.port.version.erased_at is None:
             return  # somebody is at it
         try:
-            left = erasure.copies_left(self._opened, row)
+            left = erasure.copies_left(self._registry, row)
         except DomainError as error:
             yield Unseen(subject, error.detail)
             return
