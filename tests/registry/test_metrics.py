@@ -117,12 +117,12 @@ def test_requests_and_bytes_are_counted_by_owner_up_to_a_bound() -> None:
     for owner in ("a", "b", "c", "d", "a", None):
         counters.count(owner, sent=10, received=1)
     counted = {
-        owner: registry.get_sample_value("portllm_owner_requests_total", {"owner": owner})
+        owner: collectors.get_sample_value("portllm_owner_requests_total", {"owner": owner})
         for owner in ("a", "b", "c", "d", "(other)", "(none)")
     }
     assert counted == {"a": 2, "b": 1, "c": None, "d": None, "(other)": 2, "(none)": 1}
-    assert registry.get_sample_value("portllm_owner_sent_bytes_total", {"owner": "(other)"}) == 20
-    assert registry.get_sample_value("portllm_owner_received_bytes_total", {"owner": "a"}) == 2
+    assert collectors.get_sample_value("portllm_owner_sent_bytes_total", {"owner": "(other)"}) == 20
+    assert collectors.get_sample_value("portllm_owner_received_bytes_total", {"owner": "a"}) == 2
 
 
 def test_requests_with_unknown_methods_are_counted_under_one_label(service: Service) -> None:
@@ -162,17 +162,17 @@ def test_jobs_and_workers(service: Service, models: Models) -> None:
 
 def test_merged_reads(service: Service) -> None:
     """Bytes that were computed, not those that were only carried; reads that were refused; none is under way after."""
-    registry = service.app.state.telemetry.registry
+    collectors = service.app.state.telemetry.collectors
     port = next(p["id"] for p in service.admin.get("/ports").json()["items"] if p["state"] == "ready")
     files = service.admin.get(f"/ports/{port}/files").json()["files"]
     computed = next(file for file in files if file["computed"])
     for file in (computed, next(file for file in files if not file["computed"])):
         assert len(service.admin.get(f"/ports/{port}/files/{file['path']}").content) == file["size"]
-    assert registry.get_sample_value("portllm_merged_bytes_total") == computed["size"]
-    assert registry.get_sample_value("portllm_merged_reads") == 0
+    assert collectors.get_sample_value("portllm_merged_bytes_total") == computed["size"]
+    assert collectors.get_sample_value("portllm_merged_reads") == 0
     with service.runtime.merged_reads.hold("acme"), service.runtime.merged_reads.hold("other"):
         refused(service.admin.get(f"/ports/{port}/files/{computed['path']}"), 503, "server.busy")
-    assert registry.get_sample_value("portllm_merged_reads_refused_total") == 1
+    assert collectors.get_sample_value("portllm_merged_reads_refused_total") == 1
 
 
 def test_failures_of_the_store(service: Service) -> None:

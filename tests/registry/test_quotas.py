@@ -59,8 +59,8 @@ def test_patches(service: Service) -> None:
     assert caller.get(f"/patches/{owner}/p2").status_code == 404
     allow(service, owner, patches=3)
     assert caller.post("/patches", bodies[2]).status_code == 201
-    registry = service.app.state.telemetry.registry
-    assert registry.get_sample_value("portllm_refused_total", {"reason": "quota.exceeded"}) >= 1
+    collectors = service.app.state.telemetry.collectors
+    assert collectors.get_sample_value("portllm_refused_total", {"reason": "quota.exceeded"}) >= 1
 
 
 def test_bytes_drafts_and_versions(service: Service, another: Callable[[], Path]) -> None:

@@ -224,8 +224,8 @@ def test_an_owner_is_refused_and_told_when_to_come_back(service: Service) -> Non
     assert limited(other, 3) == [200] * 3
     assert acme.get("/patches", limit="none").status_code == 429
     assert service.client.get("/healthz").status_code == 200
-    registry = service.app.state.telemetry.registry
-    assert registry.get_sample_value("portllm_refused_total", {"reason": "requests"}) == 2
+    collectors = service.app.state.telemetry.collectors
+    assert collectors.get_sample_value("portllm_refused_total", {"reason": "requests"}) == 2
 
 
 def test_changes_have_a_limit_of_their_own(service: Service) -> None:
