@@ -117,12 +117,12 @@ def test_requests_and_bytes_are_counted_by_owner_up_to_a_bound() -> None:
     for owner in ("a", "b", "c", "d", "a", None):
         counters.count(owner, sent=10, received=1)
     counted = {
-        owner: collectors.get_sample_value("portllm_owner_requests_total", {"owner": owner})
+        owner: registry.get_sample_value("portllm_owner_requests_total", {"owner": owner})
         for owner in ("a", "b", "c", "d", "(other)", "(none)")
     }
     assert counted == {"a": 2, "b": 1, "c": None, "d": None, "(other)": 2, "(none)": 1}
-    assert collectors.get_sample_value("portllm_owner_sent_bytes_total", {"owner": "(other)"}) == 20
-    assert collectors.get_sample_value("portllm_owner_received_bytes_total", {"owner": "a"}) == 2
+    assert registry.get_sample_value("portllm_owner_sent_bytes_total", {"owner": "(other)"}) == 20
+    assert registry.get_sample_value("portllm_owner_received_bytes_total", {"owner": "a"}) == 2
 
 
 def test_requests_with_unknown_methods_are_counted_under_one_label(service: Service) -> None:
