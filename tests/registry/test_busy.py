@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from app.domain.errors import DomainError
-from app.services.artifacts import read_slots
+from app.services import read_slots
 from tests.registry.conftest import Models
 from tests.registry.server import serving
 from tests.registry.service import Service, refused
