@@ -75,7 +75,7 @@ fuzz: $(VENV)/.installed-test
 CLIENTS ?= $(VENV)/clients
 clients: $(VENV)/.installed-test
 	TORCH_INDEX="$(TORCH_INDEX)" $(BIN)/python -m tests.clients_matrix.build $(CLIENTS)
-	PORTLLM_CLIENTS=$(abspath $(CLIENTS)) $(BIN)/python -m pytest tests/hub tests/clients_matrix
+	PORTLLM_CLIENTS=$(abspath $(CLIENTS)) $(BIN)/python -m pytest tests/live/hub tests/clients_matrix
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m tests.benchmarks

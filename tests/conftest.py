@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.s3 import S3Server, running_s3
 
+pytest_plugins = ["tests.support.fixtures"]
+
 # Before torch is imported: threads that spin while they wait slow each other down where tests start services and jobs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -2,7 +2,7 @@
 
 The table is DBOS's (3.4): unprefixed on SQLite, in schema dbos on PostgreSQL. We only read it, except for three changes that DBOS
 cannot make inside our transactions or has no call for: `cancel`, `requeue`, and moving waiting jobs to another queue (`move` in
-`app.db.job_queues`). Contract tests (`tests/registry/test_engine_contract.py`) compare the first two with DBOS's own calls.
+`app.db.job_queues`). Contract tests (`tests/jobs/test_engine_contract.py`) compare the first two with DBOS's own calls.
 """
 
 import datetime as dt

@@ -1,6 +1,6 @@
 """The database's schema: which one is there, which one this version needs, and how to get from one to the other.
 
-What an upgrade promises, and `tests/registry/test_upgrade.py` holds every migration to:
+What an upgrade promises, and `tests/db/test_upgrade.py` holds every migration to:
 
 - The version before goes on while a migration runs and after it. A migration therefore only adds to the schema of the last
   release: tables, columns that may be null or have a default in the database, indexes that are not unique.

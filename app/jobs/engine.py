@@ -33,7 +33,7 @@ from app.services.registry import Doing
 from app.services.unit_of_work import Begin, UnitOfWork
 
 EXECUTOR = "local"
-# The name of DBOS's polling thread, which Python derives from its function. tests/registry/test_engine_names.py checks this and
+# The name of DBOS's polling thread, which Python derives from its function. tests/jobs/test_engine_names.py checks this and
 # the other DBOS internals that are used below.
 LISTENER = "(queue_thread)"
 STORED_QUEUE = _sys_db.queue_from_db_row

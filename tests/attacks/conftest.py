@@ -9,8 +9,8 @@ import pytest
 from app.core import arithmetic
 from app.core.errors import CoreError
 from app.core.offline import merge
-from tests.fuzz.world import lent, registry
 from tests.support.files import factors, matrix, write_base, write_patch
+from tests.support.fuzz_world import lent, registry
 from tests.support.hostile import MODULE, PATIENCE, Refusal
 
 

@@ -10,9 +10,9 @@ import zlib
 import pytest
 
 from app.core.patch import HEADER_LIMITS
-from tests.fuzz.world import CONFIG, WEIGHTS, World
-from tests.registry.service import refused
 from tests.support.files import raw_file
+from tests.support.fuzz_world import CONFIG, WEIGHTS, World
+from tests.support.registry import refused
 
 JSON = {"Content-Type": "application/json"}
 EIGHT = 8 * 2**20

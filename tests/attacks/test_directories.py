@@ -178,7 +178,7 @@ def test_files_that_only_look_like_shards_are_left_out(sharded: Path) -> None:
 
 
 def test_every_code_of_checkpoints_is_tested() -> None:
-    """Elsewhere: `changed` in test_changed_files.py, `unreadable` below, `link` in tests/registry/test_release_sources.py."""
+    """Elsewhere: `changed` in test_changed_files.py, `unreadable` below, `link` in tests/services/catalog."""
     tested = {code for code, _ in ATTACKS} | {"checkpoint.changed", "checkpoint.link", "checkpoint.unreadable"}
     assert tested == {code for code in CATALOGUE if code.startswith("checkpoint.")}
 

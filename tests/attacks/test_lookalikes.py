@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.fuzz.world import CONFIG, WEIGHTS, World
+from tests.support.fuzz_world import CONFIG, WEIGHTS, World
 
 LOOKALIKES = {
     "cyrillic": "\u0430cme", "full width": "\uff41cme", "combining": "acme\u0301",

@@ -10,10 +10,10 @@ import pytest
 
 from app.core.adapter import Selector, parse_config
 from app.core.errors import AdapterError
-from tests.fuzz.world import CONFIG, World
-from tests.registry.uploading import announce
 from tests.support.files import write_adapter_config
+from tests.support.fuzz_world import CONFIG, World
 from tests.support.hostile import Refusal
+from tests.support.uploads import announce
 
 LONG = "a" * 400 + "b"
 FIELDS: dict[str, Callable[[str], dict[str, Any]]] = {

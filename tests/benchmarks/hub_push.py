@@ -16,8 +16,8 @@ from pathlib import Path
 
 from tests.benchmarks.harness import MIB, Options, print_machine, print_table, verdict, warm
 from tests.benchmarks.server import FAMILY, OWNER, PATCH, Running, service
-from tests.live.models import MATRICES, large_patch, large_release
 from tests.support.files import write_adapter_config
+from tests.support.sparse_models import MATRICES, large_patch, large_release
 
 LAYERS, RANK, SMALL_RANK = 8, 4096, 64
 LIMIT_MIB = 256  # what a push may add to the peak of a service at rest

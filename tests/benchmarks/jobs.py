@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 from app.jobs.queue import DbosQueue
 from app.settings import Settings
 from tests.benchmarks.harness import Options, print_machine, print_table, spread, verdict
-from tests.live.models import large_release
-from tests.live.service import until
+from tests.support.service_process import until
+from tests.support.sparse_models import large_release
 from tests.support.workers import Cluster, Fleet, Worker
 
 CONCURRENCY = 8

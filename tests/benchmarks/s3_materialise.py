@@ -19,9 +19,9 @@ from typing import Any
 
 from tests.benchmarks.harness import MIB, PORTLLM, Options, measure, print_machine, print_table, settle, spread
 from tests.benchmarks.model import attention_patch, main_model
-from tests.live.service import Service, until
-from tests.live.service import run as portllm
 from tests.support.s3 import S3Server, running_s3
+from tests.support.service_process import Service, until
+from tests.support.service_process import run as portllm
 
 ROUNDS = 3
 JOB_SECONDS = 1200

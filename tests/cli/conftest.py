@@ -1,5 +1,5 @@
 """A running service and tiny models."""
 
-from tests.live.fixtures import models, service
+from tests.support.live_fixtures import models, service
 
 __all__ = ["models", "service"]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.models import large_release
-from tests.live.service import Service, environment, invoke, until
+from tests.support.service_process import Service, environment, invoke, until
+from tests.support.sparse_models import large_release
 
 
 @pytest.fixture(scope="module")

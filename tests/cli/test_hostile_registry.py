@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.live.service import Service, invoke
+from tests.support.service_process import Service, invoke
 
 CONTENT = b"not a model"
 PLAIN = {"strategy": "add", "dtype": None, "tokenizer": "release"}

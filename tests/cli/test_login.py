@@ -14,8 +14,8 @@ from app.cli import credentials, device_login
 from app.cli.client import RefusedError
 from app.cli.credentials import Login
 from app.cli.main import cli
-from tests.live.service import Service, invoke
 from tests.support.issuer import CLIENT, Issuer, issuing, rule
+from tests.support.service_process import Service, invoke
 
 ABOUT = "/.well-known/openid-configuration"
 FOREVER = "2100-01-01T00:00:00+00:00"

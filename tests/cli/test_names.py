@@ -10,7 +10,7 @@ import pytest
 from app.cli.client import RefusedError
 from app.cli.names import file_path, segment
 from tests.cli.test_hostile_registry import PLAIN, serving
-from tests.live.service import invoke
+from tests.support.service_process import invoke
 
 COMMANDS = [
     "release add llama/../x v1 --from /models",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_hostile_registry import CONTENT, registry, serving
-from tests.live.service import Service, invoke, run
+from tests.support.service_process import Service, invoke, run
 
 Usage = namedtuple("Usage", "total used free")
 STATE = {".portllm-pull.json": '{"fingerprint": "f"}'}

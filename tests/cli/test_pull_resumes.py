@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.proxy import Proxy
-from tests.live.models import LAYER_BYTES, large_patch, large_release
-from tests.live.service import Service, environment, invoke, until
 from tests.support.merging import digests
+from tests.support.proxy import Proxy
+from tests.support.service_process import Service, environment, invoke, until
+from tests.support.sparse_models import LAYER_BYTES, large_patch, large_release
 
 SHARD = "model.safetensors"
 CUT = LAYER_BYTES // 3

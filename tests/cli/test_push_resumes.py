@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.proxy import Proxy
-from tests.live.models import large_patch, large_release
-from tests.live.service import Service, invoke
 from tests.support.merging import digests
+from tests.support.proxy import Proxy
+from tests.support.service_process import Service, invoke
+from tests.support.sparse_models import large_patch, large_release
 
 WEIGHTS = "adapter_model.safetensors"
 CUT = 5 * 2**20

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.service import Service, invoke
+from tests.support.service_process import Service, invoke
 
 
 @pytest.fixture(scope="module")

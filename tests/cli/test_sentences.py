@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.live.service import Service, invoke
+from tests.support.service_process import Service, invoke
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -12,7 +12,7 @@ from app.db import schema
 from app.domain.errors import DomainError
 from app.runtime import Runtime
 from app.settings import Settings
-from tests.live.service import invoke
+from tests.support.service_process import invoke
 
 PASSWORD = "SeKrEt"
 NUMBERS = [

@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
 from app.cli.supervisor import report, spawn, supervise
-from tests.live.service import PATIENCE
+from tests.support.service_process import PATIENCE
 
 
 def never_ready(pipe: Connection) -> None:

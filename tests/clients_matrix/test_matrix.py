@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.proxy import Proxy
 from tests.clients_matrix.build import ENVIRONMENTS, python_of
-from tests.hub.clients import Clients, seen
-from tests.hub.conftest import FAMILY, PATCH, Shop, direct, merged_files
+from tests.live.hub.conftest import FAMILY, PATCH, Shop, direct, merged_files
+from tests.support.proxy import Proxy
+from tests.support.stock_clients import Clients, seen
 
 ROOT = os.environ.get("PORTLLM_CLIENTS", "")
 pytestmark = pytest.mark.skipif(not ROOT, reason="`make clients` builds the environments and says where they are")

@@ -7,7 +7,7 @@ import pytest
 
 from tests.clients_matrix.build import ENVIRONMENTS, python_of
 from tests.clients_matrix.test_matrix import ROOT
-from tests.hub.pushing import TRAINERS, Registry, registry, spoiled, trained
+from tests.support.hub_pushes import TRAINERS, Registry, registry, spoiled, trained
 
 pytestmark = pytest.mark.skipif(not ROOT, reason="`make clients` builds the environments and says where they are")
 

@@ -1,6 +1,6 @@
 """Xet blocks and shards: what clients send is read however it is cut, and what lies is refused by name, in bounded memory.
 
-Blocks of the real client are in `tests/hub`; here they are made by hand, because no client makes hostile ones.
+Blocks of the real client are in `tests/live/hub`; here they are made by hand, because no client makes hostile ones.
 """
 
 import struct

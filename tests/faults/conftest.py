@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults import tally
 from tests.faults.world import Site
-from tests.live.fixtures import models, service
+from tests.support.live_fixtures import models, service
 from tests.support.s3 import S3Server
 from tests.support.workers import Cluster
 

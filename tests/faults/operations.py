@@ -16,9 +16,9 @@ from app.cli.client import Client
 from app.cli.upload import push_patch
 from app.core.offline import merge
 from tests.faults.world import Site, World
-from tests.live.models import large_patch, large_release
-from tests.live.service import invoke, until
 from tests.support.s3 import S3Server
+from tests.support.service_process import invoke, until
+from tests.support.sparse_models import large_patch, large_release
 
 CHUNK = 2**20
 SECONDS = 120

@@ -17,9 +17,9 @@ import httpx
 import pytest
 
 from app.database_upgrade import upgrade
-from tests.live.service import PATIENCE, until
-from tests.registry.uploading import announced, append, with_card
 from tests.support.postgres import own_server
+from tests.support.service_process import PATIENCE, until
+from tests.support.uploads import announced, append, with_card
 from tests.support.workers import Fleet
 
 IS_LONG = "PORTLLM_SOAK_ROUNDS" in os.environ

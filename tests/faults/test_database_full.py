@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.live.models import large_release
-from tests.live.service import Service, until
 from tests.support.disk import ROOM, Disk
+from tests.support.service_process import Service, until
+from tests.support.sparse_models import large_release
 
 FULL = "There is no space left on a disk of the registry."
 LAYERS = 60  # 1.5 GB of holes: it is read for seconds

@@ -13,8 +13,8 @@ from tests.faults import tally
 from tests.faults.operations import FAMILY, Ingestion, Upload, digests
 from tests.faults.rounds import LONG, ROUNDS, each_round
 from tests.faults.world import World
-from tests.live.service import until
 from tests.support.disk import MEGABYTE, ROOM, Disk
+from tests.support.service_process import until
 from tests.support.workers import Cluster, Fleet, Worker
 
 pytestmark = pytest.mark.timeout(LONG)

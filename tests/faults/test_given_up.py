@@ -4,8 +4,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from tests.live.models import large_release
-from tests.live.service import Service, until
+from tests.support.service_process import Service, until
+from tests.support.sparse_models import large_release
 
 
 def test_an_ingestion_that_is_given_up_rejects_the_release(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from tests.faults.operations import Ingestion, Upload
 from tests.faults.rounds import LONG, survive
 from tests.faults.world import World
-from tests.live.service import Service, until
+from tests.support.service_process import Service, until
 
 
 @pytest.mark.timeout(LONG)

@@ -15,7 +15,7 @@ from tests.faults import tally
 from tests.faults.operations import Ingestion, Materialisation, Upload
 from tests.faults.rounds import LONG, ROUNDS, survive
 from tests.faults.world import Site
-from tests.live.service import until
+from tests.support.service_process import until
 
 pytestmark = pytest.mark.timeout(LONG)
 # One of each noun.

@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.live.models import large_patch, large_release
-from tests.live.service import Service, environment, invoke
+from tests.support.service_process import Service, environment, invoke
+from tests.support.sparse_models import large_patch, large_release
 
 CLIENTS = 3
 

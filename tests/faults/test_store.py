@@ -11,11 +11,11 @@ from app.core.offline import merge
 from tests.faults import tally
 from tests.faults.operations import digests, manifest_in_s3
 from tests.faults.rounds import LONG, ROUNDS
-from tests.live.service import Service, invoke
-from tests.registry.uploading import with_card
 from tests.s3.conftest import Cloud
 from tests.support.s3 import S3Server
 from tests.support.s3_faults import FaultyS3
+from tests.support.service_process import Service, invoke
+from tests.support.uploads import with_card
 
 BACKEND = "SQLite, S3"
 STALL_SECONDS = 1.5  # longer than the service waits for an answer

@@ -12,8 +12,8 @@ from app.services.operations import abandoned_uploads, garbage_collection
 from app.services.operations.maintenance import sweep_all
 from app.settings import Settings
 from tests.faults import tally
-from tests.live.service import Service, invoke
 from tests.support.s3 import S3Server
+from tests.support.service_process import Service, invoke
 from tests.support.workers import Cluster, Fleet, Worker
 
 WORKERS = 2

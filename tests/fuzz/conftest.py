@@ -3,7 +3,7 @@
 import pytest
 
 from tests.fuzz.budget import SECONDS, Share
-from tests.fuzz.world import lent, registry
+from tests.support.fuzz_world import lent, registry
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

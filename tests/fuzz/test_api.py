@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
 from app.main import create_app
 from app.settings import Settings
 from tests.fuzz.budget import SECONDS, limits, repeated, tried
-from tests.fuzz.world import World
+from tests.support.fuzz_world import World
 
 CHECKS = [
     not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from app.api.access_rules import RULES
 from tests.fuzz.budget import tried
 from tests.fuzz.nasty import ODD_TEXTS, spoilt
-from tests.fuzz.world import World
+from tests.support.fuzz_world import World
 
 ROUTES = [rule for rule in RULES if rule.startswith(("POST ", "PUT ", "PATCH "))]
 FIELDS = st.sampled_from([

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from app.hub.access_rules import RULES
 from tests.fuzz.budget import tried
 from tests.fuzz.nasty import NAMES
-from tests.fuzz.world import World
+from tests.support.fuzz_world import World
 
 REVISIONS = ["main", "1", "v1", "1@v1", "v1@1", "prod", "2", "v9", "0" * 40, "f" * 40, "refs/pr/1", "1@", "@v1", "v1@1@1", "-1"]
 GOOD: dict[str, list[str]] = {

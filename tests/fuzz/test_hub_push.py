@@ -12,8 +12,8 @@ from app.core.xet import DESCRIBED, TAG, VERIFIED
 from tests.core.test_xet import chunk
 from tests.fuzz.budget import tried
 from tests.fuzz.nasty import NAMES, spoilt
-from tests.fuzz.world import World
-from tests.registry.test_hub_push import here
+from tests.hub.test_push import here
+from tests.support.fuzz_world import World
 
 DIGESTS = st.sampled_from(["ab" * 32, "0" * 64, "x" * 64, "", "AB" * 32])
 SIZES = st.sampled_from([0, 3, -1, 2**31, 2**62, 2**70, 1.5, True, None, "3"])

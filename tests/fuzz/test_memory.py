@@ -9,10 +9,10 @@ import httpx
 import pytest
 
 from tests.fuzz.budget import SECONDS
-from tests.live.service import Service
-from tests.registry.uploading import announce
 from tests.support.files import factors, raw_file, write_patch
 from tests.support.hostile import JSON_BOMBS, MIB, MODULE, exchange
+from tests.support.service_process import Service
+from tests.support.uploads import announce
 
 # Measured: 210 MiB for a header of 16 MiB; the allocator keeps some of it.
 GROWTH = 450 * MIB

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from tests.fuzz.budget import tried
 from tests.fuzz.nasty import NAMES, cards, configs, weights
-from tests.fuzz.world import CONFIG, WEIGHTS, World
-from tests.registry.service import unique
+from tests.support.fuzz_world import CONFIG, WEIGHTS, World
+from tests.support.registry import unique
 
 
 def publish(world: World, patch: str, files: dict[str, bytes]) -> None:

@@ -11,9 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from app.services.operations.maintenance import sweep_all
 from tests.fuzz.budget import SECONDS, limits, repeated
-from tests.fuzz.world import CONFIG, WEIGHTS, World
-from tests.registry.service import unique
-from tests.registry.uploading import announce, append
+from tests.support.fuzz_world import CONFIG, WEIGHTS, World
+from tests.support.registry import unique
+from tests.support.uploads import announce, append
 
 CARD = "README.md"
 PATHS = st.sampled_from([CONFIG, WEIGHTS, CARD])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.budget import tried
-from tests.fuzz.world import WEIGHTS, World
+from tests.support.fuzz_world import WEIGHTS, World
 
 POSITIONS = st.one_of(
     st.integers(-5, 700).map(str), st.integers(0, 10**30).map(str),

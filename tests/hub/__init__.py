@@ -1,1 +1,1 @@
-"""The Hub protocol: in this process for what is on the wire, and with stock clients against a service of its own."""
+"""The Hub protocol in one process: repositories, files, commits and pushes as they are on the wire."""

@@ -1,335 +1,518 @@
-"""Stock clients push patches: the huggingface_hub, peft and transformers that are installed, with an endpoint and a token."""
+"""Pushes on the wire, in this process: who may name which bytes, what a commit can say, what breaks off and goes on."""
 
+import base64
+import hashlib
 import json
-import shutil
-from collections.abc import Iterator
+import struct
+import urllib.parse
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
-from tests.hub.pushing import TRAINERS, Registry, ready, registry, spoiled, trained
-from tests.live.fixtures import models
+from app.core.xet import DESCRIBED, TAG
+from app.hub.xet.rebuilds import Rebuilds
+from tests.core.test_xet import chunk, raw
+from tests.support.fixtures import Models
+from tests.support.hub_pushes import trained
+from tests.support.registry import Service, unique
 
-__all__ = ["models"]
+CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Registry]:
-    with registry(tmp_path_factory.mktemp("push"), models) as running:
+def service(registries: Callable[..., Service], models: Models) -> Iterator[Service]:
+    with registries(quota_drafts=0).running() as running:
+        running.admin.family("llama")
+        assert running.release("llama", "v1", models.v1)["state"] == "ready"
+        named = running.admin.post("/families/llama/aliases", {"name": str(models.v1), "release": "v1"})
+        assert named.status_code == 201
         yield running
 
 
-def test_a_folder_as_the_trainer_leaves_it(hub: Registry, tmp_path: Path) -> None:
-    """One version, of the files that belong to it, byte for byte; the others are named to the client and to the registry."""
-    name, folder = hub.name(), trained(hub.models, tmp_path / "out")
-    ran = hub.python(f"""
-tell(str(api.create_repo({name!r}, private=True)))
-tell(api.upload_folder(repo_id={name!r}, folder_path={str(folder)!r}, commit_message="as trained").oid)
-tell(api.model_info({name!r}).sha)
-tell(sorted(api.list_repo_files({name!r})))
-tell(api.hf_hub_download({name!r}, "adapter_model.safetensors"))
-""").good()
-    url, oid, sha, files, weights = ran.told
-    assert url == f"{hub.service.url}/{name}"
-    assert oid == sha
-    assert files == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
-    assert Path(weights).read_bytes() == (folder / "adapter_model.safetensors").read_bytes()
-    assert "Left out, not part of a patch: checkpoint-7/" in ran.errors
-    (version,) = hub.versions(name)
-    assert (version["number"], version["state"], version["trained_on"]) == (1, "published", "v1")
-    assert version["dropped"] == sorted(TRAINERS)
+class Pusher:
+    """A client that speaks the protocol by hand, for one repository."""
+
+    def __init__(self, service: Service, repository: str, owner: str = "acme", *scopes: str) -> None:
+        self.service, self.repository = service, repository
+        self.headers = {"Authorization": f"Bearer {service.caller(owner, *(scopes or ('read', 'publish'))).token}"}
+
+    def __call__(self, method: str, path: str, **options: Any) -> httpx.Response:
+        headers = self.headers | options.pop("headers", {})
+        return self.service.client.request(method, path, headers=headers, **options)
+
+    def create(self) -> "Pusher":
+        owner, name = self.repository.split("/")
+        assert self("POST", "/api/repos/create", json={"name": name, "organization": owner}).status_code == 200
+        return self
+
+    def commit(self, *lines: dict[str, Any], revision: str = "main", **header: Any) -> httpx.Response:
+        head = {"key": "header", "value": {"summary": "x", "description": "", **header}}
+        body = "\n".join(map(json.dumps, [head, *lines]))
+        return self("POST", f"/api/models/{self.repository}/commit/{revision}", content=body)
+
+    def batch(self, *contents: bytes, **more: Any) -> httpx.Response:
+        objects = [{"oid": digest(content), "size": len(content)} for content in contents]
+        body = {"operation": "upload", "transfers": ["basic", "multipart"], "objects": objects, **more}
+        return self("POST", f"/{self.repository}.git/info/lfs/objects/batch", json=body)
+
+    def send(self, content: bytes) -> None:
+        """By LFS, where it is not there yet."""
+        (found,) = self.batch(content).json()["objects"]
+        if "actions" in found:
+            assert self.service.client.put(here(found["actions"]["upload"]["href"]), content=content).status_code == 200
+            verify = self("POST", here(found["actions"]["verify"]["href"]), json={"oid": digest(content), "size": len(content)})
+            assert verify.status_code == 200
+
+    def session(self, name: str = "session-1") -> "Session":
+        answer = self("GET", f"/api/models/{self.repository}/xet-write-token/main", headers={"x-xet-session-id": name})
+        assert answer.status_code == 200, answer.text
+        return Session(self.service, here(answer.json()["casUrl"]), answer.json()["accessToken"])
+
+    def versions(self) -> list[dict[str, Any]]:
+        found = self.service.admin.get(f"/patches/{self.repository}/versions")
+        return list(found.json()["items"]) if found.status_code == 200 else []
 
 
-def test_pushed_twice_it_is_one_version(hub: Registry, tmp_path: Path) -> None:
-    """A client that sees no difference makes no commit; one that makes it all the same gets the version that is there."""
-    name, folder = hub.name(), trained(hub.models, tmp_path / "out")
-    first, second, third = hub.python(f"""
-api.create_repo({name!r})
-push = lambda: api.upload_folder(repo_id={name!r}, folder_path={str(folder)!r}).oid
-tell(push()); tell(push())
-add = CommitOperationAdd("adapter_config.json", {str(folder / "adapter_config.json")!r})
-tell(api.create_commit({name!r}, [add], commit_message="again").oid)
-""").told
-    assert first == second == third
-    assert len(hub.versions(name)) == 1
+class Session:
+    """A Xet client's session."""
+
+    def __init__(self, service: Service, url: str, token: str) -> None:
+        self._client, self.url, self.headers = service.client, url, {"Authorization": f"Bearer {token}"}
+
+    def block(self, name: str, content: bytes) -> httpx.Response:
+        return self._client.post(f"{self.url}/v1/xorbs/default/{name}", content=content, headers=self.headers)
+
+    def shard(self, *files: tuple[str, list[tuple[str, int, int, int]]]) -> httpx.Response:
+        body = TAG + struct.pack("<QQ", 2, 0)
+        for sha256, terms in files:
+            body += bytes(32) + struct.pack("<IIQ", DESCRIBED, len(terms), 0)
+            body += b"".join(raw(name) + struct.pack("<IIII", 0, *term) for name, *term in terms)
+            body += raw(sha256) + bytes(16)
+        return self._client.post(f"{self.url}/v1/shards", content=body + b"\xff" * 32 + bytes(16), headers=self.headers)
 
 
-def test_push_to_hub(hub: Registry, tmp_path: Path) -> None:
-    """An adapter and then its tokenizer, with nothing announced before: the second commit is the next version."""
-    name = hub.name()
-    hub.python(f"""
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from peft import PeftModel
-base = AutoModelForCausalLM.from_pretrained({str(hub.models / "v1")!r})
-PeftModel.from_pretrained(base, {str(hub.models / "patch")!r}).push_to_hub({name!r})
-AutoTokenizer.from_pretrained({str(hub.models / "v1")!r}).push_to_hub({name!r})
-""").good()
-    newest, first = hub.versions(name)
-    assert first["trained_on"] == newest["trained_on"] == "v1"
-    paths = {file["path"] for file in newest["files"]}
-    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "README.md"} <= paths
-    weights = [{f["path"]: f["sha256"] for f in v["files"]}["adapter_model.safetensors"] for v in (first, newest)]
-    assert weights[0] == weights[1]
+def here(url: str) -> str:
+    parts = urllib.parse.urlsplit(url)
+    return parts.path + (f"?{parts.query}" if parts.query else "")
 
 
-def test_hf_upload_and_a_load_of_the_merged_model(hub: Registry, tmp_path: Path) -> None:
-    """By the command line; then ported, and loaded merged by the same stock client."""
-    name, folder = hub.name(), trained(hub.models, tmp_path / "out")
-    hub.hf("upload", name, folder).good()
-    hub.hf("upload", name, folder / "README.md", "README.md").good()
-    assert len(hub.versions(name)) == 1
-    port = hub.portllm("port", name, "--to", "v1")
-    assert port["state"] == "ready", port
-    (shape,) = hub.python(f"""
-from transformers import AutoModelForCausalLM
-model = AutoModelForCausalLM.from_pretrained("{name}.merged", revision="v1")
-tell(list(model.model.embed_tokens.weight.shape))
-""").told
-    assert shape[1] > 0
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
-def test_lfs_in_place_of_xet(hub: Registry, tmp_path: Path) -> None:
-    """What clients do that have no Xet, or are told not to use it."""
-    name, folder = hub.name(), trained(hub.models, tmp_path / "out")
-    code = f"""
-api.create_repo({name!r})
-tell(api.upload_folder(repo_id={name!r}, folder_path={str(folder)!r}).oid)
-tell(api.hf_hub_download({name!r}, "adapter_model.safetensors"))
-"""
-    _, weights = hub.python(code, HF_HUB_DISABLE_XET="1").told
-    assert Path(weights).read_bytes() == (folder / "adapter_model.safetensors").read_bytes()
-    assert len(hub.versions(name)) == 1
+def file(path: str, content: bytes) -> dict[str, Any]:
+    return {"key": "file", "value": {"path": path, "content": base64.b64encode(content).decode(), "encoding": "base64"}}
 
 
-def test_tags(hub: Registry, tmp_path: Path) -> None:
-    """A tag pins a version, whatever is pushed later; it is made once, and can be taken away."""
-    name, folder = hub.name(), trained(hub.models, tmp_path / "out")
-    told = hub.python(f"""
-api.create_repo({name!r})
-folder = Path({str(folder)!r})
-tell(api.upload_folder(repo_id={name!r}, folder_path=folder).oid)
-api.create_tag({name!r}, tag="before")
-(folder / "README.md").write_text("# other")
-tell(api.upload_folder(repo_id={name!r}, folder_path=folder).oid)
-tell(api.model_info({name!r}, revision="before").sha)
-api.create_tag({name!r}, tag="one", revision="1")
-said(api.create_tag, {name!r}, tag="before")
-api.create_tag({name!r}, tag="before", exist_ok=True)
-said(api.create_tag, {name!r}, tag="main")
-said(api.create_tag, {name!r}, tag="x", revision="nothing")
-api.delete_tag({name!r}, tag="before")
-said(api.delete_tag, {name!r}, tag="before")
-said(api.create_branch, {name!r}, branch="side")
-said(api.upload_file, repo_id={name!r}, path_or_fileobj=b"x", path_in_repo="README.md", revision="side")
-tell(sorted(ref.name for ref in api.list_repo_refs({name!r}).branches))
-""").told
-    first, second, pinned, taken, reserved, nothing, gone, branch, side, names = told
-    assert first == pinned != second
-    assert (taken["status"], taken["code"]) == (409, "push.tag_exists")
-    assert reserved["code"] == "request.name"
-    assert nothing["code"] == gone["code"] == "alias.unknown"
-    assert branch["code"] == side["code"] == "push.revision"
-    assert "Push to main" in branch["message"]
-    assert names == ["main", "one"]
+def lfs(path: str, content: bytes, **more: Any) -> dict[str, Any]:
+    return {"key": "lfsFile", "value": {"path": path, "algo": "sha256", "oid": digest(content), "size": len(content), **more}}
 
 
-def test_an_invalid_patch_is_refused_with_its_reason(hub: Registry, tmp_path: Path) -> None:
-    """In the client's own error, whichever way it is invalid; nothing of it stays, and the right one can be pushed then."""
-    name, folder = hub.name(), spoiled(trained(hub.models, tmp_path / "out"))
-    good, before = trained(hub.models, tmp_path / "good"), hub.used()["bytes"]
-    dora = trained(hub.models, tmp_path / "dora")
-    config = json.loads((dora / "adapter_config.json").read_text())
-    (dora / "adapter_config.json").write_text(json.dumps({**config, "use_dora": True}))
-    pickled = tmp_path / "pickled"
-    shutil.copytree(good, pickled)
-    (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
-    wrong, unsupported, pickle = hub.python(f"""
-api.create_repo({name!r})
-for folder in ({str(folder)!r}, {str(dora)!r}, {str(pickled)!r}):
-    said(api.upload_folder, repo_id={name!r}, folder_path=folder)
-""").told
-    assert wrong["status"] == unsupported["status"] == pickle["status"] == 422
-    assert wrong["code"].startswith(("adapter.", "port."))
-    assert "has lora_A but no lora_B" in wrong["message"]
-    assert unsupported["code"] == "adapter.dora"
-    assert "train with use_dora=False" in unsupported["message"]
-    assert pickle["code"] == "adapter.pickle"
-    assert hub.versions(name) == []
-    hub.python(f"api.upload_folder(repo_id={name!r}, folder_path={str(good)!r})").good()
-    (version,) = hub.versions(name)
-    assert hub.used()["bytes"] - before < 3 * version["total_bytes"]
+def refused(answer: httpx.Response, status: int, code: str) -> str:
+    """Asserts a refusal in both languages: ours and the Hub's; its message."""
+    assert answer.status_code == status, answer.text
+    assert answer.json()["code"] == code, answer.text
+    assert answer.headers["X-Error-Message"]
+    return str(answer.json()["error"])
 
 
-def test_a_base_that_nobody_knows(hub: Registry, tmp_path: Path) -> None:
-    """Kept as a draft, with the words that finish it; then those words."""
-    name, folder = hub.name(), trained(hub.models, tmp_path / "out", base="some-org/some-base")
-    code = f"""
-api.create_repo({name!r}, exist_ok=True)
-said(api.upload_folder, repo_id={name!r}, folder_path={str(folder)!r})
-"""
-    (refused,) = hub.python(code).told
-    assert (refused["status"], refused["code"]) == (409, "push.base_unknown")
-    assert "some-org/some-base" in refused["message"]
-    assert f"portllm patch publish {name} --family FAMILY --trained-on RELEASE" in refused["message"]
-    assert hub.versions(name) == []
-    wrong = hub.portllm("patch", "publish", name, "--family", "llama", "--trained-on", "v9")
-    assert wrong["error"]["code"] == "release.unknown"
-    done = hub.portllm("patch", "publish", name, "--family", "llama", "--trained-on", "v1")
-    assert (done["number"], done["trained_on"]) == (1, "v1")
-    again = hub.portllm("patch", "publish", name, "--family", "llama", "--trained-on", "v1")
-    assert again["error"]["code"] == "push.none"
-    assert hub.python(code).told[0]["status"] == 200
-    assert len(hub.versions(name)) == 1
+@pytest.fixture
+def pusher(service: Service) -> Pusher:
+    return Pusher(service, f"acme/{unique('wire')}").create()
 
 
-def test_a_base_that_is_named_later(hub: Registry, tmp_path: Path) -> None:
-    """The same push again goes through, in upper case too, and by the name of our own family."""
-    name, folder = hub.name(), trained(hub.models, tmp_path / "out", base="Some-Org/Renamed", card="named later")
-    code = f"api.create_repo({name!r}, exist_ok=True)\nsaid(api.upload_folder, repo_id={name!r}, folder_path={str(folder)!r})"
-    assert hub.python(code).told[0]["code"] == "push.base_unknown"
-    with hub.service.client() as admin:
-        assert admin.post("/families/llama/aliases", json={"name": "some-org/renamed", "release": "v1"}).status_code == 201
-    assert hub.python(code).told[0]["status"] == 200
-    assert hub.versions(name)[0]["trained_on"] == "v1"
-    other, ours = hub.name(), trained(hub.models, tmp_path / "ours", base="base/llama", revision="v1", card="ours")
-    hub.python(f"api.create_repo({other!r})\napi.upload_folder(repo_id={other!r}, folder_path={str(ours)!r})").good()
-    assert hub.versions(other)[0]["trained_on"] == "v1"
+@pytest.fixture
+def patch(models: Models, tmp_path: Path) -> dict[str, bytes]:
+    """The files of a patch that nobody published yet."""
+    source = tmp_path / "models"
+    source.mkdir()
+    (source / "patch").symlink_to(models.patch)
+    directory = trained(source, tmp_path / unique("patch"), card=unique("card"))
+    return {path: (directory / path).read_bytes() for path in (CONFIG, WEIGHTS, CARD)}
 
 
-def test_the_patchs_own_release(hub: Registry, tmp_path: Path) -> None:
-    """What a push does not tell, the patch can: `portllm patch create --trained-on`."""
-    name, folder = hub.name(), trained(hub.models, tmp_path / "out", base="./relative/output", card="own")
-    made = hub.portllm("patch", "create", name, "--family", "llama")
-    assert made["trained_on"] is None
-    code = f"said(api.upload_folder, repo_id={name!r}, folder_path={str(folder)!r})"
-    (refused,) = hub.python(code).told
-    assert refused["code"] == "push.release_unknown"
-    assert f"portllm patch publish {name} --trained-on RELEASE" in refused["message"]
-    assert hub.portllm("patch", "set", name, "--trained-on", "v9")["error"]["code"] == "release.unknown"
-    assert hub.portllm("patch", "set", name, "--trained-on", "v1")["trained_on"] == "v1"
-    assert hub.python(code).told[0]["status"] == 200
-    assert hub.versions(name)[0]["trained_on"] == "v1"
+def push(pusher: Pusher, patch: dict[str, bytes]) -> httpx.Response:
+    pusher.send(patch[WEIGHTS])
+    return pusher.commit(file(CONFIG, patch[CONFIG]), file(CARD, patch[CARD]), lfs(WEIGHTS, patch[WEIGHTS]))
 
 
-def test_several_commits_make_one_version(hub: Registry, tmp_path: Path) -> None:
-    """Nothing is published before configuration and weights are there."""
-    name, folder = hub.name(), trained(hub.models, tmp_path / "out")
-    told = hub.python(f"""
-api.create_repo({name!r})
-for path in ("README.md", "adapter_config.json", "adapter_model.safetensors"):
-    made = api.upload_file(repo_id={name!r}, path_or_fileobj=str(Path({str(folder)!r}) / path), path_in_repo=path)
-    tell([made.oid, sorted(api.list_repo_files({name!r}))])
-""").told
-    assert len({oid for oid, _ in told}) == 3
-    assert [files for _, files in told] == [[], [], ["README.md", "adapter_config.json", "adapter_model.safetensors"]]
-    assert [version["number"] for version in hub.versions(name)] == [1]
+def test_preupload(pusher: Pusher, patch: dict[str, bytes]) -> None:
+    """Weights by LFS, small text within the commit; what is there by git's name or sha256; and what is not sent."""
+    asked = [{"path": p, "size": len(c), "sample": ""} for p, c in patch.items()]
+    asked += [{"path": "training_args.bin", "size": 5, "sample": ""}, {"path": "tokenizer.json", "size": 2**21, "sample": ""}]
+
+    def ask() -> dict[str, dict[str, Any]]:
+        answer = pusher("POST", f"/api/models/{pusher.repository}/preupload/main", json={"files": asked, "gitIgnore": "*"})
+        assert answer.status_code == 200, answer.text
+        assert "training_args.bin" in answer.headers["X-HF-Warning"]
+        return {one["path"]: one for one in answer.json()["files"]}
+
+    before = ask()
+    assert {p: o["uploadMode"] for p, o in before.items() if not o["shouldIgnore"]} == {
+        CONFIG: "regular", CARD: "regular", WEIGHTS: "lfs", "tokenizer.json": "lfs",
+    }  # fmt: skip
+    assert all(one["oid"] is None for one in before.values())
+    assert push(pusher, patch).status_code == 200
+    after = ask()
+    assert after[WEIGHTS]["oid"] == digest(patch[WEIGHTS])
+    git = hashlib.sha1(b"blob %d\0%s" % (len(patch[CARD]), patch[CARD]), usedforsecurity=False).hexdigest()
+    assert after[CARD]["oid"] == git
+    assert after["tokenizer.json"]["oid"] is None
 
 
-def test_a_parent_that_is_not_the_newest(hub: Registry, tmp_path: Path) -> None:
-    """Somebody pushed meanwhile: 412, and nothing changes."""
-    name, folder = hub.name(), trained(hub.models, tmp_path / "out")
-    stale, fresh = hub.python(f"""
-api.create_repo({name!r})
-first = api.upload_folder(repo_id={name!r}, folder_path={str(folder)!r}).oid
-def card(text, parent):
-    return api.create_commit({name!r}, [CommitOperationAdd("README.md", text)], commit_message="x", parent_commit=parent)
-second = card(b"# one", first).oid
-said(card, b"# two", first)
-said(card, b"# two", second)
-""").told
-    assert (stale["status"], stale["code"]) == (412, "push.stale")
-    assert fresh["status"] == 200
-    assert [version["number"] for version in hub.versions(name)] == [3, 2, 1]
+def test_a_digest_gives_nothing(service: Service, pusher: Pusher, patch: dict[str, bytes]) -> None:
+    """What another owner has, or another repository of one's own, is not there for who only names it."""
+    assert push(pusher, patch).status_code == 200
+    for owner in ("rival", "acme"):
+        thief = Pusher(service, f"{owner}/{unique('thief')}", owner).create()
+        (asked,) = thief.batch(patch[WEIGHTS]).json()["objects"]
+        assert "upload" in asked["actions"]
+        refused(thief.commit(lfs(WEIGHTS, patch[WEIGHTS])), 422, "push.not_sent")
+        refused(thief.commit(file(CONFIG, patch[CONFIG]), lfs(CARD, patch[WEIGHTS])), 422, "push.not_sent")
+        named = {"oid": digest(patch[WEIGHTS]), "size": len(patch[WEIGHTS])}
+        refused(thief("POST", here(asked["actions"]["verify"]["href"]), json=named), 409, "upload.incomplete")
+        answer = service.client.put(here(asked["actions"]["upload"]["href"]), content=bytes(len(patch[WEIGHTS])))
+        refused(answer, 422, "upload.digest")
+        refused(thief.commit(lfs(WEIGHTS, patch[WEIGHTS])), 422, "push.not_sent")
+        assert thief.versions() == []
+    # In the same repository it need not be sent again.
+    assert "actions" not in pusher.batch(patch[WEIGHTS]).json()["objects"][0]
 
 
-def test_files_can_be_taken_out(hub: Registry, tmp_path: Path) -> None:
-    """A deletion is part of the next version; without weights there is none."""
-    name, folder = hub.name(), trained(hub.models, tmp_path / "out")
-    missing, kept = hub.python(f"""
-api.create_repo({name!r})
-api.upload_folder(repo_id={name!r}, folder_path={str(folder)!r})
-api.delete_file("README.md", {name!r})
-said(api.delete_file, "tokenizer.json", {name!r})
-api.delete_file("adapter_model.safetensors", {name!r})
-said(api.delete_repo, {name!r})
-""").told
-    assert (missing["status"], missing["code"]) == (404, "hub.entry")
-    assert kept["code"] == "push.kept"
-    newest = hub.versions(name)[0]
-    assert {file["path"] for file in newest["files"]} == {"adapter_config.json", "adapter_model.safetensors"}
+def test_bytes_that_are_not_what_they_were_announced_as(service: Service, pusher: Pusher, patch: dict[str, bytes]) -> None:
+    """Too few, too many, others: nothing of them counts, and the right ones can be sent then."""
+    weights = patch[WEIGHTS]
+    (asked,) = pusher.batch(weights).json()["objects"]
+    (again,) = pusher.batch(weights).json()["objects"]
+    place = here(asked["actions"]["upload"]["href"])
+    assert place.split("?")[0] == here(again["actions"]["upload"]["href"]).split("?")[0], "one announcement, one charge"
+    refused(service.client.put(place, content=weights[:-1]), 409, "upload.incomplete")
+    refused(service.client.put(place, content=weights + b"x"), 413, "request.too_large")
+    refused(service.client.put(place, content=weights[::-1]), 422, "upload.digest")
+    refused(pusher.commit(lfs(WEIGHTS, weights)), 422, "push.not_sent")
+    assert service.client.put(place, content=weights).status_code == 200
+    assert service.client.put(place, content=weights).status_code == 200
+    refused(pusher.commit(lfs(WEIGHTS, weights, size=len(weights) + 1)), 422, "push.not_sent")
+    assert push(pusher, patch).status_code == 200
 
 
-def test_repositories_come_and_go(hub: Registry) -> None:
-    """Announced, there once, seen empty, and taken back; nothing but models, nothing of others."""
-    name = hub.name()
-    told = hub.python(f"""
-api.create_repo({name!r})
-said(api.create_repo, {name!r})
-api.create_repo({name!r}, exist_ok=True)
-tell([api.repo_exists({name!r}), api.list_repo_files({name!r})])
-api.delete_repo({name!r})
-tell([api.repo_exists({name!r})])
-said(api.delete_repo, {name!r})
-said(api.create_repo, {name!r}, repo_type="dataset")
-said(api.create_repo, "{name}.merged")
-said(api.create_repo, "rival/theirs")
-said(api.upload_file, repo_id={name!r}, path_or_fileobj=b"x", path_in_repo="README.md")
-""").told
-    exists, there, gone, none, dataset, merged, theirs, unknown = told
-    assert (exists["status"], exists["code"]) == (409, "push.exists")
-    assert (there, gone) == ([True, []], [False])
-    assert none["status"] == theirs["status"] == unknown["status"] == 404
-    assert dataset["code"] == "push.type"
-    assert merged["code"] == "push.merged"
+def test_addresses_are_signed(service: Service, pusher: Pusher, patch: dict[str, bytes]) -> None:
+    """For one object, for an hour; nothing else opens them, and they open nothing else."""
+    (asked,) = pusher.batch(patch[WEIGHTS]).json()["objects"]
+    place = here(asked["actions"]["upload"]["href"])
+    path, _, query = place.partition("?")
+    other = here(pusher.batch(b"other").json()["objects"][0]["actions"]["upload"]["href"]).partition("?")[0]
+    body, _, signature = query.removeprefix("signed=").partition(".")
+    forged = base64.urlsafe_b64encode(b'{"owner":"acme","scopes":["admin"],"token":"t","exp":9e9,"upload":"x"}').decode()
+    for wrong in (
+        path,
+        f"{other}?{query}",
+        f"{path}?signed={forged}.{signature}",
+        f"{path}?signed={body}.{'0' * 64}",
+        f"{path}?signed=x",
+    ):
+        refused(service.client.put(wrong, content=patch[WEIGHTS]), 401, "upload.signature")
+        refused(service.client.put(wrong, content=patch[WEIGHTS], headers=pusher.headers), 401, "upload.signature")
+    session = pusher.session()
+    refused(service.client.put(f"{path}?signed={session.headers['Authorization'][7:]}", content=b"x"), 401, "upload.signature")
+    as_token = {"Authorization": f"Bearer {query.removeprefix('signed=')}"}
+    refused(service.client.post(f"{session.url}/v1/shards", content=b"", headers=as_token), 401, "upload.signature")
+    assert service.client.get("/api/v1/whoami", headers=session.headers).status_code == 401
 
 
-def test_tokens_of_others(hub: Registry, tmp_path: Path) -> None:
-    """A stranger finds nothing to push to; a reader of the owner's may not."""
-    name, folder = hub.name(), trained(hub.models, tmp_path / "out")
-    hub.python(f"api.create_repo({name!r})").good()
-    code = f"said(api.upload_folder, repo_id={name!r}, folder_path={str(folder)!r})"
-    assert hub.python(code, owner="rival").told[0]["status"] == 404
-    assert hub.python(code, token=hub.token("acme", "read")).told[0]["code"] == "token.scope"
-    assert hub.python(code, token="plt_nonsense").told[0]["status"] == 401
-    assert hub.versions(name) == []
+def test_files_by_xet(service: Service, pusher: Pusher, patch: dict[str, bytes]) -> None:
+    """Blocks of one session, put together as the shard says, and believed by their sha256."""
+    weights, session, name = patch[WEIGHTS], pusher.session(), "ab" * 32
+    used = lambda: service.admin.get("/owners/acme/usage").json()["bytes"]["used"]  # noqa: E731
+    before = used()
+    parts = [weights[at : at + 30_000] for at in range(0, len(weights), 30_000)]
+    sent = b"".join(chunk(part, number % 3) for number, part in enumerate(parts))
+    assert session.block(name, sent).json() == {"was_inserted": True}
+    assert session.block(name, sent).json() == {"was_inserted": False}
+    assert used() - before == len(sent)
+    terms = [(name, sum(map(len, parts[:2])), 0, 2), (name, sum(map(len, parts[2:])), 2, len(parts))]
+    hexed = digest(weights)
+    refused(session.shard((digest(b"x"), terms)), 422, "xet.digest")
+    refused(session.shard((hexed, terms[:1])), 422, "xet.digest")
+    refused(session.shard((hexed, [(name, 5, 0, 2)])), 422, "xet.shard")
+    refused(session.shard((hexed, [(name, 5, 0, 999)])), 422, "xet.shard")
+    refused(session.shard((hexed, [("cd" * 32, 5, 0, 1)])), 422, "xet.shard")
+    assert used() - before == len(sent)  # what a shard only says makes no room
+    assert session.shard((hexed, terms)).json() == {"result": 1}
+    assert session.shard((hexed, terms)).json() == {"result": 1}
+    assert used() - before == max(len(sent), len(weights))
+    made = pusher.commit(file(CONFIG, patch[CONFIG]), lfs(WEIGHTS, weights))
+    assert made.status_code == 200, made.text
+    (version,) = pusher.versions()
+    assert {f["path"]: f["sha256"] for f in version["files"]}[WEIGHTS] == digest(weights)
+    # Of another session, and of another repository, nothing is found.
+    for stranger in (pusher.session("session-2"), Pusher(service, f"acme/{unique('other')}").create().session()):
+        refused(stranger.shard((hexed, terms)), 422, "xet.shard")
+    assert service.client.get(f"{session.url}/v1/chunks/default/{name}", headers=session.headers).status_code == 404
+    for absent in ("v1/xorb-grants/default/" + name, "v2/shards"):
+        assert service.client.post(f"{session.url}/{absent}", content=b"x" * 2**20, headers=session.headers).status_code == 404
 
 
-def test_a_quota_that_is_used_up(hub: Registry, tmp_path: Path) -> None:
-    """Refused before bytes are kept, and in the client's words; with room the same push goes through."""
-    folder = trained(hub.models, tmp_path / "out")
-    with hub.service.client() as admin:
-        assert admin.put("/owners/small/quota", json={"bytes": 20_000}).status_code == 200
-        code = f"""
-api.create_repo("small/tone", exist_ok=True)
-said(api.upload_folder, repo_id="small/tone", folder_path={str(folder)!r})
-"""
-        for variables in ({}, {"HF_HUB_DISABLE_XET": "1"}):
-            ran = hub.python(code, owner="small", **variables)
-            assert "quota" in (ran.output + ran.errors).lower(), ran.output + ran.errors
-            assert hub.versions("small/tone") == []
-        assert admin.put("/owners/small/quota", json={"bytes": 10_000_000, "patches": 1}).status_code == 200
-        assert hub.python(code, owner="small").told[0]["status"] == 200
-        (refused,) = hub.python('said(api.create_repo, "small/second")', owner="small").told
-        assert refused["code"] == "quota.exceeded"
+def test_a_bomb_by_xet(service: Service, models: Models, registries: Callable[..., Service], patch: dict[str, bytes]) -> None:
+    """A small block that a shard names again and again is refused before a byte of it is unpacked."""
+    with registries(max_patch_bytes=10 * 2**20).running() as small:
+        small.admin.family("llama")
+        bomber = Pusher(small, "acme/bomb").create()
+        session, name = bomber.session(), "ab" * 32
+        assert session.block(name, chunk(bytes(100_000), 1)).status_code == 200
+        refused(session.shard((digest(b""), [(name, 100_000, 0, 1)] * 1000)), 413, "request.too_large")
+        refused(session.block("cd" * 32, b"\0" * 100), 422, "xet.block")
+        refused(session.block("short", b"x"), 422, "request.invalid")
 
 
-def test_a_base_is_pushed_as_a_release(hub: Registry) -> None:
-    """`hf upload base/FAMILY DIRECTORY --revision RELEASE`, by an admin; then it is a release like any other."""
-    hub.hf("upload", "base/pushed", hub.models / "v1", "--revision", "v3", token=hub.service.token).good()
-    row = ready(hub.service, "pushed", "v3")
+def test_a_shard_far_larger_than_its_blocks_is_refused_before_a_byte_is_unpacked(pusher: Pusher) -> None:
+    """A chunk of 128 KiB of zeros that took some hundred bytes, named 3,000 times: 375 MiB."""
+    session, name = pusher.session(), "ab" * 32
+    assert session.block(name, chunk(bytes(2**17), 1)).status_code == 200
+    message = refused(session.shard((digest(b""), [(name, 2**17, 0, 1)] * 3000)), 422, "xet.shard")
+    assert "16 times" in message
+
+
+def test_a_shard_of_very_many_tiny_parts_is_refused(pusher: Pusher) -> None:
+    """Each is a read of the store."""
+    session, name = pusher.session(), "ab" * 32
+    assert session.block(name, chunk(b"x")).status_code == 200
+    message = refused(session.shard((digest(b"x" * 1500), [(name, 1, 0, 1)] * 1500)), 422, "xet.shard")
+    assert "1500 parts" in message
+    assert session.shard((digest(b"x" * 900), [(name, 1, 0, 1)] * 900)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("not json", "no object"),
+        ("[1]", "no object"),
+        ('{"key": "file"}', "no object"),
+        ('{"key": 1, "value": {}}', "no object"),
+        ('{"key": "other", "value": {}}', "not known"),
+        ('{"key": "file", "value": {"path": "README.md"}}', "content"),
+        ('{"key": "file", "value": {"path": "README.md", "content": "!!"}}', "base64"),
+        ('{"key": "file", "value": {"path": "", "content": ""}}', "path"),
+        ('{"key": "file", "value": {"path": 5, "content": ""}}', "path"),
+        ('{"key": "file", "value": {"path": "a\\u0000b", "content": ""}}', "path"),
+        ('{"key": "file", "value": {"path": "\\ud800", "content": ""}}', "path"),
+        ('{"key": "lfsFile", "value": {"path": "x", "algo": "md5", "oid": "0"}}', "sha256"),
+        ('{"key": "lfsFile", "value": {"path": "x", "oid": "0", "size": -1}}', "size"),
+        ('{"key": "lfsFile", "value": {"path": "x", "oid": "0", "size": true}}', "size"),
+        ('{"key": "lfsFile", "value": {"path": "x", "oid": "' + "0" * 65 + '", "size": 1}}', "oid"),
+        ('{"key": "deletedFile", "value": {}}', "path"),
+        ('{"key": "header", "value": {"parentCommit": 5}}', "parentCommit"),
+    ],
+)
+def test_what_a_commit_cannot_say(pusher: Pusher, line: str, word: str) -> None:
+    """Refused by the number of the line, and nothing of the commit is taken."""
+    body = f'{{"key":"header","value":{{}}}}\n{line}\n'
+    message = refused(pusher("POST", f"/api/models/{pusher.repository}/commit/main", content=body), 422, "push.lines")
+    assert "Line 2" in message
+    assert word in message
+
+
+def test_commits_are_bounded(pusher: Pusher) -> None:
+    """In the length of a line, and in their number; an empty one says nothing."""
+    place = f"/api/models/{pusher.repository}/commit/main"
+    refused(pusher("POST", place, content=b""), 422, "push.lines")
+    refused(pusher("POST", place, content=b'{"key":"file","value":{"path":"README.md","content":""}}'), 422, "push.lines")
+    refused(pusher("POST", place, content=b"x" * 2**21), 413, "request.too_large")
+    refused(pusher("POST", place, content=b"[" + b"[]," * 300_000 + b"1]"), 413, "request.too_complex")
+    many = b'{"key":"deletedFile","value":{"path":"x"}}\n' * 10_001
+    refused(pusher("POST", place, content=many), 422, "push.lines")
+    assert pusher.commit().status_code == 200
+
+
+@pytest.mark.parametrize("revision", ["side", "refs%2Fpr%2F1", "1", "v1@2", "0" * 40])
+def test_one_line_of_versions(pusher: Pusher, revision: str) -> None:
+    """Nothing but main is pushed to."""
+    refused(pusher.commit(file(CARD, b"# x"), revision=revision), 422, "push.revision")
+    answer = pusher("GET", f"/api/models/{pusher.repository}/xet-write-token/{revision}")
+    refused(answer, 422, "push.revision")
+
+
+def test_a_push_that_broke_off_goes_on(service: Service, pusher: Pusher, patch: dict[str, bytes]) -> None:
+    """What was committed before it broke off is there; what was sent need not be sent again, and is not charged again."""
+    used = lambda: service.admin.get("/owners/acme/usage").json()["bytes"]["used"]  # noqa: E731
+    before = used()
+    assert pusher.commit(file(CONFIG, patch[CONFIG])).status_code == 200
+    pusher.send(patch[WEIGHTS])
+    assert pusher.versions() == []
+    assert used() - before == len(patch[CONFIG]) + len(patch[WEIGHTS])
+    pusher.send(patch[WEIGHTS])
+    assert used() - before == len(patch[CONFIG]) + len(patch[WEIGHTS])
+    assert pusher.commit(file(CARD, patch[CARD]), lfs(WEIGHTS, patch[WEIGHTS])).status_code == 200
+    (version,) = pusher.versions()
+    assert used() - before == version["total_bytes"] == sum(map(len, patch.values()))
+
+
+def test_killed_between_its_transactions(
+    service: Service, pusher: Pusher, patch: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service ended after the bytes were taken into the store and before the version was written: the same commit again."""
+    from app.services.hubview import push_publishing
+
+    def dies(*_: object) -> None:
+        raise RuntimeError
+
+    pusher.send(patch[WEIGHTS])
+    with monkeypatch.context() as patched:
+        patched.setattr(push_publishing, "_publish", dies)
+        answer = pusher.commit(file(CONFIG, patch[CONFIG]), lfs(WEIGHTS, patch[WEIGHTS]))
+    assert answer.status_code == 500
+    assert pusher.versions() == []
+    assert push(pusher, patch).status_code == 200
+    assert [v["number"] for v in pusher.versions()] == [1]
+
+
+def test_a_draft_that_was_given_up(service: Service, pusher: Pusher, patch: dict[str, bytes]) -> None:
+    """After a day the sweep takes it, and what was sent for it; the announced repository stays, and can be pushed to."""
+    from app.services.operations.maintenance import sweep_all
+
+    assert pusher.commit(file(CONFIG, patch[CONFIG])).status_code == 200
+    pusher.send(patch[WEIGHTS])
+    long_ago = "2001-01-01 00:00:00.000000"
+    service.execute(f"UPDATE pushes SET touched_at = '{long_ago}' WHERE repository = :name", name=pusher.repository)
+    service.execute(f"UPDATE pushed_objects SET created_at = '{long_ago}' WHERE repository = :name", name=pusher.repository)
+    assert sweep_all(service.runtime.read, service.runtime.write)["pushes"] >= 1
+    left = "SELECT count(*) FROM pushed_objects WHERE repository = :name"
+    assert service.rows(left, name=pusher.repository) == [(0,)]
+    refused(pusher.commit(lfs(WEIGHTS, patch[WEIGHTS])), 422, "push.not_sent")
+    assert push(pusher, patch).status_code == 200
+
+
+def test_purged_bytes_are_not_pushed_again(service: Service, pusher: Pusher, patch: dict[str, bytes]) -> None:
+    """The same files are refused for their owner, and nothing that was sent of them stays."""
+    assert push(pusher, patch).status_code == 200
+    pusher.send(patch[WEIGHTS] + b"")
+    purged = service.admin.post(f"/patches/{pusher.repository}/versions/1/purge", {"reason": "test"})
+    assert purged.status_code == 200, purged.text
+    again = Pusher(service, pusher.repository)
+    refused(push(again, patch), 410, "version.purged")
+    left = "SELECT count(*) FROM pushed_objects WHERE repository = :name AND digest = :digest"
+    assert service.rows(left, name=pusher.repository, digest=digest(patch[WEIGHTS])) == [(0,)]
+
+
+def test_who_may_push(service: Service, pusher: Pusher, patch: dict[str, bytes]) -> None:
+    """A reader may not, a stranger finds nothing, and only an admin pushes a base."""
+    reader = Pusher(service, pusher.repository, "acme", "read")
+    stranger = Pusher(service, pusher.repository, "rival")
+    for one, status, code in ((reader, 403, "token.scope"), (stranger, 404, "hub.repository")):
+        refused(one.commit(file(CARD, b"x")), status, code)
+        refused(one.batch(b"x"), status, code)
+        refused(one("GET", f"/api/models/{pusher.repository}/xet-write-token/main"), status, code)
+        refused(one("POST", f"/api/models/{pusher.repository}/preupload/main", json={"files": []}), status, code)
+        refused(one("POST", f"/api/models/{pusher.repository}/tag/main", json={"tag": "x"}), status, code)
+        refused(one("DELETE", "/api/repos/delete", json={"name": pusher.repository[5:], "organization": "acme"}), status, code)
+    base = Pusher(service, "base/llama")
+    refused(base.commit(file("config.json", b"{}"), revision="v9"), 403, "token.scope")
+    refused(base("POST", "/api/repos/create", json={"name": "new", "organization": "base"}), 403, "token.scope")
+
+
+def test_a_base_in_parts(service: Service, models: Models) -> None:
+    """A release begins to exist when all that its index names is there; a wrong one is rejected with the reason."""
+    admin = Pusher(service, "base/llama", "acme", "admin", "read", "publish")
+    names = sorted(p.name for p in models.v2.iterdir() if p.is_file())
+    for name in names:
+        content = (models.v2 / name).read_bytes()
+        admin.send(content)
+        answer = admin.commit(lfs(name, content), revision="pushed")
+        assert answer.status_code == 200, answer.text
+        rows = service.admin.get("/families/llama/releases/pushed").status_code
+        assert rows == (200 if "is being read now" in answer.headers["X-HF-Warning"] else 404)
+        if rows == 200:
+            break
+    service.run_jobs()
+    row = service.admin.get("/families/llama/releases/pushed").json()
     assert row["state"] == "ready", row
-    with hub.service.client() as admin:
-        by_reference = admin.get("/families/llama/releases/v1").json()
-    assert row["manifest"] == by_reference["manifest"]
-    assert row["copied"]
-    again = hub.hf("upload", "base/pushed", hub.models / "v2", "--revision", "v3", token=hub.service.token)
-    assert again.code != 0
-    assert "releases never change" in again.output + again.errors
-    nobody = hub.hf("upload", "base/pushed", hub.models / "v2", "--revision", "v4")
-    assert nobody.code != 0
-    (loaded,) = hub.python(
-        'from transformers import AutoModelForCausalLM\n'
-        'tell([type(AutoModelForCausalLM.from_pretrained("base/pushed", revision="v3")).__name__])',
-        token=hub.service.token,
-    ).told  # fmt: skip
-    assert loaded == ["LlamaForCausalLM"]
+    refused(admin.commit(lfs("config.json", b"{}"), revision="pushed"), 409, "push.released")
+    refused(admin.commit(revision="main"), 422, "push.base_revision")
+    for name, content in (("config.json", b'{"model_type": "unheard-of"}'), ("model.safetensors", b"no weights")):
+        admin.send(content)
+        assert admin.commit(lfs(name, content), revision="wrong").status_code == 200
+    service.run_jobs()
+    row = service.admin.get("/families/llama/releases/wrong").json()
+    assert (row["state"], row["problem"]["code"]) == ("rejected", "checkpoint.architecture")
+
+
+def test_tags_are_of_patches(service: Service) -> None:
+    """Releases have names already."""
+    admin = Pusher(service, "base/llama", "acme", "admin", "read", "publish")
+    refused(admin("POST", "/api/models/base/llama/tag/v1", json={"tag": "x"}), 422, "push.tags")
+    refused(admin("DELETE", "/api/models/base/llama/tag/x"), 422, "push.tags")
+
+
+def test_what_was_published_before(pusher: Pusher, patch: dict[str, bytes]) -> None:
+    """Going back to the files of an older version makes no new one, and main does not move: it is said what to do."""
+    assert push(pusher, patch).status_code == 200
+    assert pusher.commit(file(CARD, b"# newer")).status_code == 200
+    assert "version 1" in refused(pusher.commit(file(CARD, patch[CARD])), 409, "push.older")
+    assert [v["number"] for v in pusher.versions()] == [2, 1]
+    assert pusher.commit(file(CARD, b"# newest")).status_code == 200
+
+
+def test_bytes_that_are_gone(service: Service, pusher: Pusher, patch: dict[str, bytes]) -> None:
+    """What a draft names was swept meanwhile: said so, and pushed again it goes through."""
+    assert pusher.commit(file(CONFIG, patch[CONFIG])).status_code == 200
+    pusher.send(patch[WEIGHTS])
+    config = next(f for f in _draft(service, pusher) if f["path"] == CONFIG)
+    service.execute("DELETE FROM pushed_objects WHERE id = :id", id=config["object"])
+    answer = pusher.commit(lfs(WEIGHTS, patch[WEIGHTS]))
+    assert answer.json()["code"] in ("push.lost", "blob.missing"), answer.text
+    assert push(pusher, patch).status_code == 200
+
+
+def _draft(service: Service, pusher: Pusher) -> list[dict[str, Any]]:
+    ((files,),) = service.rows("SELECT files FROM pushes WHERE repository = :name", name=pusher.repository)
+    return list(json.loads(files) if isinstance(files, str) else files)
+
+
+def test_leave_expires(service: Service, pusher: Pusher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its hour, an address and a token open nothing."""
+    from app.services.uploads import upload_grants
+
+    monkeypatch.setattr(upload_grants, "UPLOAD_SECONDS", -5)
+    (asked,) = pusher.batch(b"late").json()["objects"]
+    refused(service.client.put(here(asked["actions"]["upload"]["href"]), content=b"late"), 401, "upload.expired")
+    refused(pusher.session().block("ab" * 32, b"x"), 401, "upload.expired")
+
+
+def test_a_shard_that_finds_no_place_is_told_to_come_back(service: Service, pusher: Pusher) -> None:
+    before, service.app.state.rebuilds = service.app.state.rebuilds, Rebuilds(places=1, wait_seconds=0.05)
+    try:
+        assert pusher.session().shard().status_code == 200
+        taken = service.app.state.rebuilds.turn("acme")
+        service.client.portal.call(taken.__aenter__)
+        answer = pusher.session().shard()
+        refused(answer, 503, "push.busy")
+        assert answer.headers["Retry-After"]
+        other = Pusher(service, f"rival/{unique('shard')}", "rival").create()
+        assert other.session().shard().status_code == 200
+    finally:
+        service.app.state.rebuilds = before
+
+
+def test_a_client_that_goes_away() -> None:
+    """What it began to send ends with a refusal that nobody hears, and not as if it were all."""
+    import asyncio
+
+    from starlette.requests import Request
+
+    from app.domain.errors import DomainError
+    from app.http.request_streams import pieces
+
+    messages = iter([{"type": "http.request", "body": b"abc", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def read() -> list[bytes]:
+        return [piece async for piece in pieces(Request({"type": "http"}, receive), 2)]
+
+    with pytest.raises(DomainError) as caught:
+        asyncio.run(read())
+    assert caught.value.code == "upload.broken"

@@ -15,9 +15,9 @@ import psycopg
 import pytest
 
 from tests.image.test_lint import ROOT
-from tests.live.models import large_patch, large_release
 from tests.support.compose import Installation, read
 from tests.support.confined import is_possible
+from tests.support.sparse_models import large_patch, large_release
 
 OURS = ("api", "worker-1", "worker-2")
 GIVEN = ("POSTGRES_PASSWORD", "PORTLLM_SECRET_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")

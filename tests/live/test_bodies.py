@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.live.service import Service
 from tests.support.hostile import JSON_BOMBS
+from tests.support.service_process import Service
 
 MIB = 2**20
 # Measured: 19 MiB for the worst; 225 MiB before what is in a body was counted.

@@ -4,8 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
-from tests.live.service import Service, invoke
 from tests.support.merging import digests
+from tests.support.service_process import Service, invoke
 
 
 def test_a_copied_release_survives_the_removal_of_its_source(service: Service, models: Path, tmp_path: Path) -> None:

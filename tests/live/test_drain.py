@@ -10,8 +10,8 @@ from contextlib import suppress
 import httpx
 import pytest
 
-from tests.live.models import large_patch, large_release
-from tests.live.service import Service, invoke, until
+from tests.support.service_process import Service, invoke, until
+from tests.support.sparse_models import large_patch, large_release
 
 LAYERS = 3  # 75 MB: more than the socket buffers between the service and a client that does not read
 FOREVER = "3600"

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.live.service import Service, environment, until
+from tests.support.service_process import Service, environment, until
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from app.jobs.spawn import ONE_THREAD
-from tests.live.fixtures import SECRETS
-from tests.live.models import large_release
-from tests.live.service import POLL_SECONDS, Service, invoke, open_files, until
+from tests.support.live_fixtures import SECRETS
+from tests.support.service_process import POLL_SECONDS, Service, invoke, open_files, until
+from tests.support.sparse_models import large_release
 
 HUGE_LAYERS = 200  # 5 GB of holes: far more than is read before the test ends it
 

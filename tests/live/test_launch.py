@@ -16,8 +16,8 @@ import pytest
 from app.jobs import spawn
 from app.jobs.fork_server import SERVER
 from app.jobs.spawn import Forks, Launched, LaunchError
-from tests.live.models import large_release
-from tests.live.service import PATIENCE, job_processes, open_files, until
+from tests.support.service_process import PATIENCE, job_processes, open_files, until
+from tests.support.sparse_models import large_release
 
 Start = Callable[[], Awaitable[Launched]]
 Given = tuple[Forks, dict[str, str]]

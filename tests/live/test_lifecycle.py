@@ -17,8 +17,8 @@ import pytest
 
 from app.cli.serve import ended_by_signals
 from app.jobs.fork_server import SERVER
-from tests.live.models import large_release
-from tests.live.service import Service, environment, invoke, job_processes, until
+from tests.support.service_process import Service, environment, invoke, job_processes, until
+from tests.support.sparse_models import large_release
 
 HEAVY = ("torch", "transformers", "peft", "tokenizers", "safetensors.torch")
 

@@ -9,8 +9,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.live.service import Service, invoke, run
 from tests.support.merging import digests
+from tests.support.service_process import Service, invoke, run
 
 TEXT = "The patch is carried to the next release."
 

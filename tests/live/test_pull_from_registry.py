@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.service import Service, invoke, run
+from tests.support.service_process import Service, invoke, run
 
 
 @pytest.fixture(scope="module")

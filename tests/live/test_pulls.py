@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.live.service import Service, invoke, until
-from tests.support.hub import SIGNATURE, FakeHub, Fault, running_hub
+from tests.support.fake_hub import SIGNATURE, FakeHub, Fault, running_hub
 from tests.support.models import make_patch
+from tests.support.service_process import Service, invoke, until
 
 LARGE, SIZE = "tokenizer.model", 20 * 2**20
 TOKEN = "hf_sEcReT-of-the-upstream"

@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import make_url
 
 from app.database_upgrade import upgrade
-from tests.live.service import Service, invoke
-from tests.support.hub import SIGNATURE, FakeHub, running_hub
+from tests.support.fake_hub import SIGNATURE, FakeHub, running_hub
 from tests.support.postgres import own_server
 from tests.support.s3 import SECRET, S3Server
+from tests.support.service_process import Service, invoke
 
 UPSTREAM = "hf_the-token-of-the-upstream"
 PASSWORD, KEY, METRICS = "the-database-password", "the-secret-key-of-this-installation", "the-metrics-token"

@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.live.models import large_patch, large_release
-from tests.live.service import Service, invoke, until
+from tests.support.service_process import Service, invoke, until
+from tests.support.sparse_models import large_patch, large_release
 
 LAYERS, PLACES = 13, 8
 MEGABYTE = 10**6

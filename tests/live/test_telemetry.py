@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.live.service import Service, environment
+from tests.support.service_process import Service, environment
 
 
 def test_metrics_and_log(models: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from app.cli.quickstart.models import load_model
 from app.cli.quickstart.scale import Scale
 from app.cli.quickstart.task import answer, prompt
 from app.core.offline import merge
-from tests.live.service import invoke
+from tests.support.service_process import invoke
 
 SMALL = Scale.small()
 # A minute of two quiet cores; the machine may be busy with the rest of the suite.

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.fixtures import models
-from tests.live.service import Service, invoke
+from tests.support.live_fixtures import models
 from tests.support.s3 import S3Server
+from tests.support.service_process import Service, invoke
 
 __all__ = ["models"]
 

@@ -10,12 +10,12 @@ import httpx
 import pytest
 
 from app.core.offline import merge
-from tests.hub.clients import Clients, seen
-from tests.live.service import Service
 from tests.s3.conftest import Cloud
 from tests.support.merging import digests
 from tests.support.s3 import S3Server
 from tests.support.s3_faults import FaultyS3
+from tests.support.service_process import Service
+from tests.support.stock_clients import Clients, seen
 
 MERGED = "cloud/tone.merged"
 

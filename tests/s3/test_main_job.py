@@ -7,9 +7,9 @@ import httpx
 import pytest
 
 from app.core.offline import merge
-from tests.live.service import run
 from tests.s3.conftest import Cloud
 from tests.support.merging import digests
+from tests.support.service_process import run
 
 
 @pytest.fixture(scope="module")

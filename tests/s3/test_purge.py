@@ -5,9 +5,9 @@ from pathlib import Path
 
 import httpx
 
-from tests.live.service import invoke
-from tests.registry.uploading import with_card
 from tests.s3.conftest import Cloud
+from tests.support.service_process import invoke
+from tests.support.uploads import with_card
 
 
 def test_erased_and_proven(cloud: Cloud, models: Path, tmp_path: Path) -> None:

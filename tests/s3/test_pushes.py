@@ -9,10 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.hub.pushing import Registry, ready, spoiled
-from tests.live.models import large_patch, large_release
 from tests.s3.conftest import Cloud
 from tests.support.files import write_adapter_config
+from tests.support.hub_pushes import Registry, ready, spoiled
+from tests.support.sparse_models import large_patch, large_release
 
 MIB = 2**20
 

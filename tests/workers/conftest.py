@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.fixtures import models
+from tests.support.live_fixtures import models
 from tests.support.workers import Cluster, Fleet
 
 __all__ = ["models"]

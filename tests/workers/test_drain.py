@@ -5,7 +5,7 @@ import signal
 
 import httpx
 
-from tests.live.service import until
+from tests.support.service_process import until
 from tests.support.workers import Fleet
 
 FOREVER = "3600"

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.live.service import until
+from tests.support.service_process import until
 from tests.support.workers import Cluster, Fleet
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.live.models import large_patch, large_release
-from tests.live.service import invoke, until
-from tests.registry.service import refused
+from tests.support.registry import refused
+from tests.support.service_process import invoke, until
+from tests.support.sparse_models import large_patch, large_release
 from tests.support.workers import Cluster, Fleet, Worker
 
 LAYERS = 40  # 1 GB of holes: seconds to read

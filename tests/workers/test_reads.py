@@ -18,9 +18,9 @@ from app.core.arithmetic import best_device
 from app.core.offline import merge
 from app.core.recipe import Recipe
 from app.domain.signing import sign_read
-from tests.live.service import invoke, until
-from tests.registry.service import refused
 from tests.support.merging import digests
+from tests.support.registry import refused
+from tests.support.service_process import invoke, until
 from tests.support.workers import SECRET, Cluster, Fleet, Worker
 
 NO_PLACE = {"PORTLLM_MERGED_READS": "0"}

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.live.models import large_release
-from tests.live.service import until
+from tests.support.service_process import until
+from tests.support.sparse_models import large_release
 from tests.support.workers import Cluster, Fleet, Worker
 
 LAYERS = 30  # 755 MB of holes, read twice: seconds

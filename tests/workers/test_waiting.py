@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.live.models import large_release
-from tests.live.service import invoke, until
+from tests.support.service_process import invoke, until
+from tests.support.sparse_models import large_release
 from tests.support.workers import Cluster, Fleet
 
 HUGE = 200

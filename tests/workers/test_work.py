@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from app.core.arithmetic import best_device
-from tests.live.models import large_release
-from tests.live.service import invoke, run, until
-from tests.registry.service import refused
+from tests.support.registry import refused
+from tests.support.service_process import invoke, run, until
+from tests.support.sparse_models import large_release
 from tests.support.workers import Fleet
 
 HUGE = 200

@@ -1,0 +1,1 @@
+"""Blob stores, on a directory, in memory and on S3, and the LRU cache."""

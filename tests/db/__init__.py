@@ -1,0 +1,1 @@
+"""Migrations, upgrades, backups, and how errors of a database are reported."""

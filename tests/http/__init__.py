@@ -1,0 +1,1 @@
+"""What every HTTP surface shares: access rules, bodies, request slots, problems, ranges, security headers."""

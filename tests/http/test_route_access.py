@@ -1,0 +1,241 @@
+"""Who may reach what: every mounted route, found by walking the application, not by a list that somebody keeps."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, FastAPI
+
+from app.http.single_hop import require_guard
+from app.hub.access_rules import RULES as HUB
+from tests.support.fixtures import World
+from tests.support.registry import Caller, refused
+
+OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json", "/redoc", "/problems", "/problems/{code}")
+# How to come by a token.
+DOORS = ("/api/v1/oidc", "/api/v1/tokens/exchange")
+# Answers this machine, and whoever has the token for it.
+LOCAL = ("/metrics",)
+NOT_THERE = ("patch.unknown", "port.unknown", "upload.unknown", "job.unknown", "owner.unknown", "hub.repository")
+# Asked by POST, and change nothing.
+QUESTIONS = (
+    "/api/v1/ports/check", "/api/v1/ports/{port}/digest", "/api/models/{owner}/{name}/paths-info/{revision}",
+    "/api/validate-yaml",
+)  # fmt: skip
+# Opened by leave that we signed, and by no token: `tests/hub/test_push.py`.
+SIGNED = {name.partition(" ")[2] for name, rule in HUB.items() if rule.scope == "signed"}
+# The protocol is the Hub's: bodies of its routes are in no documentation of ours.
+FILE = {"oid": "ab" * 32, "size": 3}
+HUB_BODIES: dict[str, Any] = {
+    "POST /api/repos/create": {"name": "tone", "organization": "acme"},
+    "DELETE /api/repos/delete": {"name": "tone", "organization": "acme"},
+    "POST /api/validate-yaml": {"content": "# A card", "repoType": "model"},
+    "POST /api/models/{owner}/{name}/tag/{revision:path}": {"tag": "walked"},
+    "POST /api/models/{owner}/{name}/preupload/{revision:path}": {"files": [{"path": "README.md", "size": 3, "sample": ""}]},
+    "POST /api/models/{owner}/{name}/commit/{revision:path}": {"key": "header", "value": {"summary": "nothing"}},
+    "POST /{owner}/{name}.git/info/lfs/objects/batch": {"operation": "upload", "objects": [FILE]},
+    "POST /api/objects/{owner}/{name}/verify": FILE,
+}
+HUB_PATHS = {name.partition(" ")[2] for name in HUB}
+
+
+def routes(app: FastAPI) -> Iterator[tuple[str, str]]:
+    """(method, path) of everything that is mounted, also what is not in the schema."""
+    yield from _walk(app.routes)
+
+
+def _walk(mounted: Any) -> Iterator[tuple[str, str]]:
+    for route in mounted:
+        if hasattr(route, "effective_candidates"):  # an included router, since FastAPI 0.165
+            yield from _walk(route.effective_candidates())
+            continue
+        path = getattr(route, "path", None)
+        assert path is not None, f"a route of an unknown kind: {route!r}"
+        yield from ((method, path) for method in sorted(route.methods))
+
+
+def filled(path: str, /, **values: str) -> str:
+    """A path with something in every hole."""
+    names = {"owner": "acme", "patch": "tone", "alias": "prod", "number": "1", "family": "llama", "release": "v1"}
+    names |= {"name": "tone", "revision": "main"} | values
+    while "{" in path:
+        hole = path[path.index("{") + 1 : path.index("}")]
+        path = path.replace("{" + hole + "}", names.get(hole.split(":")[0], "x"))
+    return path
+
+
+def body_for(app: FastAPI, method: str, path: str) -> Any:
+    """A body that is valid for a route, made of the examples in its documentation."""
+    if body := HUB_BODIES.get(f"{method} {path}"):
+        return dict(body)
+    operation = app.openapi()["paths"].get(path.replace(":path}", "}"), {}).get(method.lower(), {})
+    content = operation.get("requestBody", {}).get("content", {})
+    if "application/json" not in content:
+        return None
+    return example(app, content["application/json"]["schema"])
+
+
+def example(app: FastAPI, schema: dict[str, Any]) -> Any:
+    """The first example of a schema, put together from those of its parts."""
+    if "examples" in schema:
+        return schema["examples"][0]
+    if "default" in schema:
+        return schema["default"]
+    if "$ref" in schema:
+        return example(app, app.openapi()["components"]["schemas"][schema["$ref"].rpartition("/")[2]])
+    if "anyOf" in schema:
+        return example(app, schema["anyOf"][0])
+    if schema.get("type") == "array":
+        return [example(app, schema["items"])]
+    if "properties" in schema:
+        return {name: example(app, part) for name, part in schema["properties"].items()}
+    raise AssertionError(f"nothing says what this looks like: {schema}")
+
+
+def test_the_walk_finds_the_routes(world: World) -> None:
+    """The walk sees what the schema lists, and more."""
+    found = set(routes(world.service.app))
+    schema = world.service.app.openapi()["paths"]
+    listed = {(method.upper(), path) for path, methods in schema.items() for method in methods}
+    assert listed <= {(method, path.replace(":path}", "}")) for method, path in found}
+    assert {path for _, path in found if not path.startswith("/api/v1/")} == {*OPEN, *LOCAL, *HUB_PATHS}
+    assert len(found) > 40
+
+
+@pytest.mark.parametrize(
+    "header", [None, "Bearer plt_wrong", "Bearer ", "Basic YTpi", "plt_x", "Bearer x y", "revoked", "unprefixed"]
+)
+def test_no_token_no_answer(world: World, header: str | None) -> None:
+    """Without a valid token every route but health and documentation says 401, HEAD and unlisted ones too."""
+    if header == "revoked":
+        gone = world.service.caller("acme", "read", "publish", "admin")
+        ident = next(t["id"] for t in world.admin.get("/tokens").json()["items"])
+        assert world.admin("DELETE", f"/tokens/{ident}").status_code == 200
+        header = f"Bearer {gone.token}"
+    if header == "unprefixed":
+        header = f"Bearer {str(world.admin.token).removeprefix('plt_')}"
+    stranger = world.service.client
+    checked = 0
+    for method, path in routes(world.service.app):
+        if path in (*OPEN, *DOORS):
+            continue
+        checked += 1
+        url = filled(path, port=world.port["id"], path="config.json", job="registry:ingest:x-1")
+        response = stranger.request(method, url, headers={"Authorization": header} if header else {})
+        assert response.status_code == 401, (method, path, response.status_code)
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+        if method != "HEAD":
+            refused(response, 401, "upload.signature" if path in SIGNED else "token.missing")
+    assert checked > 35
+
+
+def test_a_stranger_learns_nothing_from_a_wrong_request(world: World) -> None:
+    """What is wrong with a request is said to whoever has a token; nobody else gets that far."""
+    stranger = Caller(world.service.client, "plt_wrong")
+    for method, path in (("GET", "/patches?limit=none"), ("POST", "/ports/check"), ("GET", "/ports?cursor=x")):
+        refused(stranger(method, path), 401, "token.missing")
+        assert world.reader(method, path).status_code == 422
+
+
+def test_a_route_that_asks_nobody_is_not_mounted() -> None:
+    """Not refused when somebody asks, but when the application is built."""
+    router = APIRouter()
+
+    @router.get("/open")
+    def forgotten() -> str:
+        return "secret"
+
+    with pytest.raises(RuntimeError, match="/open asks for no token"):
+        require_guard(router.routes, {})
+
+
+def test_health_and_documentation_are_open(world: World) -> None:
+    """What anybody may see."""
+    for path in OPEN:
+        answer = world.service.client.get(path.replace("{code}", "release.unknown"))
+        assert answer.status_code == 200, path
+    assert world.service.client.get("/readyz").json()["status"] == "ok"
+
+
+def test_what_belongs_to_another_does_not_exist(world: World) -> None:
+    """Every route that names a patch, port, upload or job of another owner says 404, as for one that is not there."""
+    app = world.service.app
+    patch = world.patch()
+    world.acme.publish(patch, world.models.patch)
+    draft = world.acme.draft(world.patch(), world.models.patch)
+    port = world.acme.port(patch, "v2")["id"]
+    job = world.acme.post(f"/ports/{port}/digest").json()["job"]
+    values = {"port": port, "upload": draft["id"], "path": "config.json", "job": job, "owner": "acme"}
+    nothing = {
+        "port": "prt_nope",
+        "upload": "ver_nope",
+        "path": "config.json",
+        "job": "acme:digest:prt_nope-0",
+        "owner": "nobody",
+    }
+    strangers = [world.rival, world.service.caller("rival", "read")]
+    checked = 0
+    for (method, path), stranger in itertools.product(routes(app), strangers):
+        if not any("{" + name + "}" in path for name in ("owner", "port", "upload", "job")):
+            continue
+        checked += 1
+        headers = {"Upload-Offset": "0"}
+        body = body_for(app, method, path)
+        theirs, none = (
+            stranger(method, filled(path, **v), whole=True, headers=headers, **({} if body is None else {"json": body}))
+            for v in (values, nothing)
+        )
+        assert theirs.status_code == none.status_code == 404, (method, path, theirs.text)
+        if method != "HEAD":
+            assert theirs.json()["code"] == none.json()["code"]
+            assert theirs.json()["code"] in NOT_THERE
+    assert checked >= 2 * 18
+    world.service.run_jobs()
+
+
+def test_wishes_about_what_belongs_to_another(world: World) -> None:
+    """Bodies and queries that name another's patch are answered as if there were none; lists leave it out."""
+    rival = world.rival
+    for path in ("/ports", "/ports/check"):
+        refused(rival.post(path, {"patch": "acme/tone", "release": "v2"}), 404, "patch.unknown")
+    refused(rival.get("/ports", patch="acme/tone"), 404, "patch.unknown")
+    assert rival.get("/ports").json()["items"] == []
+    assert rival.get("/ports", family="llama", release="v2").json()["items"] == []
+    assert rival.get("/patches", owner="acme").json()["items"] == []
+    assert "acme" not in {p["owner"] for p in rival.get("/patches").json()["items"]}
+    assert not [j for j in rival.get("/jobs").json()["items"] if j["id"].startswith("acme:")]
+    assert {e["owner"] for e in rival.get("/events", limit=500).json()["items"]} <= {"rival", "registry"}
+    # Creating in another's name is refused in the same words whether the name is there or not.
+    answers = [
+        refused(rival.post("/patches", {"owner": "acme", "name": name, "family": "llama"}), 403, "token.scope")
+        for name in ("tone", "not-there")
+    ]
+    assert answers[0] == answers[1]
+
+
+def test_bytes_of_another_cannot_be_claimed(world: World) -> None:
+    """Knowing the digests of another's patch is not having it: its bytes must be sent to be published."""
+    theirs = world.acme.get("/patches/acme/tone/versions/1").json()["files"]
+    mine = world.rival.patch("rival", "claimed")
+    draft = world.rival.post(f"/patches/{mine}/versions", {"trained_on": "v1", "files": theirs})
+    assert draft.json()["state"] == "draft"
+    assert {u["received"] for u in draft.json()["uploads"]} == {0}
+    refused(world.rival.post(f"/uploads/{draft.json()['id']}/publish"), 409, "upload.incomplete")
+
+
+def test_scopes_of_a_reader(world: World) -> None:
+    """A reader changes nothing: no route answers it with a change."""
+    app = world.service.app
+    reader: Caller = world.reader
+    before = world.admin.get("/events", limit=500).json()["cursor"]
+    for method, path in routes(app):
+        if path in (*OPEN, *QUESTIONS, *SIGNED) or method in ("GET", "HEAD"):
+            continue
+        body = body_for(app, method, path)
+        if body and "family" in body:
+            body["family"] = "llama"
+        url = filled(path, port=world.port["id"], path="config.json", job=f"acme:digest:{world.port['id']}-0")
+        response = reader(method, url, whole=True, headers={"Upload-Offset": "0"}, **({} if body is None else {"json": body}))
+        assert response.status_code in (403, 404), (method, path, response.text)
+    assert world.admin.get("/events", after=before).json()["items"] == []

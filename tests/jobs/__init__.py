@@ -1,0 +1,1 @@
+"""The job engine, its queues, and reports of progress."""

@@ -1,0 +1,1 @@
+"""Stock clients of the Hugging Face Hub against a running service."""

@@ -1,0 +1,1 @@
+"""The quickstart, its corpus and its training."""

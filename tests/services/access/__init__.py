@@ -1,0 +1,1 @@
+"""Tokens, grants, quotas, rate limits, and the exchange of identity tokens."""

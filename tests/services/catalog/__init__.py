@@ -1,0 +1,1 @@
+"""Families, releases, base aliases and upstreams."""

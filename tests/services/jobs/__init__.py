@@ -1,0 +1,1 @@
+"""The view of jobs that users see, and queues without a worker."""

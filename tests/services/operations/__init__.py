@@ -1,0 +1,1 @@
+"""What operators run: fsck, garbage collection, purges, maintenance, metrics, readiness, retention."""

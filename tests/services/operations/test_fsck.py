@@ -1,0 +1,414 @@
+"""`portllm fsck`: every kind of trouble is made, and named; a busy registry without any is clean."""
+
+import dataclasses
+import datetime as dt
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, select, update
+
+from app.db.base import now
+from app.db.materialisations import Materialisation
+from app.db.patches import Alias, PatchVersion
+from app.db.ports import Port
+from app.db.releases import Release
+from app.domain.ids import new_id
+from app.services.artifacts.artifacts import Artifacts
+from app.services.operations import digest_spill
+from app.services.operations.fsck import check
+from app.services.operations.fsck.troubles import REMEDIES, Report, Unseen
+from tests.support.fixtures import Models
+from tests.support.registry import Service
+from tests.support.s3 import S3Server
+from tests.support.service_process import invoke
+from tests.support.uploads import append, with_card
+
+HOUR = 3600.0
+
+
+def look(service: Service, quick: bool = True) -> Report:
+    """What a check finds that opened the registry anew, as the command line does."""
+    tools, report = service.runtime.tools, Report()
+    opened = SimpleNamespace(tools=dataclasses.replace(tools, artifacts=Artifacts(tools.blobs)), read=service.runtime.read)
+    for found in check.check(opened, quick, lambda _what, _done, _total: None):
+        report.add(found)
+    assert report.counts.keys() <= REMEDIES.keys()
+    return report
+
+
+def found(service: Service, quick: bool = True) -> dict[str, list[str]]:
+    """Subjects of troubles by code."""
+    by_code: dict[str, list[str]] = {}
+    for trouble in look(service, quick).troubles:
+        assert trouble.detail.endswith(".")
+        by_code.setdefault(trouble.code, []).append(trouble.subject)
+    return by_code
+
+
+@contextmanager
+def altered(service: Service, model: Any, ident: str, **values: Any) -> Iterator[None]:
+    """A row with other values for a while, written behind the registry's back."""
+    columns = [model.__table__.c[name] for name in values]
+    with service.connection() as connection:
+        before = connection.execute(select(*columns).where(model.id == ident)).one()
+        connection.execute(update(model).where(model.id == ident).values(**values))
+    try:
+        yield
+    finally:
+        with service.connection() as connection:
+            connection.execute(update(model).where(model.id == ident).values(**before._asdict()))
+
+
+@pytest.fixture(scope="module")
+def busy(
+    registries: Callable[..., Service], models: Models, s3: S3Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SimpleNamespace]:
+    """A registry in the middle of its work, in which everything is as it should be."""
+    root, bucket = tmp_path_factory.mktemp("busy"), s3.bucket()
+    with pytest.MonkeyPatch.context() as patched, registries(allow_s3=[f"s3://{bucket}/exports"]).running() as service:
+        for name, value in s3.environment().items():
+            patched.setenv(name, value)
+        admin = service.admin
+        admin.family("llama")
+        for name, directory in (("v1", models.v1), ("v2", models.v2), ("alien", models.alien)):
+            service.release("llama", name, directory, copy=name == "v2")
+        (service.place / "empty").mkdir()
+        assert service.release("llama", "bad", service.place / "empty")["state"] == "rejected"
+        waiting = service.register("llama", "waiting", models.v1).json()
+        tone = admin.patch("acme", "tone")
+        cards = [with_card(models.patch, root / f"card{n}", f"card {n}") for n in range(3)]
+        versions = [admin.publish(tone, directory)["number"] for directory in cards[:2]]
+        origin = admin.patch("acme", "origin")
+        admin.publish(origin, models.patch, trained_on="unknown")
+        for alias in ("prod", "next"):
+            assert admin("PUT", f"/patches/{tone}/aliases/{alias}", json={"version": "1"}).status_code == 200
+        draft = admin.draft(tone, cards[2])
+        assert append(admin, draft["uploads"][0]["url"], 0, b"x").status_code == 204
+        states = {
+            "ready": admin.port(tone, "v2"), "refused": admin.port(tone, "alien", version="1"),
+            "forced": admin.port(tone, "alien", force="a test"), "held": admin.port(origin, "v1"),
+            "retired": admin.port(tone, "v1"),
+        }  # fmt: skip
+        assert admin.post(f"/ports/{states['retired']['id']}/retire").status_code == 200
+        assert admin.post(f"/patches/{tone}/versions/2/yank", {"reason": "old"}).status_code == 200
+        target = {"to": f"s3://{bucket}/exports/queued"}
+        queued = admin.post(f"/ports/{states['ready']['id']}/materialise", target).json()
+        done = write(service, s3, bucket, states["ready"]["id"])
+        ids = dict(service.rows("SELECT name, id FROM releases"))
+        row = service.rows("SELECT id FROM patch_versions WHERE number = 1 AND digest = :d", d=digest_of(service, tone, 1))
+        yield SimpleNamespace(
+            service=service, admin=admin, s3=s3, bucket=bucket, waiting=waiting, versions=versions, draft=draft["id"],
+            ports={name: port["id"] for name, port in states.items()}, queued=queued, done=done, releases=ids, tone=row[0][0],
+            models=models,
+        )  # fmt: skip
+
+
+def digest_of(service: Service, patch: str, number: int) -> str:
+    return str(service.admin.get(f"/patches/{patch}/versions/{number}").json()["digest"])
+
+
+def write(service: Service, s3: S3Server, bucket: str, port: str) -> str:
+    """A materialisation that is done, with two small files at its place."""
+    ident, files = new_id("mat"), {"config.json": b"{}", "model.safetensors": b"bytes"}
+    for path, content in files.items():
+        s3.client().put_object(Bucket=bucket, Key=f"exports/done/{path}", Body=content)
+    result = {"files": [{"path": path, "size": len(content)} for path, content in files.items()]}
+    with service.connection() as connection:
+        connection.execute(
+            insert(Materialisation).values(
+                id=ident, created_at=now(), port_id=port, owner="acme", target=f"s3://{bucket}/exports/done", state="done",
+                attempt=1, result=result, finished_at=now(), row_version=1,
+            )
+        )  # fmt: skip
+    return ident
+
+
+def test_a_busy_registry_is_clean(busy: SimpleNamespace) -> None:
+    """Jobs wait, drafts arrive, ports in every state, bytes by reference, copied and written out: nothing is wrong."""
+    for quick in (True, False):
+        report = look(busy.service, quick)
+        assert (report.troubles, report.unseen, report.clean) == ([], [], True)
+    states = {state for (state,) in busy.service.rows("SELECT DISTINCT state FROM ports")}
+    assert states == {"ready", "refused", "held", "retired"}
+
+
+@pytest.mark.parametrize("page", [1, 2, 3])
+def test_pages_end_anywhere(busy: SimpleNamespace, page: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row is looked at once, however many make a page: a trouble in each is found, and the count is right."""
+    monkeypatch.setattr(check, "PAGE", page)
+    seen: dict[str, tuple[int, int | None]] = {}
+    opened = SimpleNamespace(tools=busy.service.runtime.tools, read=busy.service.runtime.read)
+    with altered(busy.service, Port, busy.ports["held"], fingerprint="0" * 64):
+        troubles = [f.code for f in check.check(opened, True, lambda what, done, total: seen.update({what: (done, total)}))]
+    assert troubles == ["port.fingerprint"]
+    for what, table in (("releases", "releases"), ("versions", "patch_versions"), ("ports", "ports"), ("aliases", "aliases")):
+        (count,) = busy.service.rows(f"SELECT count(*) FROM {table}")[0]
+        assert seen[what] == (count, count)
+
+
+VERSION_DAMAGE = {
+    "no-number": ("version.state", {"number": None}), "no-facts": ("version.state", {"published_at": None}),
+    "other-digest": ("version.state", {"published_digest": "0" * 64}), "no-such-state": ("version.state", {"state": "lost"}),
+    "files": ("version.files", {"files": [{"path": "x", "size": 1, "sha256": "0" * 64}]}),
+    "bytes": ("version.files", {"total_bytes": 1}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", VERSION_DAMAGE)
+def test_versions_that_contradict_themselves(busy: SimpleNamespace, damage: str) -> None:
+    """State against number, digest and moment; digest and size against the files."""
+    code, values = VERSION_DAMAGE[damage]
+    with altered(busy.service, PatchVersion, busy.tone, **values):
+        assert code in found(busy.service)
+
+
+def test_a_draft_with_the_marks_of_a_publication(busy: SimpleNamespace) -> None:
+    """A number without a publication."""
+    with altered(busy.service, PatchVersion, busy.draft, number=77):
+        assert found(busy.service) == {"version.state": ["acme/tone@77"]}
+
+
+def test_an_abandoned_draft(busy: SimpleNamespace) -> None:
+    """One that the sweep should have taken long ago."""
+    with altered(busy.service, PatchVersion, busy.draft, created_at=now() - dt.timedelta(days=3)):
+        assert found(busy.service) == {"draft.abandoned": [f"acme/tone {busy.draft}"]}
+
+
+def test_aliases(busy: SimpleNamespace) -> None:
+    """At a yanked version, at a draft, at another patch's."""
+    alias = busy.service.rows("SELECT id FROM aliases WHERE name = 'prod'")[0][0]
+    yanked = busy.service.rows("SELECT id FROM patch_versions WHERE state = 'yanked'")[0][0]
+    elsewhere = busy.service.rows("SELECT v.id FROM patch_versions v JOIN patches p ON p.id = v.patch_id WHERE p.name = 'origin'")
+    for target, code, subject in (
+        (yanked, "alias.yanked", "acme/tone@prod"), (busy.draft, "alias.unpublished", "acme/tone@prod"),
+        (elsewhere[0][0], "alias.elsewhere", f"{alias} (prod)"),
+    ):  # fmt: skip
+        with altered(busy.service, Alias, alias, version_id=target):
+            assert found(busy.service) == {code: [subject]}
+
+
+PORT_DAMAGE = {
+    "fingerprint": ("port.fingerprint", "ready", {"fingerprint": "0" * 64}),
+    "recipe-changed": ("port.fingerprint", "ready", {"recipe": {"strategy": "add", "dtype": "float16", "tokenizer": "release"}}),
+    "recipe-lost": ("port.recipe", "held", {"recipe": {"strategy": "magic"}}),
+    "owner": ("port.version", "ready", {"owner": "rival"}),
+    "refused-but-ready": ("port.findings", "refused", {"state": "ready", "ready_at": now()}),
+    "forced-without-reason": ("port.findings", "forced", {"reason": None}),
+    "not-forced": ("port.findings", "forced", {"forced": False}),
+    "refused-for-nothing": ("port.findings", "refused", {"findings": []}),
+    "never-made-ready": ("port.findings", "ready", {"ready_at": None}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", PORT_DAMAGE)
+def test_ports_that_contradict_themselves(busy: SimpleNamespace, damage: str) -> None:
+    """State against findings, fingerprint against recipe."""
+    code, port, values = PORT_DAMAGE[damage]
+    with altered(busy.service, Port, busy.ports[port], **values):
+        troubles = found(busy.service)
+    assert list(troubles) == [code]
+    assert busy.ports[port] in troubles[code][0]
+
+
+def test_ports_of_what_cannot_be_read(busy: SimpleNamespace) -> None:
+    """A version that is a draft again, a release that is rejected, one of another family."""
+    ready = busy.ports["ready"]
+    with altered(busy.service, Port, ready, version_id=busy.draft):
+        assert ready in found(busy.service)["port.version"][0]
+    with altered(busy.service, Release, busy.releases["v2"], state="rejected"):
+        assert ready in found(busy.service)["port.release"][0]
+    other = busy.admin.post("/families", {"name": "other"}).json()["name"]
+    family = busy.service.rows("SELECT id FROM families WHERE name = :name", name=other)[0][0]
+    with altered(busy.service, Release, busy.releases["v2"], family_id=family):
+        assert ready in found(busy.service)["port.release"][0]
+
+
+def test_releases_without_manifest_or_job(busy: SimpleNamespace) -> None:
+    """Ready and nothing to read; being read by nobody."""
+    with altered(busy.service, Release, busy.releases["alien"], manifest=None):
+        assert found(busy.service)["release.manifest"] == ["llama/alien"]
+    with altered(busy.service, Release, busy.releases["waiting"], attempt=7):
+        assert found(busy.service) == {"release.stuck": ["llama/waiting"]}
+
+
+def test_materialisations_without_job(busy: SimpleNamespace) -> None:
+    """Waiting for nobody; running nowhere."""
+    for state in ("queued", "running"):
+        with altered(busy.service, Materialisation, busy.queued["id"], state=state, attempt=7):
+            assert found(busy.service) == {"materialisation.stuck": [f"{busy.queued['id']} ({busy.queued['target']})"]}
+
+
+def test_what_was_written_and_changed(busy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that grew, one that is gone, all gone; a store that is away is said so, and is no trouble."""
+    client, at = busy.s3.client(), {"Bucket": busy.bucket, "Key": "exports/done/config.json"}
+    subject = f"{busy.done} (s3://{busy.bucket}/exports/done)"
+    try:
+        client.put_object(**at, Body=b"{  }")
+        assert found(busy.service) == {"materialisation.size": [subject]}
+        client.delete_object(**at)
+        assert found(busy.service) == {"materialisation.missing": [subject]}
+        client.delete_object(Bucket=busy.bucket, Key="exports/done/model.safetensors")
+        assert found(busy.service) == {"materialisation.missing": [subject, subject]}
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        report = look(busy.service)
+        assert (report.clean, [unseen.subject for unseen in report.unseen]) == (True, [subject])
+        monkeypatch.undo()
+    finally:
+        client.put_object(**at, Body=b"{}")
+        client.put_object(Bucket=busy.bucket, Key="exports/done/model.safetensors", Body=b"bytes")
+    tools = busy.service.runtime.tools
+    monkeypatch.setattr(busy.service.runtime, "tools", dataclasses.replace(tools, allowed_s3=()))
+    assert look(busy.service).unseen == [
+        Unseen(subject, f"s3://{busy.bucket}/exports/done does not lie below a place in S3 that may be used here.")
+    ]
+
+
+def test_a_draft_whose_parts_are_gone(
+    fresh: Callable[..., Service], models: Models, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sent straight to S3, where somebody's clean-up took the parts away; before that, it is a draft like any other."""
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    bucket = s3.bucket()
+    service = fresh(blobs=f"s3://{bucket}/registry")
+    service.admin.family("llama")
+    service.admin.patch("acme", "tone")
+    draft = service.admin.draft("acme/tone", models.patch, trained_on="unknown")
+    path = draft["uploads"][0]["path"]
+    assert service.admin.post(f"/uploads/{draft['id']}/direct", {"path": path}).status_code == 200
+    assert found(service) == {}
+    (begun,) = s3.client().list_multipart_uploads(Bucket=bucket)["Uploads"]
+    s3.client().abort_multipart_upload(Bucket=bucket, Key=begun["Key"], UploadId=begun["UploadId"])
+    assert found(service) == {"draft.gone": [f"acme/tone {draft['id']}"]}
+
+
+# -- bytes
+
+
+@pytest.fixture
+def stocked(begun: Service, models: Models) -> Service:
+    """A registry with a release by reference, one that was copied, and a published patch."""
+    begun.release("llama", "v2", models.v2, copy=True)
+    begun.admin.publish(begun.admin.patch("acme", "tone"), models.patch)
+    return begun
+
+
+def blob(service: Service, digest: str) -> Path:
+    path = service.data / "blobs/sha256" / digest[:2] / digest
+    path.chmod(0o600)
+    return path
+
+
+def test_bytes_that_changed(stocked: Service) -> None:
+    """One bit is found by reading, a byte too many by looking; a manifest that is none by opening it."""
+    version = stocked.admin.get("/patches/acme/tone/versions/1").json()
+    weights, config = (next(f for f in version["files"] if f["path"].endswith(end)) for end in (".safetensors", "_config.json"))
+    content = bytearray(blob(stocked, weights["sha256"]).read_bytes())
+    content[-1] ^= 1
+    blob(stocked, weights["sha256"]).write_bytes(bytes(content))
+    assert found(stocked) == {}
+    assert found(stocked, quick=False) == {"blob.digest": ["acme/tone@1/adapter_model.safetensors"]}
+    blob(stocked, config["sha256"]).write_bytes(b"{}")
+    assert found(stocked) == {"blob.size": ["acme/tone@1/adapter_config.json"]}
+    manifest = stocked.admin.get("/families/llama/releases/v1").json()["manifest"]
+    blob(stocked, manifest).write_bytes(b"{")
+    assert found(stocked)["release.unreadable"] == ["llama/v1"]
+
+
+def test_bytes_that_are_gone(stocked: Service) -> None:
+    """Of a version, of a copy, and the manifest itself."""
+    version = stocked.admin.get("/patches/acme/tone/versions/1").json()
+    blob(stocked, version["files"][0]["sha256"]).unlink()
+    assert found(stocked) == {"blob.missing": [f"acme/tone@1/{version['files'][0]['path']}"]}
+    manifest = stocked.admin.get("/families/llama/releases/v1").json()["manifest"]
+    blob(stocked, manifest).unlink()
+    assert "llama/v1 manifest" in found(stocked)["blob.missing"]
+
+
+def test_what_the_command_line_says(stocked: Service) -> None:
+    """Exit code 0 and a sentence when all is well; 1, a table and what to do when not; with --json, all of it."""
+    known = {} if stocked.on_sqlite else {"PORTLLM_DATABASE_URL": stocked.settings.database_url}
+    ended = invoke("fsck", "--data", stocked.data, **known)
+    assert (ended.exit_code, ended.stdout) == (0, "Everything is as it should be.\n"), ended.output
+    version = stocked.admin.get("/patches/acme/tone/versions/1").json()
+    blob(stocked, version["files"][0]["sha256"]).unlink()
+    ended = invoke("fsck", "--data", stocked.data, "--quick", COLUMNS="300", **known)
+    assert ended.exit_code == 1
+    assert "1 blob.missing" in ended.stdout
+    assert REMEDIES["blob.missing"] in ended.stdout
+    ended = invoke("fsck", "--data", stocked.data, "--quick", "--json", **known)
+    told = json.loads(ended.stdout)
+    assert (ended.exit_code, told["clean"], told["counts"], told["unseen"]) == (1, False, {"blob.missing": 1}, [])
+    assert told["troubles"][0].keys() == {"code", "subject", "detail", "remedy"}
+
+
+def test_a_release_that_changed_where_it_lies(fresh: Callable[..., Service], models: Models) -> None:
+    """By reference: a file that is another one now."""
+    service = fresh()
+    service.admin.family("llama")
+    directory = service.place / "v1"
+    directory.mkdir()
+    for path in models.v1.iterdir():
+        (directory / path.name).write_bytes(path.read_bytes())
+    service.release("llama", "v1", directory)
+    os.utime(directory / "config.json", ns=(1, 1))
+    assert found(service) == {"release.changed": ["llama/v1/config.json"]}
+
+
+def test_what_nobody_names(stocked: Service) -> None:
+    """Bytes and uploads that were left behind, once they are older than what may still be on its way."""
+    blobs = stocked.runtime.tools.blobs
+    for upload in ("forgotten", "ver_gone"):
+        blobs.append(upload, "0", 0, b"abc")
+    stray = stocked.data / "blobs/sha256/00" / ("00" + "a" * 62)
+    stray.parent.mkdir(exist_ok=True)
+    stray.write_bytes(b"x")
+    assert found(stocked) == {}
+    staging = stocked.data / "blobs/staging"
+    for path in (staging / "ver_gone/0", staging / "ver_gone"):
+        os.utime(path, (time.time() - 2 * HOUR,) * 2)
+    assert found(stocked) == {"staging.orphan": ["ver_gone"]}
+    for path in (stray, staging / "forgotten/0", staging / "forgotten"):
+        os.utime(path, (1, 1))
+    expected = {"blob.unnamed": [stray.name], "staging.abandoned": ["forgotten"], "staging.orphan": ["ver_gone"]}
+    assert found(stocked) == expected
+
+
+def test_what_is_named_need_not_fit_in_memory() -> None:
+    """A digest that rows name with two sizes is kept with both; what was never added is not named."""
+    named = digest_spill.Scratch()
+    digests = [f"{n:064x}" for n in range(5000)]
+    named.add(digest_spill.Named(digest, 10, "first") for digest in digests)
+    named.add(
+        [
+            digest_spill.Named(digests[0], 10, "second"),
+            digest_spill.Named(digests[0], 11, "third"),
+            digest_spill.Named("f" * 64, None, "m"),
+        ]
+    )
+    assert named.totals() == (5002, 50_011)
+    assert [(n.size, n.subject) for n in named if n.digest == digests[0]] == [(10, "first"), (11, "third")]
+    assert (named.names(digests[-1]), named.names("e" * 64)) == (True, False)
+    named.close()
+
+
+def test_a_row_that_somebody_is_at_work_on(busy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release that looks stuck, and is ready when it is read again, was no trouble."""
+    jobs = busy.service.runtime.tools.jobs
+    status = jobs.status
+
+    def ended_just_now(job: str) -> Any:
+        busy.service.execute("UPDATE releases SET state = 'rejected' WHERE id = :ident", ident=busy.releases["waiting"])
+        return None if job == busy.waiting["job"] else status(job)
+
+    with altered(busy.service, Release, busy.releases["waiting"], state="ingesting"):
+        monkeypatch.setattr(jobs, "status", ended_just_now)
+        assert found(busy.service) == {}

@@ -1,0 +1,1 @@
+"""Patches, their versions and drafts, and imports."""

@@ -1,0 +1,142 @@
+"""Publishing a draft: bytes are verified outside transactions, by one request at a time, and a refusal is remembered."""
+
+import base64
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from app.blobs.store import BlobStore
+from app.hub.routers import commits
+from app.runtime import Runtime
+from tests.hub.test_push import Pusher
+from tests.support.connections import watched
+from tests.support.fixtures import World
+from tests.support.hub_requests import told
+from tests.support.registry import refused
+from tests.support.uploads import append, send
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+class HaltedBlobs:
+    """A blob store whose verification stands still until it is told to go on."""
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs, self.begun, self.go_on = blobs, threading.Event(), threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._blobs, name)
+
+    def promote(self, *arguments: Any) -> None:
+        self.begun.set()
+        assert self.go_on.wait(60)
+        self._blobs.promote(*arguments)
+
+
+@contextmanager
+def halted(runtime: Runtime) -> Iterator[HaltedBlobs]:
+    tools, blobs = runtime.tools, HaltedBlobs(runtime.tools.blobs)
+    runtime.tools = replace(tools, blobs=blobs)
+    try:
+        yield blobs
+    finally:
+        blobs.go_on.set()
+        runtime.tools = tools
+
+
+@pytest.fixture
+def broken(another: Callable[[], Path]) -> Path:
+    """A patch with a value that is no number, which only reading all of it shows."""
+    directory = another()
+    tensors = load_file(directory / WEIGHTS)
+    name = max(tensors)
+    tensors[name] = np.full_like(tensors[name], np.nan)
+    save_file(tensors, directory / WEIGHTS)
+    return directory
+
+
+def test_publish_holds_no_connection_while_bytes_are_hashed(world: World, another: Callable[[], Path]) -> None:
+    """What is verified may be gigabytes; a transaction that is open meanwhile is ended by managed servers."""
+    draft = world.acme.uploaded(world.patch(), another())
+    with watched(world.service.runtime) as blobs:
+        assert world.acme.post(f"/uploads/{draft['id']}/publish").status_code == 200
+    assert {operation for operation, _ in blobs.seen} >= {"promote", "open", "read"}
+    assert blobs.held() == []
+
+
+def test_publish_while_another_publishes_is_refused_at_once(world: World, another: Callable[[], Path]) -> None:
+    """The second is told when to come back and gets the version then; a stranger learns nothing of the upload."""
+    draft = world.acme.uploaded(world.patch(), another())
+    address = f"/uploads/{draft['id']}/publish"
+    with halted(world.service.runtime) as blobs, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(world.acme.post, address)
+        assert blobs.begun.wait(60)
+        second = world.acme.post(address)
+        refused(second, 503, "request.under_way")
+        assert second.headers["Retry-After"]
+        refused(world.rival.post(address), 404, "upload.unknown")
+        blobs.go_on.set()
+        assert first.result(60).status_code == 200
+    assert world.acme.post(address).json() == first.result().json()
+
+
+def test_publish_of_refused_draft_repeats_the_refusal_without_reading(world: World, broken: Path) -> None:
+    """Reading it all again would give the same answer, as often as somebody asks."""
+    draft = world.acme.uploaded(world.patch(), broken)
+    address = f"/uploads/{draft['id']}/publish"
+    problem = refused(world.acme.post(address), 422, "adapter.non_finite")
+    with watched(world.service.runtime) as blobs:
+        assert refused(world.acme.post(address), 422, "adapter.non_finite") == problem
+    assert blobs.seen == []
+
+
+def test_publish_after_refused_file_was_sent_again_verifies_anew(world: World, another: Callable[[], Path]) -> None:
+    """A refusal holds for the bytes that were refused."""
+    directory = another()
+    draft = world.acme.draft(world.patch(), directory)
+    address, content = f"/uploads/{draft['id']}/publish", (directory / WEIGHTS).read_bytes()
+    url = next(u["url"] for u in draft["uploads"] if u["path"] == WEIGHTS)
+    send(world.acme, {"uploads": [u for u in draft["uploads"] if u["path"] != WEIGHTS]}, directory)
+    append(world.acme, url, 0, bytes(len(content)))
+    for _ in range(2):
+        refused(world.acme.post(address), 422, "upload.digest")
+    assert append(world.acme, url, 0, content).status_code == 204
+    assert world.acme.post(address).status_code == 200
+
+
+def test_publish_after_right_bytes_came_before_the_refusal_was_recorded_verifies_anew(
+    world: World, another: Callable[[], Path]
+) -> None:
+    """The request that brought them saw no refusal yet, and so could not end it."""
+    directory = another()
+    draft = world.acme.draft(world.patch(), directory)
+    address, content = f"/uploads/{draft['id']}/publish", (directory / WEIGHTS).read_bytes()
+    index = next(index for index, u in enumerate(draft["uploads"]) if u["path"] == WEIGHTS)
+    send(world.acme, {"uploads": [u for u in draft["uploads"] if u["path"] != WEIGHTS]}, directory)
+    append(world.acme, draft["uploads"][index]["url"], 0, bytes(len(content)))
+    refused(world.acme.post(address), 422, "upload.digest")
+    world.service.runtime.tools.blobs.append(draft["id"], str(index), 0, content)
+    assert world.acme.post(address).status_code == 200
+
+
+def test_commit_while_another_is_taken_is_refused_after_a_while(
+    world: World, another: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over the Hub protocol it waits a little, without a thread: clients there take any refusal for the end."""
+    monkeypatch.setattr(commits, "PATIENCE_SECONDS", 0.1)
+    repository = world.patch()
+    pusher = Pusher(world.service, repository)
+    line = {"key": "file", "value": {"path": "README.md", "content": base64.b64encode(b"card").decode(), "encoding": "base64"}}
+    with world.service.runtime.exclusive(f"push:{repository}", f"A push to {repository}"):
+        refusal = pusher.commit(line)
+        told(refusal, 503, None, "request.under_way")
+        assert refusal.headers["Retry-After"]
+    assert pusher.commit(line).status_code == 200

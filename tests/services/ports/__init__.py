@@ -1,0 +1,1 @@
+"""Ports, their checks, and merged files."""

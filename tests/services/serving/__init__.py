@@ -1,0 +1,1 @@
+"""What a serving engine is told about a port."""

@@ -1,0 +1,1 @@
+"""Uploads and the reservations of their bytes."""
