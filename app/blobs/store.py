@@ -66,11 +66,21 @@ class BlobStore(Protocol):
             DomainError: server.storage_full; upload.offset.
         """
 
+    def sync_staged(self, upload: str, name: str) -> None:
+        """Makes a staged file durable: what was hashed on its way survives a power failure, or its row does not exist."""
+
     def staged(self, upload: str, name: str) -> Source:
         """A source over a staged file as it is now, which has one path, ""; empty where nothing arrived."""
 
-    def promote(self, upload: str, name: str, digest: str, path: str) -> None:
-        """Verifies a staged file, makes it durable and visible under its digest, and forgets the staged one.
+    def promote(self, upload: str, name: str, digest: str, path: str, verified: bool = False) -> None:
+        """Makes a staged file durable and visible under its digest, and forgets the staged one.
+
+        Args:
+            upload, name: the staged file.
+            digest: its sha256.
+            path: the user's name of it, for the error message.
+            verified: False reads and hashes it first. True only where this service hashed the bytes while it staged them, under
+                a name that nobody else can write to, and called `sync_staged` before it recorded that.
 
         Raises:
             DomainError: upload.digest (the staged bytes are dropped).

@@ -106,6 +106,25 @@ def test_wrong_digest(blobs: BlobStore) -> None:
     assert list(blobs.digests()) == []
 
 
+def test_promote_verified_file_in_pieces_is_not_read(blobs: BlobStore) -> None:
+    """What was hashed while it was staged is taken as it is; in S3 the store joins the pieces itself."""
+    pieces = [bytes([number]) * blobs.write_bytes for number in range(2)] + [b"end"]
+    for number, piece in enumerate(pieces):
+        blobs.append("up", "0", number * blobs.write_bytes, piece)
+    blobs.sync_staged("up", "0")
+    named = digest_of(b"not these bytes, and nobody looks")
+    blobs.promote("up", "0", named, "file", True)
+    with closing(blobs.open({"file": named})) as source:
+        assert read_range(source, "file", 0, source.size("file")) == b"".join(pieces)
+    assert blobs.received("up", "0") == 0
+
+
+def test_promote_verified_file_without_bytes_makes_an_empty_blob(blobs: BlobStore) -> None:
+    blobs.sync_staged("up", "0")
+    blobs.promote("up", "0", digest_of(b""), "file", True)
+    assert blobs.size(digest_of(b"")) == 0
+
+
 def test_empty_file(blobs: BlobStore) -> None:
     """A file of no bytes is one, though nothing was sent."""
     digest = put(blobs, b"")

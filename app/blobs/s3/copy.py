@@ -1,5 +1,6 @@
 """Copies inside S3, of any size, of just the object that was looked at."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from app.blobs.s3.client import is_missing, status_of, translated
@@ -9,6 +10,8 @@ from app.core.errors import CheckpointError
 # The largest object that one request copies; larger ones are copied in parts.
 WHOLE_BYTES = 5 * 2**30
 PART_BYTES = 2**30
+# What S3 takes as a part of an object in parts, the last excepted; and how many.
+LEAST_PART_BYTES, MAX_PARTS = 5 * 2**20, 10_000
 
 
 def copy_object(client: Any, bucket: str, found: Object, to_bucket: str, to_key: str) -> None:
@@ -18,29 +21,46 @@ def copy_object(client: Any, bucket: str, found: Object, to_bucket: str, to_key:
         CheckpointError: checkpoint.changed, when it is not the one that was looked at any more.
         DomainError: storage.unavailable, storage.refused.
     """
+    join_objects(client, bucket, [found], to_key, to_bucket)
+
+
+def can_be_joined(found: Sequence[Object]) -> bool:
+    """Returns whether the store can join objects itself: there is one, or none but the last is smaller than a part may be."""
+    return len(found) == 1 or (1 < len(found) <= MAX_PARTS and all(one.size >= LEAST_PART_BYTES for one in found[:-1]))
+
+
+def join_objects(client: Any, bucket: str, found: Sequence[Object], to_key: str, to_bucket: str | None = None) -> None:
+    """Copies objects one after another into one, within the store; see `can_be_joined` and `copy_object`."""
     from botocore.exceptions import ClientError  # noqa: PLC0415
 
-    source = {"CopySource": {"Bucket": bucket, "Key": found.key}}
-    condition = {"CopySourceIfMatch": found.etag} if found.etag else {}
+    target = {"Bucket": to_bucket or bucket, "Key": to_key}
     with translated():
         try:
-            if found.size <= WHOLE_BYTES:
-                client.copy_object(Bucket=to_bucket, Key=to_key, **source, **condition)
+            if len(found) == 1 and found[0].size <= WHOLE_BYTES:
+                client.copy_object(**target, **_source(bucket, found[0]))
             else:
-                _copy_parts(client, found.size, {"Bucket": to_bucket, "Key": to_key}, {**source, **condition})
+                _copy_parts(client, bucket, found, target)
         except ClientError as error:
             if is_missing(error) or status_of(error) == 412:
-                raise CheckpointError("checkpoint.changed", path=found.key, reason="its object is another or gone") from None
+                raise CheckpointError("checkpoint.changed", path=found[0].key, reason="its object is another or gone") from None
             raise
 
 
-def _copy_parts(client: Any, size: int, target: dict[str, str], source: dict[str, Any]) -> None:
+def _source(bucket: str, found: Object) -> dict[str, Any]:
+    condition = {"CopySourceIfMatch": found.etag} if found.etag else {}
+    return {"CopySource": {"Bucket": bucket, "Key": found.key}, **condition}
+
+
+def _copy_parts(client: Any, bucket: str, found: Sequence[Object], target: dict[str, str]) -> None:
     upload = client.create_multipart_upload(**target)["UploadId"]
     try:
         parts = []
-        for number, start in enumerate(range(0, size, PART_BYTES), 1):
-            span = f"bytes={start}-{min(size, start + PART_BYTES) - 1}"
-            copied = client.upload_part_copy(**target, **source, UploadId=upload, PartNumber=number, CopySourceRange=span)
+        spans = [(one, start) for one in found for start in range(0, one.size, PART_BYTES)]
+        for number, (one, start) in enumerate(spans, 1):
+            span = f"bytes={start}-{min(one.size, start + PART_BYTES) - 1}"
+            copied = client.upload_part_copy(
+                **target, **_source(bucket, one), UploadId=upload, PartNumber=number, CopySourceRange=span
+            )
             parts.append({"PartNumber": number, "ETag": copied["CopyPartResult"]["ETag"]})
         client.complete_multipart_upload(**target, UploadId=upload, MultipartUpload={"Parts": parts})
     except BaseException:

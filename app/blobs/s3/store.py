@@ -13,7 +13,7 @@ from app.blobs.locations import Sink
 from app.blobs.lru import Recent
 from app.blobs.s3 import versions
 from app.blobs.s3.client import clock_of, impatient_client, is_missing, make_client, shared_client, status_of, translated
-from app.blobs.s3.copy import copy_object
+from app.blobs.s3.copy import can_be_joined, copy_object, join_objects
 from app.blobs.s3.direct import S3Direct
 from app.blobs.s3.source import Object, S3Pieces, S3Source
 from app.blobs.store import BlobInfo
@@ -66,14 +66,18 @@ class S3Blobs:
             raise DomainError("upload.offset", path=name, received=self.received(upload, name), offset=offset)
         return offset + len(data)
 
+    def sync_staged(self, upload: str, name: str) -> None:
+        pass  # every object is durable
+
     def staged(self, upload: str, name: str) -> Source:
         return S3Pieces(self._client, self._bucket, self._staged(upload, name))
 
-    def promote(self, upload: str, name: str, digest: str, path: str) -> None:
+    def promote(self, upload: str, name: str, digest: str, path: str, verified: bool = False) -> None:
         staged = self._staged(upload, name)
-        if len(staged) == 1:
-            actual = self._hash(staged[0])
-            self._require(actual, digest, path, staged)
+        if verified and can_be_joined(staged):
+            join_objects(self._client, self._bucket, staged, self._blob(digest))
+        elif len(staged) == 1:
+            self._require(self._hash(staged[0]), digest, path, staged)
             copy_object(self._client, self._bucket, staged[0], self._bucket, self._blob(digest))
         else:
             self._join(staged, digest, path)

@@ -190,6 +190,7 @@ class _Reader:
             return
         try:
             blobs.append(upload, PUSHED, 0, data)
+            blobs.sync_staged(upload, PUSHED)
             run_with_retry(write, lambda uow: reservations.record_file(uow, reserved, sha256, size, upload))
         except BaseException:
             blobs.discard(upload)

@@ -80,6 +80,7 @@ async def put_object(ident: str, request: Request, registry: RegistryDep, sender
             raise DomainError("upload.incomplete", path=target.digest, received=received, size=target.size)
         if actual != target.digest:
             raise DomainError("upload.digest", path=target.digest, actual=actual, expected=target.digest)
+        await run_in_threadpool(blobs.sync_staged, upload, PUSHED)
         await run_in_threadpool(change, upload_attempts.arrive)
     except BaseException:
         await run_in_threadpool(give_up)

@@ -146,14 +146,14 @@ def _missing(uow: UnitOfWork, files: Files) -> str | None:
 
 
 def _store(units: UnitsOfWork, files: Files) -> None:
-    """Takes the files into the store, each hashed there; small ones first."""
+    """Moves the files into the store, small ones first; those that were sent straight to it are hashed now."""
     blobs = units.tools.blobs
     for file in sorted(files.values(), key=lambda file: int(file["size"])):
         with units.write() as uow:
             row = rows.pushed(uow.session, file["object"])
             staged, hashed = (row.staged, row.multipart is None) if row else (None, False)
         if staged and blobs.received(staged, PUSHED) == file["size"]:
-            blobs.promote(staged, PUSHED, file["sha256"], file["path"])
+            blobs.promote(staged, PUSHED, file["sha256"], file["path"], hashed)
         elif not (hashed and blobs.size(file["sha256"]) == file["size"]):
             raise DomainError("push.lost", path=file["path"])
 

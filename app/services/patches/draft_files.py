@@ -24,6 +24,11 @@ def is_kept(tools: Tools, file: dict[str, Any]) -> bool:
     return bool(file.get(KEPT)) and tools.blobs.size(file["sha256"]) == file["size"]
 
 
+def is_hashed(file: dict[str, Any]) -> bool:
+    """Whether a push staged the bytes of a file and hashed them meanwhile, under a name that nobody else can write to."""
+    return bool(file.get(KEPT) and file.get(STAGED))
+
+
 def place(version: PatchVersion, index: int) -> tuple[str, str]:
     """Upload and name under which a file of a draft is staged."""
     pushed = version.files[index].get(STAGED)

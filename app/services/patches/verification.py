@@ -140,7 +140,7 @@ def _take(tools: Tools, version: PatchVersion, verified: list[str]) -> None:
         staged, multipart = draft_files.place(version, index), (version.multiparts or {}).get(file["path"])
         if multipart and blobs.direct and blobs.received(*staged) != file["size"]:
             blobs.direct.complete(*staged, multipart)
-        blobs.promote(*staged, file["sha256"], file["path"])
+        blobs.promote(*staged, file["sha256"], file["path"], draft_files.is_hashed(file))
         verified.append(file["path"])
 
 

@@ -193,3 +193,4 @@ def _stage(tools: Tools, upload: str, file: ShardFile, reader: _Blocks) -> None:
     tools.blobs.append(upload, PUSHED, offset, bytes(held))
     if hashed.hexdigest() != file.sha256:
         raise XetError("xet.digest", actual=hashed.hexdigest(), expected=file.sha256)
+    tools.blobs.sync_staged(upload, PUSHED)
