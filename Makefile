@@ -15,7 +15,7 @@ locked = $(UV) pip install --quiet --python $(BIN)/python $(BY_HASH) -r $(1) || 
 # Installed without bytecode, most of which nobody would read: Python writes it when a module is first imported, if it may.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test check again lint ruff mypy contracts compiled audit sbom lock soak fuzz clients bench clean
+.PHONY: quickstart test check again lint ruff mypy contracts compiled audit sbom lock soak fuzz clients bench docs clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/portllm quickstart $(QUICKSTART)
@@ -63,6 +63,10 @@ sbom: $(VENV)/.installed-test
 # LOCK=--upgrade takes the newest of everything, LOCK='--upgrade-package NAME' of one; without, only what pyproject.toml wants changes.
 lock: $(UV)
 	$(BIN)/python requirements/lock.py $(UV) $(LOCK)
+
+# What is generated from the code.
+docs: $(VENV)/.installed-test
+	$(BIN)/python -m app.domain.events.reference > docs/events.md
 
 soak: $(VENV)/.installed-test
 	PORTLLM_SOAK_ROUNDS=50 $(BIN)/python -m pytest tests/faults

@@ -10,10 +10,11 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from app.db.base import Base
 from app.db.families import EVERYBODY, Family, FamilyGrant
 from app.db.locks import EVENTS, advisory_lock
+from app.domain.events.families import FamilyGranted, FamilyWithdrawn
 
 # Events about grants on a family. An event about a single owner belongs to that owner. Older ones belong to the family and carry
 # the owner's name in their data; they cannot be changed, because the table is append-only.
-GRANTS = ("family.granted", "family.withdrawn")
+GRANTS = (FamilyGranted.spec.kind, FamilyWithdrawn.spec.kind)
 _OF_FAMILIES = text("family IS NOT NULL")
 
 

@@ -15,6 +15,8 @@ from app.db.errors import CollisionError, translated
 from app.db.events import Event
 from app.db.locks import BYTES, advisory_lock_shared
 from app.domain.errors import DomainError
+from app.domain.events.base import Event as TypedEvent
+from app.domain.events.base import FamilyEvent, OwnerEvent
 from app.domain.principal import INSTALLATION, Principal
 from app.services.tools import Tools
 
@@ -64,19 +66,13 @@ class UnitOfWork:
         if row_version is not None and row_version != row.row_version:
             raise DomainError("request.changed", what=what)
 
-    def event(self, kind: str, principal: Principal, owner: str, subject: str, /, **data: Any) -> None:
-        """Says what happened; written at the end of the transaction, with the fact or not at all."""
-        self._events.append(
-            Event(
-                at=now(), kind=kind, owner=owner, subject=subject, actor=principal.owner, data=data, token=principal.token,
-                address=principal.address, request=principal.request,
-            )
-        )  # fmt: skip
+    def event(self, event: OwnerEvent, principal: Principal, owner: str, subject: str) -> None:
+        """Records what happened to something of an owner; written at the end of the transaction, with the fact or not at all."""
+        self._events.append(_row(event, principal, owner, subject))
 
-    def family_event(self, kind: str, principal: Principal, family: str, release: str | None = None, /, **data: Any) -> None:
-        """Says what happened to a family, or to a release of it: for those who may see the family."""
-        self.event(kind, principal, INSTALLATION, f"{family}/{release}" if release else family, **data)
-        self._events[-1].family = family
+    def family_event(self, event: FamilyEvent, principal: Principal, family: str, release: str | None = None) -> None:
+        """Records what happened to a family, or to a release of it, as `event` does."""
+        self._events.append(_row(event, principal, INSTALLATION, f"{family}/{release}" if release else family, family))
 
     def after_commit(self, action: Callable[[], object]) -> None:
         """Registers clean-up to run after the commit. It may be lost (crash, error), so correctness must not depend on it."""
@@ -95,6 +91,13 @@ class UnitOfWork:
                 action()
             except Exception:  # any error: maintenance repeats the clean-up
                 log.exception("clean-up after a commit failed")
+
+
+def _row(event: TypedEvent, principal: Principal, owner: str, subject: str, family: str | None = None) -> Event:
+    return Event(
+        at=now(), kind=event.spec.kind, owner=owner, subject=subject, actor=principal.owner, data=event.data(), family=family,
+        token=principal.token, address=principal.address, request=principal.request,
+    )  # fmt: skip
 
 
 @contextmanager

@@ -516,3 +516,16 @@ def test_a_client_that_goes_away() -> None:
     with pytest.raises(DomainError) as caught:
         asyncio.run(read())
     assert caught.value.code == "upload.broken"
+
+
+def test_repository_and_tag_leave_events(service: Service, pusher: Pusher, patch: dict[str, bytes]) -> None:
+    """A repository that is announced and forgotten; a tag that is taken away."""
+    one = Pusher(service, "acme/short-lived").create()
+    assert one("DELETE", "/api/repos/delete", json={"name": "short-lived", "organization": "acme"}).status_code == 200
+    assert push(pusher, patch).status_code == 200
+    assert pusher("POST", f"/api/models/{pusher.repository}/tag/main", json={"tag": "prod"}).status_code == 200
+    assert pusher("DELETE", f"/api/models/{pusher.repository}/tag/prod").status_code == 200
+    query = "SELECT kind FROM events WHERE subject IN (:repository, :tag) ORDER BY id"
+    assert service.rows(query, repository=one.repository, tag=f"{pusher.repository}@prod") == [
+        ("repository.announced",), ("repository.forgotten",), ("alias.moved",), ("alias.removed",),
+    ]  # fmt: skip

@@ -117,4 +117,6 @@ def test_materialise_to_s3(cloud: Cloud, merged: dict[str, str], tmp_path: Path)
     with cloud.service.client() as client:
         listed = client.get(f"/ports/{row['port']}/materialisations").json()["items"]
         assert [m["state"] for m in listed] == ["failed", "done"]
+        kinds = [e["kind"] for e in client.get("/events", params={"limit": 500}).json()["items"] if e["subject"] == row["id"]]
+        assert kinds == ["materialisation.queued", "materialisation.done"]
         assert client.get("/materialisations/mat_none").json()["code"] == "materialisation.unknown"

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 from app.api.schemas.base import In, Name, Out, Time
 from app.db.events import Event
 from app.db.tokens import Token
+from app.domain.events.catalogue import CATALOGUE
+from app.domain.events.reference import data_of
 from app.domain.principal import role_of, scopes_of
 from app.services.events.events import actor_of
 
@@ -89,16 +91,22 @@ class WhoAmIOut(Out):
     expires_at: Time | None
 
 
+_DATA = "\n".join(f"- `{name}`: {', '.join(data_of(kind)) or 'none'}. {kind.__doc__}" for name, kind in CATALOGUE.items())
+
+
 class EventOut(Out):
     """One thing that happened."""
 
     id: Annotated[int, Field(examples=[17])]
     at: Time
-    kind: Annotated[str, Field(examples=["port.ready"])]
+    kind: Annotated[str, Field(examples=["port.ready"], json_schema_extra={"enum": list(CATALOGUE)})]
     owner: Annotated[str, Field(examples=["acme"])]
     subject: Annotated[str, Field(examples=["prt_0193a1b2c3d4e5f60718293a4b5c6d7e8f90"])]
     actor: Annotated[str, Field(examples=["acme"])]
-    data: Annotated[dict[str, Any], Field(examples=[{"patch": "acme/tone", "version": 1, "release": "v2"}])]
+    data: Annotated[
+        dict[str, Any],
+        Field(description=_DATA, examples=[{"patch": "acme/tone", "version": 1, "release": "v2", "forced": False}]),
+    ]
 
     @classmethod
     def of(cls, row: Event, for_admin: bool) -> "EventOut":

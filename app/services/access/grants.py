@@ -6,6 +6,7 @@ from app.db import families as rows
 from app.db.base import now
 from app.db.families import EVERYBODY, Family, FamilyGrant
 from app.domain.errors import DomainError
+from app.domain.events.families import FamilyGranted, FamilyWithdrawn
 from app.domain.ids import new_id
 from app.domain.names import check_owner
 from app.domain.principal import Principal
@@ -26,7 +27,7 @@ def grant(uow: UnitOfWork, principal: Principal, family: Family, owner: str) -> 
     if found is None:
         found = FamilyGrant(id=new_id("grt"), created_at=now(), family_id=family.id, owner=owner)
         uow.add(found)
-        _record(uow, "family.granted", principal, family.name, owner)
+        _record(uow, FamilyGranted(to=owner), principal, family.name)
     return found
 
 
@@ -42,7 +43,7 @@ def withdraw(uow: UnitOfWork, principal: Principal, family: Family, owner: str) 
         raise DomainError("family.grant", family=family.name, owner=owner[:100])
     uow.session.delete(found)
     uow.session.flush()
-    _record(uow, "family.withdrawn", principal, family.name, owner)
+    _record(uow, FamilyWithdrawn(to=owner), principal, family.name)
 
 
 def of_family(uow: UnitOfWork, principal: Principal, family: Family) -> Sequence[FamilyGrant]:
@@ -51,11 +52,11 @@ def of_family(uow: UnitOfWork, principal: Principal, family: Family) -> Sequence
     return rows.grants(uow.session, family.id)
 
 
-def _record(uow: UnitOfWork, kind: str, principal: Principal, name: str, owner: str) -> None:
+def _record(uow: UnitOfWork, event: FamilyGranted | FamilyWithdrawn, principal: Principal, name: str) -> None:
     """Records the event of a grant for the owner that the grant concerns, so that other readers of the family do not learn its
     name.
     """
-    if owner == EVERYBODY:
-        uow.family_event(kind, principal, name, to=owner)
+    if event.to == EVERYBODY:
+        uow.family_event(event, principal, name)
     else:
-        uow.event(kind, principal, owner, name, to=owner)
+        uow.event(event, principal, event.to, name)

@@ -6,6 +6,7 @@ from app.db import quotas as rows
 from app.db.locks import advisory_lock
 from app.db.quotas import OwnerQuota
 from app.domain.errors import DomainError
+from app.domain.events.access import QuotaChanged
 from app.domain.names import check_owner
 from app.domain.principal import Principal
 from app.domain.quotas import KINDS, Kind, Quota
@@ -107,7 +108,7 @@ def change(
         setattr(row, kind, limit)
     if changed:
         row.row_version += 1
-        uow.event("quota.changed", principal, owner, owner, **changed)
+        uow.event(QuotaChanged(limits=changed), principal, owner, owner)
     uow.session.flush()
     return usage(uow, principal, owner)
 

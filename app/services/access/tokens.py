@@ -11,6 +11,7 @@ from app.db.base import now
 from app.db.locks import FIRST_TOKEN, advisory_lock
 from app.db.tokens import Token
 from app.domain.errors import DomainError
+from app.domain.events.access import TokenCreated, TokenExchanged, TokenRevoked, TokenRotated
 from app.domain.ids import new_id
 from app.domain.names import check_owner
 from app.domain.principal import INSTALLATION, SCOPES, Principal, check_scopes
@@ -132,7 +133,7 @@ def rotate(uow: UnitOfWork, principal: Principal, token_id: str, grace: dt.timed
         old.expires_at = min(old.expires_at or end, end)
     else:
         old.revoked_at = now()
-    uow.event("token.rotated", principal, old.owner, old.id, by=made[0].id)
+    uow.event(TokenRotated(by=made[0].id), principal, old.owner, old.id)
     return made
 
 
@@ -167,7 +168,7 @@ def _end(uow: UnitOfWork, principal: Principal, token: Token) -> None:
     uow.lock(token)
     if token.revoked_at is None:
         token.revoked_at = now()
-        uow.event("token.revoked", principal, token.owner, token.id)
+        uow.event(TokenRevoked(), principal, token.owner, token.id)
 
 
 def list_page(uow: UnitOfWork, principal: Principal, after: str | None, limit: int) -> Sequence[Token]:
@@ -237,10 +238,11 @@ def _issue(
         expires_at=expires_at, issuer=source and source.issuer, subject=source and source.subject, made_by=principal.token[:40],
     )  # fmt: skip
     uow.add(token)
-    origin = {name: value for name, value in source._asdict().items() if value is not None} if source else {}
-    kind = "token.exchanged" if source and source.rule is not None else "token.created"
-    end = expires_at.isoformat() if expires_at else None
-    uow.event(kind, principal, owner, token.id, scopes=scopes, expires_at=end, **origin)
+    made = TokenExchanged if source and source.rule is not None else TokenCreated
+    origin = source._asdict() if source else {}
+    uow.event(
+        made(scopes=scopes, expires_at=expires_at.isoformat() if expires_at else None, **origin), principal, owner, token.id
+    )
     return token, secret
 
 

@@ -12,6 +12,7 @@ from app.db.base_aliases import BaseAlias, key_of
 from app.db.families import Family
 from app.db.releases import Release
 from app.domain.errors import DomainError
+from app.domain.events.families import FamilyNamed, FamilyUnnamed
 from app.domain.ids import new_id
 from app.domain.principal import INSTALLATION, Principal
 from app.services.access import grants
@@ -66,7 +67,7 @@ def add(
         family_id=family.id, release_id=release.id if release else None, family=family, release=release,
     )  # fmt: skip
     uow.add(found)
-    uow.family_event("family.named", principal, family_name, release_name, name=name, revision=revision)
+    uow.family_event(FamilyNamed(name=name, revision=revision), principal, family_name, release_name)
     return found, True
 
 
@@ -83,7 +84,7 @@ def remove(uow: UnitOfWork, principal: Principal, family_name: str, ident: str) 
         raise DomainError("base_alias.unknown", family=family_name, alias=ident[:100])
     uow.session.delete(found)
     uow.session.flush()
-    uow.family_event("family.unnamed", principal, family_name, None, name=found.name, revision=found.revision)
+    uow.family_event(FamilyUnnamed(name=found.name, revision=found.revision), principal, family_name)
     return found
 
 

@@ -6,6 +6,7 @@ from app.db import families as rows
 from app.db.base import now
 from app.db.families import Family
 from app.domain.errors import DomainError
+from app.domain.events.families import FamilyCreated
 from app.domain.ids import new_id
 from app.domain.names import check_name
 from app.domain.principal import INSTALLATION, Principal
@@ -21,7 +22,7 @@ def create(uow: UnitOfWork, principal: Principal, name: str, description: str = 
         raise DomainError("family.taken", family=name)
     family = Family(id=new_id("fam"), created_at=now(), name=name, owner=INSTALLATION, description=description)
     uow.add(family)
-    uow.family_event("family.created", principal, name)
+    uow.family_event(FamilyCreated(), principal, name)
     for reader in readers:
         grants.grant(uow, principal, family, reader)
     return family

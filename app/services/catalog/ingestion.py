@@ -12,6 +12,7 @@ from app.db.jobs import Claim, claim, still_ours
 from app.db.pushes import Push
 from app.db.releases import Release
 from app.domain.errors import DomainError
+from app.domain.events.families import ReleaseReady
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.states import move
 from app.services.catalog import release_sources, releases
@@ -89,8 +90,8 @@ def record(uow: UnitOfWork, release_id: str, job: str, held: Claim, result: dict
     release.ready_at = now()
     releases.touch(release)
     worker = Principal(INSTALLATION, frozenset({"admin"}), job)
-    facts = {"manifest": release.manifest, "bytes": release.total_bytes}
-    uow.family_event("release.ready", worker, release.family.name, release.name, **facts)
+    event = ReleaseReady(manifest=release.manifest, bytes=release.total_bytes)
+    uow.family_event(event, worker, release.family.name, release.name)
     return True
 
 

@@ -8,6 +8,7 @@ from app.db.base import now
 from app.db.families import Family
 from app.db.releases import Release
 from app.domain.errors import DomainError
+from app.domain.events.families import ReleaseRegistered, ReleaseRejected, ReleaseYanked
 from app.domain.ids import new_id
 from app.domain.names import check_revision
 from app.domain.principal import INSTALLATION, Principal
@@ -63,7 +64,7 @@ def register(
     if listed:
         release_sources.keep_listing(uow, release, listed)
     uow.tools.jobs.enqueue(uow.session, job_of(release), INGEST, release.id)
-    uow.family_event("release.registered", principal, family_name, name, source=source)
+    uow.family_event(ReleaseRegistered(source=source), principal, family_name, name)
     uow.session.flush()
     return _reread(uow, release), is_new
 
@@ -93,7 +94,7 @@ def register_pushed(uow: UnitOfWork, principal: Principal, family_name: str, nam
         release.source, release.copied = source, True
         _next_attempt(release)
     uow.tools.jobs.enqueue(uow.session, job_of(release), INGEST, release.id)
-    uow.family_event("release.registered", principal, family_name, name, source=source)
+    uow.family_event(ReleaseRegistered(source=source), principal, family_name, name)
     uow.session.flush()
     return _reread(uow, release)
 
@@ -111,7 +112,7 @@ def ingest_again(uow: UnitOfWork, principal: Principal, release_id: str) -> str:
     _next_attempt(release)
     release_sources.order_of(uow, release)
     uow.tools.jobs.enqueue(uow.session, job_of(release), INGEST, release.id)
-    uow.family_event("release.registered", principal, release.family.name, release.name, source=release.source)
+    uow.family_event(ReleaseRegistered(source=release.source), principal, release.family.name, release.name)
     return job_of(release)
 
 
@@ -167,7 +168,7 @@ def yank(uow: UnitOfWork, principal: Principal, family_name: str, name: str, rea
     release.state = move("release", release.state, "yanked")
     release.yank_reason = reason
     touch(release)
-    uow.family_event("release.yanked", principal, family_name, name, reason=reason)
+    uow.family_event(ReleaseYanked(reason=reason), principal, family_name, name)
     return release
 
 
@@ -180,8 +181,8 @@ def record_rejected(uow: UnitOfWork, release_id: str, problem: dict[str, Any]) -
     release.problem = problem
     touch(release)
     worker = Principal(INSTALLATION, frozenset({"admin"}), job_of(release))
-    said = {"code": problem["code"], "detail": problem["detail"]}
-    uow.family_event("release.rejected", worker, release.family.name, release.name, **said)
+    event = ReleaseRejected(code=problem["code"], detail=problem["detail"])
+    uow.family_event(event, worker, release.family.name, release.name)
 
 
 def unfinished(uow: UnitOfWork) -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ from app.core.source import FileStat, Source, stat_of
 from app.db import releases as rows
 from app.db.releases import Release
 from app.domain.errors import DomainError
+from app.domain.events.families import ReleaseDamaged, ReleaseReaccepted
 from app.domain.principal import INSTALLATION, Principal
 from app.services.catalog.ingestion import keep_stats
 from app.services.catalog.releases import touch
@@ -164,7 +165,7 @@ def _record_damaged(write: Begin, release: Release, path: str) -> None:
             return
         row.damaged_path = path
         touch(row)
-        uow.family_event("release.damaged", _MAINTENANCE, row.family.name, row.name, path=path)
+        uow.family_event(ReleaseDamaged(path=path), _MAINTENANCE, row.family.name, row.name)
     log.error(
         "%s of %s/%s does not hold the bytes that were registered: it is not read any more", path, row.family.name, row.name
     )
@@ -180,7 +181,7 @@ def _record_accepted(write: Begin, release: Release, stats: dict[str, FileStat])
         row.damaged_path = None
         if before != (row.stats, row.identities, row.damaged_path):
             touch(row)
-            uow.family_event("release.reaccepted", _MAINTENANCE, row.family.name, row.name, files=len(stats))
+            uow.family_event(ReleaseReaccepted(files=len(stats)), _MAINTENANCE, row.family.name, row.name)
 
 
 _MAINTENANCE = Principal(INSTALLATION, frozenset({"admin"}), "maintenance")

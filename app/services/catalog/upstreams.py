@@ -7,6 +7,7 @@ from app.db import upstreams as rows
 from app.db.base import now
 from app.db.upstreams import Upstream
 from app.domain.errors import DomainError
+from app.domain.events.access import UpstreamPut, UpstreamRemoved
 from app.domain.ids import new_id
 from app.domain.names import MAX_NAME, check_name
 from app.domain.principal import INSTALLATION, Principal
@@ -66,8 +67,7 @@ def put(
     row.private_hosts, row.http_hosts = list(private_hosts), list(http_hosts)
     row.token = encryption.seal(uow.tools.secret_keys, encryption.place_of(row), token) if token else None
     uow.add(row)
-    facts = {"endpoint": address, "has_token": bool(token), "publishers": publishers}
-    uow.event("upstream.put", principal, INSTALLATION, name, **facts)
+    uow.event(UpstreamPut(endpoint=address, has_token=bool(token), publishers=publishers), principal, INSTALLATION, name)
     return _shown(row), is_new
 
 
@@ -80,7 +80,7 @@ def remove(uow: UnitOfWork, principal: Principal, name: str) -> Shown:
     shown = _shown(row)
     uow.session.delete(row)
     uow.session.flush()
-    uow.event("upstream.removed", principal, INSTALLATION, name)
+    uow.event(UpstreamRemoved(), principal, INSTALLATION, name)
     return shown
 
 

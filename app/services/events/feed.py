@@ -20,6 +20,7 @@ from app.db.base import now
 from app.db.events import Event
 from app.db.families import EVERYBODY
 from app.domain.errors import DomainError
+from app.domain.events.access import TokenRevoked, TokenRotated
 from app.domain.principal import Principal
 from app.services.draining import Draining
 from app.services.events import events
@@ -29,7 +30,7 @@ POLL_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0  # between retries while the database does not answer
 TOKEN_CHECK_SECONDS = 15.0
 # After an event of one of these kinds, tokens are checked again before any event is handed out.
-TOKEN_ENDS = frozenset({"token.revoked", "token.rotated"})
+TOKEN_ENDS = frozenset({TokenRevoked.spec.kind, TokenRotated.spec.kind})
 PAGE = 100  # events that a stream reads at once while it catches up
 BATCH = 500  # events that the poller reads at once
 QUEUE = 500  # messages that wait for one stream

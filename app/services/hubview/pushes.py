@@ -20,6 +20,7 @@ from app.db.commits import NOTHING, name_of
 from app.db.patches import Patch
 from app.db.pushes import Push
 from app.domain.errors import DomainError
+from app.domain.events.patches import RepositoryAnnounced, RepositoryForgotten
 from app.domain.ids import new_id
 from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository
@@ -65,7 +66,7 @@ def announce(uow: UnitOfWork, principal: Principal, repository: Repository) -> b
         return False
     open_account(uow, repository.owner, "patches", "drafts").charge(patches=1, drafts=1)
     _begin(uow, repository, None)
-    uow.event("repository.announced", principal, repository.owner, repository.full_name)
+    uow.event(RepositoryAnnounced(), principal, repository.owner, repository.full_name)
     return True
 
 
@@ -82,7 +83,7 @@ def forget(uow: UnitOfWork, principal: Principal, repository: Repository) -> Non
     if push is None:
         raise DomainError("hub.repository", repository=repository.full_name)
     end(uow, push)
-    uow.event("repository.forgotten", principal, repository.owner, repository.full_name)
+    uow.event(RepositoryForgotten(), principal, repository.owner, repository.full_name)
 
 
 def require_known(uow: UnitOfWork, principal: Principal, repository: Repository) -> None:

@@ -10,6 +10,8 @@ from app.db import jobs as rows
 from app.db.base import now
 from app.db.jobs import Claim
 from app.domain.errors import DomainError
+from app.domain.events.base import OwnerEvent
+from app.domain.events.jobs import JobCancelled, JobDone, JobFailed, JobProgress, JobRetried, JobStarted
 from app.domain.principal import INSTALLATION, Principal
 from app.services.catalog import releases
 from app.services.patches import imports
@@ -17,7 +19,6 @@ from app.services.ports import materialisations, port_digests
 from app.services.tools import JobStatus
 from app.services.unit_of_work import Begin, UnitOfWork
 
-FAILED = "job.failed"
 # Starts the next attempt at the same subject, by the use case that started the first; returns its job.
 AGAIN: dict[str, Callable[[UnitOfWork, Principal, str], str]] = {
     releases.INGEST: releases.ingest_again,
@@ -92,7 +93,7 @@ def _ended(uow: UnitOfWork, told: set[str]) -> list[_Ended]:
     """Returns the jobs that ended without a result, those abandoned by the engine first; prunes unlisted jobs from `told`."""
     given_up = rows.given_up(uow.session, rows.WORKFLOW, now() - GIVEN_UP_SINCE)
     told &= set(given_up)
-    told |= event_rows.told_of(uow.session, FAILED, [job for job in given_up if job not in told])
+    told |= event_rows.told_of(uow.session, JobFailed.spec.kind, [job for job in given_up if job not in told])
     found = {job: _Ended(job, job.split(":", 2)[1], subject_of(job), True) for job in given_up if job not in told}
     live = uow.tools.jobs.live(uow.session)
     for kind, waiting in UNFINISHED.items():
@@ -164,7 +165,7 @@ def record_cancelled(uow: UnitOfWork, principal: Principal, job: str, kind: str,
     """Records on the subject of a job, and as an event, that the job was cancelled."""
     if kind in CANCELLED:
         CANCELLED[kind](uow, subject, DomainError("job.cancelled").to_problem())
-    uow.event("job.cancelled", principal, job.partition(":")[0], job, kind=kind, subject=subject)
+    uow.event(JobCancelled(kind=kind, subject=subject), principal, job.partition(":")[0], job)
 
 
 def retry(uow: UnitOfWork, principal: Principal, job: str) -> JobStatus:
@@ -175,7 +176,7 @@ def retry(uow: UnitOfWork, principal: Principal, job: str) -> JobStatus:
     again = AGAIN[kind](uow, principal, subject)
     if again == job:
         raise DomainError("state.move", noun="job", state=status.state, target="queued")
-    uow.event("job.retried", principal, owner, again, kind=kind, subject=subject, before=job)
+    uow.event(JobRetried(kind=kind, subject=subject, before=job), principal, owner, again)
     # The engine looks through a connection of its own, which does not see this transaction yet.
     return JobStatus(again, "queued", None, None, None, None)
 
@@ -214,25 +215,25 @@ def require(uow: UnitOfWork, job: str, held: Claim) -> None:
 
 
 def started(uow: UnitOfWork, job: str, kind: str, subject: str, held: Claim) -> None:
-    _tell(uow, "job.started", job, kind=kind, subject=subject, attempt=held.attempt)
+    _record(uow, job, JobStarted(kind=kind, subject=subject, attempt=held.attempt))
 
 
 def progressed(uow: UnitOfWork, job: str, kind: str, subject: str, progress: dict[str, Any]) -> None:
-    _tell(uow, "job.progress", job, kind=kind, subject=subject, **progress)
+    _record(uow, job, JobProgress(kind=kind, subject=subject, progress=progress))
 
 
 def done(uow: UnitOfWork, job: str, kind: str, subject: str) -> None:
-    _tell(uow, "job.done", job, kind=kind, subject=subject)
+    _record(uow, job, JobDone(kind=kind, subject=subject))
 
 
 def failed(uow: UnitOfWork, job: str, kind: str, subject: str, problem: dict[str, Any]) -> None:
-    _tell(uow, FAILED, job, kind=kind, subject=subject, code=problem["code"], detail=problem["detail"])
+    _record(uow, job, JobFailed(kind=kind, subject=subject, code=problem["code"], detail=problem["detail"]))
 
 
-def _tell(uow: UnitOfWork, what: str, job: str, **data: Any) -> None:
-    """An event whose subject is the job, of the job's owner."""
+def _record(uow: UnitOfWork, job: str, event: OwnerEvent) -> None:
+    """Records an event about a job, for the job's owner."""
     worker = Principal(INSTALLATION, frozenset({"admin"}), job)
-    uow.event(what, worker, job.partition(":")[0], job, **data)
+    uow.event(event, worker, job.partition(":")[0], job)
 
 
 def _change(uow: UnitOfWork, principal: Principal, job: str) -> tuple[JobStatus, str, str, str]:

@@ -6,11 +6,11 @@ from typing import Any
 
 from app.db import installation, job_queues
 from app.db.base import clock
+from app.domain.events.jobs import WorkerMissing, WorkerResolved
 from app.domain.principal import INSTALLATION, Principal
 from app.services.unit_of_work import Begin, UnitOfWork
 
 FACT = "unserved-queues"
-MISSING, RESOLVED = "worker.missing", "worker.resolved"
 
 log = logging.getLogger("portllm.jobs")
 
@@ -42,10 +42,11 @@ def watch(read: Begin, write: Begin, patience: float) -> None:
             before, after = bool(known.get(name, {}).get("told")), bool(following.get(name, {}).get("told"))
             if after and not before:
                 log.warning("%d jobs wait, and no live worker takes jobs of class %s", waiting[name], name)
-                uow.event(MISSING, house, INSTALLATION, name, jobs=waiting[name], since=following[name]["since"])
+                event = WorkerMissing(jobs=waiting[name], since=following[name]["since"])
+                uow.event(event, house, INSTALLATION, name)
             if before and not after:
                 log.warning("jobs of class %s no longer wait for want of a worker", name)
-                uow.event(RESOLVED, house, INSTALLATION, name, since=known[name]["since"])
+                uow.event(WorkerResolved(since=known[name]["since"]), house, INSTALLATION, name)
         installation.write(uow.session, FACT, following)
 
 

@@ -17,6 +17,7 @@ from app.db.locks import BYTES, try_advisory_lock
 from app.db.materialisations import Materialisation
 from app.db.patches import PURGED, PatchVersion
 from app.domain.errors import DomainError
+from app.domain.events.patches import VersionErased
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.s3_uri import S3Uri
 from app.services.operations import garbage_collection
@@ -272,7 +273,7 @@ def _keep(units: UnitsOfWork, ident: str, blobs: list[Report], copies: list[Repo
             house = Principal(INSTALLATION, frozenset({"admin"}), "erasure")
             kept = sum(blob["kept_for"] is not None for blob in blobs)
             subject = f"{row.patch.full_name}@{row.number}"
-            uow.event("version.erased", house, row.owner, subject, blobs=len(blobs) - kept, kept=kept, copies=len(copies))
+            uow.event(VersionErased(blobs=len(blobs) - kept, kept=kept, copies=len(copies)), house, row.owner, subject)
 
 
 def _report(

@@ -9,6 +9,7 @@ from app.db import materialisations, patches, ports
 from app.db.base import clock
 from app.db.patches import PURGED, PatchVersion
 from app.domain.errors import DomainError
+from app.domain.events.patches import VersionPurged
 from app.domain.principal import Principal
 from app.domain.states import move
 from app.services.jobs import jobs
@@ -42,7 +43,7 @@ def purge(
     version.purged_by = f"{principal.owner} {principal.token}"
     version.erasure = erasure.begin(present, running)
     forget_answers(uow, version)
-    uow.event("version.purged", principal, owner, f"{owner}/{name}@{number}", reason=reason, digest=version.digest)
+    uow.event(VersionPurged(reason=reason, digest=version.digest), principal, owner, f"{owner}/{name}@{number}")
     uow.after_commit(lambda: uow.tools.artifacts.revoke({version.id}))
     return version
 

@@ -13,6 +13,7 @@ from app.db.base import clock, now
 from app.db.errors import CollisionError
 from app.db.patches import Patch, PatchVersion
 from app.domain.errors import DomainError
+from app.domain.events.patches import VersionPublished
 from app.domain.ids import new_id
 from app.domain.names import UNKNOWN
 from app.domain.principal import Principal
@@ -203,7 +204,7 @@ def publish(uow: UnitOfWork, principal: Principal, upload: str, facts: dict[str,
     version.published_digest = version.digest
     version.published_at = now()
     version.row_version += 1
-    uow.event("version.published", principal, version.owner, f"{patch.full_name}@{version.number}", trained_on=trained_on)
+    uow.event(VersionPublished(trained_on=trained_on), principal, version.owner, f"{patch.full_name}@{version.number}")
     return version
 
 

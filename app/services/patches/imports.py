@@ -10,6 +10,7 @@ from app.db.base import clock, now
 from app.db.imports import Import
 from app.db.jobs import Claim, still_ours
 from app.domain.errors import DomainError
+from app.domain.events.patches import ImportCancelled, ImportImported, ImportPresent, ImportRefused, ImportRequested
 from app.domain.ids import new_id
 from app.domain.names import MAX_REPOSITORY, UNKNOWN, check_owner, check_patch, check_revision, patch_name_of
 from app.domain.principal import INSTALLATION, Principal
@@ -107,7 +108,7 @@ def request(uow: UnitOfWork, principal: Principal, wish: ImportRequest, found: S
     uow.session.flush()
     for row in (row for row in made if row.state == "queued"):
         uow.tools.jobs.enqueue(uow.session, job_of(row), IMPORT, row.id)
-    uow.event("import.requested", principal, owner, batch, sources=list(wish.sources)[:20], count=len(made))
+    uow.event(ImportRequested(sources=list(wish.sources)[:20], count=len(made)), principal, owner, batch)
     return batch, made
 
 
@@ -197,8 +198,8 @@ def record(uow: UnitOfWork, ident: str, job: str, held: Claim, result: dict[str,
     _finish(uow, row, state)
     uow.after_commit(lambda: uow.tools.blobs.discard(_staging(row)))
     who = Principal(INSTALLATION, frozenset({"admin"}), job)
-    where = {"upstream": row.upstream, "repository": row.repository, "commit": row.commit}
-    uow.event(f"import.{state}", who, row.owner, row.patch, **where)
+    kind = ImportImported if state == "imported" else ImportPresent
+    uow.event(kind(upstream=row.upstream, repository=row.repository, commit=row.commit), who, row.owner, row.patch)
     return True
 
 
@@ -210,7 +211,8 @@ def record_refused(uow: UnitOfWork, ident: str, problem: dict[str, Any]) -> None
     _finish(uow, row, "cancelled" if problem["code"] == "job.cancelled" else "refused")
     row.problem = problem
     worker = Principal(INSTALLATION, frozenset({"admin"}), job_of(row))
-    uow.event(f"import.{row.state}", worker, row.owner, row.patch, code=problem["code"], repository=row.repository)
+    kind = ImportCancelled if row.state == "cancelled" else ImportRefused
+    uow.event(kind(code=problem["code"], repository=row.repository), worker, row.owner, row.patch)
 
 
 def unfinished(uow: UnitOfWork) -> list[tuple[str, str]]:

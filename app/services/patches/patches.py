@@ -4,6 +4,7 @@ from app.db import patches as rows
 from app.db.base import now
 from app.db.patches import PURGED, Alias, Patch, PatchLine, PatchVersion
 from app.domain.errors import DomainError
+from app.domain.events.patches import AliasMoved, AliasRemoved, PatchChanged, PatchCreated
 from app.domain.ids import new_id
 from app.domain.names import check_patch, check_revision
 from app.domain.principal import Principal
@@ -60,7 +61,7 @@ def create(
         trained_on=trained_on, family=family,
     )  # fmt: skip
     uow.add(patch)
-    uow.event("patch.created", principal, owner, full_name, family=family_name)
+    uow.event(PatchCreated(family=family_name), principal, owner, full_name)
     return patch, True
 
 
@@ -100,7 +101,7 @@ def change(
     for field, value in changes.items():
         setattr(patch, field, value)
     patch.row_version += 1
-    uow.event("patch.changed", principal, owner, patch.full_name)
+    uow.event(PatchChanged(), principal, owner, patch.full_name)
     return patch
 
 
@@ -166,7 +167,7 @@ def set_alias(
     elif alias.version_id != target.id:
         alias.version = target
         alias.row_version += 1
-    uow.event("alias.moved", principal, owner, f"{patch.full_name}@{alias_name}", version=target.number)
+    uow.event(AliasMoved(version=target.number), principal, owner, f"{patch.full_name}@{alias_name}")
     return alias
 
 
@@ -184,7 +185,7 @@ def remove_alias(uow: UnitOfWork, principal: Principal, owner: str, name: str, a
         raise DomainError("alias.unknown", patch=patch.full_name, alias=alias_name[:100])
     uow.session.delete(alias)
     uow.session.flush()
-    uow.event("alias.removed", principal, owner, f"{patch.full_name}@{alias_name}", version=alias.version.number)
+    uow.event(AliasRemoved(version=alias.version.number), principal, owner, f"{patch.full_name}@{alias_name}")
 
 
 def aliases(uow: UnitOfWork, patch: Patch) -> dict[str, int | None]:

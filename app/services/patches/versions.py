@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from app.db import patches as rows
 from app.db.patches import PatchVersion
 from app.domain.errors import DomainError
+from app.domain.events.patches import VersionYanked
 from app.domain.principal import Principal
 from app.domain.states import move
 from app.services.patches import patches
@@ -53,5 +54,5 @@ def yank(
     version.state = move("version", version.state, "yanked")
     version.yank_reason = reason
     version.row_version += 1
-    uow.event("version.yanked", principal, owner, f"{owner}/{name}@{number}", reason=reason)
+    uow.event(VersionYanked(reason=reason), principal, owner, f"{owner}/{name}@{number}")
     return version

@@ -12,6 +12,7 @@ from app.db.base import clock, now
 from app.db.jobs import Claim, still_ours
 from app.db.materialisations import Materialisation
 from app.domain.errors import DomainError
+from app.domain.events.ports import MaterialisationCancelled, MaterialisationDone, MaterialisationFailed, MaterialisationQueued
 from app.domain.ids import new_id
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.s3_uri import S3Uri
@@ -55,7 +56,7 @@ def request(uow: UnitOfWork, principal: Principal, port_id: str, target: str) ->
         row.attempt, row.problem, row.finished_at = row.attempt + 1, None, None
         row.row_version += 1
     uow.tools.jobs.enqueue(uow.session, job_of(row), MATERIALISE, row.id)
-    uow.event("materialisation.queued", principal, row.owner, row.id, port=port.id, target=row.target)
+    uow.event(MaterialisationQueued(port=port.id, target=row.target), principal, row.owner, row.id)
     return row, True
 
 
@@ -122,10 +123,9 @@ def record(uow: UnitOfWork, ident: str, job: str, held: Claim, result: dict[str,
     _finish(row, "done", clock(uow.session))
     row.result = result
     worker = Principal(INSTALLATION, frozenset({"admin"}), job)
-    uow.event(
-        "materialisation.done", worker, row.owner, row.id, port=row.port_id, target=row.target,
-        bytes_copied=result["bytes_copied"], bytes_moved=result["bytes_moved"],
-    )  # fmt: skip
+    copied, moved = result["bytes_copied"], result["bytes_moved"]
+    event = MaterialisationDone(port=row.port_id, target=row.target, bytes_copied=copied, bytes_moved=moved)
+    uow.event(event, worker, row.owner, row.id)
     return True
 
 
@@ -137,7 +137,8 @@ def record_failed(uow: UnitOfWork, ident: str, problem: dict[str, Any]) -> None:
     _finish(row, "cancelled" if problem["code"] == "job.cancelled" else "failed", clock(uow.session))
     row.problem = problem
     worker = Principal(INSTALLATION, frozenset({"admin"}), job_of(row))
-    uow.event(f"materialisation.{row.state}", worker, row.owner, row.id, port=row.port_id, code=problem["code"])
+    kind = MaterialisationCancelled if row.state == "cancelled" else MaterialisationFailed
+    uow.event(kind(port=row.port_id, code=problem["code"]), worker, row.owner, row.id)
 
 
 def unfinished(uow: UnitOfWork) -> list[tuple[str, str]]:

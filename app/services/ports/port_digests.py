@@ -7,6 +7,7 @@ from app.db import ports as rows
 from app.db.jobs import Claim, still_ours
 from app.db.ports import Port
 from app.domain.errors import DomainError
+from app.domain.events.ports import PortDigested
 from app.domain.principal import INSTALLATION, Principal
 from app.services.access.quotas import require_room
 from app.services.ports import ports
@@ -78,5 +79,5 @@ def record(uow: UnitOfWork, port_id: str, job: str, held: Claim, result: dict[st
     port.fidelity = result["fidelity"]
     port.row_version += 1
     worker = Principal(INSTALLATION, frozenset({"admin"}), job)
-    uow.event("port.digested", worker, port.owner, port.id, files=len(result["digests"]))
+    uow.event(PortDigested(files=len(result["digests"])), worker, port.owner, port.id)
     return True

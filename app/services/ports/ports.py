@@ -16,6 +16,7 @@ from app.db.patches import PatchVersion
 from app.db.ports import Port, PortLine
 from app.db.releases import LineageSample, Release
 from app.domain.errors import DomainError
+from app.domain.events.ports import PortHeld, PortReady, PortRefused, PortRetired
 from app.domain.ids import new_id
 from app.domain.principal import Principal
 from app.domain.states import move
@@ -147,10 +148,9 @@ def create(uow: UnitOfWork, principal: Principal, verdict: Verdict, force: str |
         commits.forget(uow.session, [existing.id])
         uow.session.delete(existing)
         uow.session.flush()
-    uow.event(
-        f"port.{port.state}", principal, port.owner, port.id, patch=version.patch.full_name, version=version.number,
-        release=release.name, forced=port.forced,
-    )  # fmt: skip
+    kind = {"ready": PortReady, "held": PortHeld, "refused": PortRefused}[port.state]
+    event = kind(patch=version.patch.full_name, version=version.number, release=release.name, forced=port.forced)
+    uow.event(event, principal, port.owner, port.id)
     return get(uow, principal, port.id), True
 
 
@@ -210,7 +210,7 @@ def approve(uow: UnitOfWork, principal: Principal, port_id: str, reason: str, ex
     port.reason = reason
     port.ready_at = now()
     port.row_version += 1
-    uow.event("port.ready", principal, port.owner, port.id, approved=True, reason=reason)
+    uow.event(PortReady(approved=True, reason=reason), principal, port.owner, port.id)
     return port
 
 
@@ -222,7 +222,7 @@ def retire(uow: UnitOfWork, principal: Principal, port_id: str, expected: int | 
     uow.expect(port, expected, "The port")
     port.state = move("port", port.state, "retired")
     port.row_version += 1
-    uow.event("port.retired", principal, port.owner, port.id)
+    uow.event(PortRetired(), principal, port.owner, port.id)
     return port
 
 

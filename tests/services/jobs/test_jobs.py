@@ -240,6 +240,7 @@ def test_given_up(service: Service, acme: Caller, port: str, models: Models, nam
         caller = service.admin if job.startswith("registry:") else acme
         again = caller.post(f"/jobs/{job}/retry")
         assert (again.status_code, again.json()["state"]) == (202, "queued")
+        assert told_of(service, again.json()["id"])[-1] == "job.retried"
     assert reconcile(service, set()) == 0
     assert acme.get(f"/materialisations/{written['id']}").json()["state"] == "queued"
 
@@ -263,6 +264,14 @@ def test_a_materialisation_without_its_job(service: Service, acme: Caller, port:
     service.execute(f"DELETE FROM {service.jobs_table} WHERE workflow_uuid = :job", job=written["job"])
     assert reconcile(service, set()) == 1
     assert acme.get(f"/materialisations/{written['id']}").json()["state"] == "failed"
+
+
+def test_cancel_a_materialisation(service: Service, acme: Caller, port: str, name: str) -> None:
+    service.runtime.tools = dataclasses.replace(service.runtime.tools, allowed_s3=("s3://exports-of-acme",))
+    written = acme.post(f"/ports/{port}/materialise", {"to": f"s3://exports-of-acme/{name}"}).json()
+    assert acme.post(f"/jobs/{written['job']}/cancel").status_code == 202
+    assert acme.get(f"/materialisations/{written['id']}").json()["state"] == "cancelled"
+    assert told_of(service, written["id"]) == ["materialisation.queued", "materialisation.cancelled"]
 
 
 def test_ids_that_are_none(service: Service) -> None:

@@ -81,6 +81,11 @@ def retried(service: Service, caller: Caller, row: dict[str, Any]) -> dict[str, 
     return dict(caller.get(f"/imports/{row['id']}").json())
 
 
+def recorded(service: Service, subject: str) -> list[str]:
+    """Kinds of the events about a subject, oldest first."""
+    return [kind for (kind,) in service.rows("SELECT kind FROM events WHERE subject = :subject ORDER BY id", subject=subject)]
+
+
 def outcome(row: dict[str, Any]) -> tuple[str, str | None]:
     return row["state"], row["problem"] and row["problem"]["code"]
 
@@ -103,6 +108,8 @@ def test_a_patch_is_imported(service: Service, hub: FakeHub, acme: Caller, model
     assert not hub.fetched("training_args.bin")
     assert acme.port("acme/tone-2", "v1")["state"] == "ready"
     assert acme.get(f"/imports/{row['id']}").json() == row
+    assert recorded(service, row["batch"]) == ["import.requested"]
+    assert recorded(service, "acme/tone-2") == ["patch.created", "import.imported"]
     with service.runtime.read() as uow:
         assert [upload for upload, _ in uow.tools.blobs.uploads() if upload.startswith("pull-")] == []
 
@@ -113,6 +120,7 @@ def test_again_it_is_there(service: Service, hub: FakeHub, acme: Caller) -> None
     hub.asked.clear()
     (row,) = imported(service, acme)
     assert (*outcome(row), row["version"]) == ("present", None, 1)
+    assert recorded(service, "acme/tone-2")[-1] == "import.present"
     assert not [a for a in hub.asked if "/resolve/" in a.path]
     hub.repositories["org/Tone--2"].files["eval.json"] = b"{}"
     (row,) = imported(service, acme)
@@ -130,6 +138,7 @@ def test_an_unknown_base(service: Service, hub: FakeHub, acme: Caller, models: M
     assert "'mirror/Llama-bnb-4bit'" in row["problem"]["detail"]
     assert "portllm family alias add" in row["problem"]["remedy"]
     assert acme.get("/patches/acme/other").status_code == 404
+    assert recorded(service, "acme/other") == ["import.refused"]
     assert service.admin.post("/families/llama/aliases", {"name": "mirror/llama-bnb-4bit", "release": "v1"}).status_code == 201
     assert outcome(retried(service, acme, row)) == ("imported", None)
 
@@ -260,6 +269,7 @@ def test_cancelled_and_begun_again(service: Service, hub: FakeHub, acme: Caller)
     (row,) = acme.get("/imports", batch=asked["batch"]).json()["items"]
     assert acme.post(f"/jobs/{row['job']}/cancel").status_code == 202
     assert outcome(acme.get(f"/imports/{row['id']}").json()) == ("cancelled", "job.cancelled")
+    assert recorded(service, "acme/tone-2") == ["import.cancelled"]
     assert outcome(retried(service, acme, row)) == ("imported", None)
     with service.runtime.write() as uow, pytest.raises(DomainError) as raised:
         imports.again(uow, principal(acme), row["id"])

@@ -103,6 +103,8 @@ def test_misfit_is_refused_with_findings(world: World, patch: str) -> None:
     assert port["state"] == "refused"
     assert codes(port)["port.shape"] == "refuse"
     assert port["ready_at"] is None
+    event = world.acme.get("/events", limit=500).json()["items"][-1]
+    assert (event["kind"], event["subject"]) == ("port.refused", port["id"])
     for path in ("", "/config.json"):
         problem = refused(world.acme.get(f"/ports/{port['id']}/files{path}"), 409, "port.not_ready")
         assert problem["data"]["state"] == "refused"
@@ -119,6 +121,8 @@ def test_unknown_origin_is_held(world: World, another: Callable[[], Path]) -> No
     port = world.acme.port(patch, "v2")
     assert port["state"] == "held"
     assert codes(port) == {"lineage.unknown": "warn"}
+    event = world.acme.get("/events", limit=500).json()["items"][-1]
+    assert (event["kind"], event["subject"]) == ("port.held", port["id"])
     refused(world.acme.get(f"/ports/{port['id']}/files/config.json"), 409, "port.not_ready")
     refused(world.acme.post(f"/ports/{port['id']}/approve", {"reason": ""}), 422, "request.invalid")
     refused(world.acme.post(f"/ports/{port['id']}/approve", {"reason": "   "}), 422, "request.invalid")

@@ -1,0 +1,1 @@
+"""Events: what is recorded of each kind, one file per area."""

@@ -1,0 +1,102 @@
+"""Events about patches, their versions and aliases, and imports."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from app.domain.events.base import Code, OwnerEvent, Reason
+
+Number = Annotated[int | None, "number of the version"]
+TrainedOn = Annotated[str, "name of the release that it was trained on, or `unknown`"]
+Repository = Annotated[str, "name of the repository upstream"]
+PATCH, VERSION, ALIAS = "OWNER/NAME", "OWNER/NAME@NUMBER", "OWNER/NAME@ALIAS"
+
+
+class RepositoryAnnounced(OwnerEvent, kind="repository.announced", subject=PATCH):
+    """A repository was created over the Hub protocol, before its patch has a family."""
+
+
+class RepositoryForgotten(OwnerEvent, kind="repository.forgotten", subject=PATCH):
+    """A repository that never became a patch was removed."""
+
+
+class PatchCreated(OwnerEvent, kind="patch.created", subject=PATCH):
+    """A patch was created."""
+
+    family: Annotated[str, "name of its family"]
+
+
+class PatchChanged(OwnerEvent, kind="patch.changed", subject=PATCH):
+    """The description of a patch was changed, or the release that its versions are trained on by default."""
+
+
+class VersionPublished(OwnerEvent, kind="version.published", subject=VERSION):
+    """A version was published."""
+
+    trained_on: TrainedOn
+
+
+class VersionYanked(OwnerEvent, kind="version.yanked", subject=VERSION):
+    """A version was hidden from selection; pinned reads continue."""
+
+    reason: Reason
+
+
+class VersionPurged(OwnerEvent, kind="version.purged", subject=VERSION):
+    """A version became a tombstone: it is not read any more, and its bytes are being erased."""
+
+    reason: Reason
+    digest: Annotated[str, "digest of the version"]
+
+
+class VersionErased(OwnerEvent, kind="version.erased", subject=VERSION):
+    """The erasure of a purged version ended."""
+
+    blobs: Annotated[int, "how many files were removed"]
+    kept: Annotated[int, "how many files something else still holds"]
+    copies: Annotated[int, "how many written copies of merged models were looked at"]
+
+
+class AliasMoved(OwnerEvent, kind="alias.moved", subject=ALIAS):
+    """An alias was created or set."""
+
+    version: Number
+
+
+class AliasRemoved(OwnerEvent, kind="alias.removed", subject=ALIAS):
+    """An alias was removed."""
+
+    version: Number
+
+
+class ImportRequested(OwnerEvent, kind="import.requested", subject="id of the batch"):
+    """Imports of patches from an upstream hub were requested."""
+
+    sources: Annotated[Sequence[str], "the first twenty"]
+    count: Annotated[int, "how many repositories"]
+
+
+class _Import(OwnerEvent):
+    upstream: Annotated[str, "name of the upstream"]
+    repository: Repository
+    commit: Annotated[str | None, "commit id upstream"]
+
+
+class ImportImported(_Import, kind="import.imported", subject=PATCH):
+    """An import made a version."""
+
+
+class ImportPresent(_Import, kind="import.present", subject=PATCH):
+    """An import found its bytes published already."""
+
+
+class _ImportEnded(OwnerEvent):
+    code: Code
+    repository: Repository
+
+
+class ImportRefused(_ImportEnded, kind="import.refused", subject=PATCH):
+    """An import failed or was refused."""
+
+
+class ImportCancelled(_ImportEnded, kind="import.cancelled", subject=PATCH):
+    """An import was cancelled."""

@@ -1,0 +1,76 @@
+"""Events about ports and materialisations."""
+
+from typing import Annotated
+
+from app.domain.events.base import Code, OwnerEvent, Reason
+
+PatchName = Annotated[str, "OWNER/NAME"]
+Number = Annotated[int | None, "number of the version"]
+PortId = Annotated[str, "id of the port"]
+Target = Annotated[str, "where the model is written: s3://BUCKET/PREFIX"]
+PORT, MATERIALISATION = "id of the port", "id of the materialisation"
+
+
+class _Assessed(OwnerEvent):
+    patch: PatchName
+    version: Number
+    release: Annotated[str, "name of the release"]
+    forced: Annotated[bool, "whether a finding was overridden"]
+
+
+class PortReady(OwnerEvent, kind="port.ready", subject=PORT):
+    """A port became ready: when it was created (`patch` to `forced`), or by approval (`approved`, `reason`)."""
+
+    patch: PatchName | None = None
+    version: Number = None
+    release: Annotated[str | None, "name of the release"] = None
+    forced: Annotated[bool | None, "whether a finding was overridden"] = None
+    approved: Annotated[bool | None, "true"] = None
+    reason: Reason | None = None
+
+
+class PortHeld(_Assessed, kind="port.held", subject=PORT):
+    """A port was created that waits for approval."""
+
+
+class PortRefused(_Assessed, kind="port.refused", subject=PORT):
+    """A port was created that the findings do not allow."""
+
+
+class PortRetired(OwnerEvent, kind="port.retired", subject=PORT):
+    """A port was taken out of use."""
+
+
+class PortDigested(OwnerEvent, kind="port.digested", subject=PORT):
+    """The digests of the computed files of a port became known."""
+
+    files: Annotated[int, "how many"]
+
+
+class MaterialisationQueued(OwnerEvent, kind="materialisation.queued", subject=MATERIALISATION):
+    """A job will write a merged model to an object store."""
+
+    port: PortId
+    target: Target
+
+
+class MaterialisationDone(OwnerEvent, kind="materialisation.done", subject=MATERIALISATION):
+    """A merged model was written."""
+
+    port: PortId
+    target: Target
+    bytes_copied: Annotated[int, "copied within the object store"]
+    bytes_moved: Annotated[int, "sent by the worker"]
+
+
+class _MaterialisationEnded(OwnerEvent):
+    port: PortId
+    code: Code
+
+
+class MaterialisationFailed(_MaterialisationEnded, kind="materialisation.failed", subject=MATERIALISATION):
+    """A merged model could not be written."""
+
+
+class MaterialisationCancelled(_MaterialisationEnded, kind="materialisation.cancelled", subject=MATERIALISATION):
+    """The writing of a merged model was cancelled."""
