@@ -24,8 +24,7 @@ from app.api.routers import (
     upstreams,
 )
 from app.api.routing import PREFIX, PROBLEMS
-from app.http.access_rules import require_rules
-from app.http.single_hop import require_guard
+from app.http.access_rules import require_guards, require_rules
 
 __all__ = ["PREFIX", "mount"]
 
@@ -38,7 +37,7 @@ NOUNS = (
 def mount(app: FastAPI) -> None:
     """Adds its routes to an application."""
     for part in NOUNS:
-        require_guard(part.router.routes, RULES, PREFIX)
+        require_guards(part.router.routes, RULES, PREFIX)
         require_rules(part.router.routes, RULES, PREFIX)
         app.router.routes.extend(part.router.routes)
     app.include_router(public.router, responses=PROBLEMS)

@@ -10,8 +10,8 @@ from app.api.schemas.jobs import AboutOut
 from app.api.schemas.system import HealthOut, ReadyOut
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.signing import check_read
+from app.http.access import RegistryDep
 from app.http.app import surround
-from app.http.deps import RegistryDep
 from app.http.merged_files import respond_merged
 from app.http.merged_response import ConditionsDep
 from app.http.telemetry import MetricsOptions, require_watcher

@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
+from app.http.access import get_access
+from app.http.signed_auth import get_bearer, get_sender
+
 Scope = Literal["none", "signed", "read", "publish", "operate", "admin"]
 Whose = Literal["anybody", "installation", "owner", "family", "holder"]
 
@@ -29,6 +32,8 @@ SIGNED = Rule("signed", "anybody")
 OWN = Rule("read", "anybody")
 ADMIN = Rule("admin", "installation")
 
+# Dependencies that authenticate the caller.
+GUARDS = frozenset({get_access, get_sender, get_bearer})
 Rules = Mapping[str, Rule]  # by method and path, without the prefix
 
 
@@ -48,3 +53,23 @@ def is_open(route: Any, rules: Rules, prefix: str = "") -> bool:
     """Whether a route is one that asks for no token, by all its methods."""
     found = [rules.get(f"{method} {route.path.removeprefix(prefix)}") for method in route.methods]
     return all(rule is not None and rule.scope == "none" for rule in found)
+
+
+def require_guards(routes: Iterable[Any], rules: Rules, prefix: str = "") -> None:
+    """Refuses to build an application with a route that authenticates nobody, unless its rule says that it is open.
+
+    Raises:
+        RuntimeError: names the route.
+    """
+    for route in routes:
+        asks = bool(guards_of(route.dependant))
+        if not asks and not is_open(route, rules, prefix):
+            raise RuntimeError(f"{route.path} asks for no token")
+        if asks and is_open(route, rules, prefix):
+            raise RuntimeError(f"{route.path} asks for a token, and its rule says that it is open")
+
+
+def guards_of(dependant: Any) -> set[Any]:
+    """Returns the dependencies of an endpoint that authenticate the caller."""
+    found = {dependant.call} & GUARDS
+    return found.union(*map(guards_of, dependant.dependencies))

@@ -7,20 +7,23 @@ it runs any dependency, so `BodyRoute` first authenticates, then reads the body,
 import hashlib
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from functools import wraps
+from inspect import iscoroutinefunction
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
 from app.domain.errors import DomainError
+from app.http.access import READING, bearer, get_access, registry_of
+from app.http.access_rules import guards_of
 from app.http.body_budget import BodyBudget, Reservation
 from app.http.body_limits import require_simple
-from app.http.deps import READING, bearer, get_principal
 from app.http.request_streams import said_bytes
 from app.http.signed_auth import get_bearer, get_sender
-from app.http.single_hop import calls_of, get_access
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -102,7 +105,13 @@ class BodyLimits:
 
 
 class BodyRoute(APIRoute):
-    """A route that authenticates its caller before it reads the body, and limits the size of the body."""
+    """A route that authenticates its caller before it reads the body, and limits the size of the body.
+
+    A synchronous endpoint runs in one thread hop: FastAPI would use a second one to validate the answer.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint if iscoroutinefunction(endpoint) else _in_thread(endpoint), **options)
 
     @property
     def policy(self) -> Policy:
@@ -112,9 +121,17 @@ class BodyRoute(APIRoute):
 
     def get_route_handler(self) -> Handler:
         handle = super().get_route_handler()
-        guards, policy = calls_of(self.dependant), self.policy
+        guards, policy = guards_of(self.dependant), self.policy
+
+        async def answered(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except RequestValidationError:
+                await _authenticate(request, guards)  # only an authenticated caller is told what is wrong with the request
+                raise
+
         if READING.issuperset(self.methods or ()) or isinstance(policy, Ignored):
-            return handle
+            return answered
 
         async def bounded(request: Request) -> Response:
             await _authenticate(request, guards)
@@ -123,7 +140,7 @@ class BodyRoute(APIRoute):
             sender = getattr(request.state, "owner", None) or f"address {request.client.host if request.client else None}"
             with limits.budget.open(sender) as reservation:
                 if isinstance(policy, Streamed):
-                    held = policy.held or request.app.state.registry.tools.blobs.write_bytes
+                    held = policy.held or registry_of(request).tools.blobs.write_bytes
                     reservation.grow(min(held, said_bytes(request) or held))
                     return await handle(request)
                 whole = await _read_whole(request, min(policy.limit or limits.largest, limits.largest), reservation)
@@ -131,6 +148,14 @@ class BodyRoute(APIRoute):
                 return await handle(BufferedRequest(request, whole))
 
         return bounded
+
+
+def _in_thread(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(endpoint)
+    async def answer(**values: Any) -> Any:
+        return await run_in_threadpool(endpoint, **values)
+
+    return answer
 
 
 def buffered_body(request: Request) -> bytes:
@@ -157,21 +182,18 @@ def require_body_routes(routes: Iterable[Any]) -> None:
 
 
 async def _authenticate(request: Request, guards: set[Any]) -> None:
-    """Authenticates the sender of a request, as the dependencies of its route will do.
+    """Authenticates the caller of a request as the dependencies of its route do; each looks a caller up only once a request.
 
     Raises:
         DomainError: the errors of those dependencies.
     """
-    registry = request.app.state.registry
-    if get_principal in guards:
-        await get_principal(request, registry, await bearer(request))
-    elif get_access in guards:
+    if get_access in guards:
         access = await get_access(request, await bearer(request))
-        await run_in_threadpool(access.require)
+        await run_in_threadpool(access.authenticate)
     elif get_sender in guards:
-        await get_sender(request, registry, request.query_params.get("signed", ""))
+        await get_sender(request, registry_of(request), request.query_params.get("signed", ""))
     elif get_bearer in guards:
-        await get_bearer(request, registry, await bearer(request))
+        await get_bearer(request, registry_of(request), await bearer(request))
 
 
 async def _read_whole(request: Request, limit: int, reservation: Reservation) -> bytes:

@@ -15,10 +15,10 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from app.domain.principal import Principal
+from app.http.access import registry_of
 from app.http.admission import wait_for_slot
 from app.http.broken_answers import BreakableResponse
 from app.http.conditional import Span, is_match, span
-from app.http.deps import registry_of
 from app.http.telemetry import Telemetry, get_telemetry
 from app.services.artifacts.file_reads import Content, FileRead
 from app.services.read_slots import NoSlotError, ReadSlot

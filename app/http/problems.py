@@ -133,13 +133,8 @@ def _core(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
     return problem(error, status_of(error))
 
 
-def _validation(request: Request, error: Exception) -> JSONResponse:
+def _validation(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    if access := getattr(request.state, "access", None):  # its token was not looked at yet (app.http.single_hop)
-        try:
-            access.require()
-        except DomainError as refusal:
-            return _domain(request, refusal)
     reasons = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()[:5]]
     return problem(DomainError("request.invalid", reason="; ".join(reasons) + "."), 422)
 

@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials
 
 from app.domain.principal import Principal
-from app.http.deps import RegistryDep, bearer, charge, origin_of, refusals_counted
+from app.http.access import RegistryDep, bearer, charge, origin_of, refusals_counted
 from app.services.registry import Registry
 from app.services.uploads import upload_grants
 

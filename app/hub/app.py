@@ -2,8 +2,7 @@
 
 from fastapi import FastAPI
 
-from app.http.access_rules import require_rules
-from app.http.single_hop import require_guard
+from app.http.access_rules import require_guards, require_rules
 from app.hub.access_rules import RULES
 from app.hub.routers import accounts, commits, files, lfs, models, repos, trees
 from app.hub.xet import router
@@ -18,6 +17,6 @@ def mount(app: FastAPI) -> None:
     """Adds its routes to an application, after all others: theirs begin with a name that somebody chose."""
     app.state.rebuilds = Rebuilds()
     for part in PARTS:
-        require_guard(part.router.routes, RULES)
+        require_guards(part.router.routes, RULES)
         require_rules(part.router.routes, RULES)
         app.router.routes.extend(part.router.routes)

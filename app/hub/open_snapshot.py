@@ -6,7 +6,7 @@ from functools import partial
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import Repository, parse_repository
-from app.http.single_hop import Access
+from app.http.access import Access
 from app.services.hubview import repositories, snapshots
 from app.services.hubview.snapshots import Snapshot, SnapshotFile
 from app.services.unit_of_work import run_with_retry

@@ -6,7 +6,8 @@ from typing import Annotated
 from fastapi import Depends, Query, Request
 
 from app.domain.errors import DomainError
-from app.http.deps import RegistryDep, decode_cursor, encode_cursor
+from app.http.access import RegistryDep
+from app.http.deps import decode_cursor, encode_cursor
 
 MAX_OFFSET = 10**6
 CURSOR = re.compile(r"[!-~ ]{1,1100}|\d{1,7}")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, FastAPI
 
-from app.http.single_hop import require_guard
+from app.http.access_rules import require_guards
 from app.hub.access_rules import RULES as HUB
 from tests.support.fixtures import World
 from tests.support.registry import Caller, refused
@@ -147,7 +147,7 @@ def test_a_route_that_asks_nobody_is_not_mounted() -> None:
         return "secret"
 
     with pytest.raises(RuntimeError, match="/open asks for no token"):
-        require_guard(router.routes, {})
+        require_guards(router.routes, {})
 
 
 def test_health_and_documentation_are_open(world: World) -> None:

@@ -9,9 +9,9 @@ from fastapi.responses import StreamingResponse
 from app.api.routing import api_router
 from app.api.schemas.ports import MergedFileOut, MergedFilesOut
 from app.db.ports import Port
+from app.http.access import AccessDep
 from app.http.merged_files import respond_merged
 from app.http.merged_response import BINARY, ConditionsDep
-from app.http.single_hop import AccessDep, at_once
 from app.services.jobs import workers
 from app.services.patches.tombstones import reread_if_purged
 from app.services.ports import ports
@@ -31,7 +31,6 @@ Redirect = Annotated[
 
 
 @router.get("/ports/{port}/files")
-@at_once
 def list_files(port: str, access: AccessDep) -> MergedFilesOut:
     """The files of a merged model."""
 

@@ -9,9 +9,10 @@ from fastapi.concurrency import run_in_threadpool
 from app.api.routing import api_router
 from app.api.schemas.base import Listing
 from app.api.schemas.imports import BatchOut, ImportIn, ImportOut
-from app.http.deps import OnceDep, PageDep, PrincipalDep, ReadUnit, RegistryDep, row_etag
+from app.domain.principal import Principal
+from app.http.access import AccessDep
+from app.http.deps import OnceDep, PageDep, row_etag
 from app.http.long_work import look_up
-from app.http.single_hop import at_once
 from app.services.patches import imports
 from app.services.unit_of_work import UnitOfWork
 
@@ -22,7 +23,7 @@ State = Literal["queued", "running", "imported", "present", "refused", "cancelle
 
 @router.post("/imports", status_code=202, response_model=BatchOut)
 async def import_patches(
-    body: ImportIn, request: Request, once: OnceDep, registry: RegistryDep, principal: PrincipalDep
+    body: ImportIn, request: Request, once: OnceDep, access: AccessDep
 ) -> object:  # fmt: skip
     """Import patches from other hubs, each by a job of its own. Needs scope publish.
 
@@ -31,11 +32,11 @@ async def import_patches(
     """
     if repeated := await run_in_threadpool(once.repeat):
         return repeated
-    wish = body.wish()
-    ask = partial(imports.look_up, registry.read, principal, wish)
+    wish, principal = body.wish(), access.authenticate()
+    ask = partial(imports.look_up, access.registry.read, principal, wish)
     found = await (look_up(request, principal.owner, ask) if wish.names_organisation else run_in_threadpool(ask))
 
-    def make(uow: UnitOfWork) -> tuple[int, BatchOut, str]:
+    def make(uow: UnitOfWork, principal: Principal) -> tuple[int, BatchOut, str]:
         batch, rows = imports.request(uow, principal, wish, found)
         return 202, BatchOut(batch=batch, count=len(rows)), f"/api/v1/imports?batch={batch}"
 
@@ -43,23 +44,22 @@ async def import_patches(
 
 
 @router.get("/imports")
-@at_once
 def list_imports(
-    uow: ReadUnit,
+    access: AccessDep,
     page: PageDep,
-    principal: PrincipalDep,
     batch: Annotated[str | None, Query(max_length=40, description="Only those that were begun together.")] = None,
     state: Annotated[State | None, Query(description="Only those in this state.")] = None,
 ) -> Listing[ImportOut]:
     """List imports, newest first."""
-    rows, cursor = page.cut(imports.list_page(uow, principal, batch, state, page.after, page.limit))
-    return Listing(items=[ImportOut.of(r) for r in rows], next_cursor=cursor)
+    with access.read() as (uow, principal):
+        rows, cursor = page.cut(imports.list_page(uow, principal, batch, state, page.after, page.limit))
+        return Listing(items=[ImportOut.of(r) for r in rows], next_cursor=cursor)
 
 
 @router.get("/imports/{ident}")
-@at_once
-def get_import(ident: str, uow: ReadUnit, response: Response, principal: PrincipalDep) -> ImportOut:
+def get_import(ident: str, access: AccessDep, response: Response) -> ImportOut:
     """One import."""
-    row = imports.get(uow, principal, ident)
-    response.headers["ETag"] = row_etag(row)
-    return ImportOut.of(row)
+    with access.read() as (uow, principal):
+        row = imports.get(uow, principal, ident)
+        response.headers["ETag"] = row_etag(row)
+        return ImportOut.of(row)

@@ -8,7 +8,7 @@ from app.api.schemas.oidc import ExchangeIn, IssuerOut, OidcOut
 from app.api.schemas.system import NewTokenOut, TokenOut
 from app.domain.errors import DomainError
 from app.domain.issuers import Identity
-from app.http.deps import RegistryDep, count_refusal, origin_of
+from app.http.access import RegistryDep, count_refusal, origin_of
 from app.http.request_slots import release_current, retake_current
 from app.services.access import token_exchange
 from app.services.registry import Registry

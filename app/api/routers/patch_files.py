@@ -9,9 +9,9 @@ from fastapi.responses import RedirectResponse, StreamingResponse
 from app.api.routers.patches import Number
 from app.api.routing import api_router
 from app.db.patches import PatchVersion
+from app.http.access import AccessDep
 from app.http.conditional import Span
 from app.http.merged_response import BINARY, FOREIGN, Conditions, ConditionsDep, Reader, Target, respond
-from app.http.single_hop import AccessDep
 from app.services.artifacts.file_reads import Content
 from app.services.artifacts.stored_files import patch_content
 from app.services.patches import versions

@@ -7,9 +7,10 @@ from fastapi import Query, Response
 from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.ports import DigestOut, PortIn, PortOut, VerdictOut
+from app.domain.principal import Principal
 from app.domain.states import PortState
-from app.http.deps import IfMatch, OnceDep, PageDep, PrincipalDep, ReadUnit, RegistryDep, WriteUnit, row_etag
-from app.http.single_hop import AccessDep, at_once
+from app.http.access import AccessDep
+from app.http.deps import IfMatch, OnceDep, PageDep, row_etag
 from app.services.hubview import hub_commits
 from app.services.hubview.hub_commits import Subject
 from app.services.patches.tombstones import reread_if_purged
@@ -21,7 +22,6 @@ router = api_router(tags=["ports"])
 
 
 @router.post("/ports/check")
-@at_once
 def check_port(body: PortIn, access: AccessDep) -> VerdictOut:
     """Say whether a patch can be carried to a release, and why. Stores no port."""
 
@@ -37,7 +37,7 @@ def check_port(body: PortIn, access: AccessDep) -> VerdictOut:
 
 
 @router.post("/ports", status_code=201, response_model=PortOut)
-def create_port(body: PortIn, registry: RegistryDep, once: OnceDep, principal: PrincipalDep) -> object:
+def create_port(body: PortIn, access: AccessDep, once: OnceDep) -> object:
     """Carry a patch version to a release. The answer's state is ready, held or refused, with the findings.
 
     The same wish again returns the port that is there (200).
@@ -47,29 +47,27 @@ def create_port(body: PortIn, registry: RegistryDep, once: OnceDep, principal: P
     wish = body.wish()
 
     def assess() -> Verdict:
-        with registry.read() as uow:
+        with access.read() as (uow, principal):
             case = ports.find(uow, principal, wish)
-        return ports.assess(registry.tools, case, wish.force)
+        return ports.assess(access.registry.tools, case, wish.force)
 
     verdict = reread_if_purged(assess)
     made = list[Subject]()
 
-    def make(uow: UnitOfWork) -> tuple[int, PortOut, str]:
+    def make(uow: UnitOfWork, principal: Principal) -> tuple[int, PortOut, str]:
         row, is_new = ports.create(uow, principal, verdict, wish.force)
         made[:] = hub_commits.of_port(row)
         return 201 if is_new else 200, PortOut.of(row), f"/api/v1/ports/{row.id}"
 
     answer = once(make)
-    hub_commits.write_ahead(registry, made)  # its plan is still in the cache
+    hub_commits.write_ahead(access.registry, made)  # its plan is still in the cache
     return answer
 
 
 @router.get("/ports")
-@at_once
 def list_ports(
-    uow: ReadUnit,
+    access: AccessDep,
     page: PageDep,
-    principal: PrincipalDep,
     patch: Annotated[str | None, Query(max_length=200, description="owner/name")] = None,
     version: Annotated[str | None, Query(max_length=89, description="Number or alias; with patch")] = None,
     family: Annotated[str | None, Query(max_length=89, description="With patch: the patch's")] = None,
@@ -77,41 +75,44 @@ def list_ports(
     state: Annotated[PortState | None, Query(description="Only ports in this state.")] = None,
 ) -> Listing[PortOut]:
     """List ports, newest first."""
-    found = ports.list_page(uow, principal, patch, version, family, release, state, page.after, page.limit)
-    rows, cursor = page.cut(found)
-    return Listing[PortOut](items=[PortOut.of_line(line) for line in rows], next_cursor=cursor)
+    with access.read() as (uow, principal):
+        found = ports.list_page(uow, principal, patch, version, family, release, state, page.after, page.limit)
+        rows, cursor = page.cut(found)
+        return Listing[PortOut](items=[PortOut.of_line(line) for line in rows], next_cursor=cursor)
 
 
 @router.get("/ports/{port}")
-@at_once
-def get_port(port: str, uow: ReadUnit, response: Response, principal: PrincipalDep) -> PortOut:
+def get_port(port: str, access: AccessDep, response: Response) -> PortOut:
     """One port."""
-    row = ports.get(uow, principal, port)
-    response.headers["ETag"] = row_etag(row)
-    return PortOut.of(row)
+    with access.read() as (uow, principal):
+        row = ports.get(uow, principal, port)
+        response.headers["ETag"] = row_etag(row)
+        return PortOut.of(row)
 
 
 @router.post("/ports/{port}/approve")
-def approve_port(port: str, body: ReasonIn, registry: RegistryDep, principal: PrincipalDep, expected: IfMatch) -> PortOut:
+def approve_port(port: str, body: ReasonIn, access: AccessDep, expected: IfMatch) -> PortOut:
     """Let a held port become ready, with a reason."""
-    with registry.write() as uow:
+    with access.write() as (uow, principal):
         row = ports.approve(uow, principal, port, body.reason, expected)
-    hub_commits.write_ahead(registry, hub_commits.of_port(row))
+    hub_commits.write_ahead(access.registry, hub_commits.of_port(row))
     return PortOut.of(row)
 
 
 @router.post("/ports/{port}/retire")
-def retire_port(port: str, uow: WriteUnit, principal: PrincipalDep, expected: IfMatch) -> PortOut:
+def retire_port(port: str, access: AccessDep, expected: IfMatch) -> PortOut:
     """Take a port out of use."""
-    return PortOut.of(ports.retire(uow, principal, port, expected))
+    with access.write() as (uow, principal):
+        return PortOut.of(ports.retire(uow, principal, port, expected))
 
 
 @router.post("/ports/{port}/digest", status_code=202, responses={200: {"model": DigestOut, "description": "They are known."}})
-def digest_port(port: str, uow: WriteUnit, response: Response, principal: PrincipalDep) -> DigestOut:
+def digest_port(port: str, access: AccessDep, response: Response) -> DigestOut:
     """Compute the sha256 of every computed file and the exact merge fidelity, once, by a job (202); known ones come at once."""
-    row, job = port_digests.request(uow, principal, port)
-    if job is None:
-        response.status_code = 200
-    else:
-        response.headers["Location"] = f"/api/v1/jobs/{job}"
-    return DigestOut(port=row.id, digests=row.digests, job=job)
+    with access.write() as (uow, principal):
+        row, job = port_digests.request(uow, principal, port)
+        if job is None:
+            response.status_code = 200
+        else:
+            response.headers["Location"] = f"/api/v1/jobs/{job}"
+        return DigestOut(port=row.id, digests=row.digests, job=job)

@@ -5,7 +5,7 @@ from fastapi import APIRouter
 from app.api.readiness import readiness
 from app.api.schemas.system import CodeOut, HealthOut, ReadyOut
 from app.domain.errors import DomainError
-from app.http.deps import RegistryDep
+from app.http.access import RegistryDep
 from app.http.problems import codes, document
 
 router = APIRouter()

@@ -5,7 +5,7 @@ from functools import partial
 from app.api.routing import api_router
 from app.api.schemas.serving import ServingOut
 from app.domain.errors import DomainError
-from app.http.single_hop import AccessDep, at_once
+from app.http.access import AccessDep
 from app.services.hubview import snapshots
 from app.services.patches.tombstones import reread_if_purged
 from app.services.serving import serving_facts
@@ -18,7 +18,6 @@ ATTEMPTS = 3
 
 
 @router.get("/ports/{port}/serving.json")
-@at_once
 def get_serving(port: str, access: AccessDep) -> ServingOut:
     """Say which engines can serve a port, in which mode, why not, and what to start them with.
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
-from app.http.single_hop import AccessDep
+from app.http.access import AccessDep
 from app.hub.routing import hub_router
 from app.services.access import tokens
 

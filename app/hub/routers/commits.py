@@ -17,9 +17,9 @@ from fastapi.responses import JSONResponse
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import Repository, parse_repository
+from app.http.access import AccessDep
 from app.http.body_limits import require_simple
 from app.http.body_routes import buffers_body, streams_body
-from app.http.deps import PrincipalDep, RegistryDep
 from app.http.long_work import publishing
 from app.http.request_streams import lines
 from app.hub.routing import hub_router
@@ -45,39 +45,36 @@ Taken = tuple[str, dict[str, str]]  # the commit id, and headers that name the f
 
 @router.post("/api/models/{owner}/{name}/preupload/{revision:path}")
 @buffers_body(None)
-async def preupload(
-    owner: str, name: str, revision: str, request: Request, registry: RegistryDep, principal: PrincipalDep
-) -> JSONResponse:
+async def preupload(owner: str, name: str, revision: str, request: Request, access: AccessDep) -> JSONResponse:
     """How each file is to be sent, which need not be, and which belong to no patch."""
     body, repository = parsed(request, FilesIn), parse_repository(owner, name)
     announced = {file.path: file.size for file in body.files}
 
     def look() -> tuple[list[offers.Offer], bool]:
-        with registry.read() as uow:
+        with access.read() as (uow, principal):
             return offers.offer(uow, principal, repository, revision, announced), offers.has_draft(uow, repository)
 
     found, is_begun = await run_in_threadpool(reread_if_purged, look)
     shown = [{"path": o.path, "uploadMode": o.mode, "shouldIgnore": o.ignored, "oid": o.oid} for o in found]
     dropped = [offer.path for offer in found if offer.ignored]
     if repository.kind == "patch" and (dropped or is_begun):
-        note = partial(pushes.note_dropped, principal=principal, repository=repository, dropped=dropped)
-        await run_in_threadpool(run_with_retry, registry.write, note)
+        note = partial(pushes.note_dropped, principal=access.authenticate(), repository=repository, dropped=dropped)
+        await run_in_threadpool(run_with_retry, access.registry.write, note)
     return JSONResponse({"files": shown}, headers=left_out(repository.full_name, dropped))
 
 
 @router.post("/api/models/{owner}/{name}/commit/{revision:path}")
 @streams_body(MAX_LINE)
-async def commit(
-    owner: str, name: str, revision: str, request: Request, registry: RegistryDep, principal: PrincipalDep
-) -> JSONResponse:
+async def commit(owner: str, name: str, revision: str, request: Request, access: AccessDep) -> JSONResponse:
     """Takes a commit; where the repository is complete with it, a version is published before the answer."""
     repository = parse_repository(owner, name)
 
     def check() -> None:
-        with registry.read() as uow:
+        with access.read() as (uow, principal):
             offers.require_target(uow, principal, repository, revision)
 
     await run_in_threadpool(check)
+    registry, principal = access.registry, access.authenticate()
     reader = _Reader(registry, principal, repository)
     async for line in lines(request, MAX_LINE, MAX_COMMIT):
         await run_in_threadpool(reader.take, line)

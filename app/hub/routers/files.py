@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from fastapi import Request, Response
 
+from app.http.access import Access, AccessDep
 from app.http.conditional import Span
 from app.http.merged_files import respond_merged
 from app.http.merged_response import Conditions, ConditionsDep, Reader, Target, respond
-from app.http.single_hop import Access, AccessDep
 from app.hub.open_snapshot import COMMIT, OpenSnapshot, open_repository
 from app.hub.read_queue import read_in_turn
 from app.hub.routing import hub_router

@@ -10,10 +10,9 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from app.domain.errors import DomainError
-from app.domain.principal import Principal
 from app.domain.repositories import parse_repository
+from app.http.access import Access, AccessDep, RegistryDep
 from app.http.body_routes import buffers_body, streams_body
-from app.http.deps import PrincipalDep, RegistryDep
 from app.http.leases import renewed
 from app.http.request_streams import discard_body, stage
 from app.http.signed_auth import Sender, SenderDep
@@ -32,12 +31,14 @@ LFS = "application/vnd.git-lfs+json"
 
 @router.post("/{owner}/{name}.git/info/lfs/objects/batch")
 @buffers_body(None)
-async def batch(owner: str, name: str, request: Request, registry: RegistryDep, principal: PrincipalDep) -> JSONResponse:
+async def batch(owner: str, name: str, request: Request, access: AccessDep) -> JSONResponse:
     """Where each file is to be sent; nowhere where it is there."""
     body, repository = parsed(request, BatchIn), parse_repository(owner, name)
     if body.operation != "upload":
         raise DomainError("request.invalid", reason="Files are read by their addresses under /resolve/, not by LFS.")
     wanted = list(dict.fromkeys(ObjectRequest(one.oid, one.size) for one in body.objects))
+
+    principal = access.authenticate()
 
     def begin(uow: UnitOfWork) -> list[tuple[UploadTarget, str]]:
         pushed_objects.require_push(principal, repository)
@@ -45,7 +46,7 @@ async def batch(owner: str, name: str, request: Request, registry: RegistryDep, 
         places = pushed_objects.begin(uow, principal, repository, wanted, has)
         return [(place, upload_grants.give(uow, principal, upload=place.object)[0] if place.object else "") for place in places]
 
-    found = await run_in_threadpool(run_with_retry, registry.write, begin)
+    found = await run_in_threadpool(run_with_retry, access.registry.write, begin)
     in_parts = "multipart" in body.transfers and any(place.urls for place, _ in found)
     shown = [_shown(request, place, signed, f"{owner}/{name}", in_parts) for place, signed in found]
     return JSONResponse({"transfer": "multipart" if in_parts else "basic", "objects": shown}, media_type=LFS)
@@ -97,15 +98,15 @@ def complete(ident: str, registry: RegistryDep, sender: SenderDep) -> JSONRespon
 
 
 @router.post("/api/objects/{owner}/{name}/verify")
-async def verify(owner: str, name: str, request: Request, registry: RegistryDep, principal: PrincipalDep) -> JSONResponse:
+async def verify(owner: str, name: str, request: Request, access: AccessDep) -> JSONResponse:
     """Whether a file is there, after it was sent."""
     body = parsed(request, ObjectIn)
-    await run_in_threadpool(_verify, registry, principal, owner, name, ObjectRequest(body.oid, body.size))
+    await run_in_threadpool(_verify, access, owner, name, ObjectRequest(body.oid, body.size))
     return JSONResponse({})
 
 
-def _verify(registry: RegistryDep, principal: Principal, owner: str, name: str, wanted: ObjectRequest) -> None:
-    with registry.read() as uow:
+def _verify(access: Access, owner: str, name: str, wanted: ObjectRequest) -> None:
+    with access.read() as (uow, principal):
         pushed_objects.require_arrived(uow, principal, parse_repository(owner, name), wanted)
 
 

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 
 from app.domain.errors import DomainError
 from app.domain.repositories import MAIN, parse_repository, unknown_repository
-from app.http.single_hop import Access, AccessDep
+from app.http.access import Access, AccessDep
 from app.hub import serializers
 from app.hub.open_snapshot import OpenSnapshot, open_repository
 from app.hub.paging import PageDep
@@ -105,7 +105,7 @@ def list_commits(request: Request, owner: str, name: str, revision: str, access:
 @router.get("/{other}/{owner}/{name}/resolve/{revision}/{path:path}")
 def not_here(request: Request, access: AccessDep) -> JSONResponse:
     """Names of one part, datasets and spaces: what clients ask the Hub for, and is not here."""
-    access.require()
+    access.authenticate()
     raise unknown_repository(request.url.path.strip("/").removeprefix("api/").removeprefix("models/").partition("/resolve/")[0])
 
 

@@ -7,8 +7,8 @@ from fastapi.responses import JSONResponse
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository, parse_repository, unknown_revision
+from app.http.access import AccessDep
 from app.http.body_routes import buffers_body
-from app.http.deps import PrincipalDep, RegistryDep
 from app.http.problems import MEDIA_TYPE, body_of
 from app.hub.errors import MESSAGE, in_a_header
 from app.hub.routing import hub_router
@@ -25,9 +25,9 @@ router = hub_router()
 
 
 @router.post("/api/repos/create")
-async def create(request: Request, registry: RegistryDep, principal: PrincipalDep) -> JSONResponse:
+async def create(request: Request, access: AccessDep) -> JSONResponse:
     """Announces a repository. A patch has a family when something says what its base is; a base is made a family at once."""
-    body = parsed(request, CreateIn)
+    body, principal = parsed(request, CreateIn), access.authenticate()
     repository = _named(body, principal)
 
     def make(uow: UnitOfWork) -> bool:
@@ -35,7 +35,7 @@ async def create(request: Request, registry: RegistryDep, principal: PrincipalDe
             return base_pushes.announce(uow, principal, repository)
         return pushes.announce(uow, principal, repository)
 
-    is_new = await run_in_threadpool(run_with_retry, registry.write, make)
+    is_new = await run_in_threadpool(run_with_retry, access.registry.write, make)
     answer = {"url": address(request, repository.full_name), "name": repository.full_name, "id": repository.full_name}
     if not is_new:
         refusal = DomainError("push.exists", repository=repository.full_name)
@@ -47,16 +47,17 @@ async def create(request: Request, registry: RegistryDep, principal: PrincipalDe
 
 
 @router.delete("/api/repos/delete")
-async def delete(request: Request, registry: RegistryDep, principal: PrincipalDep) -> JSONResponse:
+async def delete(request: Request, access: AccessDep) -> JSONResponse:
     """Takes back a repository that never became a patch."""
+    principal = access.authenticate()
     repository = _named(parsed(request, CreateIn), principal)
-    await run_in_threadpool(run_with_retry, registry.write, lambda uow: pushes.forget(uow, principal, repository))
+    await run_in_threadpool(run_with_retry, access.registry.write, lambda uow: pushes.forget(uow, principal, repository))
     return JSONResponse({})
 
 
 @router.post("/api/validate-yaml")
 @buffers_body(None)
-async def validate_card(request: Request, principal: PrincipalDep) -> JSONResponse:  # noqa: ARG001  for who may ask
+async def validate_card(request: Request, access: AccessDep) -> JSONResponse:  # noqa: ARG001  authenticates the caller
     """Whether the front matter of a card can be read; a card that cannot be is kept all the same."""
     body = parsed(request, CardIn)
     if await run_in_threadpool(is_readable, body.content.encode(errors="replace")):
@@ -66,11 +67,9 @@ async def validate_card(request: Request, principal: PrincipalDep) -> JSONRespon
 
 
 @router.post("/api/models/{owner}/{name}/tag/{revision:path}")
-async def create_tag(
-    owner: str, name: str, revision: str, request: Request, registry: RegistryDep, principal: PrincipalDep
-) -> JSONResponse:
+async def create_tag(owner: str, name: str, revision: str, request: Request, access: AccessDep) -> JSONResponse:
     """Pins a version: an alias that points at it."""
-    body = parsed(request, TagIn)
+    body, principal = parsed(request, TagIn), access.authenticate()
     repository = parse_repository(owner, name)
 
     def make(uow: UnitOfWork) -> None:
@@ -83,26 +82,26 @@ async def create_tag(
             raise DomainError("push.tag_exists", repository=repository.full_name, tag=body.tag)
         patches.set_alias(uow, principal, owner, name, body.tag, str(number))
 
-    await run_in_threadpool(run_with_retry, registry.write, make)
+    await run_in_threadpool(run_with_retry, access.registry.write, make)
     return JSONResponse({})
 
 
 @router.delete("/api/models/{owner}/{name}/tag/{tag:path}")
-def delete_tag(owner: str, name: str, tag: str, registry: RegistryDep, principal: PrincipalDep) -> JSONResponse:
+def delete_tag(owner: str, name: str, tag: str, access: AccessDep) -> JSONResponse:
     """Takes an alias away; the version stays."""
-    repository = parse_repository(owner, name)
+    repository, principal = parse_repository(owner, name), access.authenticate()
     _require_tags(principal, repository)
-    run_with_retry(registry.write, lambda uow: patches.remove_alias(uow, principal, owner, name, tag))
+    run_with_retry(access.registry.write, lambda uow: patches.remove_alias(uow, principal, owner, name, tag))
     return JSONResponse({})
 
 
 @router.post("/api/models/{owner}/{name}/branch/{branch:path}")
-def create_branch(owner: str, name: str, branch: str, registry: RegistryDep, principal: PrincipalDep) -> JSONResponse:
+def create_branch(owner: str, name: str, branch: str, access: AccessDep) -> JSONResponse:
     """Of a base, the release that is going to be pushed; a patch has no branches."""
-    repository = parse_repository(owner, name)
+    repository, principal = parse_repository(owner, name), access.authenticate()
     require_push(principal, repository)
     if repository.kind == "base":
-        is_new = _begin_release(registry, principal, repository, branch)
+        is_new = _begin_release(access.registry, principal, repository, branch)
     elif branch == MAIN:
         is_new = False
     else:

@@ -11,8 +11,8 @@ from fastapi.responses import JSONResponse
 
 from app.domain.errors import DomainError
 from app.domain.path_index import PathIndex
+from app.http.access import AccessDep
 from app.http.body_routes import buffered_body, buffers_body
-from app.http.single_hop import AccessDep
 from app.hub import serializers
 from app.hub.open_snapshot import open_repository
 from app.hub.paging import PageDep

@@ -15,8 +15,8 @@ from fastapi.responses import JSONResponse
 from app.core.xet import MAX_BLOCK_BYTES, MAX_TERMS, RECORD, BlockScanner, ShardFile, ShardScanner
 from app.domain.errors import DomainError
 from app.domain.repositories import Repository, parse_repository
+from app.http.access import AccessDep, RegistryDep
 from app.http.body_routes import ignores_body, streams_body
-from app.http.deps import PrincipalDep, RegistryDep
 from app.http.request_slots import release_current
 from app.http.request_streams import pieces, said_bytes, stage
 from app.http.signed_auth import BearerDep, Sender
@@ -42,14 +42,14 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 @router.get("/api/models/{owner}/{name}/xet-write-token/{revision:path}")
 def write_token(
-    owner: str, name: str, revision: str, request: Request, registry: RegistryDep, principal: PrincipalDep,
+    owner: str, name: str, revision: str, request: Request, access: AccessDep,
     x_xet_session_id: Annotated[str | None, Header(max_length=200)] = None,
 ) -> JSONResponse:  # fmt: skip
     """Leave to send blocks for one repository. The address holds the session: clients remember by it what they sent where."""
     repository = parse_repository(owner, name)
     given = x_xet_session_id or ""
     session = given if _SESSION.fullmatch(given) else secrets.token_hex(16)
-    with registry.read() as uow:
+    with access.read() as (uow, principal):
         preupload.require_target(uow, principal, repository, revision)
         # Nobody guesses another's session: what was sent in it is found by its name together with who sends.
         token, expires = upload_grants.give(uow, principal, session=session, repository=[owner, name])
