@@ -4,8 +4,10 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import JSON, DateTime, MetaData, Select, String, TypeDecorator, func, select
+from sqlalchemy import JSON, CheckConstraint, DateTime, MetaData, Select, String, TypeDecorator, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from app.domain.states import MOVES
 
 NAMING = {
     "ix": "ix_%(column_0_label)s",
@@ -50,6 +52,11 @@ class Versioned:
     """A row that can change: `row_version` goes up with every change and is its ETag."""
 
     row_version: Mapped[int] = mapped_column(default=1)
+
+
+def state_constraint(noun: str) -> CheckConstraint:
+    """Returns the constraint that allows only the states of a noun of `MOVES`. A new state needs a migration."""
+    return CheckConstraint(f"state IN ({', '.join(map(repr, sorted(MOVES[noun])))})", name="state")
 
 
 def now() -> dt.datetime:

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, String, func, select
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column, relationship
 
-from app.db.base import Base, Identified, Versioned, page
+from app.db.base import Base, Identified, Versioned, page, state_constraint
 from app.db.patches import Patch, PatchVersion
 
 
@@ -27,6 +27,7 @@ class Import(Identified, Versioned, Base):
 
     __tablename__ = "imports"
     __table_args__ = (
+        state_constraint("import"),
         Index("ix_imports_batch", "batch", "id"),
         Index("ix_imports_owner", "owner", "id"),
         Index("ix_imports_origin", "owner", "upstream", "repository"),

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, String, UniqueConstraint, func, or_, select, update
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column, relationship
 
-from app.db.base import Base, Identified, Versioned, page
+from app.db.base import Base, Identified, Versioned, page, state_constraint
 from app.db.patches import Patch, PatchVersion
 from app.db.ports import Port
 from app.db.releases import Release
@@ -24,7 +24,7 @@ class Materialisation(Identified, Versioned, Base):
     """
 
     __tablename__ = "materialisations"
-    __table_args__ = (UniqueConstraint("port_id", "target"),)
+    __table_args__ = (UniqueConstraint("port_id", "target"), state_constraint("materialisation"))
 
     port_id: Mapped[str] = mapped_column(ForeignKey("ports.id"))
     owner: Mapped[str] = mapped_column(String(64), index=True)

@@ -5,10 +5,25 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Select, String, Text, UniqueConstraint, bindparam, cast, func, or_, select
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Select,
+    String,
+    Text,
+    UniqueConstraint,
+    bindparam,
+    cast,
+    func,
+    or_,
+    select,
+)
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column, relationship
 
-from app.db.base import Base, Identified, Versioned, page
+from app.db.base import Base, Identified, Versioned, page, state_constraint
 from app.db.families import Family
 from app.db.releases import Release
 
@@ -55,6 +70,24 @@ class PatchVersion(Identified, Versioned, Base):
     __tablename__ = "patch_versions"
     __table_args__ = (
         UniqueConstraint("patch_id", "number"),
+        state_constraint("version"),
+        CheckConstraint(
+            "state NOT IN ('draft', 'discarded') OR number IS NULL AND published_digest IS NULL AND published_at IS NULL",
+            name="unpublished",
+        ),
+        CheckConstraint(
+            "state NOT IN ('published', 'yanked') OR number IS NOT NULL AND published_digest IS NOT NULL"
+            " AND published_digest = digest AND published_at IS NOT NULL AND facts IS NOT NULL",
+            name="published",
+        ),
+        CheckConstraint(
+            "state <> 'purged' OR purged_at IS NOT NULL AND (number IS NULL"
+            " OR erasure IS NOT NULL AND published_digest IS NOT NULL AND published_digest = digest)",
+            name="purged",
+        ),
+        # What composite foreign keys refer to: an alias is of its version's patch, a port of its version's owner.
+        Index("uq_patch_versions_id_patch_id", "id", "patch_id", unique=True),
+        Index("uq_patch_versions_id_owner", "id", "owner", unique=True),
         Index("uq_patch_versions_published_digest", "patch_id", "published_digest", unique=True),
         Index("ix_patch_versions_owner_state", "owner", "state"),
         Index("ix_patch_versions_owner_state_total_bytes", "owner", "state", "total_bytes"),
@@ -91,14 +124,19 @@ class Alias(Identified, Versioned, Base):
     """A movable name for a version."""
 
     __tablename__ = "aliases"
-    __table_args__ = (UniqueConstraint("patch_id", "name"),)
+    __table_args__ = (
+        UniqueConstraint("patch_id", "name"),
+        ForeignKeyConstraint(
+            ["version_id", "patch_id"], ["patch_versions.id", "patch_versions.patch_id"], name="fk_aliases_version_of_patch"
+        ),
+    )
 
     patch_id: Mapped[str] = mapped_column(ForeignKey("patches.id"))
     owner: Mapped[str] = mapped_column(String(64))
     name: Mapped[str] = mapped_column(String(64))
     version_id: Mapped[str] = mapped_column(ForeignKey("patch_versions.id"))
 
-    version: Mapped[PatchVersion] = relationship(lazy="raise")
+    version: Mapped[PatchVersion] = relationship(lazy="raise", foreign_keys=version_id)
 
 
 _PATCH = (joinedload(Patch.family),)

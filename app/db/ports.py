@@ -5,10 +5,23 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, ForeignKey, Index, Select, String, UniqueConstraint, and_, bindparam, func, select
+from sqlalchemy import (
+    CheckConstraint,
+    ColumnElement,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Select,
+    String,
+    UniqueConstraint,
+    and_,
+    bindparam,
+    func,
+    select,
+)
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column, relationship
 
-from app.db.base import Base, Identified, Versioned, page
+from app.db.base import Base, Identified, Versioned, page, state_constraint
 from app.db.families import Family
 from app.db.patches import Patch, PatchVersion
 from app.db.releases import Release
@@ -28,6 +41,12 @@ class Port(Identified, Versioned, Base):
     __tablename__ = "ports"
     __table_args__ = (
         UniqueConstraint("version_id", "release_id", "fingerprint", "forced"),
+        state_constraint("port"),
+        CheckConstraint("state <> 'ready' OR ready_at IS NOT NULL", name="ready"),
+        CheckConstraint("state NOT IN ('ready', 'held') OR NOT forced OR reason IS NOT NULL AND reason <> ''", name="forced"),
+        ForeignKeyConstraint(
+            ["version_id", "owner"], ["patch_versions.id", "patch_versions.owner"], name="fk_ports_version_of_owner"
+        ),
         Index("ix_ports_owner_id", "owner", "id"),
         Index("ix_ports_release_id_id", "release_id", "id"),
     )
@@ -46,7 +65,7 @@ class Port(Identified, Versioned, Base):
     digest_attempt: Mapped[int] = mapped_column(default=0)
     ready_at: Mapped[dt.datetime | None]
 
-    version: Mapped[PatchVersion] = relationship(lazy="raise")
+    version: Mapped[PatchVersion] = relationship(lazy="raise", foreign_keys=version_id)
     release: Mapped[Release] = relationship(lazy="raise")
 
 

@@ -4,10 +4,10 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, String, UniqueConstraint, bindparam, func, select, text
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, UniqueConstraint, bindparam, func, select, text
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column, relationship
 
-from app.db.base import Base, Identified, Versioned, page
+from app.db.base import Base, Identified, Versioned, page, state_constraint
 from app.db.families import Family, visible_to
 
 _DAMAGED = text("damaged_path IS NOT NULL")
@@ -33,6 +33,8 @@ class Release(Identified, Versioned, Base):
     __tablename__ = "releases"
     __table_args__ = (
         UniqueConstraint("family_id", "name"),
+        state_constraint("release"),
+        CheckConstraint("state NOT IN ('ready', 'yanked') OR manifest IS NOT NULL", name="manifest"),
         Index("ix_releases_copied_total_bytes", "copied", "total_bytes"),
         Index("ix_releases_damaged_path", "damaged_path", sqlite_where=_DAMAGED, postgresql_where=_DAMAGED),
     )

@@ -55,6 +55,7 @@ CATALOGUE: dict[str, ErrorCode] = {
     "database.unreachable": ErrorCode("busy", "Database unreachable", "The database does not answer.", "Retry after a few seconds; the operator finds the reason in the log of the process that was asked."),
     "database.busy": ErrorCode("busy", "Database busy", "The database took too long.", "Retry after a few seconds."),
     "database.held": ErrorCode("busy", "Tables in use", "Others held a table that the upgrade must change; that step of it was not made.", "Let their transaction end (on PostgreSQL pg_stat_activity shows it), then run 'portllm db upgrade' again."),
+    "database.rows": ErrorCode("conflict", "Rows against the schema", "Rows in the database break rules that the new schema enforces; nothing was changed by that step: {rows}.", "Correct these rows, or restore the database from a backup that does not have them; then run 'portllm db upgrade' again."),
     "database.collision": ErrorCode("busy", "Written at the same time", "Another request wrote the same thing at the same moment.", "Repeat the request: it then finds what the other one wrote."),
     "database.schema": ErrorCode("busy", "Database not upgraded", "The database is at schema {found}; this version needs {needed}.", "Run 'portllm db upgrade' first, then start this process again; services and workers that run may go on meanwhile."),
     # -- limits and quotas

@@ -48,6 +48,7 @@ def schema(url: str) -> dict[str, str]:
             found.get_unique_constraints,
             found.get_foreign_keys,
             found.get_pk_constraint,
+            found.get_check_constraints,
         )
         shown = {table: repr([sorted(map(str, asked)) if (asked := ask(table)) else [] for ask in look]) for table in tables}
         return {table: re.sub(r" object at 0x[0-9a-f]+", "", text) for table, text in shown.items()}
@@ -58,6 +59,26 @@ def test_models_and_migrations_agree(url: str) -> None:
     upgrade(url)
     assert set(Base.metadata.tables) == set(schema(url))
     command.check(alembic_config(url))
+
+
+def test_check_constraints_of_models_and_migrations_are_the_same(
+    url: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Alembic's comparison leaves out CHECK constraints: those of a migrated database are those that the models make."""
+    upgrade(url)
+    fresh = f"sqlite:///{tmp_path / 'b.db'}" if url.startswith("sqlite") else request.getfixturevalue("server").create()
+    Base.metadata.create_all(create_engine(fresh, poolclass=NullPool))
+    assert checks(url) == checks(fresh)
+    assert {name for table in checks(url).values() for name in table} >= {"ck_ports_state", "ck_patch_versions_published"}
+
+
+def checks(url: str) -> dict[str, dict[str, str]]:
+    with create_engine(url, poolclass=NullPool).connect() as connection:
+        found = inspect(connection)
+        return {
+            table: {check["name"]: check["sqltext"] for check in found.get_check_constraints(table)}
+            for table in Base.metadata.tables
+        }
 
 
 def test_down_and_up_again(url: str) -> None:
@@ -113,6 +134,8 @@ def test_a_path_with_a_percent_sign(tmp_path: Path) -> None:
     assert schema(f"sqlite:///{directory / 'a.db'}")
 
 
+# Constraints that the version before fulfils: rows that break one are reported before anything is changed (test_upgrade).
+CONSTRAINS = {"0023_rules_of_rows"}
 EXECUTES = {
     "0006_audit_trail": "triggers, which refuse what no version of the code ever did",
     "0007_family_grants": "rows of the new table",
@@ -134,6 +157,9 @@ def test_migrations_only_add(file: Path) -> None:
             assert said.get("nullable") == "True" or "server_default" in said, ast.unparse(call)
         if isinstance(call.func, ast.Attribute) and call.func.attr == "create_index":
             assert "unique=True" not in ast.unparse(call), ast.unparse(call)
+    helpers = {call.func.id for call in calls if isinstance(call.func, ast.Name)}
+    assert ("add" in helpers) == (file.stem in CONSTRAINS), "say in CONSTRAINS why the version before fulfils it"
+    assert "add" not in helpers or "require_fulfilled" in helpers
 
 
 def test_two_upgrades_at_once(server: Postgres) -> None:

@@ -1,13 +1,14 @@
 """An upgrade while the version before runs: its statements go on during it and after it, and the new version serves its rows."""
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
-from sqlalchemy import Inspector, NullPool, create_engine, inspect, text
+from sqlalchemy import Inspector, NullPool, create_engine, inspect, select, text
 
 from app.db.base import Base
 from app.db.schema import alembic_config, current, head, upgrade
@@ -107,6 +108,10 @@ def _shape(found: Inspector, table: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+# Migrations whose constraints the version before fulfils, see `test_migrations.CONSTRAINS`.
+CONSTRAINING = {"0023"}
+
+
 def takes_away(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> list[str]:
     """What the version before would miss, or could not fulfil."""
     found = [f"table {table} is gone" for table in before.keys() - after.keys()]
@@ -137,7 +142,9 @@ def test_every_migration_only_adds(kind: str, request: pytest.FixtureRequest, tm
         shapes.append(shape(url))
     assert shapes[-1].keys() == Base.metadata.tables.keys()
     found = {revision: takes_away(*pair) for revision, pair in zip(revisions[1:], itertools.pairwise(shapes), strict=True)}
+    constrained = {revision: found.pop(revision) for revision in CONSTRAINING}
     assert not any(found.values()), found
+    assert all(re.match(r"\w+: (unique|foreign|checks) was", line) for lines in constrained.values() for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -178,3 +185,52 @@ def previous(server: Postgres) -> str:
     url = server.create()
     migrate(url)
     return url
+
+
+# -- constraints that an upgrade adds
+
+
+BROKEN = {
+    "state": ("UPDATE patch_versions SET state = 'lost'", "patch_versions ver_"),
+    "published": ("UPDATE patch_versions SET number = NULL", "a published version has a number"),
+    "manifest": ("UPDATE releases SET manifest = NULL", "a ready or yanked release has a manifest"),
+    "alias": ("UPDATE aliases SET name = id, patch_id = (SELECT max(id) FROM patches WHERE id <> patch_id)", "its own patch"),
+    "port": ("UPDATE ports SET owner = 'rival'", "the owner of its version"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_upgrade_of_rows_that_break_a_constraint_reports_them_and_changes_nothing(url: str, broken: str) -> None:
+    """The upgrade names the rows; once they are corrected, it succeeds, and every row is as it was."""
+    change, said = BROKEN[broken]
+    old = OldVersion(url)
+    command.upgrade(alembic_config(url), "0022")
+    with old.engine.begin() as connection:
+        old.everything(connection, "one")
+        old.everything(connection, "two")
+    correct = contents(old)
+    with old.engine.begin() as connection:
+        connection.execute(text(change))
+    damaged, before = contents(old), shape(url)
+    upgraded = invoke("db", "upgrade", "--json", PORTLLM_DATABASE_URL=url)
+    assert upgraded.exit_code == 1
+    assert '"database.rows"' in upgraded.output
+    assert said in upgraded.output
+    assert (contents(old), shape(url), current(old.engine)) == (damaged, before, "0022")
+    with old.engine.begin() as connection:
+        for table in ("aliases", "ports", "releases", "patch_versions"):
+            for row in correct[table]:
+                connection.execute(old.table(table).update().where(old.table(table).c.id == row["id"]).values(row))
+    upgrade(url)
+    assert contents(old) == correct
+    command.downgrade(alembic_config(url), "0022")
+    assert (contents(old), shape(url)) == (correct, before)
+    upgrade(url)
+    assert contents(old) == correct
+    old.engine.dispose()
+
+
+def contents(old: OldVersion) -> dict[str, list[dict[str, Any]]]:
+    """All rows of the version before's tables."""
+    with old.engine.begin() as connection:
+        return {table.name: sorted(map(dict, connection.execute(select(*table.c)).mappings()), key=repr) for table in old.tables}

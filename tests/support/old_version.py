@@ -61,6 +61,9 @@ class OldVersion:
             assert connection.execute(table.update().where(ours).values(made[table.name])).rowcount == 1
         return made
 
+    def table(self, name: str) -> Table:
+        return next(table for table in self.tables if table.name == name)
+
     @contextmanager
     def working(self, threads: int = 2) -> Any:
         """It works on the database as long as the block lasts, each thread in one transaction after another."""
@@ -109,7 +112,7 @@ def rows(mark: str, secret: str) -> dict[str, dict[str, Any]]:
         "patch_versions": row(
             "ver", patch_id=ids["pat"], owner="acme", number=1, state="published", digest=digest, published_digest=digest,
             files=[{"path": "adapter_config.json", "size": 2, "sha256": digest}], dropped=[], total_bytes=2,
-            trained_on_id=ids["rel"], facts=None, yank_reason=None, published_at=at, row_version=1,
+            trained_on_id=ids["rel"], facts={"rank": 8}, yank_reason=None, published_at=at, row_version=1,
         ),
         "aliases": row("ali", patch_id=ids["pat"], owner="acme", name="prod", version_id=ids["ver"], row_version=1),
         "ports": row(
