@@ -1,7 +1,7 @@
 """${message}
 
 A migration runs before the previous version of the code stops: add first, fill, remove in a later release. New columns may be
-null or have a server_default; constraints and unique indexes belong to new tables (the rules: app/db/schema.py).
+null or have a server_default; constraints belong to new tables, or are fulfilled by all that the previous version writes (the rules: app/db/schema.py).
 """
 
 import sqlalchemy as sa

@@ -3,7 +3,9 @@
 What an upgrade promises, and `tests/db/test_upgrade.py` holds every migration to:
 
 - The version before goes on while a migration runs and after it. A migration therefore only adds to the schema of the last
-  release: tables, columns that may be null or have a default in the database, indexes that are not unique.
+  release: tables, columns that may be null or have a default in the database, indexes that are not unique; and constraints that
+  every statement of the last release fulfils. Rows that break one are reported before anything is changed
+  (`migrations/constraints.py`).
 - A migration is one transaction, done or not begun; indexes on PostgreSQL are made outside of one, so that nobody who writes
   waits for them (`migrations/indexes.py`). It waits for a lock so briefly that no request is ended for it, and is tried again;
   who holds a table for long makes the upgrade fail with a sentence. What was made until then stays.

@@ -156,7 +156,7 @@ def test_purged_version_gets_no_commit_by_the_catch_up(begun: Service, acme: Cal
     opened = library.open_file
 
     def purging(*arguments: Any) -> Any:
-        begun.execute("UPDATE patch_versions SET state = 'purged' WHERE number = 2")
+        begun.execute("UPDATE patch_versions SET state = 'purged', purged_at = created_at, erasure = '{}' WHERE number = 2")
         return opened(*arguments)
 
     library.open_file = purging  # type: ignore[method-assign]
