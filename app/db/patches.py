@@ -1,4 +1,4 @@
-"""Patches, their versions and aliases."""
+"""Patches and their versions."""
 
 import datetime as dt
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,6 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     ForeignKey,
-    ForeignKeyConstraint,
     Index,
     Select,
     String,
@@ -120,27 +119,8 @@ class PatchVersion(Identified, Versioned, Base):
     trained_on: Mapped[Release | None] = relationship(lazy="raise")
 
 
-class Alias(Identified, Versioned, Base):
-    """A movable name for a version."""
-
-    __tablename__ = "aliases"
-    __table_args__ = (
-        UniqueConstraint("patch_id", "name"),
-        ForeignKeyConstraint(
-            ["version_id", "patch_id"], ["patch_versions.id", "patch_versions.patch_id"], name="fk_aliases_version_of_patch"
-        ),
-    )
-
-    patch_id: Mapped[str] = mapped_column(ForeignKey("patches.id"))
-    owner: Mapped[str] = mapped_column(String(64))
-    name: Mapped[str] = mapped_column(String(64))
-    version_id: Mapped[str] = mapped_column(ForeignKey("patch_versions.id"))
-
-    version: Mapped[PatchVersion] = relationship(lazy="raise", foreign_keys=version_id)
-
-
 _PATCH = (joinedload(Patch.family),)
-_VERSION = (
+WITH_NAMES = (
     joinedload(PatchVersion.patch).joinedload(Patch.family),
     joinedload(PatchVersion.trained_on),
 )
@@ -191,8 +171,8 @@ def _lines(given: frozenset[str]) -> Select[str, str, str, str, str, dt.datetime
     return query.order_by(patch.id.desc()).limit(bindparam("limit"))
 
 
-_BY_ID = select(PatchVersion).where(PatchVersion.id == bindparam("id")).options(*_VERSION)
-_OF_PATCH = select(PatchVersion).where(PatchVersion.patch_id == bindparam("patch")).options(*_VERSION)
+_BY_ID = select(PatchVersion).where(PatchVersion.id == bindparam("id")).options(*WITH_NAMES)
+_OF_PATCH = select(PatchVersion).where(PatchVersion.patch_id == bindparam("patch")).options(*WITH_NAMES)
 _BY_NUMBER = _OF_PATCH.where(PatchVersion.number == bindparam("number"))
 _NEWEST = _OF_PATCH.where(PatchVersion.state == "published").order_by(PatchVersion.number.desc()).limit(1)
 
@@ -207,7 +187,7 @@ def version_by_number(session: Session, patch_id: str, number: int) -> PatchVers
 
 def version_by_digest(session: Session, patch_id: str, digest: str) -> PatchVersion | None:
     query = select(PatchVersion).where(PatchVersion.patch_id == patch_id, PatchVersion.published_digest == digest)
-    return session.scalar(query.options(*_VERSION))
+    return session.scalar(query.options(*WITH_NAMES))
 
 
 def newest_version(session: Session, patch_id: str) -> PatchVersion | None:
@@ -224,7 +204,7 @@ def versions_page(session: Session, patch_id: str, after: str | None, limit: int
     query = select(PatchVersion).where(PatchVersion.patch_id == patch_id, PatchVersion.number.is_not(None))
     if after:
         query = query.where(PatchVersion.number < select(PatchVersion.number).where(PatchVersion.id == after).scalar_subquery())
-    return session.scalars(query.order_by(PatchVersion.number.desc()).limit(limit + 1).options(*_VERSION)).all()
+    return session.scalars(query.order_by(PatchVersion.number.desc()).limit(limit + 1).options(*WITH_NAMES)).all()
 
 
 def draft_files(session: Session, patch_id: str, limit: int) -> Sequence[list[dict[str, Any]]]:
@@ -245,7 +225,7 @@ def count_versions(session: Session) -> int:
 
 def all_versions(session: Session, after: str | None, limit: int) -> Sequence[PatchVersion]:
     """One page of all versions of all patches, in every state."""
-    return page(session, select(PatchVersion).options(*_VERSION), PatchVersion, after, limit)
+    return page(session, select(PatchVersion).options(*WITH_NAMES), PatchVersion, after, limit)
 
 
 def states_of(session: Session, versions: Sequence[str]) -> dict[str, str]:
@@ -295,13 +275,13 @@ def purged_digest(session: Session, owner: str, digest: str) -> PatchVersion | N
     query = select(PatchVersion).where(
         PatchVersion.digest == digest, PatchVersion.owner == owner, PatchVersion.state == PURGED, PatchVersion.number.is_not(None)
     )
-    return session.scalars(query.options(*_VERSION).limit(1)).first()
+    return session.scalars(query.options(*WITH_NAMES).limit(1)).first()
 
 
 def unpublished_of(session: Session, owner: str, digest: str) -> Sequence[PatchVersion]:
     """Drafts of an owner's that announced these files, those that were given up or purged too."""
     query = select(PatchVersion).where(PatchVersion.digest == digest, PatchVersion.owner == owner, PatchVersion.number.is_(None))
-    return session.scalars(query.order_by(PatchVersion.id).options(*_VERSION)).all()
+    return session.scalars(query.order_by(PatchVersion.id).options(*WITH_NAMES)).all()
 
 
 def unerased(session: Session) -> Sequence[str]:
@@ -314,42 +294,3 @@ def purged_among(session: Session, versions: Sequence[str]) -> Sequence[str]:
     """Which of some versions were purged."""
     query = select(PatchVersion.id).where(PatchVersion.id.in_(versions), PatchVersion.state == PURGED)
     return session.scalars(query).all()
-
-
-_ALIAS = (
-    select(Alias)
-    .where(Alias.patch_id == bindparam("patch"), Alias.name == bindparam("name"))
-    .options(joinedload(Alias.version).options(*_VERSION))
-)
-
-
-def alias(session: Session, patch_id: str, name: str) -> Alias | None:
-    return session.scalar(_ALIAS, {"patch": patch_id, "name": name})
-
-
-_ALIASES, _VERSIONS = Alias.__table__, PatchVersion.__table__
-_ALIASES_OF = (
-    select(_ALIASES.c.name, _VERSIONS.c.number)
-    .join(_VERSIONS, _ALIASES.c.version_id == _VERSIONS.c.id)
-    .where(_ALIASES.c.patch_id == bindparam("patch"))
-    .order_by(_ALIASES.c.name)
-)
-
-
-def aliases(session: Session, patch_id: str) -> dict[str, int | None]:
-    """Numbers of the versions that a patch's aliases point to, by alias."""
-    return dict(session.execute(_ALIASES_OF, {"patch": patch_id}).all())
-
-
-def count_aliases(session: Session) -> int:
-    return session.scalar(select(func.count()).select_from(Alias)) or 0
-
-
-def all_aliases(session: Session, after: str | None, limit: int) -> Sequence[Alias]:
-    """One page of the aliases of all patches."""
-    query = select(Alias).options(joinedload(Alias.version).options(*_VERSION))
-    return page(session, query, Alias, after, limit)
-
-
-def get_alias(session: Session, ident: str) -> Alias | None:
-    return session.scalar(select(Alias).where(Alias.id == ident).options(joinedload(Alias.version).options(*_VERSION)))

@@ -14,8 +14,9 @@ from psycopg.types.json import Json
 from sqlalchemy import JSON, Connection, Table, create_engine, select, text
 from sqlalchemy.orm import Session, joinedload
 
+from app.db.aliases import Alias
 from app.db.events import Event
-from app.db.patches import Alias, Patch, PatchVersion
+from app.db.patches import Patch, PatchVersion
 from app.db.ports import Port
 
 TEAMS = 200

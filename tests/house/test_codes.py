@@ -13,7 +13,7 @@ from app.domain.errors import CATALOGUE as DOMAIN
 ROOT = Path(__file__).parents[2]
 TESTS = "\n".join(p.read_text() for p in (ROOT / "tests").rglob("test_*.py") if p.parent.name != "house")
 CATALOGUES = {ROOT / "app" / name for name in ("core/errors.py", "core/findings.py", "domain/errors.py")}
-SOURCES = "\n".join(p.read_text() for p in (ROOT / "app").rglob("*.py") if p not in CATALOGUES)
+SOURCES = "\n".join(p.read_text() for room in ("app", "migrations") for p in (ROOT / room).rglob("*.py") if p not in CATALOGUES)
 
 
 @pytest.mark.parametrize("code", [*CORE, *DOMAIN, *MEANINGS])

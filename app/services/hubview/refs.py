@@ -4,8 +4,8 @@ import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from app.db import aliases, ports, versions
 from app.db import patches as patch_rows
-from app.db import ports, versions
 from app.db import releases as release_rows
 from app.db.families import Family
 from app.db.patches import Patch
@@ -89,7 +89,7 @@ def _of_patch(uow: UnitOfWork, principal: Principal, patch: Patch) -> Iterator[R
     published = {version.number: version.id for version in versions.published(uow.session, patch.id)}
     newest = next(iter(published.values()), None)
     yield Ref(MAIN, True, ("patch", newest) if newest else None)
-    for alias, number in patch_rows.aliases(uow.session, patch.id).items():
+    for alias, number in aliases.numbers(uow.session, patch.id).items():
         if number in published:
             yield Ref(alias, True, ("patch", published[number]))
     for number, ident in published.items():

@@ -1,8 +1,10 @@
 """Patches and their aliases."""
 
+from app.db import aliases as alias_rows
 from app.db import patches as rows
+from app.db.aliases import Alias
 from app.db.base import now
-from app.db.patches import PURGED, Alias, Patch, PatchLine, PatchVersion
+from app.db.patches import PURGED, Patch, PatchLine, PatchVersion
 from app.domain.errors import DomainError
 from app.domain.events.patches import AliasMoved, AliasRemoved, PatchChanged, PatchCreated
 from app.domain.ids import new_id
@@ -142,7 +144,7 @@ def find_version(uow: UnitOfWork, patch: Patch, reference: str | None) -> PatchV
         if version is None:
             raise DomainError("version.unknown", patch=patch.full_name, version=reference)
         return version
-    alias = rows.alias(uow.session, patch.id, reference)
+    alias = alias_rows.by_name(uow.session, patch.id, reference)
     if alias is None:
         raise DomainError("alias.unknown", patch=patch.full_name, alias=reference[:100])
     return alias.version
@@ -157,7 +159,7 @@ def set_alias(
     check_revision(alias_name, "an alias")
     uow.lock(patch)  # for all its aliases: one that is made now has no row to lock
     target = resolve_version(uow, patch, version)
-    alias = rows.alias(uow.session, patch.id, alias_name)
+    alias = alias_rows.by_name(uow.session, patch.id, alias_name)
     if expected is not None and (alias is None or alias.row_version != expected):
         raise DomainError("request.changed", what=f"{patch.full_name}@{alias_name}")
     if alias is None:
@@ -180,7 +182,7 @@ def remove_alias(uow: UnitOfWork, principal: Principal, owner: str, name: str, a
     patch = get(uow, principal, owner, name)
     principal.require_publish(owner)
     uow.lock(patch)
-    alias = rows.alias(uow.session, patch.id, alias_name)
+    alias = alias_rows.by_name(uow.session, patch.id, alias_name)
     if alias is None:
         raise DomainError("alias.unknown", patch=patch.full_name, alias=alias_name[:100])
     uow.session.delete(alias)
@@ -190,4 +192,4 @@ def remove_alias(uow: UnitOfWork, principal: Principal, owner: str, name: str, a
 
 def aliases(uow: UnitOfWork, patch: Patch) -> dict[str, int | None]:
     """Version numbers by alias."""
-    return rows.aliases(uow.session, patch.id)
+    return alias_rows.numbers(uow.session, patch.id)

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select, update
 
+from app.db.aliases import Alias
 from app.db.base import now
 from app.db.materialisations import Materialisation
-from app.db.patches import Alias, PatchVersion
+from app.db.patches import PatchVersion
 from app.db.ports import Port
 from app.db.releases import Release
 from app.domain.ids import new_id

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
-from app.db import commits, imports, materialisations, patches, ports, pushes, release_downloads, releases
+from app.db import aliases, commits, imports, materialisations, patches, ports, pushes, release_downloads, releases
 from app.services.operations.digest_spill import Named, Scratch
 from app.services.operations.fsck import rows, stored
 from app.services.operations.fsck.stored import UnreadableError
@@ -54,7 +54,7 @@ RELEASES = _Noun(
     "releases", releases.count, lambda s, after, limit: releases.list_page(s, None, None, after, limit), releases.get
 )
 VERSIONS = _Noun("versions", patches.count_versions, patches.all_versions, patches.version)
-ALIASES = _Noun("aliases", patches.count_aliases, patches.all_aliases, patches.get_alias)
+ALIASES = _Noun("aliases", aliases.count, aliases.everything, aliases.get)
 PORTS = _Noun("ports", ports.count, ports.everything, ports.get)
 COMMITS = _Noun("commits", commits.count, commits.everything, commits.get)
 MATERIALISATIONS = _Noun("materialisations", materialisations.count, materialisations.everything, materialisations.get)

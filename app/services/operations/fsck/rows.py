@@ -9,11 +9,12 @@ from collections.abc import Iterator
 
 from app.core.errors import CoreError
 from app.core.recipe import Recipe, digest_of, fingerprint
+from app.db.aliases import Alias
 from app.db.base import now
 from app.db.commits import Commit, name_of
 from app.db.imports import Import
 from app.db.materialisations import Materialisation
-from app.db.patches import PUBLISHED, PURGED, Alias, PatchVersion
+from app.db.patches import PUBLISHED, PURGED, PatchVersion
 from app.db.ports import Port
 from app.db.releases import Release
 from app.services.catalog import releases
