@@ -20,7 +20,6 @@ from app.services.jobs import workers
 from app.services.jobs.workers import WorkerInfo
 from app.services.patches.tombstones import reread_if_purged
 from app.services.ports import ports
-from app.services.ports.merged_files import MergedModel
 
 router = APIRouter()
 
@@ -78,7 +77,7 @@ async def read_file(
             workers.require_fresh(uow, expires)
             principal = tokens.holder(uow, token) if token else service
             row = ports.readable(uow, principal, port)
-        return respond_merged(request, conditions, registry, MergedModel(registry.tools.artifacts, row), path, principal)
+        return respond_merged(request, conditions, registry, row, path, principal)
 
     return await run_in_threadpool(reread_if_purged, read)
 

@@ -3,50 +3,57 @@
 import base64
 from collections.abc import Mapping
 from contextlib import closing
+from typing import Literal
 
 from fastapi import Request, Response
 from fastapi.responses import RedirectResponse
 
+from app.db.ports import Port
 from app.domain.principal import Principal
 from app.http.conditional import Span
 from app.http.merged_response import Conditions, Reader, Target, respond
 from app.services.artifacts.file_reads import Content
+from app.services.jobs import workers
 from app.services.ports.merged_files import MergedFile, MergedModel
 from app.services.read_slots import ReadSlot
 from app.services.registry import Registry
 
+# A redirect to a worker, or a read on it that passes through this process.
+Delegate = Literal["redirect", "pass_through"]
 CACHING = {"Cache-Control": "private, no-transform"}
 
 
 def respond_merged(
-    request: Request, conditions: Conditions, registry: Registry, model: MergedModel, path: str,
-    principal: Principal, slot: ReadSlot | None = None, worker_url: str | None = None, redirect: bool = False,
+    request: Request, conditions: Conditions, registry: Registry, port: Port, path: str, principal: Principal,
+    slot: ReadSlot | None = None, delegate: Delegate | None = None,
 ) -> Response:  # fmt: skip
     """Answers a GET or HEAD of one file of a merged model. Must be called outside of any transaction.
 
     Args:
         request, conditions: the request and its conditional headers.
         registry: computes the file.
-        model: the merged model of a port that the caller may read.
+        port: a port that the caller may read, with its version and release.
         path: the path of the file.
         principal: the caller.
         slot: a slot that the request already waited for.
-        worker_url: a signed URL of the file on a worker, if a worker computes merged files.
-        redirect: whether the client is redirected there; otherwise the bytes pass through this process.
+        delegate: how bytes that must be computed are taken from a worker, if one is live; None: they are computed here.
 
     Raises:
-        OutputError: output.unknown_file.
+        CoreError: release and version do not fit each other, or their bytes have changed; output.unknown_file.
         DomainError: request.range, server.busy, and errors of the storage.
     """
+    tools, model = registry.tools, MergedModel(registry.tools.artifacts, port)
     file = model.file(path)
 
     def content(wanted: Span) -> Content | Response:
-        if worker_url and file.computed and wanted.length:
-            if redirect:
-                return RedirectResponse(worker_url, 307, headers={"Cache-Control": "no-store"})
-            if body := registry.handed_over.read(worker_url, conditions.passed_on(), wanted.length):
+        worker = workers.choose(registry.readers(), port.fingerprint) if delegate and file.computed and wanted.length else None
+        if worker:
+            url = workers.signed_url(tools.secret_keys[0], worker, port.id, path, principal.token)
+            if delegate == "redirect":
+                return RedirectResponse(url, 307, headers={"Cache-Control": "no-store"})
+            if body := registry.handed_over.read(url, conditions.passed_on(), wanted.length):
                 return Content(lambda _: closing(body))
-        return model.content(registry.tools, path, wanted.start, wanted.stop)
+        return model.content(tools, path, wanted.start, wanted.stop)
 
     return respond(
         request,

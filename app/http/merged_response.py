@@ -144,15 +144,18 @@ class FileResponse(BreakableResponse):
         finally:
             if self._telemetry:
                 self._telemetry.merged_reads.dec()
-            with anyio.CancelScope(shield=True):
-                await run_in_threadpool(self._close)
+            if self._read.is_finished:
+                self._close()
+            else:  # in a thread, because closing files and stopping computations may block
+                with anyio.CancelScope(shield=True):
+                    await run_in_threadpool(self._close)
 
     async def _pieces(self, piece: memoryview | None) -> AsyncIterator[memoryview]:
         while piece is not None:
             if self._telemetry:
                 self._telemetry.merged_bytes.inc(len(piece))
             yield piece
-            piece = await self._next()
+            piece = None if self._read.is_finished else await self._next()
 
     async def _next(self) -> memoryview | None:
         """Returns the next piece. If the slot was reclaimed while the client was slow, first waits for a new one."""

@@ -7,7 +7,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from app.domain.errors import DomainError
-from tests.support.fixtures import World
+from tests.support.fixtures import World, on_sqlite
 from tests.support.registry import Service, refused, unique
 from tests.support.request_costs import Costs, counted
 
@@ -22,6 +22,20 @@ def test_authenticated_read_costs_one_transaction_and_one_thread_hop(world: Worl
     with counted(world.service.runtime) as costs:
         answer = world.reader("GET", path.format(port=world.port["id"]), whole=True)
     assert answer.status_code == 200, answer.text
+    assert costs == Costs(transactions=1, hops=1)
+
+
+@on_sqlite  # on PostgreSQL, live workers are looked up once a second besides
+@pytest.mark.parametrize("path", [f"{API}/ports/{{port}}/files/{{shard}}", "/acme/tone.merged/resolve/v2/{shard}"])
+def test_read_of_a_piece_of_a_merged_file_costs_one_transaction_and_one_thread_hop(world: World, path: str) -> None:
+    files = world.reader.get(f"/ports/{world.port['id']}/files").json()["files"]
+    shard = next(file["path"] for file in files if file["computed"])
+    address = path.format(port=world.port["id"], shard=shard)
+    world.reader("GET", address, whole=True)  # plans it
+    with counted(world.service.runtime) as costs:
+        answer = world.reader("GET", address, whole=True, headers={"Range": "bytes=100-299"})
+    assert answer.status_code == 206, answer.text
+    assert len(answer.content) == 200
     assert costs == Costs(transactions=1, hops=1)
 
 

@@ -51,7 +51,7 @@ def test_a_key_replaces_another() -> None:
 
 def test_a_model_stays_with_its_worker() -> None:
     """Shared evenly, the same answer in any order, and only the models of a worker that is gone move."""
-    readers = [ReadWorker(f"w{n}", f"http://w{n}") for n in range(4)]
+    readers = [ReadWorker(f"w{n}", f"http://w{n}", 0) for n in range(4)]
     models = [f"fingerprint{n}" for n in range(400)]
     before = {model: choose(readers, model) for model in models}
     assert {model: choose(readers[::-1], model) for model in models} == before
@@ -67,12 +67,12 @@ def test_readers_are_looked_up_once_a_second() -> None:
 
     def look() -> list[ReadWorker]:
         asked.append(1)
-        return [ReadWorker("w", "http://w")]
+        return [ReadWorker("w", "http://w", 0)]
 
     readers = Readers(look)
     began = time.monotonic()
     for _ in range(1000):
-        assert readers() == [ReadWorker("w", "http://w")]
+        assert readers() == [ReadWorker("w", "http://w", 0)]
     assert len(asked) <= 1 + (time.monotonic() - began)
 
 

@@ -10,9 +10,8 @@ from app.api.routing import api_router
 from app.api.schemas.ports import MergedFileOut, MergedFilesOut
 from app.db.ports import Port
 from app.http.access import AccessDep
-from app.http.merged_files import respond_merged
+from app.http.merged_files import Delegate, respond_merged
 from app.http.merged_response import BINARY, ConditionsDep
-from app.services.jobs import workers
 from app.services.patches.tombstones import reread_if_purged
 from app.services.ports import ports
 from app.services.ports.merged_files import MergedFile, MergedModel
@@ -55,15 +54,11 @@ async def read_file(
 
     Where workers read merged models, a file that must be computed is answered with 307 and a worker's address.
     """
-    registry = access.registry
+    delegate: Delegate = "redirect" if redirect else "pass_through"
 
     def read() -> Response:
-        readers = registry.readers()
         with access.read() as (uow, principal):
             row = ports.readable(uow, principal, port)
-            reader = workers.choose(readers, row.fingerprint)
-            url = workers.signed_url(uow, reader, row.id, path, principal.token) if reader else None
-        model = MergedModel(registry.tools.artifacts, row)
-        return respond_merged(request, conditions, registry, model, path, principal, worker_url=url, redirect=redirect)
+        return respond_merged(request, conditions, access.registry, row, path, principal, delegate=delegate)
 
     return await run_in_threadpool(reread_if_purged, read)

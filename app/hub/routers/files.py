@@ -17,9 +17,7 @@ from app.services.artifacts.file_reads import Content
 from app.services.artifacts.stored_files import patch_content, release_content, text_content
 from app.services.hubview.repositories import Adapter, BaseModel, Merged, Nothing, Thing
 from app.services.hubview.snapshots import SHA256_DIGITS, SnapshotFile
-from app.services.jobs import workers
 from app.services.patches.tombstones import reread_if_purged
-from app.services.ports.merged_files import MergedModel
 from app.services.read_slots import ReadSlot
 
 router = hub_router()
@@ -117,9 +115,6 @@ def _merged(asked: _Asked, found: OpenSnapshot, entry: SnapshotFile) -> Response
     registry, port = asked.access.registry, thing.port
     if asked.request.method == "HEAD":
         registry.tools.artifacts.require_readable(port.release, port.version)
-    url = None
-    if reader := workers.choose(registry.readers(), port.fingerprint):
-        with registry.read() as uow:
-            url = workers.signed_url(uow, reader, port.id, entry.path, found.principal.token)
-    model = MergedModel(registry.tools.artifacts, port)
-    return respond_merged(asked.request, asked.conditions, registry, model, entry.path, found.principal, asked.slot, url)
+    return respond_merged(
+        asked.request, asked.conditions, registry, port, entry.path, found.principal, asked.slot, "pass_through"
+    )

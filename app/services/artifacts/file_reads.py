@@ -43,6 +43,11 @@ class FileRead:
         self._pieces: Iterator[memoryview] | None = None
         self._slot: ReadSlot | None = None
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last piece was returned; nothing is open then."""
+        return self._position == self._stop
+
     def accept(self, slot: ReadSlot) -> None:
         """Takes over a slot that the queue granted; `close` releases it."""
         self._slot = slot
@@ -54,7 +59,7 @@ class FileRead:
             NoSlotError: the read needs a slot, and none is free.
             CoreError, DomainError: the bytes cannot be read, or have changed.
         """
-        if self._position == self._stop:
+        if self.is_finished:
             self.close()
             return None
         self._require_allowed()
@@ -66,7 +71,7 @@ class FileRead:
         if piece is None:
             raise ConnectionError("the file ended before its last byte")
         self._position += len(piece)
-        if self._position == self._stop:
+        if self.is_finished:
             self.close()
         elif self._slot is not None:
             self._slot.rest(self._drop)

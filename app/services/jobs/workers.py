@@ -54,10 +54,15 @@ class WorkerStatus:
 
 @dataclass(frozen=True)
 class ReadWorker:
-    """A live worker that reads merged models: its id and where it is reached."""
+    """A live worker that reads merged models: its id, where it is reached, and when it was looked up.
+
+    Attributes:
+        asked_at: seconds since 1970 by the database's clock, which all machines share.
+    """
 
     id: str
     url: str
+    asked_at: int
 
 
 def beat(uow: UnitOfWork, worker_info: WorkerInfo) -> None:
@@ -93,7 +98,8 @@ def everyone(uow: UnitOfWork, principal: Principal, ttl: float) -> list[WorkerSt
 
 def readers(uow: UnitOfWork, ttl: float) -> list[ReadWorker]:
     """Live workers that can be reached."""
-    return [ReadWorker(row.id, row.url) for row in _live(uow, ttl) if row.url]
+    present = int(clock(uow.session).timestamp())
+    return [ReadWorker(row.id, row.url, present) for row in _live(uow, ttl) if row.url]
 
 
 def live_by_class(uow: UnitOfWork, ttl: float) -> dict[str, int]:
@@ -132,14 +138,13 @@ def choose(candidates: Sequence[ReadWorker], fingerprint: str) -> ReadWorker | N
     return max(candidates, key=lambda reader: hashlib.sha256(f"{fingerprint} {reader.id}".encode()).digest(), default=None)
 
 
-def signed_url(uow: UnitOfWork, reader: ReadWorker, port: str, path: str, token: str) -> str:
-    """Returns a URL where a client reads a file of a port on a worker.
+def signed_url(key: bytes, reader: ReadWorker, port: str, path: str, token: str) -> str:
+    """Returns a URL where a client reads a file of a port on a worker, signed with a key.
 
-    It is bound to the client's token (given by id) and valid for the next few minutes by the database's clock, which all machines
-    share.
+    It is bound to the client's token (given by id) and valid for a few minutes after the worker was looked up.
     """
-    expires = int(clock(uow.session).timestamp()) + SECONDS
-    signature = sign_read(uow.tools.secret_keys[0], reader.id, port, path, expires, token)
+    expires = reader.asked_at + SECONDS
+    signature = sign_read(key, reader.id, port, path, expires, token)
     query = urlencode({"expires": expires, "token": token, "signature": signature})
     return f"{reader.url.rstrip('/')}/ports/{quote(port)}/files/{quote(path)}?{query}"
 
