@@ -30,14 +30,15 @@ from app.services.hubview.pushes import Added, Change, Deleted
 from app.services.patches.tombstones import reread_if_purged
 from app.services.registry import Registry
 from app.services.unit_of_work import run_with_retry
-from app.services.uploads import reservations
-from app.services.uploads.pushed_objects import PUSHED, new_upload
+from app.services.uploads import pushed_objects
 
 router = hub_router()
 
 # A regular file in base64, with what is said around it.
 MAX_LINE = pushes.REGULAR_BYTES * 4 // 3 + 64 * 2**10
 MAX_COMMIT = 256 * 2**20
+# Inline files up to this are recorded with the commit, in its transaction.
+HELD_BYTES = 4 * 2**20
 PATIENCE_SECONDS, PAUSE_SECONDS = 5.0, 0.25
 
 Taken = tuple[str, dict[str, str]]  # the commit id, and headers that name the files that were left out
@@ -50,17 +51,16 @@ async def preupload(owner: str, name: str, revision: str, request: Request, acce
     body, repository = parsed(request, FilesIn), parse_repository(owner, name)
     announced = {file.path: file.size for file in body.files}
 
-    def look() -> tuple[list[offers.Offer], bool]:
+    def look() -> offers.Offers:
         with access.read() as (uow, principal):
-            return offers.offer(uow, principal, repository, revision, announced), offers.has_draft(uow, repository)
+            return offers.offer(uow, principal, repository, revision, announced)
 
-    found, is_begun = await run_in_threadpool(reread_if_purged, look)
-    shown = [{"path": o.path, "uploadMode": o.mode, "shouldIgnore": o.ignored, "oid": o.oid} for o in found]
-    dropped = [offer.path for offer in found if offer.ignored]
-    if repository.kind == "patch" and (dropped or is_begun):
-        note = partial(pushes.note_dropped, principal=access.authenticate(), repository=repository, dropped=dropped)
+    found = await run_in_threadpool(reread_if_purged, look)
+    shown = [{"path": o.path, "uploadMode": o.mode, "shouldIgnore": o.ignored, "oid": o.oid} for o in found.files]
+    if not found.is_noted:
+        note = partial(pushes.note_dropped, principal=access.authenticate(), repository=repository, dropped=found.dropped)
         await run_in_threadpool(run_with_retry, access.registry.write, note)
-    return JSONResponse({"files": shown}, headers=left_out(repository.full_name, dropped))
+    return JSONResponse({"files": shown}, headers=left_out(repository.full_name, found.dropped))
 
 
 @router.post("/api/models/{owner}/{name}/commit/{revision:path}")
@@ -68,12 +68,6 @@ async def preupload(owner: str, name: str, revision: str, request: Request, acce
 async def commit(owner: str, name: str, revision: str, request: Request, access: AccessDep) -> JSONResponse:
     """Takes a commit; where the repository is complete with it, a version is published before the answer."""
     repository = parse_repository(owner, name)
-
-    def check() -> None:
-        with access.read() as (uow, principal):
-            offers.require_target(uow, principal, repository, revision)
-
-    await run_in_threadpool(check)
     registry, principal = access.registry, access.authenticate()
     reader = _Reader(registry, principal, repository)
     async for line in lines(request, MAX_LINE, MAX_COMMIT):
@@ -105,23 +99,25 @@ def _take(
     """The commit id, and what is to be told beside it."""
     changes = reader.finish()
     if repository.kind == "base":
-        taken = base_pushes.commit(registry, principal, repository, revision, changes)
+        taken = base_pushes.commit(registry, principal, repository, revision, changes, reader.inline)
         return taken.commit, warning(f"release {repository.full_name}", taken.sentence)
-    made = push_publishing.commit(registry, principal, repository, reader.parent, changes)
+    made = push_publishing.commit(registry, principal, repository, revision, reader.parent, changes, reader.inline)
     return made.commit, left_out(repository.full_name, list(made.dropped))
 
 
 class _Reader:
-    """Reads the lines of a commit; the files in them are kept as they come, so that only names are held.
+    """Reads the lines of a commit. Of the files in them, at most `HELD_BYTES` are held; the others are recorded as they come.
 
     Attributes:
         parent: the commit that the client has read, where it says one.
+        inline: the files that are held (sha256 -> bytes).
     """
 
     def __init__(self, registry: Registry, principal: Principal, repository: Repository) -> None:
         self._registry, self._principal, self._repository = registry, principal, repository
         self._changes, self._number = list[Change](), 0
         self._has_header, self.parent = False, None
+        self.inline = dict[str, bytes]()
 
     def take(self, line: bytes) -> None:
         """The next line.
@@ -176,23 +172,16 @@ class _Reader:
             raise self._refusal("'content' is not base64") from None
         sha256 = hashlib.sha256(data).hexdigest()
         if offers.belongs(self._repository, path):
-            self._keep(data, sha256)
+            self._hold(data, sha256)
         self._changes.append(Added(path, sha256, len(data)))
 
-    def _keep(self, data: bytes, sha256: str) -> None:
-        blobs, write, upload, size = self._registry.tools.blobs, self._registry.write, new_upload(), len(data)
-        who, what = self._principal, self._repository
-        reserved = run_with_retry(write, lambda uow: reservations.reserve_file(uow, who, what, sha256, size))
-        if reserved is None:
-            return
-        try:
-            blobs.append(upload, PUSHED, 0, data)
-            blobs.sync_staged(upload, PUSHED)
-            run_with_retry(write, lambda uow: reservations.record_file(uow, reserved, sha256, size, upload))
-        except BaseException:
-            blobs.discard(upload)
-            reservations.give_back(write, reserved)
-            raise
+    def _hold(self, data: bytes, sha256: str) -> None:
+        if sum(map(len, self.inline.values())) + len(data) > HELD_BYTES:
+            with pushed_objects.staged(self._registry.tools.blobs, self.inline) as files:
+                keep = partial(pushed_objects.keep, principal=self._principal, repository=self._repository, files=files)
+                run_with_retry(self._registry.write, keep)
+            self.inline = {}
+        self.inline[sha256] = data
 
     def _text(self, value: dict[str, Any], field: str, longest: int = 1024) -> str:
         text = value.get(field)

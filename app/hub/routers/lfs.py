@@ -41,8 +41,7 @@ async def batch(owner: str, name: str, request: Request, access: AccessDep) -> J
     principal = access.authenticate()
 
     def begin(uow: UnitOfWork) -> list[tuple[UploadTarget, str]]:
-        pushed_objects.require_push(principal, repository)
-        has = {file["sha256"]: file["size"] for file in preupload.held(uow, repository, "").values()}
+        has = preupload.sizes(uow, principal, repository)
         places = pushed_objects.begin(uow, principal, repository, wanted, has)
         return [(place, upload_grants.give(uow, principal, upload=place.object)[0] if place.object else "") for place in places]
 

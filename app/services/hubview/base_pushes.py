@@ -5,7 +5,7 @@ reads the release from there as it reads one from a directory; it is ready, or r
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from app.core.checkpoint import CONFIG_FILE, INDEX_FILE, MAX_FILES, MAX_JSON_BYTES, SINGLE_FILE
@@ -81,7 +81,10 @@ def files_of(uow: UnitOfWork, repository: Repository, release: str) -> Files:
     return {file["path"]: file for file in push.files} if push else {}
 
 
-def commit(units: UnitsOfWork, principal: Principal, repository: Repository, release: str, changes: Sequence[Change]) -> Taken:
+def commit(
+    units: UnitsOfWork, principal: Principal, repository: Repository, release: str, changes: Sequence[Change],
+    inline: Mapping[str, bytes],
+) -> Taken:  # fmt: skip
     """Takes a commit, and begins to read the release where it is complete with it.
 
     Raises:
@@ -89,10 +92,15 @@ def commit(units: UnitsOfWork, principal: Principal, repository: Repository, rel
     """
     pushed = f"{repository.full_name}@{release}"
     with units.exclusive(f"push:{pushed}", f"A push to {pushed}"):
-        files = run_with_retry(units.write, lambda uow: _record(uow, principal, repository, release, changes))
+        with pushed_objects.staged(units.tools.blobs, inline) as staged:
+
+            def record(uow: UnitOfWork) -> tuple[Files, str | None]:
+                pushed_objects.keep(uow, principal, repository, staged)
+                recorded = _record(uow, principal, repository, release, changes)
+                return recorded, _missing(uow, recorded)
+
+            files, missing = run_with_retry(units.write, record)
         name = name_of([(file["path"], file["sha256"]) for file in files.values()])
-        with units.write() as uow:
-            missing = _missing(uow, files)
         if missing:
             return Taken(name, f"{repository.full_name}@{release} waits for {missing}.")
         _store(units, files)
@@ -148,10 +156,11 @@ def _missing(uow: UnitOfWork, files: Files) -> str | None:
 def _store(units: UnitsOfWork, files: Files) -> None:
     """Moves the files into the store, small ones first; those that were sent straight to it are hashed now."""
     blobs = units.tools.blobs
+    with units.read() as uow:
+        found = {row.id: row for row in rows.objects(uow.session, [file["object"] for file in files.values()])}
     for file in sorted(files.values(), key=lambda file: int(file["size"])):
-        with units.write() as uow:
-            row = rows.pushed(uow.session, file["object"])
-            staged, hashed = (row.staged, row.multipart is None) if row else (None, False)
+        row = found.get(file["object"])
+        staged, hashed = (row.staged, row.multipart is None) if row else (None, False)
         if staged and blobs.received(staged, PUSHED) == file["size"]:
             blobs.promote(staged, PUSHED, file["sha256"], file["path"], hashed)
         elif not (hashed and blobs.size(file["sha256"]) == file["size"]):

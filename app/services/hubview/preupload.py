@@ -14,7 +14,7 @@ from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository
 from app.services.access.quotas import require_room
 from app.services.hubview import base_pushes, pushes
-from app.services.hubview.pushes import REGULAR_BYTES, Files
+from app.services.hubview.pushes import REGULAR_BYTES, PushState
 from app.services.unit_of_work import UnitOfWork
 from app.services.uploads.pushed_objects import owner_of, require_push
 
@@ -37,51 +37,70 @@ class Offer:
     oid: str | None
 
 
-def offer(
-    uow: UnitOfWork, principal: Principal, repository: Repository, revision: str, announced: Mapping[str, int]
-) -> list[Offer]:
-    """How files are to be sent that a client wants to push, by path and size in bytes.
+@dataclass(frozen=True)
+class Offers:
+    """How files are to be sent, in the order in which they were announced.
+
+    Attributes:
+        dropped: those that belong to no patch and will not be sent.
+        is_noted: whether `pushes.note_dropped` has nothing to record.
+    """
+
+    files: list[Offer]
+    dropped: list[str]
+    is_noted: bool
+
+
+def offer(uow: UnitOfWork, principal: Principal, repository: Repository, revision: str, announced: Mapping[str, int]) -> Offers:
+    """Says how files are to be sent that a client wants to push, by path and size in bytes.
 
     Raises:
         DomainError: hub.repository, push.revision, push.base_revision, push.released, request.too_large, quota.exceeded,
             token.scope.
         AdapterError: adapter.pickle.
     """
-    require_target(uow, principal, repository, revision)
-    pushes.require_no_pickle(repository, announced, held(uow, repository, revision))
+    state = require_target(uow, principal, repository, revision)
+    if state:
+        pushes.require_no_pickle(repository, announced, state.files)
     # Of the newest version, not of a draft: a client that found all of it unchanged would make no commit, and end nothing.
-    files = pushes.published(uow, repository)[1] if repository.kind == "patch" else {}
+    files = state.newest if state else {}
     wanted = {path: size for path, size in announced.items() if belongs(repository, path)}
-    if repository.kind == "patch" and sum(wanted.values()) > uow.tools.limits.patch_bytes:
+    if state and sum(wanted.values()) > uow.tools.limits.patch_bytes:
         limit = uow.tools.limits.patch_bytes
         raise DomainError("request.too_large", what="the patch", size=sum(wanted.values()), limit=limit)
     # Said here, because clients show nothing of what is answered to the bytes themselves.
     more = sum(size for path, size in wanted.items() if path not in files or files[path]["size"] != size)
     require_room(uow, owner_of(repository), bytes=more)
-    return [_offer(uow, repository, files.get(path), path, size) for path, size in announced.items()]
+    found = [_offer(uow, repository, files.get(path), path, size) for path, size in announced.items()]
+    dropped = [one.path for one in found if one.ignored]
+    return Offers(found, dropped, state is None or not pushes.has_news(state, dropped))
 
 
-def require_target(uow: UnitOfWork, principal: Principal, repository: Repository, revision: str) -> None:
-    """Raises `DomainError` unless this revision of a repository can be pushed to: main of a patch, a new release of a base."""
-    require_push(principal, repository)
+def require_target(uow: UnitOfWork, principal: Principal, repository: Repository, revision: str) -> PushState | None:
+    """Returns the state of a patch's repository; None for a base.
+
+    Raises:
+        DomainError: unless this revision of the repository can be pushed to: main of a patch, a new release of a base.
+    """
     if repository.kind == "base":
+        require_push(principal, repository)
         base_pushes.require_new(uow, principal, repository, revision)
-        return
-    pushes.require_known(uow, principal, repository)
+        return None
+    state = pushes.look(uow, principal, repository)
     if revision != MAIN:
         raise DomainError("push.revision", repository=repository.full_name, revision=revision[:100])
+    return state
 
 
-def held(uow: UnitOfWork, repository: Repository, revision: str) -> Files:
-    """What the repository has, for whoever pushes to it."""
-    if repository.kind == "base":
-        return base_pushes.files_of(uow, repository, revision)
-    return pushes.files_of(uow, repository)
+def sizes(uow: UnitOfWork, principal: Principal, repository: Repository) -> dict[str, int]:
+    """Returns the sizes of what a patch's repository holds, by sha256; a base holds nothing before its release is read.
 
-
-def has_draft(uow: UnitOfWork, repository: Repository) -> bool:
-    """Whether something is remembered of a patch's repository that is no version."""
-    return pushes.find(uow, repository) is not None
+    Raises:
+        DomainError: the errors of `require_push`.
+    """
+    require_push(principal, repository)
+    files = pushes.state_of(uow, repository).files if repository.kind == "patch" else {}
+    return {file["sha256"]: file["size"] for file in files.values()}
 
 
 def belongs(repository: Repository, path: str) -> bool:

@@ -3,28 +3,32 @@
 The same steps as of an upload by the API (`app.services.patches.drafts`), in transactions of their own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from app.core.adapter import AdapterConfig
 from app.core.errors import CoreError
 from app.db import patches as patch_rows
 from app.db import pushes as rows
-from app.db.patches import PatchVersion
-from app.db.pushes import Push
+from app.db.patches import Patch, PatchVersion
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository
 from app.domain.states import move
 from app.services.catalog import base_aliases
-from app.services.hubview import pushes, repositories, snapshots
-from app.services.hubview.pushes import Change, Files
+from app.services.hubview import preupload, pushes, repositories, snapshots
+from app.services.hubview.pushes import Change, Recorded
 from app.services.patches import drafts, patches, verification
 from app.services.patches.tombstones import reread_if_purged
+from app.services.patches.verification import Draft
 from app.services.unit_of_work import UnitOfWork, UnitsOfWork, run_with_retry
+from app.services.uploads import pushed_objects
 
-# Refusals that say nothing of what was pushed: it is kept, and the same commit again goes on.
+# Kinds of refusals that say nothing of what was pushed.
 PASSING = ("busy", "full", "limited")
-WAITS = ("push.base_unknown", "push.release_unknown")
+# A draft that can be verified; or the reason why a push waits for somebody to say what it was trained on.
+Opened = Draft | DomainError
 
 
 @dataclass(frozen=True)
@@ -45,32 +49,57 @@ class Said:
 
 
 def commit(
-    units: UnitsOfWork, principal: Principal, repository: Repository, parent: str | None, changes: Sequence[Change]
-) -> Committed:
-    """Takes a commit, and makes a version where the repository is complete with it.
+    units: UnitsOfWork, principal: Principal, repository: Repository, revision: str, parent: str | None,
+    changes: Sequence[Change], inline: Mapping[str, bytes],
+) -> Committed:  # fmt: skip
+    """Records a commit, and publishes a version if the repository is complete with it.
 
-    What is complete and cannot be a version is dropped with the reason; what nobody knows the base of is kept.
+    If it is complete and cannot be a version, it is dropped with the reason; if nobody knows its base, it is kept.
+
+    Args:
+        units: the registry.
+        principal: who pushes.
+        repository, revision: to what.
+        parent: the commit that the client has read; None: it does not care.
+        changes: what the commit does.
+        inline: the files that came within the commit (sha256 -> bytes).
 
     Raises:
         DomainError: push.base_unknown, push.release_unknown (it is kept), patch.other_family, version.trained_on, push.older,
-            quota.exceeded, and what `pushes.record` raises.
+            quota.exceeded, and the errors of `preupload.require_target` and `pushes.record`.
         CoreError: it is no patch that can be added to what it was trained on.
     """
+
+    def record(uow: UnitOfWork) -> Recorded:
+        preupload.require_target(uow, principal, repository, revision)
+        pushed_objects.keep(uow, principal, repository, files)
+        return pushes.record(uow, principal, repository, main, parent, changes)
+
+    def record_and_open(uow: UnitOfWork) -> tuple[Recorded, Opened | None]:
+        recorded = record(uow)
+        opened = _open(uow, principal, repository, None, recorded.config) if recorded.is_complete else None
+        return recorded, opened
+
+    def record_refused(uow: UnitOfWork, error: CoreError | DomainError) -> None:
+        record(uow)
+        _keep_or_drop(uow, repository, None, _is_passing(error))
+
     with units.exclusive(f"push:{repository.full_name}", f"A push to {repository.full_name}"):
-        main = main_commit(units, principal, repository)
-
-        def record(uow: UnitOfWork) -> tuple[str | None, bool, list[str]]:
-            push, dropped = pushes.record(uow, principal, repository, main, parent, changes)
-            if push is None:
-                return None, False, dropped
-            files = {file["path"]: file for file in push.files}
-            return pushes.commit_of(files), pushes.is_complete(files), dropped
-
-        draft, complete, dropped = run_with_retry(units.write, record)
-        if not complete:
-            return Committed(draft or main, None, dropped)
-        version = _seal(units, principal, repository, None)
-        return Committed(main_commit(units, principal, repository), version.number, dropped)
+        main = main_commit(units, principal, repository) if parent is not None else None
+        refusal: CoreError | DomainError | None = None
+        with pushed_objects.staged(units.tools.blobs, inline) as files:
+            try:
+                recorded, opened = run_with_retry(units.write, record_and_open)
+            except (CoreError, DomainError) as error:
+                # If the commit itself was refused, it is refused again; otherwise it is recorded without a version.
+                refusal = error
+                run_with_retry(units.write, partial(record_refused, error=error))
+        if refusal:
+            raise refusal
+        if opened is None:
+            return Committed(recorded.commit or main or main_commit(units, principal, repository), None, recorded.dropped)
+        version = _publish_opened(units, principal, repository, opened, keep=False)
+        return Committed(main_commit(units, principal, repository), version.number, recorded.dropped)
 
 
 def publish(units: UnitsOfWork, principal: Principal, repository: Repository, said: Said) -> PatchVersion:
@@ -80,13 +109,16 @@ def publish(units: UnitsOfWork, principal: Principal, repository: Repository, sa
         DomainError: push.none, family.unknown, release.unknown, and what `commit` raises.
         CoreError: as of `commit`.
     """
+
+    def open_waiting(uow: UnitOfWork) -> Opened:
+        push = pushes.look(uow, principal, repository).push
+        if push is None or not pushes.is_complete({file["path"]: file for file in push.files}):
+            raise DomainError("push.none", repository=repository.full_name)
+        return _open(uow, principal, repository, said, None)
+
     with units.exclusive(f"push:{repository.full_name}", f"A push to {repository.full_name}"):
-        with units.read() as uow:
-            pushes.require_known(uow, principal, repository)
-            push = pushes.find(uow, repository)
-            if push is None or not pushes.is_complete({file["path"]: file for file in push.files}):
-                raise DomainError("push.none", repository=repository.full_name)
-        return _seal(units, principal, repository, said)
+        opened = run_with_retry(units.write, open_waiting)
+        return _publish_opened(units, principal, repository, opened, keep=True)
 
 
 def main_commit(units: UnitsOfWork, principal: Principal, repository: Repository) -> str:
@@ -103,51 +135,51 @@ def main_commit(units: UnitsOfWork, principal: Principal, repository: Repository
         return kept.commit
 
 
-def _seal(units: UnitsOfWork, principal: Principal, repository: Repository, said: Said | None) -> PatchVersion:
-    upload: str | None = None
-
+def _publish_opened(
+    units: UnitsOfWork, principal: Principal, repository: Repository, opened: Opened, keep: bool
+) -> PatchVersion:  # fmt: skip
+    """Verifies and publishes the draft of a push. After a refusal, the push is kept if `keep` is set or if it may pass later."""
+    if isinstance(opened, DomainError):
+        raise opened
+    upload, tools = opened.version.id, units.tools
     try:
-        upload = run_with_retry(units.write, lambda uow: _draft(uow, principal, repository, said))
-        if upload is None:
-            with units.read() as uow:
-                raise _waits(uow, repository)
-        facts = reread_if_purged(lambda: verification.verify(units, principal, str(upload)))
-        return run_with_retry(units.write, lambda uow: _publish(uow, principal, repository, str(upload), facts))
+        facts = reread_if_purged(
+            lambda: verification.verify_found(tools, opened), lambda: verification.verify(units, principal, upload)
+        )
+        return run_with_retry(units.write, lambda uow: _publish(uow, principal, repository, upload, facts))
     except (CoreError, DomainError) as error:
-        passes = isinstance(error, DomainError) and (error.kind in PASSING or error.code in WAITS)
-        run_with_retry(units.write, lambda uow: _take_back(uow, repository, upload, keep=passes or said is not None))
+        is_kept = keep or _is_passing(error)
+        run_with_retry(units.write, lambda uow: _keep_or_drop(uow, repository, upload, is_kept))
         raise
 
 
-def _draft(uow: UnitOfWork, principal: Principal, repository: Repository, said: Said | None) -> str | None:
-    """Opens an upload of what was pushed, whose bytes are there already; its id, None where nobody knows its base."""
-    push = _push(uow, repository)
+def _open(
+    uow: UnitOfWork, principal: Principal, repository: Repository, said: Said | None, config: AdapterConfig | None
+) -> Opened:
+    """Opens a draft of what was pushed, whose bytes have arrived; returns the reason if nobody knows its base."""
+    state = pushes.look(uow, principal, repository)
+    push, patch = state.push, state.patch
+    assert push is not None  # noqa: S101  whoever holds the lock has just read or written it
     files = {file["path"]: file for file in push.files}
-    family, trained_on = _base(uow, principal, repository, files, said)
-    patch = pushes.patch_of(uow, repository)
+    config = config or pushes.read_config(uow, files)
+    family, trained_on = _base(uow, principal, patch, config, said)
     if family and patch is None:
         patch, _ = patches.create(uow, principal, repository.owner, repository.name, family, announced=True)
     push.patch_id = patch.id if patch else None
     if patch is None or trained_on is None:
-        push.waits = _waits(uow, repository).to_problem()
-        return None
+        reason = _waits(repository, patch, config)
+        push.waits = reason.to_problem()
+        return reason
     announced = [_announced(uow, file) for file in files.values()]
     version, is_new = drafts.draft(uow, principal, repository.owner, repository.name, trained_on, announced)
     version.dropped = sorted({*version.dropped, *push.dropped}) if is_new else version.dropped
-    return version.id
-
-
-def _push(uow: UnitOfWork, repository: Repository) -> Push:
-    push = pushes.find(uow, repository)
-    assert push is not None  # noqa: S101  whoever has the turn has just read it
-    return push
+    return verification.find(uow, principal, version.id)
 
 
 def _base(
-    uow: UnitOfWork, principal: Principal, repository: Repository, files: Files, said: Said | None
+    uow: UnitOfWork, principal: Principal, patch: Patch | None, config: AdapterConfig | None, said: Said | None
 ) -> tuple[str | None, str | None]:
     """Names of the family and of the release that a push was trained on, as far as they are known."""
-    config, patch = pushes.read_config(uow, files), pushes.patch_of(uow, repository)
     found = base_aliases.find(uow, principal, config.base_model, config.revision) if config else None
     if said:
         if said.family and patch and said.family != patch.family.name:
@@ -160,12 +192,16 @@ def _base(
     return patch.family.name, (found.release.name if found and found.release else None) or patch.trained_on
 
 
-def _waits(uow: UnitOfWork, repository: Repository) -> DomainError:
-    if patch := pushes.patch_of(uow, repository):
+def _waits(repository: Repository, patch: Patch | None, config: AdapterConfig | None) -> DomainError:
+    if patch:
         return DomainError("push.release_unknown", repository=repository.full_name, family=patch.family.name)
-    config = pushes.read_config(uow, {file["path"]: file for file in _push(uow, repository).files})
     base = (config.base_model if config else None) or ""
     return DomainError("push.base_unknown", repository=repository.full_name, base=base[:200])
+
+
+def _is_passing(error: CoreError | DomainError) -> bool:
+    """Returns whether a refusal says nothing of what was pushed: then it is kept, and the same commit again goes on."""
+    return isinstance(error, DomainError) and error.kind in PASSING
 
 
 def _announced(uow: UnitOfWork, file: dict[str, object]) -> drafts.AnnouncedFile:
@@ -193,8 +229,8 @@ def _publish(
     return version
 
 
-def _take_back(uow: UnitOfWork, repository: Repository, upload: str | None, keep: bool) -> None:
-    """Takes back the upload that a push was to be; the push itself too, unless it is kept for another try."""
+def _keep_or_drop(uow: UnitOfWork, repository: Repository, upload: str | None, keep: bool) -> None:
+    """Discards the draft that was opened of a push, if there is one; the push itself too, unless it is kept for another try."""
     version = patch_rows.version(uow.session, upload) if upload else None
     if version and version.state == "draft":
         version.state = move("version", version.state, "discarded")

@@ -64,7 +64,7 @@ def announce(uow: UnitOfWork, principal: Principal, repository: Repository) -> b
     require_push(principal, repository)
     if patch_of(uow, repository) or rows.find(uow.session, repository.full_name, MAIN):
         return False
-    open_account(uow, repository.owner, "patches", "drafts").charge(patches=1, drafts=1)
+    open_account(uow, repository.owner, "patches").charge(patches=1)
     _begin(uow, repository, None)
     uow.event(RepositoryAnnounced(), principal, repository.owner, repository.full_name)
     return True
@@ -86,11 +86,49 @@ def forget(uow: UnitOfWork, principal: Principal, repository: Repository) -> Non
     uow.event(RepositoryForgotten(), principal, repository.owner, repository.full_name)
 
 
-def require_known(uow: UnitOfWork, principal: Principal, repository: Repository) -> None:
-    """Raises `DomainError` (hub.repository) where there is neither a patch nor an announced one; and what `require_push` does."""
+@dataclass(frozen=True)
+class PushState:
+    """What a patch's repository holds: the patch, the push that is no version yet, number and files of the newest version."""
+
+    patch: Patch | None
+    push: Push | None
+    number: int | None
+    newest: Files
+
+    @property
+    def files(self) -> Files:
+        """What the repository holds for whoever pushes to it, by path: what was pushed, or else the newest version.
+
+        If a version was published since the push was begun, the files of the push replace those of that version.
+        """
+        push = self.push
+        if push is None or not push.files:
+            return dict(self.newest)
+        if push.parent == self.number:
+            return {file["path"]: file for file in push.files}
+        return self.newest | {file["path"]: file for file in push.files if file["object"]}
+
+
+def look(uow: UnitOfWork, principal: Principal, repository: Repository) -> PushState:
+    """Returns the state of a repository that the principal may push to.
+
+    Raises:
+        DomainError: hub.repository, if there is neither a patch nor an announced one; and the errors of `require_push`.
+    """
     require_push(principal, repository)
-    if not patch_of(uow, repository) and rows.find(uow.session, repository.full_name, MAIN) is None:
+    state = state_of(uow, repository)
+    if state.patch is None and state.push is None:
         raise DomainError("hub.repository", repository=repository.full_name)
+    return state
+
+
+def state_of(uow: UnitOfWork, repository: Repository) -> PushState:
+    """Returns the state of a patch's repository, also of one that is not announced."""
+    patch, push = patch_of(uow, repository), find(uow, repository)
+    version = patch_rows.newest_version(uow.session, patch.id) if patch else None
+    if version is None:
+        return PushState(patch, push, None, {})
+    return PushState(patch, push, version.number, {file["path"]: {**file, "object": None} for file in version.files})
 
 
 def patch_of(uow: UnitOfWork, repository: Repository) -> Patch | None:
@@ -99,14 +137,6 @@ def patch_of(uow: UnitOfWork, repository: Repository) -> Patch | None:
 
 def find(uow: UnitOfWork, repository: Repository) -> Push | None:
     return rows.find(uow.session, repository.full_name, MAIN)
-
-
-def files_of(uow: UnitOfWork, repository: Repository) -> Files:
-    """What the repository holds for whoever pushes to it, by path: the draft, or else the newest version."""
-    push, newest = find(uow, repository), published(uow, repository)
-    if push is None or not push.files:
-        return newest[1]
-    return _rebased(push, *newest)
 
 
 def commit_of(files: Files) -> str:
@@ -128,68 +158,84 @@ def require_no_pickle(repository: Repository, paths: Iterable[str], files: Files
                 raise AdapterError("adapter.pickle", path=path)
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """A commit that was recorded.
+
+    Attributes:
+        commit: the id of what is pushed now; None if the commit changed nothing.
+        is_complete: whether this could be a version.
+        dropped: names of files that do not belong to a patch.
+        config: the configuration, if the commit changed it.
+    """
+
+    commit: str | None
+    is_complete: bool
+    dropped: list[str]
+    config: AdapterConfig | None = None
+
+
 def record(
-    uow: UnitOfWork, principal: Principal, repository: Repository, main: str, parent: str | None, changes: Sequence[Change]
-) -> tuple[Push | None, list[str]]:
-    """Takes a commit into the draft of a repository.
+    uow: UnitOfWork, principal: Principal, repository: Repository, main: str | None, parent: str | None, changes: Sequence[Change]
+) -> Recorded:
+    """Records a commit in what is pushed to a repository.
 
     Args:
         uow: the transaction.
         principal: who pushes.
         repository: a patch's.
-        main: commit id of the newest version, or of nothing.
+        main: commit id of the newest version, or of nothing; needed only with a parent.
         parent: the commit that the client has read; None: it does not care.
         changes: what the commit does, in order.
-
-    Returns:
-        The draft, None where nothing changed; and the names of files that do not belong to a patch.
 
     Raises:
         DomainError: hub.repository, push.stale, push.not_sent, hub.entry, request.too_large, quota.exceeded.
         AdapterError: adapter.pickle, and whatever is wrong with the configuration.
     """
-    require_known(uow, principal, repository)
-    push, (number, newest) = find(uow, repository), published(uow, repository)
-    files = _rebased(push, number, newest) if push and push.files else dict(newest)
+    state = look(uow, principal, repository)
+    push, files = state.push, state.files
     if parent is not None and parent != commit_of(files):
         if parent != main:
             raise DomainError("push.stale", repository=repository.full_name, head=main, parent=parent)
-        files = dict(newest)  # what was begun by somebody who gave up is not what the client has read
+        files = dict(state.newest)  # what was begun by somebody who gave up is not what the client has read
     before = dict(files)
     require_no_pickle(repository, [change.path for change in changes if isinstance(change, Added)], files)
     dropped = _apply(uow, repository, files, changes)
     total = sum(file["size"] for file in files.values())
     if total > uow.tools.limits.patch_bytes:
         raise DomainError("request.too_large", what="the patch", size=total, limit=uow.tools.limits.patch_bytes)
-    if files == before and files == newest:
+    if files == before and files == state.newest:
         if push and not push.files:
             end(uow, push, keep_announced=True)
-        return None, dropped
-    if push is None:
-        open_account(uow, repository.owner, "drafts").charge(drafts=1)
-        push = _begin(uow, repository, patch_of(uow, repository))
-    if files.get(CONFIG_FILE) != before.get(CONFIG_FILE):
-        read_config(uow, files)
-    push.files, push.parent, push.waits = [files[path] for path in sorted(files)], number, None
+        return Recorded(None, False, dropped)
+    push = push or _begin(uow, repository, state.patch)
+    config = read_config(uow, files) if files.get(CONFIG_FILE) != before.get(CONFIG_FILE) else None
+    push.files, push.parent, push.waits = [files[path] for path in sorted(files)], state.number, None
     push.dropped = _joined(push.dropped, dropped)
     push.touched_at = clock(uow.session)
     push.row_version += 1
-    return push, dropped
+    uow.session.flush()
+    return Recorded(commit_of(files), is_complete(files), dropped, config)
+
+
+def has_news(state: PushState, dropped: Sequence[str]) -> bool:
+    """Returns whether `note_dropped` would change anything."""
+    return bool(dropped) if state.push is None else _noted(state.push, dropped) != state.push.dropped
 
 
 def note_dropped(uow: UnitOfWork, principal: Principal, repository: Repository, dropped: Sequence[str]) -> None:
-    """Remembers names of files that a client was told not to send, for the version that it is about to push.
+    """Records the names of files that a client was told not to send, for the version that it is about to push.
 
-    While nothing is committed, what was told before was told for a push that came to nothing.
+    As long as nothing is committed, names that were recorded before belong to a push that was never made, and are replaced.
     """
-    require_known(uow, principal, repository)
-    push = find(uow, repository)
-    if push is None and not dropped:
-        return
-    if push is None:
-        open_account(uow, repository.owner, "drafts").charge(drafts=1)
-        push = _begin(uow, repository, patch_of(uow, repository))
-    push.dropped = _joined(push.dropped if push.files else (), dropped)
+    state = look(uow, principal, repository)
+    if has_news(state, dropped):
+        push = state.push or _begin(uow, repository, state.patch)
+        push.dropped = _noted(push, dropped)
+
+
+def _noted(push: Push, dropped: Sequence[str]) -> list[str]:
+    return _joined(push.dropped if push.files else (), dropped)
 
 
 def _joined(before: Sequence[str], more: Sequence[str]) -> list[str]:
@@ -233,28 +279,13 @@ def end(uow: UnitOfWork, push: Push, keep_announced: bool = False) -> None:
 
 
 def _begin(uow: UnitOfWork, repository: Repository, patch: Patch | None) -> Push:
+    open_account(uow, repository.owner, "drafts").charge(drafts=1)
     push = Push(
         id=new_id("psh"), created_at=clock(uow.session), owner=repository.owner, repository=repository.full_name, revision=MAIN,
         patch_id=patch.id if patch else None, files=[], dropped=[], parent=None, waits=None, touched_at=clock(uow.session),
     )  # fmt: skip
     uow.add(push)
     return push
-
-
-def published(uow: UnitOfWork, repository: Repository) -> tuple[int | None, Files]:
-    """Number and files of the newest version."""
-    patch = patch_of(uow, repository)
-    version = patch_rows.newest_version(uow.session, patch.id) if patch else None
-    if version is None:
-        return None, {}
-    return version.number, {file["path"]: {**file, "object": None} for file in version.files}
-
-
-def _rebased(push: Push, number: int | None, published: Files) -> Files:
-    """The files of a draft; where a version was published since it was begun, what was pushed to it lies on top of that."""
-    if push.parent == number:
-        return {file["path"]: file for file in push.files}
-    return published | {file["path"]: file for file in push.files if file["object"]}
 
 
 def _apply(uow: UnitOfWork, repository: Repository, files: Files, changes: Sequence[Change]) -> list[str]:

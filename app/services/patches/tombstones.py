@@ -50,14 +50,15 @@ def forget_answers(uow: UnitOfWork, version: PatchVersion) -> None:
     idempotency.forget_about(uow.session, held)
 
 
-def reread_if_purged(read: Callable[[], Value]) -> Value:
+def reread_if_purged(read: Callable[[], Value], again: Callable[[], Value] | None = None) -> Value:
     """Runs a read that opens its own transactions, and repeats it once if bytes were removed while it ran.
 
-    The second run finds the tombstone and raises version.purged; an error with another cause is raised again.
+    The second run (`again`, if the first one was given rows that were read before) finds the tombstone and raises
+    version.purged; an error with another cause is raised again.
     """
     try:
         return read()
     except (CoreError, DomainError) as error:
         if error.code not in BYTES_REMOVED:
             raise
-    return read()
+    return (again or read)()

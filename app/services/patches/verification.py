@@ -69,10 +69,15 @@ def verify(units: UnitsOfWork, principal: Principal, upload: str, verified: list
     """
     with units.read() as uow:
         draft = find(uow, principal, upload)
+    return verify_found(units.tools, draft, verified)
+
+
+def verify_found(tools: Tools, draft: Draft, verified: list[str] | None = None) -> dict[str, Any]:
+    """Does the same for a draft that `find` returned; its transaction must have ended."""
     if draft.facts is not None:
         return draft.facts
-    _take(units.tools, draft.version, [] if verified is None else verified)
-    return facts_of(units.tools, draft.version)
+    _take(tools, draft.version, [] if verified is None else verified)
+    return facts_of(tools, draft.version)
 
 
 def refuse(uow: UnitOfWork, principal: Principal, upload: str, verified: Sequence[str], error: CoreError | DomainError) -> None:

@@ -5,11 +5,13 @@ Naming a digest gives nothing: what a commit names must have been sent to the sa
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 from app.blobs.s3.direct import part_bytes
+from app.blobs.store import BlobStore
 from app.db import pushes as rows
 from app.db.base import clock
 from app.db.pushes import FILE, PushedObject
@@ -32,6 +34,15 @@ class ObjectRequest:
 
     sha256: str
     size: int
+
+
+@dataclass(frozen=True)
+class StagedFile:
+    """A file that this service staged and hashed: sha256 in hex, size in bytes, and the upload that holds it as `PUSHED`."""
+
+    sha256: str
+    size: int
+    upload: str
 
 
 @dataclass(frozen=True)
@@ -109,19 +120,35 @@ def add(uow: UnitOfWork, repository: Repository, sha256: str, size: int, staged:
     return row
 
 
-def keep(uow: UnitOfWork, principal: Principal, repository: Repository, sha256: str, size: int, staged: str) -> None:
-    """Takes a file that was staged and hashed here; the same again is the same.
+@contextmanager
+def staged(blobs: BlobStore, contents: Mapping[str, bytes]) -> Iterator[list[StagedFile]]:
+    """Stages small files (sha256 -> bytes) for `keep`; discards them if the block raises."""
+    found = [StagedFile(sha256, len(content), new_upload()) for sha256, content in contents.items()]
+    try:
+        for one in found:
+            blobs.append(one.upload, PUSHED, 0, contents[one.sha256])
+            blobs.sync_staged(one.upload, PUSHED)
+        yield found
+    except BaseException:
+        for one in found:
+            blobs.discard(one.upload)
+        raise
+
+
+def keep(uow: UnitOfWork, principal: Principal, repository: Repository, files: Sequence[StagedFile]) -> None:
+    """Records files that were staged and hashed here; idempotent: files that the repository has already are discarded.
 
     Raises:
-        DomainError: quota.exceeded, and what `require_push` raises.
+        DomainError: quota.exceeded, and the errors of `require_push`.
     """
     require_push(principal, repository)
     account = open_account(uow, owner_of(repository), "bytes")
-    if has(uow, repository.full_name, sha256, size):
-        uow.after_commit(partial(uow.tools.blobs.discard, staged))
-        return
-    account.charge(bytes=size)
-    add(uow, repository, sha256, size, staged)
+    for one in files:
+        if has(uow, repository.full_name, one.sha256, one.size):
+            uow.after_commit(partial(uow.tools.blobs.discard, one.upload))
+        else:
+            account.charge(bytes=one.size)
+            add(uow, repository, one.sha256, one.size, one.upload)
 
 
 def has(uow: UnitOfWork, repository: str, sha256: str, size: int) -> bool:

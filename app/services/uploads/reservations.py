@@ -5,18 +5,16 @@ together with the staged bytes.
 """
 
 from contextlib import suppress
-from functools import partial
 
 from app.db import pushes as rows
 from app.db.base import clock
-from app.db.pushes import FILE, RESERVED, PushedObject
+from app.db.pushes import RESERVED, PushedObject
 from app.domain.errors import DomainError
 from app.domain.ids import new_id
 from app.domain.principal import Principal
 from app.domain.repositories import Repository
 from app.services.access.quotas import open_account
 from app.services.unit_of_work import Begin, UnitOfWork, run_with_retry
-from app.services.uploads import pushed_objects
 from app.services.uploads.pushed_objects import owner_of, require_push
 
 
@@ -34,18 +32,6 @@ def reserve(uow: UnitOfWork, principal: Principal, repository: Repository, size:
     )  # fmt: skip
     uow.add(row)
     return row.id
-
-
-def reserve_file(uow: UnitOfWork, principal: Principal, repository: Repository, sha256: str, size: int) -> str | None:
-    """Reserves the bytes of a file and returns the reservation's id; None if the repository already has the file.
-
-    Raises:
-        DomainError: see `reserve`.
-    """
-    require_push(principal, repository)
-    if pushed_objects.has(uow, repository.full_name, sha256, size):
-        return None
-    return reserve(uow, principal, repository, size)
 
 
 def reservation(uow: UnitOfWork, ident: str) -> PushedObject:
@@ -84,20 +70,6 @@ def record(uow: UnitOfWork, ident: str, kind: str, digest: str, size: int, stage
         open_account(uow, row.owner, "bytes").charge(bytes=size - row.charged)
     row.kind, row.digest, row.size, row.charged, row.staged, row.session = kind, digest, size, size, staged, session
     uow.session.flush()
-
-
-def record_file(uow: UnitOfWork, ident: str, sha256: str, size: int, staged: str) -> None:
-    """Turns a reservation into the row of a file that was staged and hashed here; idempotent for the same file.
-
-    Raises:
-        DomainError: upload.unknown, quota.exceeded.
-    """
-    row = reservation(uow, ident)
-    if pushed_objects.has(uow, row.repository, sha256, size):
-        uow.after_commit(partial(uow.tools.blobs.discard, staged))
-        release(uow, ident)
-    else:
-        record(uow, ident, FILE, sha256, size, staged)
 
 
 def release(uow: UnitOfWork, ident: str) -> None:

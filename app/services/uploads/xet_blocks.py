@@ -20,7 +20,7 @@ from app.services.access.quotas import open_account
 from app.services.tools import Tools
 from app.services.unit_of_work import UnitOfWork, UnitsOfWork, run_with_retry
 from app.services.uploads import pushed_objects, reservations
-from app.services.uploads.pushed_objects import PUSHED, new_upload, owner_of, require_push
+from app.services.uploads.pushed_objects import PUSHED, StagedFile, new_upload, owner_of, require_push
 
 HEADERS = "1"  # the name under which the headers of a block's chunks are staged beside it
 OPEN_BLOCKS = 64
@@ -89,17 +89,28 @@ def rebuild(
     if total > largest:
         raise DomainError("request.too_large", what="the upload", size=total, limit=largest)
     names = sorted({term.block for file in files for term in file.terms()})
-    with units.read() as uow:
-        require_push(principal, repository)
-        found = _blocks(uow, repository, session, names)
-        check_effort(files, sum(row.size for row in found.values()))
-        more = max(0, total - sum(row.charged for row in found.values()))
-    # The quota of the blocks passes to their files. The remainder is reserved now, because it is staged before it is recorded.
-    reserved = run_with_retry(units.write, lambda uow: reservations.reserve(uow, principal, repository, more))
+    found, reserved, missing = run_with_retry(units.write, lambda uow: _begin(uow, principal, repository, session, files, names))
     try:
-        _put_together(units, principal, repository, session, files, found, reserved)
-    finally:
+        _put_together(units, principal, repository, session, missing, found, reserved)
+    except BaseException:
         reservations.give_back(units.write, reserved)
+        raise
+
+
+def _begin(
+    uow: UnitOfWork, principal: Principal, repository: Repository, session: str, files: Sequence[ShardFile], names: Sequence[str]
+) -> tuple[Mapping[str, PushedObject], str, list[ShardFile]]:
+    """Returns the blocks of the files by name, a reservation, and the files that the repository does not have yet.
+
+    The quota of the blocks passes to their files. The remainder is reserved, because it is staged before it is recorded.
+    """
+    require_push(principal, repository)
+    found = _blocks(uow, repository, session, names)
+    check_effort(files, sum(row.size for row in found.values()))
+    distinct = {file.sha256: file for file in files}
+    missing = [file for file in distinct.values() if not pushed_objects.named(uow, repository, file.sha256, file.size)]
+    more = max(0, sum(file.size for file in missing) - sum(row.charged for row in found.values()))
+    return found, reservations.reserve(uow, principal, repository, more), missing
 
 
 def _put_together(
@@ -110,20 +121,21 @@ def _put_together(
     reader = _Blocks(units.tools, {name: str(row.staged) for name, row in found.items()})
     for file in files:
         reader.check(file)
-    for file in files:
-        with units.read() as uow:
-            if pushed_objects.named(uow, repository, file.sha256, file.size):
-                continue
-        upload = new_upload()
+    for number, file in enumerate(files, 1):
+        staged = StagedFile(file.sha256, file.size, new_upload())
         try:
-            _stage(units.tools, upload, file, reader)
+            _stage(units.tools, staged.upload, file, reader)
             with units.write() as uow:
                 freed = _make_room(uow, repository, session, names, file.size)
                 reservations.shrink(uow, reserved, file.size - freed)
-                pushed_objects.keep(uow, principal, repository, file.sha256, file.size, upload)
+                pushed_objects.keep(uow, principal, repository, [staged])
+                if number == len(files):
+                    reservations.release(uow, reserved)
         except BaseException:
-            units.tools.blobs.discard(upload)
+            units.tools.blobs.discard(staged.upload)
             raise
+    if not files:
+        reservations.give_back(units.write, reserved)
 
 
 def _make_room(uow: UnitOfWork, repository: Repository, session: str, names: Sequence[str], size: int) -> int:
