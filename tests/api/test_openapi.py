@@ -8,8 +8,8 @@ from pydantic import BaseModel
 
 from app.api.schemas.base import Out
 from app.http import problems
-from tests.http.test_route_access import DOORS, example
 from tests.support.fixtures import World, on_sqlite
+from tests.support.routes import DOORS, example
 
 pytestmark = on_sqlite  # the document
 

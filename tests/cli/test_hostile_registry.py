@@ -2,70 +2,13 @@
 
 import json
 import subprocess
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.hostile_registry import CONTENT, PLAIN, one_port_registry, running_server
 from tests.support.service_process import Service, invoke
-
-CONTENT = b"not a model"
-PLAIN = {"strategy": "add", "dtype": None, "tokenizer": "release"}
-Answer = Callable[[str], tuple[int, str, bytes]]
-
-
-@contextmanager
-def serving(answer: Answer) -> Iterator[dict[str, str]]:
-    """A server of our own; `answer` maps a path to status, media type and body. Yields the variables of `portllm`."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, media_type, body = answer(self.path.partition("?")[0])
-            self.send_response(status)
-            self.send_header("Content-Type", media_type)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_POST = do_GET  # noqa: N815  the base class's names
-
-        def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002  the base class's name
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield {"PORTLLM_URL": f"http://127.0.0.1:{server.server_port}", "PORTLLM_TOKEN": "plt_x"}
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def registry(path: str, content: bytes = CONTENT, size: int | None = None, digest: str | None = None) -> Answer:
-    """A registry whose only port has one file of the given path, whatever that is."""
-    file = {
-        "path": path, "size": len(CONTENT) if size is None else size, "etag": "e", "computed": False,
-        "sha256": digest or sha256(CONTENT).hexdigest(),
-    }  # fmt: skip
-    answers: dict[str, Any] = {
-        "/api/v1/ports": {"items": [{"id": "prt_1", "recipe": PLAIN}], "next_cursor": None},
-        "/api/v1/ports/prt_1/files": {"port": "prt_1", "fingerprint": "f", "total_bytes": file["size"], "files": [file]},
-    }
-
-    def answer(asked: str) -> tuple[int, str, bytes]:
-        if asked in answers:
-            return 200, "application/json", json.dumps(answers[asked]).encode()
-        return 200, "application/octet-stream", content
-
-    return answer
 
 
 @pytest.mark.parametrize(
@@ -78,7 +21,7 @@ def test_a_path_that_leaves_the_directory_is_refused(path: str, tmp_path: Path) 
     """Nothing is written, and the sentence shows the path."""
     deep = tmp_path / "a/b/c"
     deep.mkdir(parents=True)
-    with serving(registry(path)) as variables:
+    with running_server(one_port_registry(path)) as variables:
         ended = invoke("pull", "acme/tone", "--on", "v1", deep / "out", **variables)
     assert ended.exit_code == 1
     assert ended.stderr.endswith("[pull.path]\n"), ended.stderr
@@ -114,7 +57,7 @@ def test_text_of_a_registry_moves_no_cursor_and_adds_no_line(verb: str, as_json:
         is_list = path.rpartition("/")[2] in LISTS
         return 200, "application/json", json.dumps({"items": [ROW], "next_cursor": None} if is_list else ROW).encode()
 
-    with serving(answer) as variables:
+    with running_server(answer) as variables:
         ended = invoke(*verb.split(), *(["--json"] if as_json else []), **variables)
     out = ended.stdout + ended.stderr
     assert not set(out) & set("\x1b\x07\x9b\u202e\r")
@@ -127,7 +70,7 @@ def test_text_of_a_registry_moves_no_cursor_and_adds_no_line(verb: str, as_json:
 
 def test_an_ordinary_path_is_taken(tmp_path: Path) -> None:
     """The server of these tests is believed where it does not lie: what the others refuse is refused for its path alone."""
-    with serving(registry("sub/model.safetensors")) as variables:
+    with running_server(one_port_registry("sub/model.safetensors")) as variables:
         ended = invoke("pull", "acme/tone", "--on", "v1", tmp_path / "out", "--json", **variables)
     assert ended.exit_code == 0, ended.output
     assert (tmp_path / "out/sub/model.safetensors").read_bytes() == CONTENT
@@ -135,7 +78,7 @@ def test_an_ordinary_path_is_taken(tmp_path: Path) -> None:
 
 def test_other_bytes_than_promised_are_refused(tmp_path: Path) -> None:
     """The right size, but not the right digest: never visible, and removed."""
-    with serving(registry("model.safetensors", content=CONTENT[::-1])) as variables:
+    with running_server(one_port_registry("model.safetensors", content=CONTENT[::-1])) as variables:
         ended = invoke("pull", "acme/tone", "--on", "v1", tmp_path / "out", **variables)
     assert ended.exit_code == 1
     assert ended.stderr.endswith("[pull.digest]\n")
@@ -144,7 +87,7 @@ def test_other_bytes_than_promised_are_refused(tmp_path: Path) -> None:
 
 def test_more_bytes_than_promised_do_not_fill_the_disk(tmp_path: Path) -> None:
     """An answer that is longer than the file was said to be is broken off."""
-    with serving(registry("model.safetensors", content=bytes(64 * 2**20), size=100)) as variables:
+    with running_server(one_port_registry("model.safetensors", content=bytes(64 * 2**20), size=100)) as variables:
         ended = invoke("pull", "acme/tone", "--on", "v1", tmp_path / "out", **variables)
     assert ended.exit_code == 1
     assert ended.stderr.endswith("[pull.size]\n")
@@ -154,7 +97,7 @@ def test_more_bytes_than_promised_do_not_fill_the_disk(tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", [200, 404, 502])
 def test_another_web_server_is_not_taken_for_a_registry(status: int, tmp_path: Path) -> None:
     """A page in place of JSON, whatever its status: a sentence about PORTLLM_URL."""
-    with serving(lambda _: (status, "text/html", b"<h1>It works!</h1>")) as variables:
+    with running_server(lambda _: (status, "text/html", b"<h1>It works!</h1>")) as variables:
         for command in (["ls", "patches"], ["show", "acme/tone"], ["pull", "acme/tone", "--on", "v1", tmp_path / "out"]):
             ended = invoke(*command, **variables)
             assert ended.exit_code == 1
@@ -193,7 +136,7 @@ def test_a_push_sends_only_what_it_announced(service: Service, models: Path, tmp
         seen.append(path)
         return 200, "application/json", json.dumps(answers.get(path, {})).encode()
 
-    with serving(answer) as variables:
+    with running_server(answer) as variables:
         command = ["patch", "push", "acme/tone", models / "patch", "--family", "said", "--trained-on", "v1"]
         ended = invoke(*command, **variables)
     assert (ended.exit_code, ended.stderr.endswith("[push.path]\n")) == (1, True), ended.stderr
@@ -207,7 +150,7 @@ def test_commands_to_copy_hold_nothing_that_a_shell_runs(tmp_path: Path) -> None
     launch = {"environment": environment, "commands": [["echo", value]]}
     option = {"name": "vllm", "engine": "vllm", "mode": "adapter", "servable": True, "reasons": [], "launches": [launch]}
     row = {"patch": "a/b", "version": 1, "release": "v1", "state": "ready", "servable": True, "options": [option]}
-    with serving(lambda _: (200, "application/json", json.dumps(row).encode())) as variables:
+    with running_server(lambda _: (200, "application/json", json.dumps(row).encode())) as variables:
         done = invoke("serving", "prt_1", **variables)
     assert done.exit_code == 0, done.output
     pasted = "\n".join(line.strip() for line in done.stdout.splitlines() if line.startswith("  "))

@@ -9,7 +9,7 @@ import pytest
 
 from app.cli.client import RefusedError
 from app.cli.names import file_path, segment
-from tests.cli.test_hostile_registry import PLAIN, serving
+from tests.support.hostile_registry import PLAIN, running_server
 from tests.support.service_process import invoke
 
 COMMANDS = [
@@ -45,7 +45,7 @@ def test_nothing_is_asked_for_another_thing(tmp_path: Path) -> None:
         asked.append(path)
         return 200, "application/json", b"{}"
 
-    with serving(answer) as variables:
+    with running_server(answer) as variables:
         for command in COMMANDS:
             ended = invoke(*command.format(tmp=tmp_path).split(), **variables)
             assert ended.exit_code == 2, (command, ended.output)
@@ -86,7 +86,7 @@ def test_an_id_of_the_registry_stays_in_its_place(tmp_path: Path) -> None:
         asked.append(path)
         return 200, "application/json", json.dumps({"items": [{"id": "../x", "recipe": PLAIN}], "next_cursor": None}).encode()
 
-    with serving(answer) as variables:
+    with running_server(answer) as variables:
         ended = invoke("pull", "acme/tone", "--on", "v1", tmp_path / "out", **variables)
     assert "[client.name]" in ended.stderr
     assert asked == ["/api/v1/ports"]

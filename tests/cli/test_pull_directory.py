@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_hostile_registry import CONTENT, registry, serving
+from tests.support.hostile_registry import CONTENT, one_port_registry, running_server
 from tests.support.service_process import Service, invoke, run
 
 Usage = namedtuple("Usage", "total used free")
@@ -16,14 +16,14 @@ STATE = {".portllm-pull.json": '{"fingerprint": "f"}'}
 def test_two_pulls_into_one_directory(tmp_path: Path) -> None:
     """The second is refused while the first is in the middle of a file, and takes nothing from it."""
     command = ["pull", "acme/tone", "--on", "v1", tmp_path / "out", "--no-verify", "--json"]
-    ordinary, second = registry("model.safetensors"), []
+    ordinary, second = one_port_registry("model.safetensors"), []
 
     def answer(asked: str) -> tuple[int, str, bytes]:
         if asked.endswith("/model.safetensors") and not second:
             second.append(run(*command, **variables))
         return ordinary(asked)
 
-    with serving(answer) as variables:
+    with running_server(answer) as variables:
         first = invoke(*command, **variables)
     assert first.exit_code == 0, first.output
     assert second[0].returncode == 1
@@ -40,7 +40,7 @@ def test_a_full_disk_keeps_what_an_earlier_pull_fetched(tmp_path: Path, monkeypa
     for name, text in {**STATE, "model.safetensors": CONTENT[:4].decode()}.items():
         (partial / name).write_text(text)
     monkeypatch.setattr("app.cli.partial_download.shutil.disk_usage", lambda _: Usage(100, 98, 2))
-    with serving(registry("model.safetensors")) as variables:
+    with running_server(one_port_registry("model.safetensors")) as variables:
         ended = invoke("pull", "acme/tone", "--on", "v1", tmp_path / "out", **variables)
     assert ended.exit_code == 1
     assert ended.stderr.endswith("[output.no_space]\n")
@@ -55,7 +55,7 @@ def test_a_full_disk_keeps_nothing_of_another_model(tmp_path: Path, monkeypatch:
     (partial / "sub").mkdir(parents=True)
     (partial / "sub/model.safetensors").write_bytes(b"other")
     monkeypatch.setattr("app.cli.partial_download.shutil.disk_usage", lambda _: Usage(100, 98, 2))
-    with serving(registry("model.safetensors")) as variables:
+    with running_server(one_port_registry("model.safetensors")) as variables:
         ended = invoke("pull", "acme/tone", "--on", "v1", tmp_path / "out", **variables)
     assert "nothing was left behind" in ended.stderr
     assert not list(tmp_path.iterdir())

@@ -45,3 +45,6 @@ if __name__ == "__main__":
         sys.stdout.write(f"{each}: {packages}\n")
         sys.stdout.flush()
         build(Path(sys.argv[1]), each)
+
+
+ROOT = os.environ.get("PORTLLM_CLIENTS", "")

@@ -1,5 +1,6 @@
 """The same service and models as for the client tests."""
 
-from tests.live.hub.conftest import large, models, service, shop
+from tests.support.live_fixtures import models, service
+from tests.support.shop import large, shop
 
 __all__ = ["large", "models", "service", "shop"]

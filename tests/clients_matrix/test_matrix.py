@@ -1,17 +1,15 @@
 """Each version of the clients: it lists, downloads, resumes, loads, computes what PEFT computes, and takes no for an answer."""
 
 import hashlib
-import os
 from pathlib import Path
 
 import pytest
 
-from tests.clients_matrix.build import ENVIRONMENTS, python_of
-from tests.live.hub.conftest import FAMILY, PATCH, Shop, direct, merged_files
+from tests.clients_matrix.build import ENVIRONMENTS, ROOT, python_of
 from tests.support.proxy import Proxy
+from tests.support.shop import FAMILY, PATCH, Shop, direct, merged_files
 from tests.support.stock_clients import Clients, seen
 
-ROOT = os.environ.get("PORTLLM_CLIENTS", "")
 pytestmark = pytest.mark.skipif(not ROOT, reason="`make clients` builds the environments and says where they are")
 MERGED = f"{PATCH}.merged"
 # A version that ends when its connection does, and resumes when it is run again.

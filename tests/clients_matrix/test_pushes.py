@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients_matrix.build import ENVIRONMENTS, python_of
-from tests.clients_matrix.test_matrix import ROOT
+from tests.clients_matrix.build import ENVIRONMENTS, ROOT, python_of
 from tests.support.hub_pushes import TRAINERS, Registry, registry, spoiled, trained
 
 pytestmark = pytest.mark.skipif(not ROOT, reason="`make clients` builds the environments and says where they are")

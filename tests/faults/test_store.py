@@ -11,7 +11,7 @@ from app.core.offline import merge
 from tests.faults import tally
 from tests.faults.operations import digests, manifest_in_s3
 from tests.faults.rounds import LONG, ROUNDS
-from tests.s3.conftest import Cloud
+from tests.support.cloud import Cloud
 from tests.support.s3 import S3Server
 from tests.support.s3_faults import FaultyS3
 from tests.support.service_process import Service, invoke

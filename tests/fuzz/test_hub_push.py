@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.xet import DESCRIBED, TAG, VERIFIED
-from tests.core.test_xet import chunk
 from tests.fuzz.budget import tried
 from tests.fuzz.nasty import NAMES, spoilt
-from tests.hub.test_push import here
 from tests.support.fuzz_world import World
+from tests.support.pusher import here
+from tests.support.xet_blocks import chunk
 
 DIGESTS = st.sampled_from(["ab" * 32, "0" * 64, "x" * 64, "", "AB" * 32])
 SIZES = st.sampled_from([0, 3, -1, 2**31, 2**62, 2**70, 1.5, True, None, "3"])

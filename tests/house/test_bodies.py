@@ -1,9 +1,9 @@
 """Bodies of requests are read in two modules only, which bound them."""
 
 import ast
-from pathlib import Path
 
-APP = Path(__file__).parents[2] / "app"
+from tests.support.paths import APP
+
 # `Request.form` and `Request.json` read the whole body too.
 READS = {"body", "stream", "form", "json"}
 READERS = {"http/request_streams.py", "http/body_routes.py"}

@@ -2,15 +2,14 @@
 
 import re
 import string
-from pathlib import Path
 
 import pytest
 
 from app.core.errors import CATALOGUE as CORE
 from app.core.findings import MEANINGS
 from app.domain.errors import CATALOGUE as DOMAIN
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 TESTS = "\n".join(p.read_text() for p in (ROOT / "tests").rglob("test_*.py") if p.parent.name != "house")
 CATALOGUES = {ROOT / "app" / name for name in ("core/errors.py", "core/findings.py", "domain/errors.py")}
 SOURCES = "\n".join(p.read_text() for room in ("app", "migrations") for p in (ROOT / room).rglob("*.py") if p not in CATALOGUES)

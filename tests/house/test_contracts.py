@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+
 MODULES = sorted((ROOT / "app").rglob("*.py"))
 HEAVY = ("torch", "transformers", "peft", "numpy")
 # What only some installations or some moments need: an upgrade of the schema, S3, an issuer of tokens, a terminal.

@@ -6,11 +6,12 @@ what ruff does not: `torch.load`, code of models, command lines that are one str
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.dotted_names import dotted, imported
+from tests.support.paths import ROOT
+
 SHIPPED = ("app", "migrations", "docker", "requirements")
 # (file, what) -> why it may be there.
 ALLOWED: dict[tuple[str, str], str] = {}
@@ -29,26 +30,6 @@ PROGRAMS = {"asyncio.create_subprocess_exec", *(f"os.{name}" for name in ("execv
 SHELLS = {"sh", "bash", "dash", "zsh", "/bin/sh", "/bin/bash", "cmd", "powershell"}
 # Keywords whose value may only be this one, wherever they stand.
 ONLY = {"shell": False, "trust_remote_code": False, "allow_pickle": False, "weights_only": True}
-
-
-def imported(tree: ast.AST) -> dict[str, str]:
-    """What the names that a module imports stand for."""
-    names = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            # `import a.b` binds a, whose attributes then spell the rest.
-            bound = [(each.asname, each.name) if each.asname else (each.name.partition(".")[0],) * 2 for each in node.names]
-            names |= dict(bound)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            names |= {each.asname or each.name: f"{node.module}.{each.name}" for each in node.names}
-    return names
-
-
-def dotted(node: ast.expr, names: dict[str, str]) -> str:
-    """The full name of what is called, "" where it has none."""
-    if isinstance(node, ast.Attribute):
-        return f"{dotted(node.value, names)}.{node.attr}"
-    return names.get(node.id, node.id) if isinstance(node, ast.Name) else ""
 
 
 def first(call: ast.Call) -> ast.expr | None:

@@ -1,13 +1,12 @@
 """The environment is read where a process begins, and handed down as values from there."""
 
 import ast
-from pathlib import Path
 
 import pytest
 
-from tests.house.test_dangers import dotted, imported
+from tests.support.dotted_names import dotted, imported
+from tests.support.paths import APP
 
-ROOT = Path(__file__).parents[2] / "app"
 READS = {"os.environ", "os.environb", "os.getenv", "os.getenvb"}
 # Who may read it -> why. Settings are read by pydantic, for the command line.
 ALLOWED = {
@@ -29,14 +28,14 @@ def reads(source: str) -> set[str]:
 
 def test_environment_is_read_by_listed_modules_only() -> None:
     """And each that is listed does."""
-    found = {path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if reads(path.read_text())}
+    found = {path.relative_to(APP).as_posix() for path in APP.rglob("*.py") if reads(path.read_text())}
     assert {name if name in ALLOWED else name.partition("/")[0] for name in found} == set(ALLOWED)
 
 
 def test_modules_below_the_roots_name_no_variable_of_ours() -> None:
     """But in texts that tell an operator what to set."""
-    for path in ROOT.rglob("*.py"):
-        if path.relative_to(ROOT).parts[0] in ("cli", "plugins") or not reads(path.read_text()):
+    for path in APP.rglob("*.py"):
+        if path.relative_to(APP).parts[0] in ("cli", "plugins") or not reads(path.read_text()):
             continue
         constants = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
         assert not [text for text in constants if isinstance(text, str) and text.startswith("PORTLLM_")], path

@@ -2,7 +2,6 @@
 
 import re
 import tomllib
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -10,8 +9,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from requirements.audit import is_allowed, refusal
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 LOCKS = ("runtime", "torch", "sbom", "test", "uv")
 ENTRY = re.compile(r"([a-z0-9-]+)==(\S+)( ; [^\\\n]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n")
 TOLD = tomllib.loads((ROOT / "pyproject.toml").read_text())

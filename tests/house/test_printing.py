@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-APP = Path(__file__).parents[2] / "app"
+from tests.support.paths import APP
+
 # What runs a service prints words of its own.
 OWN_WORDS = {"output.py", "main.py", "serve.py", "worker.py"}
 FILES = sorted(path for path in (APP / "cli").glob("*.py") if path.name not in OWN_WORDS)

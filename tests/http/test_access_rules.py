@@ -16,10 +16,10 @@ from app.domain.principal import ROLES
 from app.http.access_rules import Rule
 from app.http.telemetry import MetricsOptions
 from app.hub.access_rules import RULES as HUB
-from tests.http.test_route_access import body_for, filled, routes
 from tests.support.fake_hub import running_hub
 from tests.support.fixtures import Models
 from tests.support.registry import API, Caller, Service, refused
+from tests.support.routes import body_for, filled_path, mounted_routes
 from tests.support.upstreams import known
 
 # Of each scope: the least role that has it, and the role just below, which has not.
@@ -44,7 +44,7 @@ class Place:
             if body and name in body:
                 body[name] = value
         json = {} if body is None else {"json": body}
-        return caller(method, filled(path, **self.holes), whole=True, headers={"Upload-Offset": "0"}, **json)
+        return caller(method, filled_path(path, **self.holes), whole=True, headers={"Upload-Offset": "0"}, **json)
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +81,13 @@ def place(registries: Callable[..., Service], models: Models) -> Iterator[Place]
 def ruled(place: Place) -> list[tuple[str, str, Rule]]:
     """(method, path, rule) of every route of a surface that asks for a token."""
     every = {f"{name.replace(' ', ' ' + API, 1)}": rule for name, rule in RULES.items()} | HUB
-    found = [(method, path, every.get(f"{method} {path}")) for method, path in routes(place.service.app)]
+    found = [(method, path, every.get(f"{method} {path}")) for method, path in mounted_routes(place.service.app)]
     return [(method, path, rule) for method, path, rule in found if rule and rule.scope not in ("none", "signed")]
 
 
 def test_every_route_has_a_rule(place: Place) -> None:
     """And every rule a route."""
-    every = set(routes(place.service.app))
+    every = set(mounted_routes(place.service.app))
     assert {f"{m} {p.removeprefix(API)}" for m, p in every if p.startswith(API)} == set(RULES)
     assert set(HUB) <= {f"{m} {p}" for m, p in every}
 
@@ -176,10 +176,10 @@ def test_a_workers_routes(place: Place) -> None:
     worker.mount(app, MetricsOptions("watch-me"))
     client = TestClient(app, raise_server_exceptions=False, client=("192.0.2.7", 1))
     watched, signed = {"/about", "/metrics"}, {"/ports/{port}/files/{path:path}"}
-    assert {path for _, path in routes(app)} == {"/healthz", "/readyz"} | watched | signed
+    assert {path for _, path in mounted_routes(app)} == {"/healthz", "/readyz"} | watched | signed
     for path in watched:
         for headers in ({}, {"Authorization": "Bearer other"}, {"Authorization": f"Bearer {place.service.admin.token}"}):
             refused(client.get(path, headers=headers), 401, "token.missing")
     assert client.get("/metrics", headers={"Authorization": "Bearer watch-me"}).status_code == 200
-    path = filled(*signed, **place.holes)
+    path = filled_path(*signed, **place.holes)
     refused(client.get(path, headers={"Authorization": f"Bearer {place.service.admin.token}"}), 422, "request.invalid")

@@ -1,9 +1,7 @@
 """How routes take their bodies: after the sender is known, streamed by declaration or whole within a limit, within a budget."""
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,10 +13,11 @@ from app.http.body_routes import BodyLimits, BodyRoute, Buffered, Ignored, Strea
 from app.http.telemetry import MetricsOptions
 from app.hub.schemas import TagIn, parsed
 from app.settings import Settings
-from tests.http.test_route_access import DOORS, filled
-from tests.hub.test_push import Pusher, here
+from tests.support.asgi import AsgiExchange
 from tests.support.fixtures import World
+from tests.support.pusher import Pusher, here
 from tests.support.registry import Service, unique
+from tests.support.routes import DOORS, filled_path
 from tests.support.uploads import announce
 
 READING = {"GET", "HEAD"}
@@ -36,51 +35,6 @@ LARGE = {
     "POST /api/validate-yaml",
 }
 PIECE = b"[" * 2**16
-
-
-@dataclass
-class Exchange:
-    """A request that is driven by hand, so that a test sees what is read of its body."""
-
-    app: FastAPI
-    method: str
-    path: str
-    token: str | None = None
-    headers: dict[str, str] = field(default_factory=dict)
-    read: int = 0
-    status: int = 0
-    answer: bytes = b""
-    sent: dict[str, str] = field(default_factory=dict)
-
-    async def run(self, pieces: Callable[[], Awaitable[bytes | None]]) -> "Exchange":
-        """`pieces` gives the body piece by piece; None: it is over."""
-        path, _, query = self.path.partition("?")
-        headers = {"content-type": "application/json", "host": "registry"} | self.headers
-        headers |= {"authorization": f"Bearer {self.token}"} if self.token else {}
-        scope = {
-            "type": "http", "method": self.method, "path": path, "raw_path": path.encode(), "query_string": query.encode(),
-            "headers": [(name.encode(), value.encode()) for name, value in headers.items()], "client": ("127.0.0.1", 1),
-            "server": ("registry", 80), "scheme": "http", "http_version": "1.1", "root_path": "",
-        }  # fmt: skip
-
-        async def receive() -> dict[str, Any]:
-            self.read += 1
-            piece = await pieces()
-            return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
-
-        async def send(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                self.status = message["status"]
-                self.sent = {name.decode(): value.decode() for name, value in message["headers"]}
-            else:
-                self.answer += message.get("body", b"")
-
-        await self.app(scope, receive, send)
-        return self
-
-    @property
-    def code(self) -> str:
-        return str(json.loads(self.answer)["code"])
 
 
 @pytest.fixture
@@ -126,7 +80,7 @@ def test_an_endless_body_is_refused_by_every_buffered_route(world: World) -> Non
             if not isinstance(route.policy, Buffered):
                 continue
             method, path = name.split(" ")
-            done = await Exchange(app, method, filled(path), admin).run(endless)
+            done = await AsgiExchange(app, method, filled_path(path), admin).run(endless)
             bound = min(route.policy.limit or largest, largest)
             expected = (401, 0) if path.startswith("/api/objects/{ident}/") else (413, bound // len(PIECE) + 1)
             if (done.status, done.read) != expected:
@@ -156,7 +110,7 @@ def test_an_endless_body_is_refused_by_every_streamed_route(world: World, pusher
 
     async def attack() -> None:
         for name, (path, secret, code) in attacks.items():
-            sent = await Exchange(app, name.split(" ")[0], path, secret, {"upload-offset": "0"}).run(endless)
+            sent = await AsgiExchange(app, name.split(" ")[0], path, secret, {"upload-offset": "0"}).run(endless)
             assert sent.code == code, f"{name}: {sent.answer!r}"
             assert sent.read * len(PIECE) <= 4 * 2**20, name
 
@@ -173,10 +127,10 @@ def test_a_body_of_a_stranger_is_not_read(world: World) -> None:
             method, path = name.split(" ")
             if path in DOORS:
                 continue
-            done = await Exchange(app, method, filled(path)).run(endless)
+            done = await AsgiExchange(app, method, filled_path(path)).run(endless)
             if (done.status, done.read) != (401, 0):
                 wrong.append(f"{name}: {done.status} after {done.read} pieces")
-        door = await Exchange(app, "POST", "/api/v1/tokens/exchange").run(endless)
+        door = await AsgiExchange(app, "POST", "/api/v1/tokens/exchange").run(endless)
         assert (door.status, door.read) == (413, 2)
         return wrong
 
@@ -185,7 +139,7 @@ def test_a_body_of_a_stranger_is_not_read(world: World) -> None:
 
 def test_a_length_that_is_too_large_is_refused_before_the_body_is_read(world: World) -> None:
     said = {"content-length": str(world.service.settings.max_body_bytes + 1)}
-    sent = Exchange(world.service.app, "POST", "/cas/x.git/info/lfs/objects/batch", world.service.admin.token, said)
+    sent = AsgiExchange(world.service.app, "POST", "/cas/x.git/info/lfs/objects/batch", world.service.admin.token, said)
     done = asyncio.run(sent.run(endless))
     assert (done.status, done.code, done.read) == (413, "request.too_large", 0)
 
@@ -207,7 +161,7 @@ def test_bodies_under_way_fill_the_share_of_their_owner_only(registries: Callabl
 
             def sent(token: str | None, size: int) -> Any:
                 pieces = [b" " * size]
-                return asyncio.create_task(Exchange(app, "POST", path, token).run(lambda: slow(pieces)))
+                return asyncio.create_task(AsgiExchange(app, "POST", path, token).run(lambda: slow(pieces)))
 
             async with asyncio.timeout(30):
                 slow_ones = [sent(acme.token, 90_000), sent(acme.token, 90_000)]
@@ -241,7 +195,7 @@ def test_a_streamed_body_counts_by_the_piece_that_is_held(world: World, pusher: 
 
     said = {"content-length": str(60 * 2**20)}
     said["authorization"] = session.headers["Authorization"]
-    done = asyncio.run(Exchange(app, "POST", f"{session.url}/v1/xorbs/default/{'ab' * 32}", None, said).run(look))
+    done = asyncio.run(AsgiExchange(app, "POST", f"{session.url}/v1/xorbs/default/{'ab' * 32}", None, said).run(look))
     assert (done.code, max(seen)) == ("xet.block", world.service.runtime.tools.blobs.write_bytes)
     assert app.state.bodies.budget.held() == 0
 
@@ -249,8 +203,8 @@ def test_a_streamed_body_counts_by_the_piece_that_is_held(world: World, pusher: 
 def test_a_body_that_breaks_off_is_told_so_and_holds_nothing(world: World) -> None:
     app = world.service.app
 
-    async def send() -> Exchange:
-        sent = Exchange(app, "POST", "/api/v1/families", world.service.admin.token)
+    async def send() -> AsgiExchange:
+        sent = AsgiExchange(app, "POST", "/api/v1/families", world.service.admin.token)
         pieces = iter([b"{"])
 
         async def broken() -> bytes | None:
@@ -304,7 +258,7 @@ def test_a_route_that_streams_cannot_parse_its_body_whole() -> None:
     app.include_router(router)
     app.state.registry, app.state.bodies = None, BodyLimits(100, 100, 100)
     with pytest.raises(TypeError, match="not buffered"):
-        asyncio.run(Exchange(app, "POST", "/both").run(endless))
+        asyncio.run(AsgiExchange(app, "POST", "/both").run(endless))
 
 
 @pytest.mark.parametrize(("total", "each"), [(2**20, None), (2**26, 2**20), (2**26, 2**27)])

@@ -1,20 +1,17 @@
 """Who may reach what: every mounted route, found by walking the application, not by a list that somebody keeps."""
 
 import itertools
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter
 
 from app.http.access_rules import require_guards
 from app.hub.access_rules import RULES as HUB
 from tests.support.fixtures import World
 from tests.support.registry import Caller, refused
+from tests.support.routes import DOORS, body_for, filled_path, mounted_routes
 
 OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json", "/redoc", "/problems", "/problems/{code}")
-# How to come by a token.
-DOORS = ("/api/v1/oidc", "/api/v1/tokens/exchange")
 # Answers this machine, and whoever has the token for it.
 LOCAL = ("/metrics",)
 NOT_THERE = ("patch.unknown", "port.unknown", "upload.unknown", "job.unknown", "owner.unknown", "hub.repository")
@@ -25,77 +22,12 @@ QUESTIONS = (
 )  # fmt: skip
 # Opened by leave that we signed, and by no token: `tests/hub/test_push.py`.
 SIGNED = {name.partition(" ")[2] for name, rule in HUB.items() if rule.scope == "signed"}
-# The protocol is the Hub's: bodies of its routes are in no documentation of ours.
-FILE = {"oid": "ab" * 32, "size": 3}
-HUB_BODIES: dict[str, Any] = {
-    "POST /api/repos/create": {"name": "tone", "organization": "acme"},
-    "DELETE /api/repos/delete": {"name": "tone", "organization": "acme"},
-    "POST /api/validate-yaml": {"content": "# A card", "repoType": "model"},
-    "POST /api/models/{owner}/{name}/tag/{revision:path}": {"tag": "walked"},
-    "POST /api/models/{owner}/{name}/preupload/{revision:path}": {"files": [{"path": "README.md", "size": 3, "sample": ""}]},
-    "POST /api/models/{owner}/{name}/commit/{revision:path}": {"key": "header", "value": {"summary": "nothing"}},
-    "POST /{owner}/{name}.git/info/lfs/objects/batch": {"operation": "upload", "objects": [FILE]},
-    "POST /api/objects/{owner}/{name}/verify": FILE,
-}
 HUB_PATHS = {name.partition(" ")[2] for name in HUB}
-
-
-def routes(app: FastAPI) -> Iterator[tuple[str, str]]:
-    """(method, path) of everything that is mounted, also what is not in the schema."""
-    yield from _walk(app.routes)
-
-
-def _walk(mounted: Any) -> Iterator[tuple[str, str]]:
-    for route in mounted:
-        if hasattr(route, "effective_candidates"):  # an included router, since FastAPI 0.165
-            yield from _walk(route.effective_candidates())
-            continue
-        path = getattr(route, "path", None)
-        assert path is not None, f"a route of an unknown kind: {route!r}"
-        yield from ((method, path) for method in sorted(route.methods))
-
-
-def filled(path: str, /, **values: str) -> str:
-    """A path with something in every hole."""
-    names = {"owner": "acme", "patch": "tone", "alias": "prod", "number": "1", "family": "llama", "release": "v1"}
-    names |= {"name": "tone", "revision": "main"} | values
-    while "{" in path:
-        hole = path[path.index("{") + 1 : path.index("}")]
-        path = path.replace("{" + hole + "}", names.get(hole.split(":")[0], "x"))
-    return path
-
-
-def body_for(app: FastAPI, method: str, path: str) -> Any:
-    """A body that is valid for a route, made of the examples in its documentation."""
-    if body := HUB_BODIES.get(f"{method} {path}"):
-        return dict(body)
-    operation = app.openapi()["paths"].get(path.replace(":path}", "}"), {}).get(method.lower(), {})
-    content = operation.get("requestBody", {}).get("content", {})
-    if "application/json" not in content:
-        return None
-    return example(app, content["application/json"]["schema"])
-
-
-def example(app: FastAPI, schema: dict[str, Any]) -> Any:
-    """The first example of a schema, put together from those of its parts."""
-    if "examples" in schema:
-        return schema["examples"][0]
-    if "default" in schema:
-        return schema["default"]
-    if "$ref" in schema:
-        return example(app, app.openapi()["components"]["schemas"][schema["$ref"].rpartition("/")[2]])
-    if "anyOf" in schema:
-        return example(app, schema["anyOf"][0])
-    if schema.get("type") == "array":
-        return [example(app, schema["items"])]
-    if "properties" in schema:
-        return {name: example(app, part) for name, part in schema["properties"].items()}
-    raise AssertionError(f"nothing says what this looks like: {schema}")
 
 
 def test_the_walk_finds_the_routes(world: World) -> None:
     """The walk sees what the schema lists, and more."""
-    found = set(routes(world.service.app))
+    found = set(mounted_routes(world.service.app))
     schema = world.service.app.openapi()["paths"]
     listed = {(method.upper(), path) for path, methods in schema.items() for method in methods}
     assert listed <= {(method, path.replace(":path}", "}")) for method, path in found}
@@ -117,11 +49,11 @@ def test_no_token_no_answer(world: World, header: str | None) -> None:
         header = f"Bearer {str(world.admin.token).removeprefix('plt_')}"
     stranger = world.service.client
     checked = 0
-    for method, path in routes(world.service.app):
+    for method, path in mounted_routes(world.service.app):
         if path in (*OPEN, *DOORS):
             continue
         checked += 1
-        url = filled(path, port=world.port["id"], path="config.json", job="registry:ingest:x-1")
+        url = filled_path(path, port=world.port["id"], path="config.json", job="registry:ingest:x-1")
         response = stranger.request(method, url, headers={"Authorization": header} if header else {})
         assert response.status_code == 401, (method, path, response.status_code)
         assert response.headers["WWW-Authenticate"] == "Bearer"
@@ -176,14 +108,14 @@ def test_what_belongs_to_another_does_not_exist(world: World) -> None:
     }
     strangers = [world.rival, world.service.caller("rival", "read")]
     checked = 0
-    for (method, path), stranger in itertools.product(routes(app), strangers):
+    for (method, path), stranger in itertools.product(mounted_routes(app), strangers):
         if not any("{" + name + "}" in path for name in ("owner", "port", "upload", "job")):
             continue
         checked += 1
         headers = {"Upload-Offset": "0"}
         body = body_for(app, method, path)
         theirs, none = (
-            stranger(method, filled(path, **v), whole=True, headers=headers, **({} if body is None else {"json": body}))
+            stranger(method, filled_path(path, **v), whole=True, headers=headers, **({} if body is None else {"json": body}))
             for v in (values, nothing)
         )
         assert theirs.status_code == none.status_code == 404, (method, path, theirs.text)
@@ -229,13 +161,13 @@ def test_scopes_of_a_reader(world: World) -> None:
     app = world.service.app
     reader: Caller = world.reader
     before = world.admin.get("/events", limit=500).json()["cursor"]
-    for method, path in routes(app):
+    for method, path in mounted_routes(app):
         if path in (*OPEN, *QUESTIONS, *SIGNED) or method in ("GET", "HEAD"):
             continue
         body = body_for(app, method, path)
         if body and "family" in body:
             body["family"] = "llama"
-        url = filled(path, port=world.port["id"], path="config.json", job=f"acme:digest:{world.port['id']}-0")
+        url = filled_path(path, port=world.port["id"], path="config.json", job=f"acme:digest:{world.port['id']}-0")
         response = reader(method, url, whole=True, headers={"Upload-Offset": "0"}, **({} if body is None else {"json": body}))
         assert response.status_code in (403, 404), (method, path, response.text)
     assert world.admin.get("/events", after=before).json()["items"] == []

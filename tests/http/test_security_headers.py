@@ -12,9 +12,9 @@ from fastapi.testclient import TestClient
 from app.api import worker as worker_api
 from app.api.pages import CDN
 from app.http.telemetry import MetricsOptions
-from tests.http.test_route_access import body_for, filled, routes
 from tests.support.fixtures import Models, World, on_sqlite
 from tests.support.registry import API, Service
+from tests.support.routes import body_for, filled_path, mounted_routes
 
 pytestmark = on_sqlite  # headers
 
@@ -34,11 +34,11 @@ def full(begun: Service, models: Models) -> tuple[Service, str]:
 
 def answers(service: Service, port: str) -> Iterator[tuple[str, str, httpx.Response]]:
     """Of every route, to an admin who sends what the document shows, and to a stranger who sends nothing; reads come first."""
-    found = sorted(routes(service.app), key=lambda route: route[0] not in ("GET", "HEAD"))
+    found = sorted(mounted_routes(service.app), key=lambda route: route[0] not in ("GET", "HEAD"))
     assert len(found) > 60
     for method, path in found:
         body = body_for(service.app, method, path) if path.startswith(API) else None
-        url = filled(path, port=port, path="config.json" if "ports" in path else "adapter_config.json")
+        url = filled_path(path, port=port, path="config.json" if "ports" in path else "adapter_config.json")
         for token in (service.admin.token, None):
             headers = {"Authorization": f"Bearer {token}"} if token else {}
             json: dict[str, Any] = {"json": body} if body is not None and token else {}
@@ -129,9 +129,9 @@ def test_a_workers_answers(world: World) -> None:
     app.state.registry = world.service.runtime
     worker_api.mount(app, MetricsOptions())
     client = TestClient(app, raise_server_exceptions=False)
-    found = {path for _, path in routes(app)}
+    found = {path for _, path in mounted_routes(app)}
     assert {"/healthz", "/about", "/ports/{port}/files/{path:path}", "/metrics"} <= found
     for path in found:
-        answer = client.get(filled(path, port=world.port["id"], path="config.json"), params={"expires": 1, "signature": "x"})
+        answer = client.get(filled_path(path, port=world.port["id"], path="config.json"), params={"expires": 1, "signature": "x"})
         assert told(answer, path).startswith("sandbox;")
         assert answer.headers["Content-Type"] != "text/html"

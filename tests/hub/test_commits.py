@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from app.db.commits import Commit
-from tests.services.operations.test_fsck import altered, look
 from tests.support.files import factors, write_patch
 from tests.support.fixtures import Models, World
+from tests.support.fsck import altered_row, fsck_report
 from tests.support.hub_requests import Hub, told
 from tests.support.registry import Caller, Service, unique
 from tests.support.uploads import with_card
@@ -318,11 +318,11 @@ def test_fsck_knows_commits(place: tuple[Service, Caller, Hub]) -> None:
     """A commit that is not that of its files, and a text that is not the one it lists, are found."""
     service, _, hub = place
     sha = hub.sha("acme/tone.merged", "v2")
-    assert look(service).clean
+    assert fsck_report(service).clean
     ((ident,),) = service.rows("SELECT id FROM commits WHERE name = :name AND kind = 'merged'", name=sha)
-    with altered(service, Commit, ident, name="0" * 40):
-        assert dict(look(service).counts) == {"commit.files": 1}
-    with altered(service, Commit, ident, texts={"README.md": "another"}):
-        report = look(service)
+    with altered_row(service, Commit, ident, name="0" * 40):
+        assert dict(fsck_report(service).counts) == {"commit.files": 1}
+    with altered_row(service, Commit, ident, texts={"README.md": "another"}):
+        report = fsck_report(service)
     assert [trouble.detail for trouble in report.troubles] == ["The text of README.md is not the one that it lists."]
-    assert look(service).clean
+    assert fsck_report(service).clean

@@ -14,9 +14,9 @@ import httpx
 import psycopg
 import pytest
 
-from tests.image.test_lint import ROOT
 from tests.support.compose import Installation, read
 from tests.support.confined import is_possible
+from tests.support.paths import ROOT
 from tests.support.sparse_models import large_patch, large_release
 
 OURS = ("api", "worker-1", "worker-2")

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from app.settings import Settings
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from requirements.audit import canonical, locked
-from tests.image.test_lint import ROOT
+from tests.support.paths import ROOT
 
 PYTHONS_OWN = "pkg:pypi/"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.image.test_lint import ROOT
 from tests.support.compose import image_environment
+from tests.support.paths import ROOT
 from tests.support.service_process import environment
 
 DOCKERFILE = (ROOT / "docker/Dockerfile").read_text()

@@ -6,12 +6,11 @@ DBOS is a singleton, so a process of its own runs it (`engine_facts.py`).
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import pytest
 
 from app.plugins.adapter_cache import AdapterCache, File, key_of
 from app.plugins.refusals import Deadline, RefusedError
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 # A process that takes an adapter of `count` bytes of one kind and tells so, then waits to be ended; a slow one.
 TAKER = """
 import hashlib, sys, time

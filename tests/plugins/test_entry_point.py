@@ -5,7 +5,6 @@ import sys
 import tomllib
 from contextlib import suppress
 from importlib.metadata import EntryPoint
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -15,8 +14,8 @@ from app.domain.errors import DomainError
 from app.domain.names import check_name, check_patch
 from app.plugins.adapter_source import Base, Name
 from app.plugins.refusals import RefusedError
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 CODE = """
 import sys
 import app.plugins.vllm_resolver

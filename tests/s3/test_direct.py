@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from app.blobs.s3.target import S3Target
-from tests.s3.conftest import Cloud
+from tests.support.cloud import Cloud
 from tests.support.files import write_adapter_config
 from tests.support.merging import digests
 from tests.support.sparse_models import LAYER_BYTES, large_patch, large_release

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from app.core.offline import merge
-from tests.s3.conftest import Cloud
+from tests.support.cloud import Cloud
 from tests.support.merging import digests
 from tests.support.s3 import S3Server
 from tests.support.s3_faults import FaultyS3

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from app.core.offline import merge
-from tests.s3.conftest import Cloud
+from tests.support.cloud import Cloud
 from tests.support.merging import digests
 from tests.support.service_process import run
 

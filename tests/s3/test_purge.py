@@ -5,7 +5,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.s3.conftest import Cloud
+from tests.support.cloud import Cloud
 from tests.support.service_process import invoke
 from tests.support.uploads import with_card
 

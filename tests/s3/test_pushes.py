@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.s3.conftest import Cloud
+from tests.support.cloud import Cloud
 from tests.support.files import write_adapter_config
 from tests.support.hub_pushes import Registry, ready, spoiled
 from tests.support.sparse_models import large_patch, large_release

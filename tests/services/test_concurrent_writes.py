@@ -23,6 +23,7 @@ from app.services.patches import patches, versions
 from app.services.ports import ports
 from app.services.unit_of_work import UnitOfWork
 from app.settings import Settings
+from tests.support.concurrency import call_concurrently
 from tests.support.fixtures import Models, on_postgresql
 from tests.support.registry import Service, refused, unique
 from tests.support.service_process import until
@@ -42,18 +43,6 @@ def service(registries: Callable[..., Service], models: Models) -> Iterator[Serv
         yield service
 
 
-def storm(*calls: Callable[[], httpx.Response]) -> list[httpx.Response]:
-    """All calls at the same moment."""
-    barrier = threading.Barrier(len(calls))
-
-    def run(call: Callable[[], httpx.Response]) -> httpx.Response:
-        barrier.wait(30)
-        return call()
-
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return list(pool.map(run, calls))
-
-
 def statuses(responses: list[httpx.Response]) -> dict[int, int]:
     return dict(Counter(response.status_code for response in responses))
 
@@ -66,7 +55,7 @@ def happened(service: Service, kind: str, subject: str) -> int:
 def test_same_family(service: Service) -> None:
     """One is made; the others are told that the name is taken."""
     name = unique("family")
-    answers = storm(*[lambda: service.admin.post("/families", {"name": name})] * CLIENTS)
+    answers = call_concurrently(*[lambda: service.admin.post("/families", {"name": name})] * CLIENTS)
     assert statuses(answers) == {201: 1, 409: CLIENTS - 1}
     assert {a.json()["code"] for a in answers if a.status_code == 409} == {"family.taken"}
     assert happened(service, "family.created", name) == 1
@@ -75,7 +64,7 @@ def test_same_family(service: Service) -> None:
 def test_same_patch(service: Service) -> None:
     """All get the one patch."""
     body = {"owner": "acme", "name": unique("patch"), "family": "llama"}
-    answers = storm(*[lambda: service.admin.post("/patches", body)] * CLIENTS)
+    answers = call_concurrently(*[lambda: service.admin.post("/patches", body)] * CLIENTS)
     assert statuses(answers) == {201: 1, 200: CLIENTS - 1}
     assert len({a.json()["created_at"] for a in answers}) == 1
     assert happened(service, "patch.created", f"acme/{body['name']}") == 1
@@ -84,7 +73,7 @@ def test_same_patch(service: Service) -> None:
 def test_same_release(service: Service, models: Models) -> None:
     """All get the one release, which is read once."""
     name = unique("r")
-    answers = storm(*[lambda: service.register("llama", name, models.v2)] * CLIENTS)
+    answers = call_concurrently(*[lambda: service.register("llama", name, models.v2)] * CLIENTS)
     assert statuses(answers) == {202: CLIENTS}
     assert len({a.json()["job"] for a in answers}) == 1
     assert happened(service, "release.registered", f"llama/{name}") == 1
@@ -98,7 +87,7 @@ def test_same_release_again_after_a_rejection(service: Service, models: Models) 
     service.runtime.tools.jobs.forget(registered["job"])
     with service.runtime.write() as uow:
         releases.record_rejected(uow, registered["id"], {"code": "x", "title": "x", "detail": "x", "remedy": "x"})
-    answers = storm(*[lambda: service.register("llama", name, models.v2)] * CLIENTS)
+    answers = call_concurrently(*[lambda: service.register("llama", name, models.v2)] * CLIENTS)
     assert {a.json()["job"] for a in answers} == {registered["job"][:-1] + "2"}
     service.run_jobs()
 
@@ -110,14 +99,14 @@ def test_same_port_and_its_retirement(service: Service, another: Callable[[], Pa
     service.execute("DELETE FROM lineage_samples")
     wish = {"patch": patch, "release": "v2"}
     for _ in range(2):
-        answers = storm(
+        answers = call_concurrently(
             *[lambda: service.admin.post("/ports", wish)] * CLIENTS, *[lambda: service.admin.post("/ports/check", wish)] * 2
         )
         assert statuses(answers[:CLIENTS]) == {201: 1, 200: CLIENTS - 1}
         assert statuses(answers[CLIENTS:]) == {200: 2}
         assert service.rows("SELECT count(*) FROM lineage_samples") == [(1,)]
         (port,) = {a.json()["id"] for a in answers[:CLIENTS]}
-        retired = storm(*[lambda port=port: service.admin.post(f"/ports/{port}/retire")] * CLIENTS)
+        retired = call_concurrently(*[lambda port=port: service.admin.post(f"/ports/{port}/retire")] * CLIENTS)
         assert statuses(retired) == {200: 1, 409: CLIENTS - 1}
         assert happened(service, "port.retired", port) == 1
 
@@ -126,7 +115,7 @@ def test_numbers_without_gaps(service: Service, another: Callable[[], Path]) -> 
     """Different bytes published at once are numbered 1, 2, 3, ..."""
     patch = service.admin.patch("acme", unique("patch"))
     drafts = [service.admin.uploaded(patch, another())["id"] for _ in range(CLIENTS)]
-    answers = storm(*[lambda d=draft: service.admin.post(f"/uploads/{d}/publish") for draft in drafts])
+    answers = call_concurrently(*[lambda d=draft: service.admin.post(f"/uploads/{d}/publish") for draft in drafts])
     assert statuses(answers) == {200: CLIENTS}
     assert sorted(a.json()["number"] for a in answers) == list(range(1, CLIENTS + 1))
 
@@ -137,7 +126,7 @@ def test_same_bytes_are_one_version(service: Service, another: Callable[[], Path
     """
     patch, directory = service.admin.patch("acme", unique("patch")), another()
     drafts = [service.admin.uploaded(patch, directory)["id"] for _ in range(CLIENTS)]
-    answers = storm(*[lambda d=draft: service.admin.post(f"/uploads/{d}/publish") for draft in drafts + drafts[:2]])
+    answers = call_concurrently(*[lambda d=draft: service.admin.post(f"/uploads/{d}/publish") for draft in drafts + drafts[:2]])
     assert {a.json()["code"] for a in answers if a.status_code != 200} <= {"request.under_way"}
     assert statuses(answers)[200] >= CLIENTS
     repeated = [service.admin.post(f"/uploads/{draft}/publish") for draft in drafts]
@@ -151,7 +140,7 @@ def test_same_alias(service: Service, another: Callable[[], Path]) -> None:
     for _ in range(2):
         service.admin.publish(patch, another())
     url = f"/patches/{patch}/aliases/prod"
-    answers = storm(*[lambda v=v: service.admin("PUT", url, json={"version": v}) for v in ("1", "2") * 3])
+    answers = call_concurrently(*[lambda v=v: service.admin("PUT", url, json={"version": v}) for v in ("1", "2") * 3])
     assert statuses(answers) == {200: 6}
     assert list(service.admin.get(f"/patches/{patch}").json()["aliases"]) == ["prod"]
 
@@ -161,7 +150,7 @@ def test_changes_under_a_condition(service: Service) -> None:
     patch = service.admin.patch("acme", unique("patch"))
     headers = {"If-Match": service.admin.get(f"/patches/{patch}").headers["ETag"]}
     change = lambda n: service.admin("PATCH", f"/patches/{patch}", json={"description": str(n)}, headers=headers)  # noqa: E731
-    answers = storm(*[lambda n=n: change(n) for n in range(CLIENTS)])
+    answers = call_concurrently(*[lambda n=n: change(n) for n in range(CLIENTS)])
     assert statuses(answers) == {200: 1, 412: CLIENTS - 1}
 
 
@@ -171,7 +160,7 @@ def test_same_key(service: Service, another: Callable[[], Path]) -> None:
     draft, family = {"trained_on": "v1", "files": files}, {"name": unique("family")}
     for path, body in ((f"/patches/{patch}/versions", draft), ("/families", family)):
         headers = {"Idempotency-Key": unique("key-")}
-        answers = storm(*[lambda p=path, b=body, h=headers: service.admin.post(p, b, h)] * CLIENTS)
+        answers = call_concurrently(*[lambda p=path, b=body, h=headers: service.admin.post(p, b, h)] * CLIENTS)
         assert statuses(answers) == {201: CLIENTS}
         assert len({a.content for a in answers}) == 1
         assert sum("Idempotent-Replayed" not in a.headers for a in answers) == 1
@@ -184,7 +173,7 @@ def test_same_digests(service: Service, another: Callable[[], Path]) -> None:
     patch = service.admin.patch("acme", unique("patch"))
     service.admin.publish(patch, another())
     port = service.admin.port(patch, "v2")["id"]
-    answers = storm(*[lambda: service.admin.post(f"/ports/{port}/digest")] * CLIENTS)
+    answers = call_concurrently(*[lambda: service.admin.post(f"/ports/{port}/digest")] * CLIENTS)
     assert statuses(answers) == {202: CLIENTS}
     assert len({a.json()["job"] for a in answers}) == 1
 

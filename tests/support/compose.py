@@ -21,11 +21,11 @@ from typing import Any, Self
 import yaml
 
 from tests.support.confined import command_line, is_possible
+from tests.support.paths import ROOT
 from tests.support.postgres import binaries, own_server
 from tests.support.s3 import free_ports
 from tests.support.service_process import until
 
-ROOT = Path(__file__).parents[2]
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104  what the file says, not what is listened on
 HEALTHY_SECONDS = 120
 # ${NAME}, ${NAME:-default}, ${NAME:?why it is needed}, and $$ for a dollar.

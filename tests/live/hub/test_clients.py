@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.live.hub.conftest import FAMILY, PATCH, Shop, direct, merged_files
 from tests.support.proxy import Proxy
+from tests.support.shop import FAMILY, PATCH, Shop, direct, merged_files
 from tests.support.stock_clients import Clients
 
 MERGED = f"{PATCH}.merged"

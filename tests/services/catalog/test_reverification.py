@@ -13,9 +13,9 @@ import pytest
 from app.core.source import stat_of
 from app.services.catalog import reverification
 from app.services.operations.maintenance import Maintenance
-from tests.services.operations.test_fsck import found as found_by_fsck
-from tests.services.operations.test_metrics import figures
 from tests.support.fixtures import Models
+from tests.support.fsck import troubles_by_code as found_by_fsck
+from tests.support.metrics import figures
 from tests.support.registry import Service, refused
 from tests.support.service_process import invoke
 

@@ -1,10 +1,8 @@
 """Events: what happened, in order, from a cursor on; of one's own and the installation; as a page or a live stream."""
 
-import json
 import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +13,15 @@ from sqlalchemy.orm import Session
 
 from app.db import events as rows
 from app.db.base import now
+from tests.support.event_streams import event_stream, latest_cursor
 from tests.support.fixtures import World
 from tests.support.http_server import serving
-from tests.support.registry import Caller, Service, refused, unique
-
-
-def latest(caller: Caller) -> int:
-    """The cursor behind everything that happened so far."""
-    cursor = 0
-    while True:
-        page = caller.get("/events", after=cursor, limit=500).json()
-        if not page["items"]:
-            return cursor
-        cursor = page["cursor"]
+from tests.support.registry import Service, refused, unique
 
 
 def test_order_and_cursor(world: World, another: Callable[[], Path]) -> None:
     """The main job as it happened, each event once, whatever the size of a page."""
-    start = latest(world.acme)
+    start = latest_cursor(world.acme)
     patch = world.patch()
     world.acme.publish(patch, another())
     port = world.acme.port(patch, "v2")["id"]
@@ -62,7 +51,9 @@ def test_order_and_cursor(world: World, another: Callable[[], Path]) -> None:
 
 def test_whose_events(world: World) -> None:
     """One's own, and those of families that one may see; an admin sees all."""
-    starts = {who: latest(caller) for who, caller in (("acme", world.acme), ("rival", world.rival), ("admin", world.admin))}
+    starts = {
+        who: latest_cursor(caller) for who, caller in (("acme", world.acme), ("rival", world.rival), ("admin", world.admin))
+    }
     mine, theirs = world.patch(), world.rival.patch("rival", unique("p"))
     family = world.admin.family(unique("family"))
     seen = {
@@ -74,12 +65,12 @@ def test_whose_events(world: World) -> None:
 
 def test_a_fact_and_its_event_are_one(world: World) -> None:
     """What was refused, or was there already, left no event."""
-    start = latest(world.admin)
+    start = latest_cursor(world.admin)
     refused(world.admin.post("/families", {"name": "llama"}), 409, "family.taken")
     world.acme.patch("acme", "tone")
     refused(world.acme.post("/ports", {"patch": "acme/tone", "release": "v9"}), 404, "release.unknown")
     world.acme.port("acme/tone", "v2")
-    assert latest(world.admin) == start
+    assert latest_cursor(world.admin) == start
 
 
 @pytest.mark.parametrize("query", [{"after": "-1"}, {"after": str(2**63)}, {"after": "x"}, {"limit": "0"}, {"limit": "501"}])
@@ -93,34 +84,11 @@ def test_a_cursor_of_the_future(world: World) -> None:
     assert world.acme.get("/events", after=2**62).json() == {"items": [], "cursor": 2**62}
 
 
-@contextmanager
-def listening(url: str, token: str | None, after: int | None, **headers: str) -> Iterator[Iterator[dict[str, Any]]]:
-    """A live stream of events, parsed as the standard says: id, event, data, an empty line."""
-    asked = {"Authorization": f"Bearer {token}", "Accept": "text/event-stream", **headers}
-    query = {} if after is None else {"after": after}
-    with httpx.stream("GET", f"{url}/api/v1/events", params=query, headers=asked, timeout=10) as response:
-        assert response.status_code == 200
-        assert response.headers["content-type"].startswith("text/event-stream")
-        assert response.headers["cache-control"] == "no-store"
-
-        def messages() -> Iterator[dict[str, Any]]:
-            fields: dict[str, Any] = {}
-            for line in response.iter_lines():
-                if line:
-                    name, _, value = line.partition(": ")
-                    fields[name] = value
-                elif "data" in fields:
-                    yield fields | {"data": json.loads(fields["data"])}
-                    fields = {}
-
-        yield messages()
-
-
 def test_live_stream(world: World, live: str) -> None:
     """A stream begins behind its cursor and goes on with what happens while it is open; only what the token may see."""
-    start = latest(world.acme)
+    start = latest_cursor(world.acme)
     first = world.patch()
-    with listening(live, world.acme.token, start) as messages:
+    with event_stream(live, world.acme.token, start) as messages:
         before = next(messages)
         assert (before["event"], before["data"]["subject"]) == ("patch.created", first)
         assert before["id"] == str(before["data"]["id"])
@@ -137,10 +105,10 @@ def test_live_stream(world: World, live: str) -> None:
 
 def test_stream_that_reconnects(world: World, live: str) -> None:
     """Last-Event-ID, which a browser sends by itself, counts more than the address it first used."""
-    start = latest(world.acme)
+    start = latest_cursor(world.acme)
     names = [world.patch() for _ in range(3)]
     seen = world.acme.get("/events", after=start).json()["items"]
-    with listening(live, world.acme.token, 0, **{"Last-Event-ID": str(seen[0]["id"])}) as messages:
+    with event_stream(live, world.acme.token, 0, **{"Last-Event-ID": str(seen[0]["id"])}) as messages:
         assert [next(messages)["data"]["subject"] for _ in range(2)] == names[1:]
 
 
@@ -155,7 +123,7 @@ def test_stream_of_a_revoked_token_ends(fresh: Callable[..., Service]) -> None:
     service = fresh()
     acme = service.caller("acme")
     ident = service.admin.get("/tokens").json()["items"][0]["id"]
-    with serving(service) as url, listening(url, acme.token, 0) as messages:
+    with serving(service) as url, event_stream(url, acme.token, 0) as messages:
         assert next(messages)["event"] == "token.created"
         assert service.admin("DELETE", f"/tokens/{ident}").status_code == 200
         service.admin.family("after")

@@ -19,7 +19,7 @@ from app.db.base import now
 from app.domain.principal import Principal
 from app.services.draining import Draining
 from app.services.events.feed import QUEUE, EventFeed, StreamLimits, Subscription
-from tests.services.events.test_events import latest, listening
+from tests.support.event_streams import event_stream, latest_cursor
 from tests.support.fixtures import on_postgresql
 from tests.support.http_server import serving
 from tests.support.postgres import Postgres
@@ -87,7 +87,7 @@ def test_stream_that_falls_behind_catches_up_in_order(fresh: Callable[..., Servi
     service = fresh()
     acme = service.caller("acme")
     feed, draining = reading(service)
-    start = latest(acme)
+    start = latest_cursor(acme)
     slow, quick = (feed.subscribe(principal_of(acme), start, lambda: None) for _ in range(2))
     assert caught_up(feed, slow) + caught_up(feed, quick) == []
     taken: list[int] = []
@@ -158,7 +158,7 @@ def test_grants_that_change_while_a_stream_is_open_count_at_once(fresh: Callable
     def name(upstream: str) -> None:
         assert service.admin.post("/families/secret/aliases", {"name": upstream}).status_code in (200, 201)
 
-    with serving(service) as url, listening(url, acme.token, latest(acme)) as messages:
+    with serving(service) as url, event_stream(url, acme.token, latest_cursor(acme)) as messages:
 
         def seen() -> list[tuple[str, str]]:
             """What came until now: up to an event of its own, which comes last."""
@@ -188,15 +188,15 @@ def test_streams_of_an_owner_and_in_all_have_places(fresh: Callable[..., Service
         return refused(answer, 503, "server.busy")
 
     with serving(service) as url, ExitStack() as stack:
-        with listening(url, acme.token, 0), listening(url, acme.token, 0):
+        with event_stream(url, acme.token, 0), event_stream(url, acme.token, 0):
             assert "of acme" in refusal(acme, url)["detail"]
-            stack.enter_context(listening(url, rival.token, 0))
+            stack.enter_context(event_stream(url, rival.token, 0))
             assert "3" in refusal(rival, url)["detail"]
 
         def again() -> bool:
             """Whether a closed connection's place is free."""
             try:
-                stack.enter_context(listening(url, acme.token, 0))
+                stack.enter_context(event_stream(url, acme.token, 0))
             except AssertionError:
                 return False
             return True
@@ -210,11 +210,11 @@ def test_stream_ends_after_its_longest_life(fresh: Callable[..., Service]) -> No
     acme = service.caller("acme")
     first, second = acme.patch("acme", "one", service.admin.family("llama")), acme.patch("acme", "two")
     with serving(service) as url:
-        with listening(url, acme.token, 0) as messages:
+        with event_stream(url, acme.token, 0) as messages:
             seen = list(messages)
         assert [m["data"]["subject"] for m in seen if m["event"] == "patch.created"] == [first, second]
         third = acme.patch("acme", "three")
-        with listening(url, acme.token, None, **{"Last-Event-ID": seen[-1]["id"]}) as messages:
+        with event_stream(url, acme.token, None, **{"Last-Event-ID": seen[-1]["id"]}) as messages:
             assert [m["data"]["subject"] for m in messages] == [third]
 
 
@@ -243,7 +243,7 @@ def test_stream_survives_a_database_that_is_away(
     service = fresh()
     acme = service.caller("acme")
     feed, draining = reading(service)
-    subscription = feed.subscribe(principal_of(acme), latest(acme), lambda: None)
+    subscription = feed.subscribe(principal_of(acme), latest_cursor(acme), lambda: None)
     caught_up(feed, subscription)
     name = make_url(service.settings.database_url).database
     with caplog.at_level(logging.WARNING), away(server, str(name)):
@@ -270,7 +270,7 @@ def test_streams_end_when_the_process_drains(fresh: Callable[..., Service]) -> N
     """Those that are open end, and no others begin."""
     service = fresh()
     acme = service.caller("acme")
-    with serving(service) as url, listening(url, acme.token, 0) as messages:
+    with serving(service) as url, event_stream(url, acme.token, 0) as messages:
         next(messages)
         service.runtime.draining.begin()
         assert list(messages) == []

@@ -10,8 +10,8 @@ from app.db.workers import Worker, beat
 from app.jobs.queue import DbosQueue
 from app.services.jobs import unserved_queues
 from app.services.operations.readiness import Readiness
-from tests.services.operations.test_metrics import figures
 from tests.support.fixtures import Models
+from tests.support.metrics import figures
 from tests.support.registry import Service, unique
 
 METRIC = 'portllm_jobs_unserved{{class="{}"}}'

@@ -18,7 +18,7 @@ from app.domain.principal import Principal
 from app.services.patches import drafts, verification
 from app.services.ports import ports
 from app.services.unit_of_work import run_with_retry
-from tests.services.test_concurrent_writes import storm
+from tests.support.concurrency import call_concurrently
 from tests.support.fixtures import Models, on_postgresql
 from tests.support.models import Shelf
 from tests.support.purge_sites import WHY, Place, opened, place
@@ -52,7 +52,7 @@ def met_by_everybody(place: Place) -> None:
     def reading() -> httpx.Response:
         return admin.get(f"/ports/{port}/files/model.safetensors.index.json")
 
-    answers = storm(
+    answers = call_concurrently(
         purging, reading, reading,
         lambda: admin.post(f"/uploads/{theirs}/publish"),
         lambda: admin.post(f"/uploads/{late}/publish"),

@@ -6,13 +6,12 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert
 
 from app.db.aliases import Alias
 from app.db.base import now
@@ -21,50 +20,17 @@ from app.db.patches import PatchVersion
 from app.db.ports import Port
 from app.db.releases import Release
 from app.domain.ids import new_id
-from app.services.artifacts.artifacts import Artifacts
 from app.services.operations import digest_spill
 from app.services.operations.fsck import check
-from app.services.operations.fsck.troubles import REMEDIES, Report, Unseen
+from app.services.operations.fsck.troubles import REMEDIES, Unseen
 from tests.support.fixtures import Models
+from tests.support.fsck import altered_row, fsck_report, troubles_by_code
 from tests.support.registry import Service
 from tests.support.s3 import S3Server
 from tests.support.service_process import invoke
 from tests.support.uploads import append, with_card
 
 HOUR = 3600.0
-
-
-def look(service: Service, quick: bool = True) -> Report:
-    """What a check finds that opened the registry anew, as the command line does."""
-    tools, report = service.runtime.tools, Report()
-    opened = SimpleNamespace(tools=dataclasses.replace(tools, artifacts=Artifacts(tools.blobs)), read=service.runtime.read)
-    for found in check.check(opened, quick, lambda _what, _done, _total: None):
-        report.add(found)
-    assert report.counts.keys() <= REMEDIES.keys()
-    return report
-
-
-def found(service: Service, quick: bool = True) -> dict[str, list[str]]:
-    """Subjects of troubles by code."""
-    by_code: dict[str, list[str]] = {}
-    for trouble in look(service, quick).troubles:
-        assert trouble.detail.endswith(".")
-        by_code.setdefault(trouble.code, []).append(trouble.subject)
-    return by_code
-
-
-@contextmanager
-def altered(service: Service, model: Any, ident: str, **values: Any) -> Iterator[None]:
-    """A row with other values for a while, written behind the registry's back."""
-    columns = [model.__table__.c[name] for name in values]
-    with service.connection() as connection:
-        before = connection.execute(select(*columns).where(model.id == ident)).one()
-        connection.execute(update(model).where(model.id == ident).values(**values))
-    try:
-        yield
-    finally:
-        with service.connection() as connection:
-            connection.execute(update(model).where(model.id == ident).values(**before._asdict()))
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +100,7 @@ def write(service: Service, s3: S3Server, bucket: str, port: str) -> str:
 def test_a_busy_registry_is_clean(busy: SimpleNamespace) -> None:
     """Jobs wait, drafts arrive, ports in every state, bytes by reference, copied and written out: nothing is wrong."""
     for quick in (True, False):
-        report = look(busy.service, quick)
+        report = fsck_report(busy.service, quick)
         assert (report.troubles, report.unseen, report.clean) == ([], [], True)
     states = {state for (state,) in busy.service.rows("SELECT DISTINCT state FROM ports")}
     assert states == {"ready", "refused", "held", "retired"}
@@ -146,7 +112,7 @@ def test_pages_end_anywhere(busy: SimpleNamespace, page: int, monkeypatch: pytes
     monkeypatch.setattr(check, "PAGE", page)
     seen: dict[str, tuple[int, int | None]] = {}
     opened = SimpleNamespace(tools=busy.service.runtime.tools, read=busy.service.runtime.read)
-    with altered(busy.service, Port, busy.ports["held"], fingerprint="0" * 64):
+    with altered_row(busy.service, Port, busy.ports["held"], fingerprint="0" * 64):
         troubles = [f.code for f in check.check(opened, True, lambda what, done, total: seen.update({what: (done, total)}))]
     assert troubles == ["port.fingerprint"]
     for what, table in (("releases", "releases"), ("versions", "patch_versions"), ("ports", "ports"), ("aliases", "aliases")):
@@ -162,14 +128,14 @@ VERSION_DAMAGE = {
 
 @pytest.mark.parametrize("damage", VERSION_DAMAGE)
 def test_version_whose_files_differ_from_its_digest_or_size_is_reported(busy: SimpleNamespace, damage: str) -> None:
-    with altered(busy.service, PatchVersion, busy.tone, **VERSION_DAMAGE[damage]):
-        assert "version.files" in found(busy.service)
+    with altered_row(busy.service, PatchVersion, busy.tone, **VERSION_DAMAGE[damage]):
+        assert "version.files" in troubles_by_code(busy.service)
 
 
 def test_an_abandoned_draft(busy: SimpleNamespace) -> None:
     """One that the sweep should have taken long ago."""
-    with altered(busy.service, PatchVersion, busy.draft, created_at=now() - dt.timedelta(days=3)):
-        assert found(busy.service) == {"draft.abandoned": [f"acme/tone {busy.draft}"]}
+    with altered_row(busy.service, PatchVersion, busy.draft, created_at=now() - dt.timedelta(days=3)):
+        assert troubles_by_code(busy.service) == {"draft.abandoned": [f"acme/tone {busy.draft}"]}
 
 
 def test_alias_of_a_version_that_cannot_be_selected_is_reported(busy: SimpleNamespace) -> None:
@@ -177,8 +143,8 @@ def test_alias_of_a_version_that_cannot_be_selected_is_reported(busy: SimpleName
     alias = busy.service.rows("SELECT id FROM aliases WHERE name = 'prod'")[0][0]
     yanked = busy.service.rows("SELECT id FROM patch_versions WHERE state = 'yanked'")[0][0]
     for target, code in ((yanked, "alias.yanked"), (busy.draft, "alias.unpublished")):
-        with altered(busy.service, Alias, alias, version_id=target):
-            assert found(busy.service) == {code: ["acme/tone@prod"]}
+        with altered_row(busy.service, Alias, alias, version_id=target):
+            assert troubles_by_code(busy.service) == {code: ["acme/tone@prod"]}
 
 
 PORT_DAMAGE = {
@@ -195,8 +161,8 @@ PORT_DAMAGE = {
 def test_ports_that_contradict_themselves(busy: SimpleNamespace, damage: str) -> None:
     """State against findings, fingerprint against recipe."""
     code, port, values = PORT_DAMAGE[damage]
-    with altered(busy.service, Port, busy.ports[port], **values):
-        troubles = found(busy.service)
+    with altered_row(busy.service, Port, busy.ports[port], **values):
+        troubles = troubles_by_code(busy.service)
     assert list(troubles) == [code]
     assert busy.ports[port] in troubles[code][0]
 
@@ -204,26 +170,26 @@ def test_ports_that_contradict_themselves(busy: SimpleNamespace, damage: str) ->
 def test_ports_of_what_cannot_be_read(busy: SimpleNamespace) -> None:
     """A version that is a draft again, a release that is rejected, one of another family."""
     ready = busy.ports["ready"]
-    with altered(busy.service, Port, ready, version_id=busy.draft):
-        assert ready in found(busy.service)["port.version"][0]
-    with altered(busy.service, Release, busy.releases["v2"], state="rejected"):
-        assert ready in found(busy.service)["port.release"][0]
+    with altered_row(busy.service, Port, ready, version_id=busy.draft):
+        assert ready in troubles_by_code(busy.service)["port.version"][0]
+    with altered_row(busy.service, Release, busy.releases["v2"], state="rejected"):
+        assert ready in troubles_by_code(busy.service)["port.release"][0]
     other = busy.admin.post("/families", {"name": "other"}).json()["name"]
     family = busy.service.rows("SELECT id FROM families WHERE name = :name", name=other)[0][0]
-    with altered(busy.service, Release, busy.releases["v2"], family_id=family):
-        assert ready in found(busy.service)["port.release"][0]
+    with altered_row(busy.service, Release, busy.releases["v2"], family_id=family):
+        assert ready in troubles_by_code(busy.service)["port.release"][0]
 
 
 def test_release_that_is_ingested_without_a_job_is_reported(busy: SimpleNamespace) -> None:
-    with altered(busy.service, Release, busy.releases["waiting"], attempt=7):
-        assert found(busy.service) == {"release.stuck": ["llama/waiting"]}
+    with altered_row(busy.service, Release, busy.releases["waiting"], attempt=7):
+        assert troubles_by_code(busy.service) == {"release.stuck": ["llama/waiting"]}
 
 
 def test_materialisations_without_job(busy: SimpleNamespace) -> None:
     """Waiting for nobody; running nowhere."""
     for state in ("queued", "running"):
-        with altered(busy.service, Materialisation, busy.queued["id"], state=state, attempt=7):
-            assert found(busy.service) == {"materialisation.stuck": [f"{busy.queued['id']} ({busy.queued['target']})"]}
+        with altered_row(busy.service, Materialisation, busy.queued["id"], state=state, attempt=7):
+            assert troubles_by_code(busy.service) == {"materialisation.stuck": [f"{busy.queued['id']} ({busy.queued['target']})"]}
 
 
 def test_what_was_written_and_changed(busy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,14 +198,14 @@ def test_what_was_written_and_changed(busy: SimpleNamespace, monkeypatch: pytest
     subject = f"{busy.done} (s3://{busy.bucket}/exports/done)"
     try:
         client.put_object(**at, Body=b"{  }")
-        assert found(busy.service) == {"materialisation.size": [subject]}
+        assert troubles_by_code(busy.service) == {"materialisation.size": [subject]}
         client.delete_object(**at)
-        assert found(busy.service) == {"materialisation.missing": [subject]}
+        assert troubles_by_code(busy.service) == {"materialisation.missing": [subject]}
         client.delete_object(Bucket=busy.bucket, Key="exports/done/model.safetensors")
-        assert found(busy.service) == {"materialisation.missing": [subject, subject]}
+        assert troubles_by_code(busy.service) == {"materialisation.missing": [subject, subject]}
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-        report = look(busy.service)
+        report = fsck_report(busy.service)
         assert (report.clean, [unseen.subject for unseen in report.unseen]) == (True, [subject])
         monkeypatch.undo()
     finally:
@@ -247,7 +213,7 @@ def test_what_was_written_and_changed(busy: SimpleNamespace, monkeypatch: pytest
         client.put_object(Bucket=busy.bucket, Key="exports/done/model.safetensors", Body=b"bytes")
     tools = busy.service.runtime.tools
     monkeypatch.setattr(busy.service.runtime, "tools", dataclasses.replace(tools, allowed_s3=()))
-    assert look(busy.service).unseen == [
+    assert fsck_report(busy.service).unseen == [
         Unseen(subject, f"s3://{busy.bucket}/exports/done does not lie below a place in S3 that may be used here.")
     ]
 
@@ -265,10 +231,10 @@ def test_a_draft_whose_parts_are_gone(
     draft = service.admin.draft("acme/tone", models.patch, trained_on="unknown")
     path = draft["uploads"][0]["path"]
     assert service.admin.post(f"/uploads/{draft['id']}/direct", {"path": path}).status_code == 200
-    assert found(service) == {}
+    assert troubles_by_code(service) == {}
     (begun,) = s3.client().list_multipart_uploads(Bucket=bucket)["Uploads"]
     s3.client().abort_multipart_upload(Bucket=bucket, Key=begun["Key"], UploadId=begun["UploadId"])
-    assert found(service) == {"draft.gone": [f"acme/tone {draft['id']}"]}
+    assert troubles_by_code(service) == {"draft.gone": [f"acme/tone {draft['id']}"]}
 
 
 # -- bytes
@@ -295,23 +261,23 @@ def test_bytes_that_changed(stocked: Service) -> None:
     content = bytearray(blob(stocked, weights["sha256"]).read_bytes())
     content[-1] ^= 1
     blob(stocked, weights["sha256"]).write_bytes(bytes(content))
-    assert found(stocked) == {}
-    assert found(stocked, quick=False) == {"blob.digest": ["acme/tone@1/adapter_model.safetensors"]}
+    assert troubles_by_code(stocked) == {}
+    assert troubles_by_code(stocked, quick=False) == {"blob.digest": ["acme/tone@1/adapter_model.safetensors"]}
     blob(stocked, config["sha256"]).write_bytes(b"{}")
-    assert found(stocked) == {"blob.size": ["acme/tone@1/adapter_config.json"]}
+    assert troubles_by_code(stocked) == {"blob.size": ["acme/tone@1/adapter_config.json"]}
     manifest = stocked.admin.get("/families/llama/releases/v1").json()["manifest"]
     blob(stocked, manifest).write_bytes(b"{")
-    assert found(stocked)["release.unreadable"] == ["llama/v1"]
+    assert troubles_by_code(stocked)["release.unreadable"] == ["llama/v1"]
 
 
 def test_bytes_that_are_gone(stocked: Service) -> None:
     """Of a version, of a copy, and the manifest itself."""
     version = stocked.admin.get("/patches/acme/tone/versions/1").json()
     blob(stocked, version["files"][0]["sha256"]).unlink()
-    assert found(stocked) == {"blob.missing": [f"acme/tone@1/{version['files'][0]['path']}"]}
+    assert troubles_by_code(stocked) == {"blob.missing": [f"acme/tone@1/{version['files'][0]['path']}"]}
     manifest = stocked.admin.get("/families/llama/releases/v1").json()["manifest"]
     blob(stocked, manifest).unlink()
-    assert "llama/v1 manifest" in found(stocked)["blob.missing"]
+    assert "llama/v1 manifest" in troubles_by_code(stocked)["blob.missing"]
 
 
 def test_what_the_command_line_says(stocked: Service) -> None:
@@ -341,7 +307,7 @@ def test_a_release_that_changed_where_it_lies(fresh: Callable[..., Service], mod
         (directory / path.name).write_bytes(path.read_bytes())
     service.release("llama", "v1", directory)
     os.utime(directory / "config.json", ns=(1, 1))
-    assert found(service) == {"release.changed": ["llama/v1/config.json"]}
+    assert troubles_by_code(service) == {"release.changed": ["llama/v1/config.json"]}
 
 
 def test_what_nobody_names(stocked: Service) -> None:
@@ -352,15 +318,15 @@ def test_what_nobody_names(stocked: Service) -> None:
     stray = stocked.data / "blobs/sha256/00" / ("00" + "a" * 62)
     stray.parent.mkdir(exist_ok=True)
     stray.write_bytes(b"x")
-    assert found(stocked) == {}
+    assert troubles_by_code(stocked) == {}
     staging = stocked.data / "blobs/staging"
     for path in (staging / "ver_gone/0", staging / "ver_gone"):
         os.utime(path, (time.time() - 2 * HOUR,) * 2)
-    assert found(stocked) == {"staging.orphan": ["ver_gone"]}
+    assert troubles_by_code(stocked) == {"staging.orphan": ["ver_gone"]}
     for path in (stray, staging / "forgotten/0", staging / "forgotten"):
         os.utime(path, (1, 1))
     expected = {"blob.unnamed": [stray.name], "staging.abandoned": ["forgotten"], "staging.orphan": ["ver_gone"]}
-    assert found(stocked) == expected
+    assert troubles_by_code(stocked) == expected
 
 
 def test_what_is_named_need_not_fit_in_memory() -> None:
@@ -390,6 +356,6 @@ def test_a_row_that_somebody_is_at_work_on(busy: SimpleNamespace, monkeypatch: p
         busy.service.execute("UPDATE releases SET state = 'rejected' WHERE id = :ident", ident=busy.releases["waiting"])
         return None if job == busy.waiting["job"] else status(job)
 
-    with altered(busy.service, Release, busy.releases["waiting"], state="ingesting"):
+    with altered_row(busy.service, Release, busy.releases["waiting"], state="ingesting"):
         monkeypatch.setattr(jobs, "status", ended_just_now)
-        assert found(busy.service) == {}
+        assert troubles_by_code(busy.service) == {}

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from prometheus_client import CollectorRegistry
-from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import event
 
 from app.blobs.s3.client import translated
@@ -20,23 +19,8 @@ from app.services.draining import Draining
 from app.services.events.feed import EventFeed, StreamLimits
 from app.services.operations import metrics
 from tests.support.fixtures import Models, on_sqlite
+from tests.support.metrics import figures, samples
 from tests.support.registry import Service, refused
-
-
-def figures(service: Service, options: MetricsOptions = MetricsOptions()) -> dict[str, float]:  # noqa: B008  it never changes
-    """What a look that remembers nothing shows, by name and labels."""
-    return samples(Telemetry(lambda: service.runtime, options))
-
-
-def samples(telemetry: Telemetry) -> dict[str, float]:
-    """What metrics show, by name and labels."""
-    text = telemetry.exposition().decode()
-    found = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
-            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from app.blobs.local import LocalBlobs
 from app.database_upgrade import upgrade
 from app.domain.errors import DomainError
 from app.services.operations.readiness import FRESH_SECONDS, Component, Readiness
-from tests.services.operations.test_metrics import figures
 from tests.support.http_server import serving
+from tests.support.metrics import figures
 from tests.support.postgres import OwnServer, own_server
 from tests.support.registry import Service, refused
 from tests.support.s3 import S3Server

@@ -11,8 +11,8 @@ from app.db.base import now
 from app.jobs.queue import DbosQueue
 from app.services.operations import retention
 from app.services.operations.retention import Retention
-from tests.services.operations.test_metrics import figures
 from tests.support.fixtures import Models
+from tests.support.metrics import figures
 from tests.support.registry import Service, unique
 
 DAY = dt.timedelta(days=1)

@@ -16,10 +16,10 @@ from safetensors.numpy import load_file, save_file
 from app.blobs.store import BlobStore
 from app.hub.routers import commits
 from app.runtime import Runtime
-from tests.hub.test_push import Pusher
 from tests.support.connections import watched
 from tests.support.fixtures import World
 from tests.support.hub_requests import told
+from tests.support.pusher import Pusher
 from tests.support.registry import refused
 from tests.support.uploads import append, send
 

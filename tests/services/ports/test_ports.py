@@ -1,6 +1,9 @@
 """Ports: a patch version carried to a release, with findings; made once, approved, retired."""
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -245,3 +248,18 @@ def test_lists_of_a_family(world: World) -> None:
     assert problem["data"] == {"patch": patch, "family": "llama", "asked": other}
     refused(world.acme.get("/ports", family="nope"), 404, "family.unknown")
     refused(world.acme.get("/ports", family="llama", version="1"), 422, "request.invalid")
+
+
+def test_pull_command_without_a_port_names_the_command_that_makes_one(world: World, live: str, tmp_path: Path) -> None:
+    """`portllm pull` reads by name, so it is the command line that reports port.none."""
+    patch = world.patch()
+    world.acme.publish(patch, world.models.patch)
+    found = subprocess.run(
+        [sys.executable, "-m", "app.cli.main", "pull", patch, "--on", "v2", str(tmp_path / "out"), "--json"],
+        env={"PORTLLM_URL": live, "PORTLLM_TOKEN": str(world.acme.token), "PATH": ""},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert found.returncode != 0
+    assert json.loads(found.stdout)["error"]["code"] == "port.none", found
+    assert f"portllm port {patch} --to v2" in found.stdout + found.stderr
+    assert not (tmp_path / "out").exists()

@@ -4,17 +4,17 @@ The requests are those that huggingface_hub 2.4 sends for `PeftModel.push_to_hub
 """
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.numpy import load, save
 
-from tests.core.test_xet import chunk
-from tests.hub.test_push import CARD, CONFIG, WEIGHTS, Pusher, digest, file, lfs
-from tests.hub.test_push import patch as patch  # noqa: PLC0414  a fixture
 from tests.support.fixtures import Models
+from tests.support.pusher import CARD, CONFIG, WEIGHTS, Pusher, digest, file, lfs, unpublished_patch
 from tests.support.registry import Service, unique
 from tests.support.transactions import Transactions, counted, counted_bytes
+from tests.support.xet_blocks import chunk
 
 BLOCK = "ab" * 32
 CHUNK = 64 * 1024
@@ -27,6 +27,11 @@ def service(registries: Callable[..., Service], models: Models) -> Iterator[Serv
         assert running.release("llama", "v1", models.v1)["state"] == "ready"
         assert running.admin.post("/families/llama/aliases", {"name": str(models.v1), "release": "v1"}).status_code == 201
         yield running
+
+
+@pytest.fixture
+def patch(models: Models, tmp_path: Path) -> dict[str, bytes]:
+    return unpublished_patch(models, tmp_path)
 
 
 def asked_first(pusher: Pusher, patch: dict[str, bytes]) -> None:

@@ -12,10 +12,10 @@ from app.db.base import now
 from app.domain.errors import DomainError
 from app.http.leases import renewed
 from app.services.operations.maintenance import sweep_all
-from tests.core.test_xet import chunk
-from tests.http.test_request_bodies import Exchange
-from tests.hub.test_push import Pusher, digest, file, here, refused
+from tests.support.asgi import AsgiExchange
+from tests.support.pusher import Pusher, digest, file, here, refused
 from tests.support.registry import Service, unique
+from tests.support.xet_blocks import chunk
 
 NAMES = [f"{number:02x}" * 32 for number in range(8)]
 
@@ -66,8 +66,8 @@ class Slow:
         return self._pieces[number] if number < len(self._pieces) else None
 
 
-def put(service: Service, path: str, body: Any) -> "asyncio.Task[Exchange]":
-    return asyncio.create_task(Exchange(service.app, "PUT", path).run(body))
+def put(service: Service, path: str, body: Any) -> "asyncio.Task[AsgiExchange]":
+    return asyncio.create_task(AsgiExchange(service.app, "PUT", path).run(body))
 
 
 def at_once(content: bytes) -> Slow:
@@ -159,10 +159,10 @@ def test_blocks_under_way_count_against_the_quota(service: Service, pusher: Push
     assert service.admin("PUT", f"/owners/{owner}/quota", json={"bytes": 1000}).status_code == 200
     session = pusher.session()
 
-    def send(name: str, body: Slow) -> "asyncio.Task[Exchange]":
+    def send(name: str, body: Slow) -> "asyncio.Task[AsgiExchange]":
         headers = session.headers | {"content-length": str(len(block))}
         headers = {key.lower(): value for key, value in headers.items()}
-        sent = Exchange(service.app, "POST", f"{session.url}/v1/xorbs/default/{name}", None, headers)
+        sent = AsgiExchange(service.app, "POST", f"{session.url}/v1/xorbs/default/{name}", None, headers)
         return asyncio.create_task(sent.run(body))
 
     async def act() -> None:
@@ -188,7 +188,7 @@ def test_a_block_of_unknown_length_counts_as_the_largest_until_it_is_there(servi
     async def act() -> None:
         slow = Slow(block[:10], block[10:])
         headers = {key.lower(): value for key, value in session.headers.items()}
-        sent = Exchange(service.app, "POST", f"{session.url}/v1/xorbs/default/{NAMES[0]}", None, headers)
+        sent = AsgiExchange(service.app, "POST", f"{session.url}/v1/xorbs/default/{NAMES[0]}", None, headers)
         first = asyncio.create_task(sent.run(slow))
         await slow.waits.wait()
         assert used(pusher) > 64 * 2**20
@@ -234,7 +234,7 @@ def test_reservations_of_processes_that_died_are_swept_with_their_bytes(service:
     async def act() -> None:
         slow = Slow(block[:10], block[10:])
         headers = {key.lower(): value for key, value in session.headers.items()}
-        sent = Exchange(service.app, "POST", f"{session.url}/v1/xorbs/default/{NAMES[0]}", None, headers)
+        sent = AsgiExchange(service.app, "POST", f"{session.url}/v1/xorbs/default/{NAMES[0]}", None, headers)
         first = asyncio.create_task(sent.run(slow))
         await slow.waits.wait()
         sweep_all(service.runtime.read, service.runtime.write)
