@@ -35,7 +35,7 @@ Register a **release**, publish a **patch**, make a **port**, read the **merged 
 
 class Replica(Runtime):
     """One of several processes that answer for one service. The process that started them has the data directory's lock,
-    keeps the house, runs the jobs and made the first token; here requests are answered, and nothing else.
+    runs maintenance and jobs and made the first token; a replica only answers requests.
     """
 
     _is_open = False

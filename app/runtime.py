@@ -135,10 +135,10 @@ class Runtime:
         self._bootstrap(data)
         self.announce_keys("service", process_id())
         if isinstance(self._queue, DbosQueue):
-            house = Maintenance(
+            maintenance = Maintenance(
                 self.read, self.write, self, self.settings.verify_bytes_per_hour, self.settings.retention, self.worker_ttl
             )  # fmt: skip
-            background.every(background.RECONCILE_SECONDS, self._stopping, "house", partial(self.run_maintenance, house))
+            background.every(background.RECONCILE_SECONDS, self._stopping, "house", partial(self.run_maintenance, maintenance))
         self.watch_purges()
         self._warm()
 
@@ -301,11 +301,11 @@ class Runtime:
             if self.admin_token:
                 datadir.keep_admin_token(data, self.admin_token)
 
-    def run_maintenance(self, house: Maintenance) -> bool:
-        """Does what is due, unless another replica keeps house just now; whether it did."""
+    def run_maintenance(self, maintenance: Maintenance) -> bool:
+        """Runs the maintenance that is due, unless another replica is running it; returns whether it ran."""
         with translated(), locks.lock_if_free(self._locks, locks.MAINTENANCE) as free:
             if free:
-                house.keep()
+                maintenance.keep()
             return free
 
     def announce_keys(self, role: Role, ident: str) -> None:

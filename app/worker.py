@@ -60,7 +60,7 @@ class Role:
 
 
 class WorkerRuntime(Runtime):
-    """What a worker runs on: the service's database and bytes, an engine of its own, no tokens to make and no house to keep.
+    """What a worker runs on: the service's database and bytes, and an engine of its own; no first token, no maintenance.
 
     Attributes:
         worker_info: what it says of itself, from the start on.

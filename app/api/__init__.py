@@ -1,5 +1,5 @@
-"""REST under /api/v1: one router per noun; turns a request into one service call and its result into JSON.
+"""The REST API under `/api/v1`: one router for each noun, which parses a request, calls a service and returns JSON.
 
-May import: services and below, FastAPI, Pydantic. Promises: every error is application/problem+json with a documented code;
-nothing but health, documentation and error pages answers without a token; commits happen before the response is sent.
+May import: services and the layers below, FastAPI, Pydantic. Promises: every error is application/problem+json with a documented
+code; only health, documentation and error pages answer without a token; a transaction is committed before its response is sent.
 """

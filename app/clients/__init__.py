@@ -1,5 +1,5 @@
-"""Clients: what this service asks of others over the wire.
+"""HTTP clients: requests that this service sends to workers, issuers and other hubs.
 
-May import: domain and core; httpx, PyJWT. Promises: bounded memory, a timeout on everything, and no error of a library comes up;
-addresses that somebody named are asked through `guarded` only.
+May import: domain and core; httpx, PyJWT. Promises: bounded memory, a timeout for everything, only errors of our catalogue;
+addresses that a user or operator entered are requested through `guarded`.
 """

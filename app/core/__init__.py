@@ -1,7 +1,6 @@
-"""Formats and arithmetic: what a checkpoint and a patch are, and what their sum is.
+"""Formats and arithmetic: safetensors headers, checkpoints, PEFT adapters, recipes, merge plans, merge on read, signals.
 
-Lives here: safetensors headers, checkpoints, PEFT adapters, recipes, merge plans, merge on read, data-free signals.
-May import: the standard library, RE2, and torch below ``app.core.tensor`` only.
-Promises: usable alone (no server, no database); the same recipe gives the same bytes whatever range is asked for;
-what is not understood is refused by a named error (`app.core.errors`), never skipped.
+May import: the standard library, RE2, and torch in `app.core.tensor` only.
+Promises: usable without a server or a database; the same recipe gives the same bytes for every range that is read;
+unknown input is refused with a named error (`app.core.errors`), never skipped.
 """

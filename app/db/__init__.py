@@ -1,5 +1,5 @@
-"""The database: one file per noun, its mapped class and its queries together.
+"""The database: mapped classes and queries, one module for each noun.
 
 May import: SQLAlchemy, `app.domain`, `app.core` for plain values. Promises: functions take a session and never commit;
-nothing is loaded lazily; what is listed is paged by key.
+nothing is loaded lazily; lists are paged by key.
 """

@@ -1,4 +1,4 @@
-"""The rules of the registry that need no wire and no disk: names, identifiers, states, principals, refusals.
+"""Rules of the registry that need no I/O: names, identifiers, states, principals, events, errors.
 
-May import: the standard library. Promises: pure functions and values; errors know no HTTP.
+May import: the standard library. Promises: pure functions and values; errors do not know HTTP.
 """

@@ -1,5 +1,5 @@
-"""What the HTTP surfaces share: who asks, rates, units of work, errors, files by range, metrics, bounds on requests.
+"""What the HTTP surfaces share: authentication, limits on requests, errors, merged files by range, metrics.
 
-May import: services and below, FastAPI. Promises: no surface; the same token, the same charge and the same error mean the same
-on every one of them.
+May import: services and the layers below, FastAPI. Contains no routes of a surface; tokens, limits and errors are the same on
+both surfaces.
 """

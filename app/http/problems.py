@@ -1,4 +1,4 @@
-"""Errors on the wire: RFC 9457 problem details, one table from kinds to statuses."""
+"""Errors over HTTP: RFC 9457 problem details, one table from kinds to statuses."""
 
 import errno
 import logging

@@ -1,5 +1,6 @@
-"""The Hugging Face Hub protocol at the root: stock clients read and push with an endpoint and a token of ours.
+"""The Hugging Face Hub protocol: stock clients read and push with `HF_ENDPOINT` and `HF_TOKEN`.
 
-May import: `app.http`, services and below, FastAPI. Promises: every refusal says `X-Error-Code` and `X-Error-Message`, from which
-clients decide; the metadata path never waits for heavy work; what is pinned to a commit never changes; no redirects.
+May import: `app.http`, services and the layers below, FastAPI. Promises: every refusal has the headers `X-Error-Code` and
+`X-Error-Message`, which clients read; metadata requests never wait for heavy work; what is pinned to a commit never changes;
+there are no redirects.
 """

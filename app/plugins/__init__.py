@@ -1,5 +1,5 @@
-"""Parts that run inside other programs: a LoRA resolver for vLLM.
+"""Parts that run in other programs: a LoRA resolver for vLLM.
 
-They import the standard library and httpx, nothing else of this house, and the program that they run in only where it calls
-them: so they can be installed beside it without what the service needs (`pip install --no-deps`).
+They import the standard library, httpx and, where it calls them, the program that they run in; no other package of `app`. So they
+can be installed beside that program without the dependencies of the service (`pip install --no-deps`).
 """

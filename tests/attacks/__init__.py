@@ -1,1 +1,1 @@
-"""Hostile files: each is refused by its own code, quickly, and nothing of it reaches anybody else."""
+"""Hostile files and requests: each is refused by its own code, quickly, and affects nobody else."""

@@ -1,1 +1,1 @@
-"""What the command line says and does when something is wrong or breaks."""
+"""The command line: output, settings, logins, transfers that break off and are resumed."""

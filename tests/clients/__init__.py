@@ -1,1 +1,1 @@
-"""What goes out: real servers that behave badly."""
+"""Requests that the service sends, answered by real servers that behave badly."""

@@ -1,1 +1,1 @@
-"""Tests of `app.core`: formats, arithmetic, merge on read. No server, no database."""
+"""Formats, arithmetic and merge on read. No server, no database."""

@@ -1,1 +1,1 @@
-"""Tests of the house itself: floors, error codes, documentation."""
+"""Checks of the source itself: layers, layout of the tests, error codes, documentation."""

@@ -1,4 +1,4 @@
-"""The rules of the house that a machine can check."""
+"""Rules of the source code: layers, lazy imports, sizes of modules, transactions."""
 
 import ast
 import re
@@ -19,7 +19,7 @@ STORES = ("sqlalchemy", "pydantic", "dbos", "psycopg", "limits")
 
 
 def test_import_contracts_hold() -> None:
-    """The floors, the purity of the ground, torch only where it belongs: see .importlinter."""
+    """Layers, areas, purity of the lowest layers, torch in one package: see .importlinter."""
     command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout

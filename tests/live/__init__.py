@@ -1,1 +1,1 @@
-"""The service as users have it: a process of its own, spoken to over the wire and through `portllm`."""
+"""The service in a process of its own, used over HTTP and through `portllm`."""

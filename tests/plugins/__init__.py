@@ -1,1 +1,1 @@
-"""Parts that run inside other programs."""
+"""Plug-ins for other programs."""

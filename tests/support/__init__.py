@@ -1,1 +1,1 @@
-"""Shared builders of the tests: tiny real models, patches and releases. No fakes of our own functions live here."""
+"""Helpers and fixtures that several test modules use. Nothing here replaces a function of `app`."""

@@ -1,1 +1,1 @@
-"""One router per noun."""
+"""Routers of the REST API, one for each noun."""

@@ -1,1 +1,1 @@
-"""Request and response bodies, one file per noun."""
+"""Request and response bodies of the REST API, one module for each noun."""

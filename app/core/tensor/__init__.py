@@ -1,5 +1,4 @@
-"""The arithmetic on tensors: the only place that imports torch.
+"""Arithmetic on tensors: the only package that imports torch.
 
-Everything else asks for it through `app.core.arithmetic.load`, so that a process that only answers metadata questions
-never pays for torch.
+Other modules get it from `app.core.arithmetic.load`, so that a process that only reads metadata does not import torch.
 """

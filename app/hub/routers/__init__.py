@@ -1,1 +1,1 @@
-"""One router per thing that clients ask for."""
+"""Routers of the Hub protocol, one for each resource."""

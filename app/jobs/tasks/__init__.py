@@ -1,1 +1,1 @@
-"""What the child process of a job runs: one module per kind of job."""
+"""What the child processes of jobs run, one module for each kind of job."""

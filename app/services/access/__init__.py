@@ -1,1 +1,1 @@
-"""Who may do what, and how much of it: tokens, token exchange, quotas, rate limits, encryption, idempotency."""
+"""Who may do what, and how much: tokens, token exchange, grants, quotas, rate limits, secret keys, idempotency keys."""

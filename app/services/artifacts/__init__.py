@@ -1,1 +1,1 @@
-"""Opened releases and patches, plans, and the files that are read from them."""
+"""Opening releases and patches, merge plans, and reading stored files."""

@@ -1,1 +1,1 @@
-"""Families, releases, base aliases, ingestion, upstream hubs."""
+"""Families, releases and their ingestion, base aliases, upstream hubs."""

@@ -1,1 +1,1 @@
-"""The event log: reading it by page, and the live feed."""
+"""The event log by page, and the live event feed."""

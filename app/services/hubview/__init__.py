@@ -1,1 +1,1 @@
-"""What a Hugging Face Hub client sees: repositories, refs, snapshots, listings, model cards, pushes."""
+"""Patches and releases as a Hub client sees them: repositories, refs, commits, listings, model cards, pushes."""

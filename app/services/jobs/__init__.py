@@ -1,1 +1,1 @@
-"""Jobs and the workers that run them."""
+"""Jobs as users see them, and the workers that run them."""

@@ -37,16 +37,16 @@ def watch(read: Begin, write: Begin, patience: float) -> None:
     if following == known:
         return
     with write() as uow:
-        house = Principal(INSTALLATION, frozenset({"admin"}), "maintenance")
+        actor = Principal(INSTALLATION, frozenset({"admin"}), "maintenance")
         for name in sorted(known.keys() | following.keys()):
             before, after = bool(known.get(name, {}).get("told")), bool(following.get(name, {}).get("told"))
             if after and not before:
                 log.warning("%d jobs wait, and no live worker takes jobs of class %s", waiting[name], name)
                 event = WorkerMissing(jobs=waiting[name], since=following[name]["since"])
-                uow.event(event, house, INSTALLATION, name)
+                uow.event(event, actor, INSTALLATION, name)
             if before and not after:
                 log.warning("jobs of class %s no longer wait for want of a worker", name)
-                uow.event(WorkerResolved(since=known[name]["since"]), house, INSTALLATION, name)
+                uow.event(WorkerResolved(since=known[name]["since"]), actor, INSTALLATION, name)
         installation.write(uow.session, FACT, following)
 
 

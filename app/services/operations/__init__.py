@@ -1,1 +1,1 @@
-"""Operations: maintenance, retention, garbage collection, erasure, fsck, readiness, metrics."""
+"""What runs without a user: maintenance, retention, garbage collection, purges, fsck, readiness, metrics."""

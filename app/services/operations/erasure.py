@@ -1,4 +1,4 @@
-"""Removing the bytes of a purged version, wherever they are; repeatable, and finished by the house where it broke off.
+"""Removing the bytes of a purged version, wherever they are; repeatable, and finished by maintenance after an interruption.
 
 What is removed is asked for again, and only what is not there any more counts as removed. Bytes that other versions name stay,
 because they are those versions' too; when the last of these goes, the sweep takes them.
@@ -270,10 +270,10 @@ def _keep(units: UnitsOfWork, ident: str, blobs: list[Report], copies: list[Repo
         if report["state"] == DONE and row.erased_at is None:
             row.erased_at = clock(uow.session)
             row.row_version += 1
-            house = Principal(INSTALLATION, frozenset({"admin"}), "erasure")
+            actor = Principal(INSTALLATION, frozenset({"admin"}), "erasure")
             kept = sum(blob["kept_for"] is not None for blob in blobs)
             subject = f"{row.patch.full_name}@{row.number}"
-            uow.event(VersionErased(blobs=len(blobs) - kept, kept=kept, copies=len(copies)), house, row.owner, subject)
+            uow.event(VersionErased(blobs=len(blobs) - kept, kept=kept, copies=len(copies)), actor, row.owner, subject)
 
 
 def _report(

@@ -1,4 +1,4 @@
-"""Keeping house: what one service process at a time does every few seconds, and what it does every hour."""
+"""Maintenance: what one service process at a time does every few seconds, and what it does every hour."""
 
 import logging
 import time

@@ -1,1 +1,1 @@
-"""Patches, versions, aliases, drafts, publishing, imports, tombstones."""
+"""Patches, their versions and aliases, drafts, publishing, imports, tombstones."""

@@ -1,1 +1,1 @@
-"""Which engine can serve a port, and how to start it."""
+"""Which engines can serve a port, and the commands that start them."""

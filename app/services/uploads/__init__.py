@@ -1,1 +1,1 @@
-"""Bytes that arrive: pushed objects, Xet blocks, upload grants, reservations."""
+"""Bytes that are being uploaded: reservations, upload grants, pushed objects, Xet blocks."""

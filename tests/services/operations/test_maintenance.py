@@ -1,4 +1,4 @@
-"""Keeping house beside others who work: what is just being named is never removed, and one replica at a time keeps house."""
+"""Maintenance during other work: bytes that are being referenced are never removed, and one replica at a time runs it."""
 
 import datetime as dt
 import hashlib
@@ -179,7 +179,7 @@ def replicas(url: str, place: Path, count: int) -> Iterator[list[Runtime]]:
 
 
 class Slow(Maintenance):
-    """A house that takes as long as it is told."""
+    """Maintenance that lasts until the test ends it."""
 
     def __init__(self, replica: Runtime) -> None:
         super().__init__(replica.read, replica.write)
@@ -191,7 +191,9 @@ class Slow(Maintenance):
         self.times += 1
 
 
-def test_one_replica_keeps_house(migrated: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maintenance_is_run_by_one_replica_at_a_time(
+    migrated: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While one does, others do not wait for it but let it; then it is theirs."""
     monkeypatch.setattr(background, "every", lambda *_: None)  # but when the test says so
     with replicas(migrated(), tmp_path, 2) as (one, two):

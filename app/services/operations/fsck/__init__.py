@@ -1,5 +1,5 @@
-"""The check of database against bytes: what is named and not there, what is there and not named, what contradicts itself.
+"""fsck: compares the database with the stored bytes, and with itself.
 
-May import: what services may. Promises: changes nothing; bounded memory whatever the size of the registry; what came or went
-while it looked is no trouble; what it could not look at is said, not passed over.
+May import: what services may. Promises: changes nothing; memory is bounded whatever the size of the registry; rows and bytes that
+change during the check are not reported as trouble; what could not be checked is reported.
 """
