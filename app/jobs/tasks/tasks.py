@@ -18,6 +18,7 @@ from app.core.checkpoint import Checkpoint, list_files, read_checkpoint
 from app.core.deltas import resolve
 from app.core.diagnostics import measure_fidelity
 from app.core.errors import CheckpointError
+from app.core.front_matter import front_matter_of
 from app.core.manifest import Manifest, build_manifest, work_bytes
 from app.core.patch import read_patch
 from app.core.plan import MergePlan, make_plan
@@ -52,7 +53,7 @@ def ingest(order: dict[str, Any], reporter: StartReport) -> dict[str, Any]:
         reporter: makes reports of progress.
 
     Returns:
-        {"manifest_sha256", "stats" by path, "summary"}; the manifest and, below files/, the copies lie in the sink.
+        {"manifest_sha256", "stats" by path, "summary", "front"}; the manifest and, below files/, the copies lie in the sink.
 
     Raises:
         CoreError: it is not a release that can be used.
@@ -68,6 +69,7 @@ def ingest(order: dict[str, Any], reporter: StartReport) -> dict[str, Any]:
         report = reporter(work_bytes(checkpoint), "Reading", len(checkpoint.tensors))
         copy = (lambda path, size: sink.open(f"files/{path}", size)) if order["copy"] else None
         manifest = build_manifest(source, checkpoint, report, copy, lambda: report(0, 1))
+        front = front_matter_of(source, checkpoint.files)
     _check_unchanged(where, checkpoint, manifest, stats, expected)
     text = json.dumps(manifest.to_dict(), sort_keys=True, separators=(",", ":")).encode()
     sink.put(MANIFEST_FILE, text)
@@ -81,6 +83,7 @@ def ingest(order: dict[str, Any], reporter: StartReport) -> dict[str, Any]:
         "manifest_sha256": digest,
         "stats": {path: stats.get(path) for path in checkpoint.files},
         "summary": _summary(checkpoint),
+        "front": dict(front),
     }
 
 

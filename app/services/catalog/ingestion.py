@@ -90,7 +90,10 @@ def record(uow: UnitOfWork, release_id: str, job: str, held: Claim, result: dict
     release.ready_at = now()
     releases.touch(release)
     worker = Principal(INSTALLATION, frozenset({"admin"}), job)
-    event = ReleaseReady(manifest=release.manifest, bytes=release.total_bytes)
+    files, front = manifest.listing(), result["front"]
+    event = ReleaseReady(
+        manifest=release.manifest, bytes=release.total_bytes, release_id=release.id, files=files, front=front
+    )  # fmt: skip
     uow.family_event(event, worker, release.family.name, release.name)
     return True
 
