@@ -19,7 +19,7 @@ from app.blobs.s3 import client
 from app.blobs.s3.store import S3Blobs
 from app.blobs.store import BlobStore
 from app.clients.workers import WorkerFiles
-from app.composition import HANDLERS
+from app.composition import JOB_KINDS
 from app.core import arithmetic
 from app.core.arithmetic import Arithmetic
 from app.db import installation, job_indexes, locks, schema
@@ -64,6 +64,7 @@ class Runtime:
         readiness: whether the components that this process depends on answer.
         draining: set when the process begins to stop, before its listener closes.
         identities: verifies identity tokens of the trusted issuers.
+        job_kinds: the kinds of jobs that are known here.
         rates: the rate limits of requests; set from the start on.
         worker_ttl: seconds without a heartbeat after which a worker counts as dead.
         keys: compares the secret keys of the installation's processes; None on SQLite, where there is only one process.
@@ -72,6 +73,7 @@ class Runtime:
     """
 
     rates: RateLimiter
+    job_kinds = JOB_KINDS
 
     def __init__(self, settings: Settings, merges: bool = True) -> None:
         self.settings, self._merges = settings, merges
@@ -117,6 +119,7 @@ class Runtime:
             raise
 
     def _begin(self, data: Path) -> None:
+        chosen = self.settings
         if self.settings.is_embedded:
             schema.upgrade(self.settings.database_url)
         self._open(data, arithmetic.load)
@@ -126,8 +129,8 @@ class Runtime:
             # With a database of its own it takes its jobs up again; beside others it is a worker like them.
             presence = None if self.settings.is_embedded else self._presence_of(introduce(workers.CPU, arithmetic.host()))
             engine = Engine(
-                self.settings.database_url, self.write, self.read, self.settings.job_concurrency, self.settings.job_poll_seconds,
-                presence=presence, connections=self.settings.database_job_connections,
+                chosen.database_url, self.job_kinds, self.write, self.read, chosen.job_concurrency, chosen.job_poll_seconds,
+                presence=presence, connections=chosen.database_job_connections,
             )  # fmt: skip
             engine.start()
             self._engine = engine
@@ -136,10 +139,8 @@ class Runtime:
         self._bootstrap(data)
         self.announce_keys("service", process_id())
         if isinstance(self._queue, DbosQueue):
-            maintenance = Maintenance(
-                self.read, self.write, self, self.settings.verify_bytes_per_hour, self.settings.retention, self.worker_ttl
-            )  # fmt: skip
-            background.every(background.RECONCILE_SECONDS, self._stopping, "house", partial(self.run_maintenance, maintenance))
+            upkeep = Maintenance(self.read, self.write, self, chosen.verify_bytes_per_hour, chosen.retention, self.worker_ttl)
+            background.every(background.RECONCILE_SECONDS, self._stopping, "house", partial(self.run_maintenance, upkeep))
         self.watch_purges()
         self._warm()
 
@@ -171,7 +172,7 @@ class Runtime:
         accepted = (key.get_secret_value().encode() for key in self.settings.secret_keys_accepted)
         allowed = self._allowed_places()
         self.tools = Tools(
-            blobs, Artifacts(blobs, allowed.roots), queue, load, allowed.roots, allowed.s3,
+            blobs, Artifacts(blobs, allowed.roots), queue, self.job_kinds, load, allowed.roots, allowed.s3,
             self.settings.limits, self._checks, self.merged_reads, self.far_reads, self.pool, (secret_key, *accepted),
         )  # fmt: skip
 
@@ -268,7 +269,7 @@ class Runtime:
     @contextmanager
     def write(self) -> Iterator[UnitOfWork]:
         """A unit of work that may write; commits at its end."""
-        with unit_of_work(self._writes, self.tools, HANDLERS) as uow:
+        with unit_of_work(self._writes, self.tools) as uow:
             yield uow
 
     @contextmanager

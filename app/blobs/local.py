@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from app.blobs import layout
 from app.blobs.error_counts import noted
 from app.blobs.keyed_lock import KeyedLocks
+from app.blobs.locations import DirectorySink, FilesLocation, LocalStore
 from app.blobs.store import BlobInfo
 from app.core.fsync import sync
 from app.core.source import DirectorySource, Source
@@ -109,16 +109,16 @@ class LocalBlobs:
         # Nothing is expected of the files but their digest: the same bytes may be published again under who reads them.
         return DirectorySource(self._root, None, self._locations(files))
 
-    def location(self, files: Mapping[str, str]) -> dict[str, Any]:
-        return {"kind": "files", "locations": {path: str(location) for path, location in self._locations(files).items()}}
+    def location(self, files: Mapping[str, str]) -> FilesLocation:
+        return FilesLocation({path: str(file) for path, file in self._locations(files).items()})
 
-    def where(self) -> dict[str, Any]:
-        return {"kind": "directory", "root": str(self._root.resolve())}
+    def where(self) -> LocalStore:
+        return LocalStore(str(self._root.resolve()))
 
-    def sink(self, upload: str) -> dict[str, Any]:
+    def sink(self, upload: str) -> DirectorySink:
         directory = self._root / "staging" / upload
         directory.mkdir(parents=True, exist_ok=True)
-        return {"kind": "directory", "directory": str(directory.resolve())}
+        return DirectorySink(str(directory.resolve()))
 
     def digests(self) -> Iterator[tuple[str, float]]:
         yield from (entry[:2] for entry in self.entries())

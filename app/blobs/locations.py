@@ -1,14 +1,9 @@
-"""Places and sinks: where bytes lie, and where they may be written, as plain values that a job's process can open.
-
-A place is {"kind": "files", "locations": {path: file}}, {"kind": "directory", "directory", "stats": {path: [size, mtime_ns,
-inode]}, "beneath": [directories that links may lead to]} or {"kind": "s3", "bucket", "objects": {path: [key, size, etag]}}.
-A sink is {"kind": "directory", "directory"} or {"kind": "s3", "bucket", "prefix", "store"}, the last being what the store's own
-keys begin with.
-"""
+"""Locations and sinks: where bytes are stored and where they may be written, as values that a job's process can open."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +21,88 @@ PART_BYTES = 16 * 2**20
 MAX_PARTS = 10_000
 
 
-def open_location(place: Mapping[str, Any]) -> Source:
-    """A source for a place; the caller closes it."""
-    if place["kind"] == "files":
-        return DirectorySource(Path("/"), None, {path: Path(location) for path, location in place["locations"].items()})
-    if place["kind"] == "directory":
-        stats = {path: FileStat(*stat) for path, stat in place["stats"].items()}
-        return DirectorySource(Path(place["directory"]), stats, beneath=[Path(root) for root in place["beneath"]])
-    return S3Source(shared_client(), place["bucket"], {path: Object(*found) for path, found in place["objects"].items()})
+class OnS3:
+    """Whatever is on S3: a process that opens it is given what S3's client needs."""
+
+
+@dataclass(frozen=True)
+class FilesLocation:
+    """Files anywhere on this machine, by the paths that they have as a source."""
+
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class DirectoryLocation:
+    """A directory whose files must still be what they were; links may lead below the directories in `beneath`."""
+
+    directory: str
+    stats: Mapping[str, FileStat]
+    beneath: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class S3Location(OnS3):
+    """Objects of a bucket."""
+
+    bucket: str
+    objects: Mapping[str, Object]
+
+
+Location = FilesLocation | DirectoryLocation | S3Location
+
+
+@dataclass(frozen=True)
+class S3Prefix(OnS3):
+    """Everything below a prefix of a bucket."""
+
+    bucket: str
+    prefix: str
+
+
+@dataclass(frozen=True)
+class DirectorySink:
+    """A directory that files are written to."""
+
+    directory: str
+
+
+@dataclass(frozen=True)
+class S3Sink(OnS3):
+    """A prefix that files are written to; the keys of the store that it belongs to begin with `store`."""
+
+    bucket: str
+    prefix: str
+    store: str = ""
+
+
+SinkLocation = DirectorySink | S3Sink
+
+
+@dataclass(frozen=True)
+class LocalStore:
+    """A blob store in a directory."""
+
+    root: str
+
+
+@dataclass(frozen=True)
+class S3Store(OnS3):
+    """A blob store below an s3:// address."""
+
+    address: str
+
+
+StoreLocation = LocalStore | S3Store
+
+
+def open_location(location: Location) -> Source:
+    """Returns a source for a location; the caller closes it."""
+    if isinstance(location, FilesLocation):
+        return DirectorySource(Path("/"), None, {path: Path(file) for path, file in location.files.items()})
+    if isinstance(location, DirectoryLocation):
+        return DirectorySource(Path(location.directory), location.stats, beneath=[Path(root) for root in location.beneath])
+    return S3Source(shared_client(), location.bucket, location.objects)
 
 
 def list_prefix(bucket: str, prefix: str) -> dict[str, Object]:
@@ -66,23 +135,18 @@ def is_far(source: Source) -> bool:
     return isinstance(source, S3Source)
 
 
-def needs_s3(value: Any) -> bool:
-    """Whether an order names S3 anywhere: only then its process is given what the client needs."""
-    if isinstance(value, Mapping):
-        return value.get("kind") == "s3" or any(needs_s3(v) for v in value.values())
-    return isinstance(value, list | tuple) and any(needs_s3(v) for v in value)
-
-
 class Sink:
     """Writes files to a sink, each in one go, in bounded memory; safe to use from several threads for different files."""
 
-    def __init__(self, where: Mapping[str, Any], client: Any = None) -> None:
-        self._where = where
-        self._client = client or (shared_client() if where["kind"] == "s3" else None)
+    def __init__(self, location: SinkLocation, client: Any = None) -> None:
+        self._location = location
+        self._client: Any = client or (shared_client() if isinstance(location, S3Sink) else None)
 
     def open(self, path: str, size: int) -> AbstractContextManager[Write]:
         """A function that takes the file's bytes in order; the file is durable when the block ends without an error."""
-        return self._s3(path, size) if self._client else self._local(path)
+        if isinstance(self._location, S3Sink):
+            return self._s3({"Bucket": self._location.bucket, "Key": f"{self._location.prefix}/{path}"}, size)
+        return self._local(Path(self._location.directory) / path)
 
     def put(self, path: str, content: bytes) -> None:
         """Writes a small file."""
@@ -91,18 +155,17 @@ class Sink:
 
     def keep(self, files: Mapping[str, str]) -> None:
         """Where the sink is a store's in S3: copies files (path -> sha256) to where the store has them under their digests."""
-        if self._client is None:
+        if not isinstance(self._location, S3Sink):
             return
-        bucket, prefix = self._where["bucket"], self._where["prefix"]
+        bucket, prefix = self._location.bucket, self._location.prefix
         for path, digest in files.items():
             with translated():
                 found = self._client.head_object(Bucket=bucket, Key=f"{prefix}/{path}")
             written = Object(f"{prefix}/{path}", found["ContentLength"], found["ETag"])
-            copy_object(self._client, bucket, written, bucket, f"{self._where['store']}{layout.blob(digest)}")
+            copy_object(self._client, bucket, written, bucket, f"{self._location.store}{layout.blob(digest)}")
 
     @contextmanager
-    def _local(self, path: str) -> Iterator[Write]:
-        target = Path(self._where["directory"]) / path
+    def _local(self, target: Path) -> Iterator[Write]:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("xb") as file:
             yield file.write
@@ -110,9 +173,8 @@ class Sink:
             os.fsync(file.fileno())
 
     @contextmanager
-    def _s3(self, path: str, size: int) -> Iterator[Write]:
-        client, at = self._client, {"Bucket": self._where["bucket"], "Key": f"{self._where['prefix']}/{path}"}
-        assert client is not None  # noqa: S101  the kind says so
+    def _s3(self, at: dict[str, str], size: int) -> Iterator[Write]:
+        client = self._client
         part_bytes = max(PART_BYTES, -(-size // MAX_PARTS))
         with translated():
             if size <= part_bytes:

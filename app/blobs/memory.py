@@ -6,8 +6,8 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
+from app.blobs.locations import DirectorySink, FilesLocation, StoreLocation
 from app.blobs.store import BlobInfo
 from app.core.errors import CheckpointError
 from app.core.source import Source
@@ -59,7 +59,7 @@ class MemoryBlobs:
             self._blobs[digest] = (data, time.time())
 
     def adopt(self, upload: str, files: Mapping[str, str]) -> None:
-        directory = Path(self.sink(upload)["directory"])
+        directory = Path(self.sink(upload).directory)
         for path, digest in files.items():
             if not (directory / path).is_file():
                 raise DomainError("blob.missing", digest=digest)
@@ -83,13 +83,13 @@ class MemoryBlobs:
                 raise DomainError("blob.missing", digest=digest)
         return MemorySource({path: self._blobs[digest][0] for path, digest in files.items()})
 
-    def location(self, files: Mapping[str, str]) -> dict[str, Any]:
-        directory = Path(self.sink("place")["directory"])
+    def location(self, files: Mapping[str, str]) -> FilesLocation:
+        directory = Path(self.sink("location").directory)
         for digest in files.values():
             if digest not in self._blobs:
                 raise DomainError("blob.missing", digest=digest)
             (directory / digest).write_bytes(self._blobs[digest][0])
-        return {"kind": "files", "locations": {path: str(directory / digest) for path, digest in files.items()}}
+        return FilesLocation({path: str(directory / digest) for path, digest in files.items()})
 
     def digests(self) -> Iterator[tuple[str, float]]:
         yield from (entry[:2] for entry in self.entries())
@@ -117,15 +117,15 @@ class MemoryBlobs:
     def traces(self, digest: str) -> int:
         return int(digest in self._blobs)
 
-    def where(self) -> dict[str, Any]:
+    def where(self) -> StoreLocation:
         """Raises NotImplementedError: no other process reaches this one's memory."""
         raise NotImplementedError
 
-    def sink(self, upload: str) -> dict[str, Any]:
+    def sink(self, upload: str) -> DirectorySink:
         with self._lock:
             self._touched.setdefault(upload, time.time())
             directory = self._directories.setdefault(upload, tempfile.TemporaryDirectory())
-        return {"kind": "directory", "directory": directory.name}
+        return DirectorySink(directory.name)
 
 
 class MemorySource:

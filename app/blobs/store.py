@@ -1,8 +1,9 @@
 """The protocol of blob stores."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
+from app.blobs.locations import Location, SinkLocation, StoreLocation
 from app.core.source import Source
 
 
@@ -106,7 +107,7 @@ class BlobStore(Protocol):
             DomainError: blob.missing.
         """
 
-    def location(self, files: Mapping[str, str]) -> dict[str, Any]:
+    def location(self, files: Mapping[str, str]) -> Location:
         """Where blobs lie (path -> digest), for a job's process: `app.blobs.locations.open_location` opens it.
 
         Raises:
@@ -134,8 +135,8 @@ class BlobStore(Protocol):
     def traces(self, digest: str) -> int:
         """How many copies of bytes there are, those that a store keeps hidden too; asked of the store itself."""
 
-    def where(self) -> dict[str, Any]:
+    def where(self) -> StoreLocation:
         """The store itself, for a job's process: `app.blobs.opening.open_store` opens it."""
 
-    def sink(self, upload: str) -> dict[str, Any]:
+    def sink(self, upload: str) -> SinkLocation:
         """Where a job's process writes its files: `app.blobs.locations.Sink` opens it; `discard` removes what is there."""

@@ -1,17 +1,17 @@
 """Imports: patches that are brought in from an upstream."""
 
-import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, func, select
+from sqlalchemy import ForeignKey, Index, String, select
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column, relationship
 
-from app.db.base import Base, Identified, Versioned, page, state_constraint
+from app.db.base import Base, page, state_constraint
+from app.db.job_backed import JobBacked
 from app.db.patches import Patch, PatchVersion
 
 
-class Import(Identified, Versioned, Base):
+class Import(JobBacked, Base):
     """One repository of an upstream on its way to become a version of a patch.
 
     Attributes:
@@ -20,9 +20,7 @@ class Import(Identified, Versioned, Base):
         revision: as it was asked for; `commit` what it meant when it was fetched.
         trained_on: a release, "unknown", or null: what the base's alias says.
         asked_by: {owner, scopes, token, address, request} of the principal.
-        attempt: part of its job's id.
         facts: {base_model, family, trained_on, bytes, dropped} once it has ended well.
-        problem: why it was refused.
     """
 
     __tablename__ = "imports"
@@ -33,8 +31,9 @@ class Import(Identified, Versioned, Base):
         Index("ix_imports_origin", "owner", "upstream", "repository"),
     )
 
+    JOB = "import"
+
     batch: Mapped[str] = mapped_column(String(40))
-    owner: Mapped[str] = mapped_column(String(64))
     name: Mapped[str] = mapped_column(String(89))
     named: Mapped[bool]
     upstream: Mapped[str] = mapped_column(String(64))
@@ -43,12 +42,8 @@ class Import(Identified, Versioned, Base):
     commit: Mapped[str | None] = mapped_column(String(40))
     trained_on: Mapped[str | None] = mapped_column(String(64))
     asked_by: Mapped[dict[str, Any]]
-    state: Mapped[str] = mapped_column(String(20), index=True)
-    attempt: Mapped[int] = mapped_column(default=1)
     version_id: Mapped[str | None] = mapped_column(ForeignKey("patch_versions.id"))
     facts: Mapped[dict[str, Any] | None]
-    problem: Mapped[dict[str, Any] | None]
-    finished_at: Mapped[dt.datetime | None]
 
     version: Mapped[PatchVersion | None] = relationship(lazy="raise")
 
@@ -57,7 +52,6 @@ class Import(Identified, Versioned, Base):
         return f"{self.owner}/{self.name}"
 
 
-UNFINISHED = ("queued", "running")
 SETTLED = ("imported", "present")
 _WITH_VERSION = (joinedload(Import.version).joinedload(PatchVersion.patch).joinedload(Patch.family),)
 
@@ -79,12 +73,6 @@ def list_page(
     return page(session, query, Import, after, limit)
 
 
-def unfinished(session: Session) -> Sequence[tuple[str, str, int]]:
-    """Returns owner, id and attempt of every import that waits for its job, the oldest first."""
-    query = select(Import.owner, Import.id, Import.attempt).where(Import.state.in_(UNFINISHED)).order_by(Import.id)
-    return session.execute(query).tuples().all()
-
-
 def settled(session: Session, owner: str, upstream: str, repository: str) -> Sequence[Import]:
     """Those of a repository that became versions of an owner's patches, newest first."""
     query = select(Import).where(
@@ -99,12 +87,3 @@ def origins(session: Session, owner: str, name: str) -> set[tuple[str, str]]:
         Import.owner == owner, Import.name == name, Import.state.in_(SETTLED)
     )
     return set(session.execute(query.distinct()).tuples())
-
-
-def count(session: Session) -> int:
-    return session.scalar(select(func.count()).select_from(Import)) or 0
-
-
-def everything(session: Session, after: str | None, limit: int) -> Sequence[Import]:
-    """One page of those of all owners."""
-    return page(session, select(Import).options(*_WITH_VERSION), Import, after, limit)

@@ -33,7 +33,6 @@ from sqlalchemy.orm import Session
 
 from app.db.base import clock
 from app.db.job_indexes import OWNER, REFUSED
-from app.domain.principal import INSTALLATION
 
 RUNNING = "PENDING"
 STATUSES: dict[str, tuple[str, ...]] = {
@@ -41,7 +40,7 @@ STATUSES: dict[str, tuple[str, ...]] = {
     "failed": ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"),
 }  # fmt: skip
 LIVE = ("queued", "running")
-WORKFLOW, INGEST = "portllm_job", "ingest"
+WORKFLOW = "portllm_job"
 
 
 @dataclass(frozen=True)
@@ -149,10 +148,6 @@ def page(
     """
     jobs = engine_jobs(session)
     query = select(jobs.c.workflow_uuid).where(jobs.c.name == name)
-    if kind == INGEST:  # all of these belong to the installation, so the index over owners finds them
-        if owner not in (None, INSTALLATION):
-            return ()
-        owner = INSTALLATION
     if owner:
         query = query.where(_owner(session) == owner)
     if kind:

@@ -7,33 +7,30 @@ from typing import Any
 from sqlalchemy import ForeignKey, String, UniqueConstraint, func, or_, select, update
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column, relationship
 
-from app.db.base import Base, Identified, Versioned, page, state_constraint
+from app.db.base import Base, page, state_constraint
+from app.db.job_backed import JobBacked
 from app.db.patches import Patch, PatchVersion
 from app.db.ports import Port
 from app.db.releases import Release
 
 
-class Materialisation(Identified, Versioned, Base):
+class Materialisation(JobBacked, Base):
     """A merged model that was asked for at a place.
 
     Attributes:
         target: s3://bucket/prefix.
-        attempt: how often it was begun; part of its job's id.
         result: {files, bytes_copied, bytes_moved} once it is done.
-        problem: why it failed.
     """
 
     __tablename__ = "materialisations"
     __table_args__ = (UniqueConstraint("port_id", "target"), state_constraint("materialisation"))
 
+    JOB = "materialise"
+
     port_id: Mapped[str] = mapped_column(ForeignKey("ports.id"))
     owner: Mapped[str] = mapped_column(String(64), index=True)
     target: Mapped[str] = mapped_column(String(1100))
-    state: Mapped[str] = mapped_column(String(20), index=True)
-    attempt: Mapped[int] = mapped_column(default=1)
     result: Mapped[dict[str, Any] | None]
-    problem: Mapped[dict[str, Any] | None]
-    finished_at: Mapped[dt.datetime | None]
 
     port: Mapped[Port] = relationship(lazy="raise")
 
@@ -57,13 +54,6 @@ def at(session: Session, port_id: str, target: str) -> Materialisation | None:
 def move(session: Session, old_port: str, new_port: str) -> None:
     """Gives those of one port to another with the same recipe."""
     session.execute(update(Materialisation).where(Materialisation.port_id == old_port).values(port_id=new_port))
-
-
-def unfinished(session: Session) -> Sequence[tuple[str, str, int]]:
-    """Returns owner, id and attempt of every materialisation that waits for its job, the oldest first."""
-    query = select(Materialisation.owner, Materialisation.id, Materialisation.attempt)
-    query = query.where(Materialisation.state.in_(UNFINISHED)).order_by(Materialisation.id)
-    return session.execute(query).tuples().all()
 
 
 def ended_since(session: Session, moment: dt.datetime) -> Sequence[Materialisation]:

@@ -23,6 +23,7 @@ from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column, relations
 
 from app.db.base import Base, Identified, Versioned, page, state_constraint
 from app.db.families import Family
+from app.db.job_backed import job_id
 from app.db.patches import Patch, PatchVersion
 from app.db.releases import Release
 
@@ -67,6 +68,11 @@ class Port(Identified, Versioned, Base):
 
     version: Mapped[PatchVersion] = relationship(lazy="raise", foreign_keys=version_id)
     release: Mapped[Release] = relationship(lazy="raise")
+
+    @property
+    def job(self) -> str:
+        """The id of the job that computes its digests."""
+        return job_id(self.owner, "digest", self.id, self.digest_attempt)
 
 
 _WITH_NAMES = (

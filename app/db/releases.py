@@ -7,13 +7,14 @@ from typing import Any
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, UniqueConstraint, bindparam, func, select, text
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column, relationship
 
-from app.db.base import Base, Identified, Versioned, page, state_constraint
+from app.db.base import Base, Identified, page, state_constraint
 from app.db.families import Family, visible_to
+from app.db.job_backed import JobBacked
 
 _DAMAGED = text("damaged_path IS NOT NULL")
 
 
-class Release(Identified, Versioned, Base):
+class Release(JobBacked, Base):
     """One drop of a family.
 
     Attributes:
@@ -26,7 +27,6 @@ class Release(Identified, Versioned, Base):
         damaged_path: a file whose bytes changed although its identity did not; the release is then not read any more.
         manifest: sha256 of its manifest, a blob; its natural key.
         summary: total bytes, tensors, parameters, model type and what was left out; for lists.
-        problem: why it was rejected.
         origin: {upstream, endpoint, repository, revision, commit} where it was pulled from another hub.
     """
 
@@ -39,21 +39,19 @@ class Release(Identified, Versioned, Base):
         Index("ix_releases_damaged_path", "damaged_path", sqlite_where=_DAMAGED, postgresql_where=_DAMAGED),
     )
 
+    JOB = "ingest"
+
     family_id: Mapped[str] = mapped_column(ForeignKey("families.id"))
     name: Mapped[str] = mapped_column(String(64))
-    owner: Mapped[str] = mapped_column(String(64))
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("releases.id"))
-    state: Mapped[str] = mapped_column(String(20), index=True)
     source: Mapped[str] = mapped_column(String(4096))
     copied: Mapped[bool]
-    attempt: Mapped[int] = mapped_column(default=1)
     stats: Mapped[dict[str, Any] | None]
     identities: Mapped[dict[str, Any] | None]
     damaged_path: Mapped[str | None] = mapped_column(String(4096))
     manifest: Mapped[str | None] = mapped_column(String(64), index=True)
     total_bytes: Mapped[int | None] = mapped_column(BigInteger)
     summary: Mapped[dict[str, Any] | None]
-    problem: Mapped[dict[str, Any] | None]
     origin: Mapped[dict[str, Any] | None]
     yank_reason: Mapped[str | None] = mapped_column(String(2000))
     ready_at: Mapped[dt.datetime | None]
@@ -120,12 +118,6 @@ def names_of_ready(session: Session, family_id: str) -> Sequence[tuple[str, str]
     """Returns id and name of every ready release of a family, newest first."""
     query = select(Release.id, Release.name).where(Release.family_id == family_id, Release.state == "ready")
     return session.execute(query.order_by(Release.ready_at.desc(), Release.id.desc())).tuples().all()
-
-
-def ingesting(session: Session) -> Sequence[tuple[str, int]]:
-    """Returns id and attempt of every release that is being ingested, the oldest first."""
-    query = select(Release.id, Release.attempt).where(Release.state == "ingesting")
-    return session.execute(query.order_by(Release.id)).tuples().all()
 
 
 def list_page(

@@ -1,7 +1,7 @@
 """Upstreams: hubs that an installation pulls from, and how people name what lies there (`hf:org/name@revision`)."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -88,18 +88,6 @@ class Hub:
     token: str | None = field(default=None, repr=False)
     private_hosts: tuple[str, ...] = ()
     http_hosts: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values, for the order of a job: they hold the token and go nowhere else."""
-        return {
-            "name": self.name, "endpoint": self.endpoint, "token": self.token,
-            "private_hosts": list(self.private_hosts), "http_hosts": list(self.http_hosts),
-        }  # fmt: skip
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        hosts = {key: tuple(data[key]) for key in ("private_hosts", "http_hosts")}
-        return cls(data["name"], data["endpoint"], data["token"], **hosts)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,9 @@
-"""A job's process: reads its order from stdin, prints JSON lines, ends when stdin closes.
+"""A job's process: reads its order from stdin, prints JSON lines, ends when stdin closes. The order is one line:
+
+    {"task": the module whose `run(order, context)` does the job, "order": as `app.jobs.codec` encodes it,
+     "device": name for torch, "s3": options}
+
+It answers with:
 
     {"progress": {"done": bytes, "total": bytes, "note": text, "rate": bytes/s,
                   "tensors_done": count or null, "tensors_total": count or null}}         at most once a second
@@ -11,24 +16,23 @@ for the result; parent-death signals alone are tied to the thread that spawned t
 """
 
 import errno
+import importlib
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+import typing
 from typing import Any
 
 from app.blobs.s3 import client
 from app.core.errors import CoreError
 from app.domain.errors import DomainError
-from app.jobs.tasks import tasks
+from app.jobs.codec import decode, encode
+from app.jobs.tasks.context import StartReport, TaskContext
 
 PARENT_GONE = 3
 REPORT_SECONDS = 1.0
-KINDS: dict[str, Callable[..., dict[str, Any]]] = {
-    "ingest": tasks.ingest, "digest": tasks.digest, "materialise": tasks.materialise, "import": tasks.bring,
-}  # fmt: skip
 
 
 class Reporter:
@@ -81,20 +85,26 @@ def hear() -> Any:
 
 def main() -> None:
     """Does one job."""
-    order = hear()
-    client.configure(client.S3Options(**order.get("s3", {})))
+    message = hear()
+    client.configure(client.S3Options(**message.get("s3", {})))
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    do = KINDS[order["kind"]]
+    say(outcome(message, Reporter))
+
+
+def outcome(message: dict[str, Any], start_report: StartReport) -> dict[str, Any]:
+    """Does a job in this process; returns the last line that its process prints."""
+    run = importlib.import_module(message["task"]).run
+    order = decode(typing.get_type_hints(run)["order"], message["order"])
     try:
-        say({"result": do(order["order"], Reporter)})
+        return {"result": encode(run(order, TaskContext(start_report, message.get("device", "cpu"))))}
     except CoreError as error:
-        say({"error": error.to_problem()})
+        return {"error": error.to_problem()}
     except DomainError as error:
-        say({"busy" if error.kind == "busy" else "error": error.to_problem()})
+        return {"busy" if error.kind == "busy" else "error": error.to_problem()}
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        say({"error": DomainError("server.storage_full").to_problem()})
+        return {"error": DomainError("server.storage_full").to_problem()}
 
 
 def _end_with_parent() -> None:

@@ -17,15 +17,11 @@ from contextlib import AbstractContextManager
 from dbos import DBOS
 
 from app.core.arithmetic import Device
-from app.jobs.kinds import KINDS
 from app.services.jobs import workers
 from app.services.jobs.workers import WorkerInfo
 from app.services.unit_of_work import UnitOfWork
 
 DISTRIBUTION = "portllm-registry"
-
-# What is merged on accelerators can be merged without, to the same bytes.
-ANYWHERE = tuple(name for name, kind in KINDS.items() if kind.merges)
 
 log = logging.getLogger("portllm.worker")
 
@@ -102,7 +98,7 @@ class Presence:
         with self._begin() as uow:
             judges = time.monotonic() >= self._judges_from
             dead = (workers.dead(uow, self._ttl) if judges else workers.gone(uow)) - {self.worker_info.id}
-            moved = workers.release_stranded(uow, self._ttl, ANYWHERE) if judges else 0
+            moved = workers.release_stranded(uow, self._ttl) if judges else 0
         if moved:
             log.warning("%d jobs that waited for an accelerator are done without: no worker that has one lives", moved)
         if dead:

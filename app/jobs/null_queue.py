@@ -15,7 +15,16 @@ class NullQueue:
     def __init__(self) -> None:
         self.enqueued: list[tuple[str, str, str]] = []
 
-    def enqueue(self, session: Session, job: str, kind: str, subject: str) -> None:  # noqa: ARG002  the protocol's
+    def enqueue(
+        self,
+        session: Session,  # noqa: ARG002  the protocol's
+        job: str,
+        kind: str,
+        subject: str,
+        *,
+        merges: bool = False,  # noqa: ARG002
+        urgent: bool = False,  # noqa: ARG002
+    ) -> None:
         if (job, kind, subject) not in self.enqueued:
             self.enqueued.append((job, kind, subject))
 

@@ -12,7 +12,6 @@ from app.db import job_queues
 from app.db import jobs as rows
 from app.db.engine import JOB_CONNECTIONS
 from app.domain.errors import DomainError
-from app.jobs.kinds import KINDS
 from app.services.jobs import workers
 from app.services.jobs.workers import CPU
 from app.services.tools import JobStatus
@@ -41,10 +40,12 @@ class DbosQueue:
             system_database_url=url, application_name=APPLICATION, system_database_pool_size=connections
         )  # fmt: skip
 
-    def enqueue(self, session: Session, job: str, kind: str, subject: str) -> None:
-        class_name = workers.merging_class(session, self._ttl) if KINDS[kind].merges else CPU
+    def enqueue(
+        self, session: Session, job: str, kind: str, subject: str, *, merges: bool = False, urgent: bool = False
+    ) -> None:  # fmt: skip
+        class_name = workers.merging_class(session, self._ttl) if merges else CPU
         flow = job_queues.flow_of(job.partition(":")[0], kind)
-        priority = job_queues.URGENT if KINDS[kind].urgent else job_queues.next_priority(session, class_name, flow)
+        priority = job_queues.URGENT if urgent else job_queues.next_priority(session, class_name, flow)
         options: Any = {
             "workflow_name": WORKFLOW, "queue_name": class_name, "workflow_id": job, "app_version": VERSION,
             "serialization_type": PORTABLE, "priority": priority, "queue_partition_key": flow,

@@ -6,11 +6,13 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-from app.blobs.locations import needs_s3
+from app.blobs.locations import OnS3
 from app.blobs.s3.client import CHAIN, options
+from app.domain.upstreams import Hub
+from app.jobs.codec import contains, encode
 from app.jobs.spawn import Launched, launch, log_lines
 
 GRACE_SECONDS = 5.0
@@ -23,6 +25,7 @@ PASSED_ON = (
     "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES",
 )  # fmt: skip
 
+OnProgress = Callable[[dict[str, Any]], Awaitable[None]]
 
 log = logging.getLogger("portllm.job")
 
@@ -43,11 +46,14 @@ class BusyError(Exception):
         self.problem = problem
 
 
-async def run(order: dict[str, Any], on_progress: Callable[[dict[str, Any]], Awaitable[None]]) -> dict[str, Any]:
+async def run(task: str, preload: Sequence[str], order: Any, device: str, on_progress: OnProgress) -> dict[str, Any]:
     """Runs a job in a child process.
 
     Args:
-        order: {"kind", "order"}, plain JSON.
+        task: the module that does it.
+        preload: what else the process should have imported when it starts.
+        order: a frozen dataclass, which `app.jobs.codec` encodes.
+        device: where merged bytes are computed, by its name for torch.
         on_progress: awaited with every progress report; if it raises, the child is ended.
 
     Returns:
@@ -58,15 +64,16 @@ async def run(order: dict[str, Any], on_progress: Callable[[dict[str, Any]], Awa
         BusyError: it may succeed later.
     """
     names, modules = _needs(order)
+    message = {"task": task, "order": encode(order), "device": device, "s3": dataclasses.asdict(options())}
     try:
-        process = await launch(_environment(PASSED_ON), _environment(names), modules)
+        process = await launch(_environment(PASSED_ON), _environment(names), [task, *modules, *preload])
     except OSError as error:  # no room for a process, or for its files
         raise ChildError(str(error)) from error
     log.debug("process %s began", process.pid)
     relay = asyncio.create_task(_relay(process.stderr))
     try:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # how it ended says more
-            process.stdin.write(json.dumps(order | {"s3": dataclasses.asdict(options())}).encode() + b"\n")
+            process.stdin.write(json.dumps(message).encode() + b"\n")
             await process.stdin.drain()
         final: dict[str, Any] | None = None
         async for line in process.stdout:
@@ -94,17 +101,15 @@ def _environment(names: Iterable[str]) -> dict[str, str]:
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
-def _needs(order: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """The variables that an order needs beside everybody's, and what takes long to import for it."""
-    names, modules, is_import = list[str](), list[str](), order["kind"] == "import"
-    if needs_s3(order):
+def _needs(order: Any) -> tuple[list[str], list[str]]:
+    """Returns the environment variables that an order needs beside those of all orders, and what takes long to import for it."""
+    names, modules = list[str](), list[str]()
+    if contains(order, OnS3):
         names += CHAIN
         modules += ["boto3", "botocore.config"]
-    if is_import or order["order"].get("source", {}).get("kind") == "upstream":
+    if contains(order, Hub):
         names += AUTHORITIES
-        modules += ["app.jobs.tasks.import_patch", "app.jobs.tasks.download"]
-    if is_import or "recipe" in order["order"]:  # an import looks at the numbers that it brings
-        modules.append("app.core.tensor.arithmetic")
+        modules.append("app.jobs.tasks.download")
     return names, modules
 
 

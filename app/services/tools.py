@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy.orm import Session
 
+from app.blobs.locations import Location
 from app.blobs.store import BlobStore
 from app.core.arithmetic import Arithmetic
 from app.core.findings import Finding
@@ -51,8 +52,12 @@ class JobStatus:
 class JobQueue(Protocol):
     """What services ask of the job engine."""
 
-    def enqueue(self, session: Session, job: str, kind: str, subject: str) -> None:
-        """Writes the intent to run a job inside the session's transaction; the same id twice is one job."""
+    def enqueue(
+        self, session: Session, job: str, kind: str, subject: str, *, merges: bool = False, urgent: bool = False
+    ) -> None:  # fmt: skip
+        """Writes the intent to run a job inside the session's transaction; the same id twice is one job. For `merges` and
+        `urgent`, see `app.services.jobs.kinds.JobKind`.
+        """
 
     def cancel(self, session: Session, job: str) -> bool:
         """Cancels a job inside the session's transaction; returns False if the job neither waits nor runs.
@@ -141,8 +146,6 @@ class OpenArtifacts(Protocol):
 
     def open_file(self, version: PatchVersion, path: str, digest: str) -> AbstractContextManager[Source]: ...
 
-    def adapter_config(self, version: PatchVersion) -> dict[str, Any]: ...
-
     def open_planned(
         self, release: Release, version: PatchVersion, planned: Planned, arithmetic: Arithmetic, in_order: bool = False
     ) -> AbstractContextManager[Merger]: ...
@@ -163,7 +166,7 @@ class OpenArtifacts(Protocol):
 
     def planned(self, release: Release, version: PatchVersion, recipe: Recipe) -> Planned: ...
 
-    def merge_order(self, release: Release, version: PatchVersion, recipe: Recipe) -> dict[str, Any]: ...
+    def release_location(self, release: Release) -> Location: ...
 
 
 @dataclass(frozen=True)
@@ -185,12 +188,14 @@ class Tools:
         merged_reads: semaphore for reads of merged files.
         far_reads: semaphore for reads of large files in an object store that are served unchanged.
         pool: computes pieces of merged files.
+        kinds: the kinds of jobs by name, see `app.services.jobs.kinds.JobKind`.
         secret_keys: the first signs what we hand out and encrypts what we keep; all are believed, and decrypt.
     """
 
     blobs: BlobStore
     artifacts: OpenArtifacts
     jobs: JobQueue
+    kinds: Mapping[str, Any]
     arithmetic: Callable[[], Arithmetic]
     allowed_roots: tuple[Path, ...]
     allowed_s3: tuple[str, ...]

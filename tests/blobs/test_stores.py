@@ -8,11 +8,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.blobs.local import LocalBlobs
-from app.blobs.locations import Sink, needs_s3, open_location
+from app.blobs.locations import Location, OnS3, Sink, SinkLocation, StoreLocation, open_location
 from app.blobs.memory import MemoryBlobs
 from app.blobs.opening import open_store
 from app.blobs.s3.store import S3Blobs
@@ -22,6 +23,7 @@ from app.core.errors import CheckpointError
 from app.core.source import read_range
 from app.domain.errors import DomainError
 from app.domain.upstreams import Hub
+from app.jobs.codec import contains, decode, encode
 from app.jobs.tasks import download
 from tests.support.fake_hub import Fault, running_hub
 from tests.support.s3 import S3Server
@@ -171,20 +173,25 @@ def test_missing_blobs(blobs: BlobStore) -> None:
         assert raised("blob.missing", lambda call=call: call({"a": there, "b": missing})) == {"digest": missing}
 
 
+def through_json(expected: Any, value: object) -> Any:
+    """A value as a job's process gets it."""
+    return decode(expected, json.loads(json.dumps(encode(value))))
+
+
 def test_place(blobs: BlobStore) -> None:
-    """Where blobs lie, as plain values that a process that knows no store can open."""
-    place = json.loads(json.dumps(blobs.location({"a": put(blobs, b"abc"), "b/c": put(blobs, b"def")})))
-    with closing(open_location(place)) as source:
+    """Where blobs are stored, as a value that a process that knows no store can open."""
+    location = through_json(Location, blobs.location({"a": put(blobs, b"abc"), "b/c": put(blobs, b"def")}))
+    with closing(open_location(location)) as source:
         assert read_range(source, "a", 0, 3) == b"abc"
         assert read_range(source, "b/c", 1, 2) == b"ef"
         with pytest.raises(CheckpointError):
             source.size("d")
-    assert needs_s3({"order": [place]}) == (place["kind"] == "s3")
+    assert contains({"order": [location]}, OnS3) == isinstance(blobs, S3Blobs)
 
 
 def test_adopt(blobs: BlobStore) -> None:
     """What a job of ours wrote becomes blobs under their digests; the rest goes with its run."""
-    sink = Sink(json.loads(json.dumps(blobs.sink("job"))))
+    sink = Sink(through_json(SinkLocation, blobs.sink("job")))
     sink.put("files/x", b"copy")
     sink.put("scratch", b"left over")
     large = bytes(range(256)) * 2**17  # 32 MiB: more than one part
@@ -355,8 +362,8 @@ def test_another_process_goes_on(blobs: BlobStore) -> None:
             blobs.where()
         return
     blobs.append("up", "0", 0, b"abc")
-    where = json.loads(json.dumps(blobs.where()))
-    assert needs_s3(where) == isinstance(blobs, S3Blobs)
+    where = through_json(StoreLocation, blobs.where())
+    assert contains(where, OnS3) == isinstance(blobs, S3Blobs)
     other = open_store(where)
     assert other.received("up", "0") == 3
     other.append("up", "0", 3, b"def")

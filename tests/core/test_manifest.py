@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.blobs.locations import Sink
+from app.blobs.locations import DirectorySink, Sink
 from app.core.checkpoint import read_checkpoint
 from app.core.errors import CoreError
 from app.core.json_text import MAX_NESTING
@@ -23,7 +23,7 @@ def manifest(base: Path, copy_to: Path | None = None) -> tuple[Manifest, int, in
     told: list[int] = []
     with open_directory(base) as opened:
         checkpoint = read_checkpoint(opened.source, opened.files)
-        copy = Sink({"kind": "directory", "directory": str(copy_to)}).open if copy_to else None
+        copy = Sink(DirectorySink(str(copy_to))).open if copy_to else None
         built = build_manifest(opened.source, checkpoint, told.append, copy)
     return built, sum(told), work_bytes(checkpoint)
 

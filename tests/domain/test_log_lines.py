@@ -85,12 +85,12 @@ def test_what_a_process_of_a_job_complains_of(said: Callable[[], list[dict[str, 
     async def run() -> None:
         JOB_ID.set("registry:ingest:rel_1-1")
         with pytest.raises(supervise.ChildError, match="exit status 1"):
-            await supervise.run({"kind": "no such kind", "order": {}}, lambda _: asyncio.sleep(0))
+            await supervise.run("no_such_task", (), None, "cpu", lambda _: asyncio.sleep(0))
 
     asyncio.run(run())
     lines = [line for line in said() if line["name"] == "portllm.job"]
     assert {line["job_id"] for line in lines} == {"registry:ingest:rel_1-1"}
-    assert "KeyError: 'no such kind'" in [line["message"] for line in lines]
+    assert "ModuleNotFoundError: No module named 'no_such_task'" in [line["message"] for line in lines]
     assert "process" in str(lines[0]["message"])
 
 

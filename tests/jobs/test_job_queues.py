@@ -30,9 +30,10 @@ class Waiting:
         service.execute(f"DELETE FROM {service.jobs_table}")
 
     def add(self, owner: str, count: int = 1, kind: str = "digest") -> None:
+        urgent = self._service.runtime.job_kinds[kind].urgent
         with self._service.runtime.write() as uow:
             for _ in range(count):
-                self._queue.enqueue(uow.session, f"{owner}:{kind}:{unique('x')}-0", kind, "x")
+                self._queue.enqueue(uow.session, f"{owner}:{kind}:{unique('x')}-0", kind, "x", urgent=urgent)
 
     def owners(self) -> list[str]:
         """Whose jobs wait, the next one first: the engine's own order."""

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from app.db.jobs import Claim
-from app.jobs import child, engine
-from app.jobs.engine import TELL_SECONDS, Engine
+from app.jobs import child, runner
+from app.jobs.engine import EXECUTOR
+from app.jobs.runner import TELL_SECONDS, JobRunner
+from app.jobs.supervise import OnProgress
 from tests.support.fixtures import Models
 from tests.support.registry import Service
 
@@ -46,25 +47,25 @@ def test_events_of_a_job(fresh: Callable[..., Service], models: Models, monkeypa
     service, clock = fresh(), Clock()
     service.admin.family("llama")
     job = service.register("llama", "v1", models.v1).json()["job"]
-    _, kind, subject = job.split(":")
     written: list[dict[str, object]] = []
 
-    async def write(_name: str, progress: dict[str, object], **_: object) -> None:
+    async def write(progress: dict[str, object]) -> None:
         written.append(progress)
 
-    async def run(_order: object, on_progress: Callable[[dict[str, object]], object]) -> dict[str, object]:
+    async def run(*given: object) -> dict[str, object]:
+        on_progress: OnProgress = given[-1]  # type: ignore[assignment]
         for second in range(60):
             clock.now += 1
-            report = {"done": second, "total": 60, "note": "Reading", "rate": 1, "tensors_done": second, "tensors_total": 60}
-            await on_progress(report)  # type: ignore[misc]
+            await on_progress(
+                {"done": second, "total": 60, "note": "Reading", "rate": 1, "tensors_done": second, "tensors_total": 60}
+            )
         return {"error": {"code": "x", "title": "x", "detail": "x", "remedy": "x"}}
 
-    monkeypatch.setattr(engine, "time", clock)
-    monkeypatch.setattr(engine.DBOS, "set_event_async", write)
-    monkeypatch.setattr(engine.process, "run", run)
+    monkeypatch.setattr(runner, "time", clock)
     service.job_row(job)
-    runner = Engine(service.settings.database_url, service.runtime.write, service.runtime.read, 1, 0.2)
-    asyncio.run(runner._run(job, kind, subject.rpartition("-")[0], Claim(engine.EXECUTOR, 0)))
+    runtime = service.runtime
+    running = JobRunner(runtime.job_kinds, runtime.write, runtime.read, EXECUTOR, keep_progress=write, run_child=run)
+    asyncio.run(running.job(job, "ingest", running.attempt))
     events = service.admin.get("/events", limit=500).json()["items"]
     told = [e["data"] for e in events if e["kind"] == "job.progress"]
     assert len(written) == 60

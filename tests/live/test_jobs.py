@@ -11,7 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
+from app.blobs.locations import DirectorySink
+from app.jobs.codec import encode
 from app.jobs.spawn import ONE_THREAD
+from app.services.catalog.ingestion import Ingestion
+from app.services.catalog.orders import IngestOrder, RegisteredDirectory
 from tests.support.live_fixtures import SECRETS
 from tests.support.service_process import POLL_SECONDS, Service, invoke, open_files, until
 from tests.support.sparse_models import large_release
@@ -131,15 +135,13 @@ def test_children_know_no_secrets(service: Service, huge: Path) -> None:
 
 def test_a_child_ends_when_nobody_waits_for_it(huge: Path, tmp_path: Path) -> None:
     """Its standard input ends with its parent: it stops at once, though its output could still be written."""
-    order = {
-        "run": "x", "source": {"kind": "directory", "directory": str(huge)}, "roots": [str(huge)], "copy": False,
-        "sink": {"kind": "directory", "directory": str(tmp_path)},
-    }  # fmt: skip
+    source = RegisteredDirectory(str(huge), (str(huge),))
+    order = encode(IngestOrder("x", source, DirectorySink(str(tmp_path)), copy=False))
     child = subprocess.Popen([sys.executable, "-m", "app.jobs.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdin is not None
         assert child.stdout is not None
-        child.stdin.write(json.dumps({"kind": "ingest", "order": order}) + "\n")
+        child.stdin.write(json.dumps({"task": Ingestion.task, "order": order}) + "\n")
         child.stdin.flush()
         assert "progress" in json.loads(child.stdout.readline())
         child.stdin.close()

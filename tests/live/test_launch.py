@@ -13,14 +13,32 @@ from typing import Any
 
 import pytest
 
+from app.blobs.locations import DirectorySink
 from app.jobs import spawn
+from app.jobs.codec import encode
 from app.jobs.fork_server import SERVER
 from app.jobs.spawn import Forks, Launched, LaunchError
+from app.services.catalog.ingestion import Ingestion
+from app.services.catalog.orders import IngestOrder, RegisteredDirectory
 from tests.support.service_process import PATIENCE, job_processes, open_files, until
 from tests.support.sparse_models import large_release
 
 Start = Callable[[], Awaitable[Launched]]
 Given = tuple[Forks, dict[str, str]]
+
+
+# A task that returns its environment.
+ENVIRONMENT = """
+import os
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Nothing:
+    pass
+
+def run(order: Nothing, context):
+    return dict(os.environ)
+"""
 
 
 @pytest.fixture
@@ -64,11 +82,9 @@ def order(long: Path, tmp_path: Path) -> bytes:
     """An ingestion of it."""
     sink = tmp_path / "sink"
     sink.mkdir()
-    order = {
-        "run": "x", "source": {"kind": "directory", "directory": str(long)}, "roots": [str(long)], "copy": False,
-        "copied": False, "sink": {"kind": "directory", "directory": str(sink)},
-    }  # fmt: skip
-    return json.dumps({"kind": "ingest", "order": order}).encode() + b"\n"
+    source = RegisteredDirectory(str(long), (str(long),))
+    order = IngestOrder("x", source, DirectorySink(str(sink)), copy=False)
+    return json.dumps({"task": Ingestion.task, "order": encode(order)}).encode() + b"\n"
 
 
 async def eventually(what: Callable[[], bool]) -> None:
@@ -110,7 +126,7 @@ def memory(pid: int) -> bytes:
 def test_a_job_that_ends(start: Start, order: bytes) -> None:
     async def run() -> None:
         lines, complaints, code = await ended(await start(), order)
-        assert (lines[-1]["result"]["run"], complaints, code) == ("x", "", 0)
+        assert (lines[-1]["result"]["type"], complaints, code) == ("IngestResult", "", 0)
 
     asyncio.run(run())
 
@@ -119,8 +135,8 @@ def test_a_job_that_breaks(start: Start) -> None:
     """Python's own words, on standard error, and exit status 1."""
 
     async def run() -> None:
-        lines, complaints, code = await ended(await start(), b'{"kind": "none"}\n')
-        assert (lines, complaints.splitlines()[-1], code) == ([], "KeyError: 'none'", 1)
+        lines, complaints, code = await ended(await start(), b'{"task": "none"}\n')
+        assert (lines, complaints.splitlines()[-1], code) == ([], "ModuleNotFoundError: No module named 'none'", 1)
 
     asyncio.run(run())
 
@@ -177,7 +193,7 @@ def test_a_job_knows_only_what_it_is_given(forks: Given, order: bytes, long: Pat
         # Its own complaints; of no job's files does it keep any. Looked at while it lives: after the next job it ends.
         await eventually(lambda: len([link for link in open_files(forking) if link.startswith("pipe")]) == 1)
         after = await server.fork(common, {}, ["json", "no.such.module"])
-        after.stdin.write(b'{"kind": "none"}\n')
+        after.stdin.write(b'{"task": "none"}\n')
         assert await after.wait() == 1
 
     asyncio.run(run())
@@ -186,14 +202,13 @@ def test_a_job_knows_only_what_it_is_given(forks: Given, order: bytes, long: Pat
 def test_the_environment_of_a_job(forks: Given, write_module: Callable[[str, str], None]) -> None:
     """What was given to one job is its own: S3's client reads its keys from there."""
     server, common = forks
-    # A kind of job that tells what it reads there.
-    write_module("told", "import os\nfrom app.jobs import child\nchild.KINDS['environment'] = lambda *_: dict(os.environ)\n")
+    write_module("told", ENVIRONMENT)
 
     async def run() -> None:
         seen = []
         for own in ({"AWS_PROFILE": "one"}, {}):
             lines, _, _ = await ended(
-                await server.fork(common, own, ["told"]), b'{"kind": "environment", "order": {}}\n'
+                await server.fork(common, own, ["told"]), b'{"task": "told", "order": {"type": "Nothing"}}\n'
             )  # fmt: skip
             seen.append(lines[-1]["result"])
         assert seen == [{**common, "AWS_PROFILE": "one"}, common]
@@ -238,7 +253,7 @@ def test_the_process_that_forks_is_killed(forks: Given, order: bytes, tmp_path: 
         (forking,) = job_processes(tmp_path, SERVER)
         os.kill(forking, signal.SIGKILL)
         lines = [json.loads(line) async for line in going.stdout]
-        assert lines[-1]["result"]["run"] == "x"
+        assert lines[-1]["result"]["manifest"]
         stopped.terminate()
         assert await stopped.wait() == spawn.UNKNOWN, "nobody can say how it ended"
         _, _, code = await ended(await spawn.launch(common, {}, []), order.replace(b"/sink", b"/third"))
@@ -323,7 +338,7 @@ def test_an_import_that_fails_once(forks: Given, order: bytes, tmp_path: Path, w
         after = await server.fork(common, {}, [])
         await eventually(lambda: len(job_processes(tmp_path, SERVER)) == 2)
         for process in (torn, after):
-            process.stdin.write(b'{"kind": "none"}\n')
+            process.stdin.write(b'{"task": "none"}\n')
             assert await process.wait() == 1
         before.terminate()
         assert await before.wait() == -signal.SIGTERM

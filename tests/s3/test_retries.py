@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.jobs.engine import ATTEMPTS
+from app.jobs.runner import ATTEMPTS
 from tests.support.s3 import S3Server
 from tests.support.s3_faults import FaultyS3
 from tests.support.service_process import Service, invoke, until

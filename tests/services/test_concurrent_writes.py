@@ -17,8 +17,10 @@ import pytest
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.runtime import Runtime
-from app.services.catalog import families, releases
+from app.services.catalog import families
+from app.services.catalog.ingestion import INGESTION
 from app.services.events import events
+from app.services.jobs import attempts
 from app.services.patches import patches, versions
 from app.services.ports import ports
 from app.services.unit_of_work import UnitOfWork
@@ -86,7 +88,7 @@ def test_same_release_again_after_a_rejection(service: Service, models: Models) 
     registered = service.register("llama", name, models.v2).json()
     service.runtime.tools.jobs.forget(registered["job"])
     with service.runtime.write() as uow:
-        releases.record_rejected(uow, registered["id"], {"code": "x", "title": "x", "detail": "x", "remedy": "x"})
+        attempts.fail(uow, INGESTION, registered["job"], {"code": "x", "title": "x", "detail": "x", "remedy": "x"})
     answers = call_concurrently(*[lambda: service.register("llama", name, models.v2)] * CLIENTS)
     assert {a.json()["job"] for a in answers} == {registered["job"][:-1] + "2"}
     service.run_jobs()

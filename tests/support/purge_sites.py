@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from app.domain.principal import ROLES
-from app.jobs.tasks import tasks
 from app.services.operations.fsck import check
 from app.services.operations.fsck.troubles import Trouble
 from tests.support.fixtures import Models
@@ -49,7 +48,7 @@ class Place:
         """Asks for a merged model at a place, and writes it there as a worker does."""
         to = target or f"s3://{self.bucket}/exports/{unique('m')}"
         row = self.service.admin.post(f"/ports/{port}/materialise", {"to": to}).json()
-        self.service.run_job(row["job"], "materialise", row["id"], do=tasks.materialise)
+        self.service.run_job(row["job"], "materialise")
         self.service.runtime.tools.jobs.forget(row["job"])
         return dict(self.service.admin.get(f"/materialisations/{row['id']}").json())
 

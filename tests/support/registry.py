@@ -1,18 +1,19 @@
 """A running registry for tests: the real application on a data directory of its own, and callers with tokens.
 
 Jobs: DBOS is a singleton and stays off in this process, so `Settings.jobs` is False and the queue (`jobs.none.NullQueue`) only
-remembers what was enqueued. `run_jobs` then does what the engine does, order, work, record or reject, with two real parts
+remembers what was enqueued. `run_jobs` runs it by the engine's own state machine (`app.jobs.runner`), with two real parts
 of DBOS: its own schema, made by its own migrations in our database, and a PENDING row in it for the job. So the
 question `still_ours` is asked of the real table, and a DBOS upgrade that renames a column fails here.
 
 The database is SQLite in the data directory, or what `database_url` names.
 """
 
+import asyncio
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,15 @@ from dbos import run_dbos_database_migrations
 from fastapi.testclient import TestClient
 from sqlalchemy import Connection, Engine, NullPool, bindparam, create_engine, inspect, text
 
-from app.core.errors import CoreError
 from app.db import job_indexes
 from app.db.base import UtcDateTime
-from app.db.jobs import Claim
-from app.domain.errors import DomainError
+from app.jobs import child
+from app.jobs.codec import encode
 from app.jobs.engine import EXECUTOR
-from app.jobs.kinds import KINDS
 from app.jobs.null_queue import NullQueue
-from app.jobs.tasks import tasks
+from app.jobs.runner import JobRunner, Outcome
+from app.jobs.supervise import BusyError, OnProgress
+from app.jobs.tasks.context import StartReport
 from app.main import create_app
 from app.runtime import Runtime
 from app.settings import Settings
@@ -39,6 +40,8 @@ from tests.support.uploads import announced, send
 statements.share()
 API = "/api/v1"
 _numbers = itertools.count(1)
+# As `app.jobs.child.outcome`: takes the message of a job's process and what starts reports, and returns its last line.
+Do = Callable[[dict[str, Any], StartReport], dict[str, Any]]
 
 
 def unique(stem: str) -> str:
@@ -163,44 +166,24 @@ class Service:
 
     def run_jobs(self) -> None:
         """Does all the work that was enqueued."""
-        for job, kind, subject in list(self.runtime.tools.jobs.enqueued):
-            self.run_job(job, kind, subject)
+        for job, kind, _ in list(self.runtime.tools.jobs.enqueued):
+            self.run_job(job, kind)
             self.runtime.tools.jobs.forget(job)
 
-    def run_job(self, job: str, kind: str, subject: str, do: Callable[..., dict[str, Any]] | None = None) -> None:
-        """What `app.jobs.engine` does with one job; `do` in place of the work in this process."""
-        try:
-            with self.runtime.write() as uow:
-                order = KINDS[kind].order(uow, subject)
-        except DomainError as error:
-            with self.runtime.write() as uow:
-                KINDS[kind].reject(uow, subject, error.to_problem())
-            return
-        if order is None:
-            return
-        self.job_row(job)
-        work_of = do or {"ingest": tasks.ingest, "digest": tasks.digest, "import": tasks.bring}[kind]
-        try:
-            # Through JSON, as it goes to a child process.
-            result = work_of(json.loads(json.dumps(order | {"device": "cpu"})), _silent)
-        except (CoreError, DomainError) as error:
-            with self.runtime.write() as uow:
-                KINDS[kind].clear(uow, order)
-                KINDS[kind].reject(uow, subject, error.to_problem())
-        else:
-            self._record(job, kind, subject, json.loads(json.dumps(result)))
-        self.job_row(job, status="SUCCESS")
+    def run_job(self, job: str, kind: str, do: Do = child.outcome) -> Outcome:
+        """Runs one job by the engine's own state machine, with its work in this process; returns what the engine would store.
 
-    def _record(self, job: str, kind: str, subject: str, result: dict[str, Any]) -> None:
-        """A result that cannot be recorded is refused."""
-        try:
-            with self.runtime.write() as uow:
-                KINDS[kind].record(uow, subject, job, Claim(EXECUTOR, 0), result)
-        except (CoreError, DomainError) as error:
-            if kind != "import":
-                raise
-            with self.runtime.write() as uow:
-                KINDS[kind].reject(uow, subject, error.to_problem())
+        Args:
+            job: its id.
+            kind: the name of its kind.
+            do: what its process would do.
+        """
+        runtime, step = self.runtime, partial(in_this_process, do)
+        runner = JobRunner(runtime.job_kinds, runtime.write, runtime.read, EXECUTOR, run_child=step, first_pause=0.0)
+        self.job_row(job)
+        outcome = asyncio.run(runner.job(job, kind, runner.attempt))
+        self.job_row(job, status="SUCCESS")
+        return outcome
 
     def job_row(self, job: str, status: str = "PENDING", executor: str = EXECUTOR) -> None:
         """Says in the engine's own table that a job is running here, or ended."""
@@ -233,9 +216,15 @@ class Service:
             return [tuple(row) for row in connection.execute(text(query), values)]
 
 
-def _silent(_: int, __: str, ___: int | None = None) -> tasks.ReportProgress:
-    """A reporter that tells nobody."""
-    return lambda _, __=0: None
+async def in_this_process(
+    do: Do, task: str, _preload: Sequence[str], order: Any, device: str, _on_progress: OnProgress
+) -> dict[str, Any]:  # fmt: skip
+    """`app.jobs.supervise.run` without a process: order and result go through JSON all the same, and progress goes nowhere."""
+    message = json.loads(json.dumps({"task": task, "order": encode(order), "device": device}))
+    final = json.loads(json.dumps(do(message, lambda *_: lambda *_: None)))
+    if "busy" in final:
+        raise BusyError(final["busy"])
+    return dict(final)
 
 
 def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:

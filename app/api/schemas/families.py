@@ -7,7 +7,6 @@ from pydantic import Field
 from app.api.schemas.base import Bytes, In, JobProblem, Name, Out, Reason, Sha256, Text, Time
 from app.db.families import Family
 from app.db.releases import Release
-from app.services.catalog import releases
 
 
 class FamilyIn(In):
@@ -100,5 +99,5 @@ class ReleaseOut(Out):
             source=row.source, copied=row.copied, origin=OriginOut(**row.origin) if row.origin else None,
             manifest=row.manifest, total_bytes=row.total_bytes, summary=row.summary,
             problem=JobProblem(**row.problem) if row.problem else None, yank_reason=row.yank_reason,
-            job=releases.job_of(row), created_at=row.created_at, ready_at=row.ready_at,
+            job=row.job, created_at=row.created_at, ready_at=row.ready_at,
         )  # fmt: skip

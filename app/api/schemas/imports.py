@@ -7,7 +7,6 @@ from pydantic import Field, StringConstraints
 from app.api.schemas.base import In, JobProblem, Name, Out, Time
 from app.db.imports import Import
 from app.domain.upstreams import MAX_REFERENCE
-from app.services.patches import imports
 from app.services.patches.imports import ImportRequest
 
 Source = Annotated[str, StringConstraints(min_length=1, max_length=MAX_REFERENCE)]
@@ -75,6 +74,6 @@ class ImportOut(Out):
         return cls(
             id=row.id, batch=row.batch, source=f"{row.upstream}:{row.repository}@{row.revision}", commit=row.commit,
             patch=row.patch, version=row.version.number if row.version else None, state=row.state, facts=row.facts,
-            problem=JobProblem(**row.problem) if row.problem else None, job=imports.job_of(row), created_at=row.created_at,
+            problem=JobProblem(**row.problem) if row.problem else None, job=row.job, created_at=row.created_at,
             finished_at=row.finished_at,
         )  # fmt: skip

@@ -6,7 +6,6 @@ from pydantic import Field
 
 from app.api.schemas.base import Bytes, In, JobProblem, Out, Time
 from app.db.materialisations import Materialisation
-from app.services.ports import materialisations
 
 
 class MaterialiseIn(In):
@@ -56,5 +55,5 @@ class MaterialisationOut(Out):
         return cls(
             id=row.id, port=row.port_id, target=row.target, state=row.state,
             result=WrittenOut(**row.result) if row.result else None, problem=JobProblem(**row.problem) if row.problem else None,
-            job=materialisations.job_of(row), created_at=row.created_at, finished_at=row.finished_at,
+            job=row.job, created_at=row.created_at, finished_at=row.finished_at,
         )  # fmt: skip

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from app.blobs import layout
-from app.blobs.locations import Sink
+from app.blobs.locations import S3Location, S3Sink, S3Store, Sink
 from app.blobs.lru import Recent
 from app.blobs.s3 import versions
 from app.blobs.s3.client import clock_of, impatient_client, is_missing, make_client, shared_client, status_of, translated
@@ -107,16 +107,15 @@ class S3Blobs:
     def open(self, files: Mapping[str, str]) -> Source:
         return S3Source(self._client, self._bucket, {path: self._object(digest) for path, digest in files.items()})
 
-    def location(self, files: Mapping[str, str]) -> dict[str, Any]:
-        objects = {path: list(self._object(digest)) for path, digest in files.items()}
-        return {"kind": "s3", "bucket": self._bucket, "objects": objects}
+    def location(self, files: Mapping[str, str]) -> S3Location:
+        return S3Location(self._bucket, {path: self._object(digest) for path, digest in files.items()})
 
-    def where(self) -> dict[str, Any]:
-        return {"kind": "s3", "place": str(S3Uri(self._bucket, self._prefix.rstrip("/")))}
+    def where(self) -> S3Store:
+        return S3Store(str(S3Uri(self._bucket, self._prefix.rstrip("/"))))
 
-    def sink(self, upload: str) -> dict[str, Any]:
+    def sink(self, upload: str) -> S3Sink:
         prefix = self._key(layout.staged(upload, "")).rstrip("/")
-        return {"kind": "s3", "bucket": self._bucket, "prefix": prefix, "store": self._prefix}
+        return S3Sink(self._bucket, prefix, self._prefix)
 
     def digests(self) -> Iterator[tuple[str, float]]:
         yield from (entry[:2] for entry in self.entries())
@@ -232,7 +231,7 @@ class S3Blobs:
         total, hashed, buffer = sum(found.size for found in staged), hashlib.sha256(), bytearray(READ_BYTES)
         key = self._blob(digest)
         folder, _, name = key.rpartition("/")
-        sink = Sink({"kind": "s3", "bucket": self._bucket, "prefix": folder}, self._client)
+        sink = Sink(S3Sink(self._bucket, folder), self._client)
         with sink.open(name, total) as write:
             for found in staged:
                 source = S3Source(self._client, self._bucket, {"": found})

@@ -1,9 +1,9 @@
 """Events about patches, their versions and aliases, and imports."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
-from app.domain.events.base import Code, OwnerEvent, Reason, for_handlers
+from app.domain.events.base import Code, OwnerEvent, Reason
 
 Number = Annotated[int | None, "number of the version"]
 TrainedOn = Annotated[str, "name of the release that it was trained on, or `unknown`"]
@@ -33,8 +33,6 @@ class VersionPublished(OwnerEvent, kind="version.published", subject=VERSION):
     """A version was published."""
 
     trained_on: TrainedOn
-    version_id: str = for_handlers()
-    front: Mapping[str, str | list[str]] = for_handlers()  # of its README.md
 
 
 class VersionYanked(OwnerEvent, kind="version.yanked", subject=VERSION):

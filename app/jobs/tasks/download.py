@@ -9,10 +9,10 @@ import hashlib
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from app.blobs.memory import MemorySource
 from app.blobs.opening import open_store
@@ -21,7 +21,9 @@ from app.clients.hub import HubClient
 from app.core.checkpoint import CONFIG_FILE, INDEX_FILE, choose_files
 from app.core.manifest import Progress
 from app.domain.errors import DomainError
-from app.domain.upstreams import Hub, HubFile
+from app.domain.upstreams import HubFile
+from app.jobs.tasks.context import StartReport
+from app.services.catalog.orders import StoredFiles, UpstreamCommit
 
 WINDOW_BYTES = 64 * 2**20
 # Of files that a hub does not keep apart from git, which it allows a few MB.
@@ -32,38 +34,34 @@ ATTEMPTS, FIRST_PAUSE, LONGEST_PAUSE = 8, 0.5, 30.0
 WRONG_BYTES_ATTEMPTS = 2
 
 Value = TypeVar("Value")
-Reporter = Callable[[int, str], Progress]
 
 
 class Pulled(NamedTuple):
-    """What lies in the store now: a place to read it from, sizes by path of all that was listed, sha256 by path of what came."""
+    """Files that are in the store now: the source to read them from, with the sizes of all that was listed, and sha256 by path of
+    what was fetched.
+    """
 
-    place: dict[str, Any]
-    files: dict[str, int]
+    source: StoredFiles
     digests: dict[str, str]
 
 
-def pull_release(where: Mapping[str, Any], reporter: Reporter) -> Pulled:
-    """Brings the files of a release here that a release carries: what ingestion leaves out is not fetched.
-
-    Args:
-        where: the source of an order, see `app.services.catalog.release_sources.order_of`.
-        reporter: makes the report of progress, in bytes.
+def pull_release(source: UpstreamCommit, start_report: StartReport) -> Pulled:
+    """Fetches those files of a repository that a release carries into the store; what ingestion leaves out is not fetched.
 
     Raises:
         CoreError: it is not a release that can be used, as far as configuration and index tell.
         DomainError: upstream.*, outgoing.*, storage.*.
     """
-    store, listed = open_store(where["store"]), visible([HubFile(*line) for line in where["files"]])
-    puller = Puller(HubClient(Hub.from_dict(where["hub"])), where["repository"], where["commit"], store, where["upload"])
+    store, listed = open_store(source.store), visible(source.files)
+    puller = Puller(HubClient(source.hub), source.repository, source.commit, store, source.upload)
     sizes = {path: file.size for path, file in listed.items()}
     with closing(MemorySource({p: puller.content(listed[p]) for p in (CONFIG_FILE, INDEX_FILE) if p in listed})) as known:
         wanted = [listed[path] for path in choose_files(known, sizes).carried]
-    puller.report = reporter(sum(file.size for file in wanted), "Downloading")
+    puller.report = start_report(sum(file.size for file in wanted), "Downloading")
     # Large ones first: their names keep them from being swept as garbage, however long it takes; the others are young at the end.
     digests = puller.keep_all(file for file in wanted if file.sha256)
     digests |= puller.keep_all(file for file in wanted if not file.sha256)
-    return Pulled(store.location(digests), sizes, digests)
+    return Pulled(StoredFiles(store.location(digests), sizes), digests)
 
 
 def visible(files: Iterable[HubFile]) -> dict[str, HubFile]:

@@ -1,4 +1,4 @@
-"""What the process of a materialisation does: a merged model, written to S3 in parts.
+"""The task of a materialisation: writes a merged model to S3 in parts.
 
 Bytes that the patch does not touch are copied inside the store where the release lies there too; only the rest passes through
 this process, a few parts at a time. Objects become visible when all parts of all files are there; what a loader looks for
@@ -11,19 +11,42 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
 
+from app.blobs.locations import S3Location, is_far, open_location
+from app.blobs.s3.client import shared_client, translated
 from app.blobs.s3.target import Origin, S3Target
 from app.core.checkpoint import CONFIG_FILE, INDEX_FILE
 from app.core.multipart_plan import MIN_PART, MOVED_PART, Part, plan_parts
 from app.core.plan import PlannedFile
 from app.core.readahead import Windows
 from app.core.stream import Merger
+from app.jobs.tasks.context import TaskContext
+from app.jobs.tasks.merging import open_merger
+from app.services.ports.orders import MaterialiseOrder, MaterialiseResult, WrittenFile
 
 THREADS = 4
 # One is held by every thread, beside the part that it makes.
 LARGEST_WINDOW = 2 * MOVED_PART
 LAST = (INDEX_FILE, CONFIG_FILE)
+
+
+def run(order: MaterialiseOrder, context: TaskContext) -> MaterialiseResult:
+    """Writes a whole merged model to S3.
+
+    Raises:
+        CoreError: the place is taken, the release changed, or a value does not fit the output dtype.
+    """
+    target, base = order.target, order.merge.base
+    origins = dict[str, Origin]()
+    if isinstance(base, S3Location):
+        origins = {path: Origin(base.bucket, found.key, str(found.etag)) for path, found in base.objects.items()}
+    source = open_location(base)
+    windows = Windows(source) if is_far(source) else None
+    with open_merger(order.merge, windows or source, context.device) as merger, translated():
+        tensors = sum(1 for _ in merger.plan.computed_tensors())
+        report = context.start_report(merger.plan.total_bytes, "Writing", tensors)
+        to = S3Target(shared_client(), target.bucket, target.prefix, order.fingerprint)
+        return write_to_s3(merger, to, origins, report, windows)
 
 
 def write_to_s3(
@@ -32,7 +55,7 @@ def write_to_s3(
     origins: Mapping[str, Origin],
     report: Callable[[int, int], None],
     windows: Windows | None = None,
-) -> dict[str, Any]:
+) -> MaterialiseResult:
     """Writes every file of a merged model that is not there yet.
 
     Args:
@@ -43,8 +66,7 @@ def write_to_s3(
         windows: the base that `merger` reads, where every read of it is a journey.
 
     Returns:
-        {"files": [{path, size, copied, moved}], "bytes_copied", "bytes_moved"}; files that an attempt before this one wrote count
-        as it wrote them.
+        What was written; files that an attempt before this one wrote count as it wrote them.
 
     Raises:
         CoreError: the place is taken, the release changed, or a value does not fit the output dtype.
@@ -62,13 +84,9 @@ def write_to_s3(
     except BaseException:
         writing.forget()
         raise
-    written = [held.to_dict() for held in writing.held]
-    written += [_Held(path, files[path].size, copied).to_dict() for path, copied in sorted(present.items())]
-    return {
-        "files": written,
-        "bytes_copied": sum(file["copied"] for file in written),
-        "bytes_moved": sum(file["moved"] for file in written),
-    }
+    all_held = [*writing.held, *(_Held(path, files[path].size, copied) for path, copied in sorted(present.items()))]
+    written = tuple(WrittenFile(held.path, held.size, held.copied, held.size - held.copied) for held in all_held)
+    return MaterialiseResult(written, sum(file.copied for file in written), sum(file.moved for file in written))
 
 
 @dataclass
@@ -81,9 +99,6 @@ class _Held:
     upload: str | None = None
     etags: list[Future[str]] = field(default_factory=list)
     data: bytearray | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"path": self.path, "size": self.size, "copied": self.copied, "moved": self.size - self.copied}
 
 
 class _Writing:

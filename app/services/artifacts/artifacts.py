@@ -4,12 +4,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from app.blobs.locations import is_far, open_location
+from app.blobs.locations import DirectoryLocation, Location, OnS3, S3Location, is_far, open_location
 from app.blobs.lru import Recent
+from app.blobs.s3.source import Object
 from app.blobs.store import BlobStore
-from app.core.adapter import CONFIG_FILE, MAX_CONFIG_BYTES, WEIGHTS_FILE, load_config
+from app.core.adapter import WEIGHTS_FILE
 from app.core.arithmetic import Arithmetic
 from app.core.deltas import resolve
 from app.core.manifest import Manifest
@@ -17,7 +17,7 @@ from app.core.patch import read_patch
 from app.core.plan import MergePlan, make_plan
 from app.core.readahead import ReadAhead
 from app.core.recipe import Recipe, fingerprint
-from app.core.source import DirectorySource, Source, read_range
+from app.core.source import DirectorySource, FileStat, Source, read_range
 from app.core.stream import Merger
 from app.db.patches import PatchVersion
 from app.db.releases import Release
@@ -133,14 +133,9 @@ class Artifacts:
         with self._opened.take(version.id, self._blobs.open({path: digest})) as opening:
             yield opening.source
 
-    def adapter_config(self, version: PatchVersion) -> dict[str, Any]:
-        """Returns a version's adapter_config.json as it was published."""
-        with self.open_file(version, CONFIG_FILE, digests_of(version)[CONFIG_FILE]) as source:
-            return load_config(bytes(read_range(source, CONFIG_FILE, 0, min(source.size(CONFIG_FILE), MAX_CONFIG_BYTES))))
-
     def is_far(self, release: Release) -> bool:
         """Returns whether a ready release lies in an object store, where every read has a high latency."""
-        return self._blobs.where()["kind"] == "s3" if release.copied else release.source.startswith(S3)
+        return isinstance(self._blobs.where(), OnS3) if release.copied else release.source.startswith(S3)
 
     @contextmanager
     def open_merger(
@@ -188,16 +183,6 @@ class Artifacts:
         """Returns the assessment of a version on a release, refusals included. If it is not cached, one caller makes it."""
         return self._assessments.get(_key(release, version, recipe), make)
 
-    def merge_order(self, release: Release, version: PatchVersion, recipe: Recipe) -> dict[str, Any]:
-        """Everything that a child process needs to compute the merged model, as plain values."""
-        return {
-            "manifest": self._blobs.location({MANIFEST: str(release.manifest)}),
-            "base": self._release_location(release),
-            "patch": self._blobs.location(digests_of(version)),
-            "patch_sizes": {file["path"]: file["size"] for file in version.files},
-            "recipe": recipe.to_dict(),
-        }
-
     def planned(self, release: Release, version: PatchVersion, recipe: Recipe) -> Planned:
         """Returns the plan together with the other data that a merger needs."""
         return self._plans.get(_key(release, version, recipe), lambda: self._plan(release, version, recipe))
@@ -222,14 +207,14 @@ class Artifacts:
     def _release_source(self, release: Release) -> Source:
         if release.copied:
             return self._blobs.open(self.manifest(release).file_digests)
-        return open_location(self._release_location(release))
+        return open_location(self.release_location(release))
 
-    def _beneath(self, release: Release) -> list[str]:
+    def _beneath(self, release: Release) -> tuple[str, ...]:
         # The directory was checked when it was registered, and is opened by its real path without following links.
-        return [release.source, *(str(root.resolve()) for root in self._allowed_roots)]
+        return (release.source, *(str(root.resolve()) for root in self._allowed_roots))
 
-    def _release_location(self, release: Release) -> dict[str, Any]:
-        """Returns the place of a release's files: in the store, or the registered source with the identities from then.
+    def release_location(self, release: Release) -> Location:
+        """Returns the location of a release's files: in the store, or the registered source with the identities from then.
 
         Raises:
             DomainError: release.damaged.
@@ -241,10 +226,10 @@ class Artifacts:
         stats = release.stats or {}
         if not release.source.startswith(S3):
             more = release.identities or {}
-            stats = {path: [*stat, *more.get(path, ())] for path, stat in stats.items()}
-            return {"kind": "directory", "directory": release.source, "stats": stats, "beneath": self._beneath(release)}
+            identities = {path: FileStat(*stat, *more.get(path, ())) for path, stat in stats.items()}
+            return DirectoryLocation(release.source, identities, self._beneath(release))
         at = S3Uri.parse(release.source)
-        return {"kind": "s3", "bucket": at.bucket, "objects": {path: [at.key(path), *stat] for path, stat in stats.items()}}
+        return S3Location(at.bucket, {path: Object(at.key(path), *stat) for path, stat in stats.items()})
 
 
 def digests_of(version: PatchVersion) -> dict[str, str]:

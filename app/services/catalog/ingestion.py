@@ -1,22 +1,23 @@
-"""Ingestion: the job that reads a release, from its order to its record."""
+"""Ingestion: the kind of job that reads a release."""
 
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from app.core.manifest import Manifest
 from app.db import release_downloads
 from app.db import releases as rows
 from app.db.base import now
-from app.db.jobs import Claim, claim, still_ours
 from app.db.pushes import Push
 from app.db.releases import Release
-from app.domain.errors import DomainError
-from app.domain.events.families import ReleaseReady
+from app.domain.events.families import ReleaseReady, ReleaseRegistered, ReleaseRejected
 from app.domain.principal import INSTALLATION, Principal
-from app.domain.states import move
-from app.services.catalog import release_sources, releases
+from app.services.catalog import release_sources
+from app.services.catalog.orders import IngestOrder, IngestResult, UpstreamCommit
 from app.services.catalog.release_sources import PUSHED
+from app.services.jobs.kinds import Done, RowKind
 from app.services.unit_of_work import UnitOfWork
 from app.services.uploads import pushed_objects
 
@@ -25,77 +26,65 @@ MANIFEST_FILE = "manifest.json"
 STAT_FIELDS = 3
 
 
-def order(uow: UnitOfWork, release_id: str) -> dict[str, Any] | None:
-    """What the ingestion's child process has to do; None when there is nothing to do any more."""
-    release = rows.get(uow.session, release_id)
-    if release is None or release.state != "ingesting":
-        return None
-    # A name of its own for every run: one that was lost to another worker may still be writing.
-    run = f"{release.id}-{secrets.token_hex(4)}"
-    return {
-        "run": run,
-        "source": release_sources.order_of(uow, release),
-        "roots": [str(r) for r in uow.tools.allowed_roots],
-        "sink": uow.tools.blobs.sink(run),
-        "copy": release.copied and not release_sources.lies_here(release),
-        "copied": release.copied,
-    }
+class Ingestion(RowKind[Release, IngestOrder, IngestResult]):
+    """Digests a release and makes it ready. A release holds up all that wait for it, so its job is urgent."""
+
+    name, noun, model, task, result = Release.JOB, "release", Release, "app.jobs.tasks.ingest", IngestResult
+    owner, own_place, urgent = INSTALLATION, True, True
+    queued = running = "ingesting"
+    failed = cancelled = "rejected"
+
+    def find(self, session: Session, subject: str) -> Release | None:
+        return rows.get(session, subject)
+
+    def describe(self, row: Release) -> str:
+        return f"{row.family.name}/{row.name}"
+
+    def make_order(self, uow: UnitOfWork, row: Release) -> IngestOrder:
+        # A name of its own for every run: one that was lost to another worker may still be writing.
+        run = f"{row.id}-{secrets.token_hex(4)}"
+        copy = row.copied and not release_sources.lies_here(row)
+        return IngestOrder(run, release_sources.order_of(uow, row), uow.tools.blobs.sink(run), copy)
+
+    def keep(self, uow: UnitOfWork, order: IngestOrder, result: IngestResult) -> Manifest:
+        uow.hold_gc()
+        blobs = uow.tools.blobs
+        blobs.adopt(order.run, {MANIFEST_FILE: result.manifest})
+        manifest = uow.tools.artifacts.read_manifest(result.manifest)
+        if order.copy or isinstance(order.source, UpstreamCommit):
+            blobs.adopt(order.run, {f"files/{path}": sha256 for path, sha256 in manifest.file_digests.items()})
+        return manifest
+
+    def record(self, uow: UnitOfWork, row: Release, done: Done[IngestOrder, IngestResult]) -> None:
+        uow.after_commit(lambda: uow.tools.blobs.discard(done.order.run))
+        if row.origin:
+            staging = release_sources.staging_of(row)
+            release_downloads.forget(uow.session, row.id)
+            uow.after_commit(lambda: uow.tools.blobs.discard(staging))
+        if row.source.startswith(PUSHED):
+            _end_push(uow, row)
+        keep_stats(row, None if row.copied else done.result.stats)
+        row.manifest, row.total_bytes, row.summary = done.result.manifest, done.kept.total_bytes, dict(done.result.summary)
+        self.finish(uow, row, "ready")
+        row.ready_at = now()
+        event = ReleaseReady(manifest=row.manifest, bytes=row.total_bytes)
+        uow.family_event(event, done.worker, row.family.name, row.name)
+
+    def tell_failed(self, uow: UnitOfWork, row: Release, worker: Principal, problem: dict[str, Any]) -> None:
+        event = ReleaseRejected(code=problem["code"], detail=problem["detail"])
+        uow.family_event(event, worker, row.family.name, row.name)
+
+    def clear(self, uow: UnitOfWork, order: IngestOrder) -> None:
+        uow.tools.blobs.discard(order.run)
+
+    def allow(self, uow: UnitOfWork, principal: Principal, row: Release) -> None:  # noqa: ARG002
+        release_sources.order_of(uow, row)
+
+    def tell_queued(self, uow: UnitOfWork, principal: Principal, row: Release) -> None:
+        uow.family_event(ReleaseRegistered(source=row.source), principal, row.family.name, row.name)
 
 
-def keep(uow: UnitOfWork, result: dict[str, Any]) -> Manifest:
-    """Takes what a job found into the store, where nothing names it yet; again, it looks whether it is there.
-
-    Apart from `record` because it can take long where the store is far away, and no row must be locked meanwhile.
-
-    Raises:
-        DomainError: blob.missing, when it wrote no such file.
-    """
-    uow.hold_gc()
-    blobs, run, digest = uow.tools.blobs, str(result["run"]), str(result["manifest_sha256"])
-    blobs.adopt(run, {MANIFEST_FILE: digest})
-    manifest = uow.tools.artifacts.read_manifest(digest)
-    if result["copied"] and not result["stored"]:
-        blobs.adopt(run, {f"files/{path}": sha256 for path, sha256 in manifest.file_digests.items()})
-    return manifest
-
-
-def record(uow: UnitOfWork, release_id: str, job: str, held: Claim, result: dict[str, Any]) -> bool:
-    """Makes a release ready with the result of its job; returns False if it no longer waits for that.
-
-    Raises:
-        DomainError: job.lost.
-    """
-    if claim(uow.session, job, held.executor) != held:
-        raise DomainError("job.lost", job=job)
-    # Before any row is locked: others should not wait for a store. What was kept before is only looked for.
-    manifest = keep(uow, result)
-    if not still_ours(uow.session, job, held):
-        raise DomainError("job.lost", job=job)
-    release = releases.still_ingesting(uow, release_id)
-    if release is None:
-        return False
-    blobs, run = uow.tools.blobs, str(result["run"])
-    release.manifest = result["manifest_sha256"]
-    uow.after_commit(lambda: blobs.discard(run))
-    if release.origin:
-        staging = release_sources.staging_of(release)
-        release_downloads.forget(uow.session, release.id)
-        uow.after_commit(lambda: blobs.discard(staging))
-    if release.source.startswith(PUSHED):
-        _end_push(uow, release)
-    keep_stats(release, None if release.copied else result["stats"])
-    release.total_bytes = manifest.total_bytes
-    release.summary = result["summary"]
-    release.state = move("release", release.state, "ready")
-    release.ready_at = now()
-    releases.touch(release)
-    worker = Principal(INSTALLATION, frozenset({"admin"}), job)
-    files, front = manifest.listing(), result["front"]
-    event = ReleaseReady(
-        manifest=release.manifest, bytes=release.total_bytes, release_id=release.id, files=files, front=front
-    )  # fmt: skip
-    uow.family_event(event, worker, release.family.name, release.name)
-    return True
+INGESTION = Ingestion()
 
 
 def keep_stats(release: Release, stats: Mapping[str, Sequence[Any]] | None) -> None:
@@ -117,8 +106,3 @@ def _end_push(uow: UnitOfWork, release: Release) -> None:
     if push:
         pushed_objects.forget(uow, [file["object"] for file in push.files])
         uow.session.delete(push)
-
-
-def clear(uow: UnitOfWork, order: dict[str, Any]) -> None:
-    """Drops what a run staged that ended without a result."""
-    uow.tools.blobs.discard(order["run"])

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from app.blobs.locations import S3Prefix
 from app.db import release_downloads
 from app.db.pushes import Push
 from app.db.releases import Release
@@ -13,6 +13,7 @@ from app.domain.principal import Principal
 from app.domain.s3_uri import S3, S3Uri
 from app.domain.upstreams import HubFile, Reference, is_reference
 from app.services.catalog import upstreams
+from app.services.catalog.orders import RegisteredDirectory, ReleaseLocation, StoredFiles, UpstreamCommit
 from app.services.tools import Tools
 from app.services.unit_of_work import Begin, UnitOfWork
 
@@ -72,7 +73,7 @@ def keep_listing(uow: UnitOfWork, release: Release, listed: UpstreamListing) -> 
         row.files = [file.to_list() for file in listed.files]
 
 
-def order_of(uow: UnitOfWork, release: Release) -> dict[str, Any]:
+def order_of(uow: UnitOfWork, release: Release) -> ReleaseLocation:
     """Where a release is read, as the order of its job names it: asked again at the time of reading.
 
     A link may have been moved since the release was registered, an upstream may be reached by another token. The order for an
@@ -87,10 +88,8 @@ def order_of(uow: UnitOfWork, release: Release) -> dict[str, Any]:
         return allowed_source(release.source, uow.tools)
     reference, row = Reference.parse(release.source), release_downloads.of_release(uow.session, release.id)
     hub = upstreams.hub(uow, reference.upstream)
-    return {
-        "kind": "upstream", "hub": hub.to_dict(), "repository": reference.repository, "commit": reference.revision,
-        "files": row.files if row else [], "store": uow.tools.blobs.where(), "upload": staging_of(release),
-    }  # fmt: skip
+    files = tuple(HubFile(*line) for line in row.files) if row else ()
+    return UpstreamCommit(hub, reference.repository, reference.revision, files, uow.tools.blobs.where(), staging_of(release))
 
 
 def lies_here(release: Release) -> bool:
@@ -98,12 +97,12 @@ def lies_here(release: Release) -> bool:
     return release.origin is not None or release.source.startswith(PUSHED)
 
 
-def _pushed(uow: UnitOfWork, release: Release) -> dict[str, Any]:
+def _pushed(uow: UnitOfWork, release: Release) -> StoredFiles:
     push = uow.session.get(Push, release.source.removeprefix(PUSHED))
     if push is None:
         raise DomainError("push.lost", path=release.name)
-    place = uow.tools.blobs.location({file["path"]: file["sha256"] for file in push.files})
-    return {"kind": "stored", "place": place, "sizes": {file["path"]: file["size"] for file in push.files}}
+    location = uow.tools.blobs.location({file["path"]: file["sha256"] for file in push.files})
+    return StoredFiles(location, {file["path"]: file["size"] for file in push.files})
 
 
 def staging_of(release: Release) -> str:
@@ -111,22 +110,23 @@ def staging_of(release: Release) -> str:
     return f"pull-{release.id}"
 
 
-def allowed_source(source: str, tools: Tools) -> dict[str, Any]:
+def allowed_source(source: str, tools: Tools) -> RegisteredDirectory | S3Prefix:
     """A directory or a place in S3 that a release may be read from, as the order of its job names it.
 
     Raises:
         DomainError: release.root, release.directory, place.invalid, place.not_allowed.
     """
     if not source.startswith(S3):
-        return {"kind": "directory", "directory": str(allowed_directory(source, tools.allowed_roots))}
+        roots = tuple(str(root) for root in tools.allowed_roots)
+        return RegisteredDirectory(str(allowed_directory(source, tools.allowed_roots)), roots)
     place = S3Uri.parse(source)
     place.require_below(tools.allowed_s3)
-    return {"kind": "s3", "bucket": place.bucket, "prefix": place.prefix}
+    return S3Prefix(place.bucket, place.prefix)
 
 
-def address_of(source: dict[str, Any]) -> str:
+def address_of(source: RegisteredDirectory | S3Prefix) -> str:
     """The address of a source, always written the same way."""
-    return str(source["directory"] if source["kind"] == "directory" else S3Uri(source["bucket"], source["prefix"]))
+    return source.directory if isinstance(source, RegisteredDirectory) else str(S3Uri(source.bucket, source.prefix))
 
 
 def allowed_directory(directory: str, roots: Sequence[Path]) -> Path:

@@ -1,23 +1,21 @@
 """Releases: registered from where they lie, digested by a job, never changed."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from app.db import releases as rows
 from app.db.base import now
 from app.db.families import Family
 from app.db.releases import Release
 from app.domain.errors import DomainError
-from app.domain.events.families import ReleaseRegistered, ReleaseRejected, ReleaseYanked
+from app.domain.events.families import ReleaseYanked
 from app.domain.ids import new_id
 from app.domain.names import check_revision
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.states import move
 from app.services.catalog import families, release_sources
+from app.services.catalog.ingestion import INGESTION
 from app.services.catalog.release_sources import PUSHED, UpstreamListing
 from app.services.unit_of_work import UnitOfWork
-
-INGEST = "ingest"
 
 
 def register(
@@ -50,23 +48,9 @@ def register(
     if release and release.state != "rejected":
         _check_same(release, source, copied, parent_row)
         return release, False
-    is_new = release is None
-    if release is None:
-        release = Release(
-            id=new_id("rel"), created_at=now(), family_id=family.id, name=name, owner=INSTALLATION, source=source,
-            copied=copied, parent_id=parent_row.id if parent_row else None, state="ingesting",
-        )  # fmt: skip
-        uow.add(release)
-    else:  # it never was what its name says: whoever named the wrong directory corrects it
-        release.source, release.copied, release.parent_id = source, copied, parent_row.id if parent_row else None
-        _next_attempt(release)
-    release.origin = listed.origin if listed else None
-    if listed:
-        release_sources.keep_listing(uow, release, listed)
-    uow.tools.jobs.enqueue(uow.session, job_of(release), INGEST, release.id)
-    uow.family_event(ReleaseRegistered(source=source), principal, family_name, name)
-    uow.session.flush()
-    return _reread(uow, release), is_new
+    parent_id = parent_row.id if parent_row else None
+    again = _ingest(uow, principal, family, name, source, copied, release, parent_id, listed)
+    return again, release is None
 
 
 def register_pushed(uow: UnitOfWork, principal: Principal, family_name: str, name: str, push: str) -> Release:
@@ -82,47 +66,29 @@ def register_pushed(uow: UnitOfWork, principal: Principal, family_name: str, nam
     principal.require_admin()
     family = families.get(uow, principal, family_name)
     release = rows.by_name(uow.session, family.id, name)
-    source = f"{PUSHED}{push}"
-    if release is None:
-        release = Release(
-            id=new_id("rel"), created_at=now(), family_id=family.id, name=name, owner=INSTALLATION, source=source,
-            copied=True, parent_id=None, state="ingesting",
-        )  # fmt: skip
-        uow.add(release)
-    else:
+    if release:
         uow.lock(release)
-        release.source, release.copied = source, True
-        _next_attempt(release)
-    uow.tools.jobs.enqueue(uow.session, job_of(release), INGEST, release.id)
-    uow.family_event(ReleaseRegistered(source=source), principal, family_name, name)
-    uow.session.flush()
-    return _reread(uow, release)
+    return _ingest(uow, principal, family, name, f"{PUSHED}{push}", True, release, release.parent_id if release else None)
 
 
-def ingest_again(uow: UnitOfWork, principal: Principal, release_id: str) -> str:
-    """Starts the next attempt at a rejected release; the job.
-
-    Raises:
-        DomainError: what `sources.order_of` raises, or state.move when it is not rejected any more.
-    """
-    principal.require_admin()
-    release = rows.locked(uow.session, release_id)
-    if release is None:
-        raise DomainError("state.move", noun="release", state="gone", target="ingesting")
-    _next_attempt(release)
-    release_sources.order_of(uow, release)
-    uow.tools.jobs.enqueue(uow.session, job_of(release), INGEST, release.id)
-    uow.family_event(ReleaseRegistered(source=release.source), principal, release.family.name, release.name)
-    return job_of(release)
-
-
-def job_of(release: Release) -> str:
-    """Deterministic, so that a repeat is harmless: one job for each attempt at ingesting."""
-    return _job(release.id, release.attempt)
-
-
-def _job(release_id: str, attempt: int) -> str:
-    return f"{INSTALLATION}:{INGEST}:{release_id}-{attempt}"
+def _ingest(
+    uow: UnitOfWork, principal: Principal, family: Family, name: str, source: str, copied: bool, rejected: Release | None,
+    parent_id: str | None, listed: UpstreamListing | None = None,
+) -> Release:  # fmt: skip
+    """Starts the ingestion of a new release, or of a rejected one: it never was what its name says, so all else may differ."""
+    release = rejected or Release(id=new_id("rel"), created_at=now(), name=name, owner=INSTALLATION, state="ingesting")
+    release.family_id, release.source, release.copied, release.parent_id = family.id, source, copied, parent_id
+    release.origin = listed.origin if listed else None
+    uow.add(release)
+    uow.session.refresh(release, ["family", "parent"])
+    if listed:
+        release_sources.keep_listing(uow, release, listed)
+    if rejected:
+        INGESTION.again(uow, principal, release)
+        uow.session.flush()
+    else:
+        INGESTION.begin(uow, principal, release)
+    return release
 
 
 def get(uow: UnitOfWork, principal: Principal, family_name: str, name: str) -> Release:
@@ -172,31 +138,6 @@ def yank(uow: UnitOfWork, principal: Principal, family_name: str, name: str, rea
     return release
 
 
-def record_rejected(uow: UnitOfWork, release_id: str, problem: dict[str, Any]) -> None:
-    """Marks a release as rejected, with the reason in the language of all errors."""
-    release = still_ingesting(uow, release_id)
-    if release is None:
-        return
-    release.state = move("release", release.state, "rejected")
-    release.problem = problem
-    touch(release)
-    worker = Principal(INSTALLATION, frozenset({"admin"}), job_of(release))
-    event = ReleaseRejected(code=problem["code"], detail=problem["detail"])
-    uow.family_event(event, worker, release.family.name, release.name)
-
-
-def unfinished(uow: UnitOfWork) -> list[tuple[str, str]]:
-    """Returns (job, release id) of every release that waits for its ingestion, the oldest first."""
-    return [(_job(ident, attempt), ident) for ident, attempt in rows.ingesting(uow.session)]
-
-
-def give_up(uow: UnitOfWork, release_id: str, job: str, problem: dict[str, Any]) -> None:
-    """Rejects the release of one job that was given up, unless another attempt was begun since."""
-    release = rows.get(uow.session, release_id)
-    if release is not None and job_of(release) == job:
-        record_rejected(uow, release_id, problem)
-
-
 def _check_same(release: Release, source: str, copied: bool, parent: Release | None) -> None:
     """Raises `DomainError` (release.taken) unless a release was registered with the very same words."""
     was = (release.source, release.copied, release.parent_id)
@@ -207,13 +148,6 @@ def _check_same(release: Release, source: str, copied: bool, parent: Release | N
         )  # fmt: skip
 
 
-def _next_attempt(release: Release) -> None:
-    release.state = move("release", release.state, "ingesting")
-    release.attempt += 1
-    release.problem = None
-    touch(release)
-
-
 def _parent(uow: UnitOfWork, family: Family, parent: str | None) -> Release | None:
     if parent is None:
         return None
@@ -221,22 +155,6 @@ def _parent(uow: UnitOfWork, family: Family, parent: str | None) -> Release | No
     if row is None:
         raise DomainError("release.parent", parent=parent[:100], family=family.name)
     return row
-
-
-def still_ingesting(uow: UnitOfWork, release_id: str) -> Release | None:
-    """A release whose ingestion still waits for its end, locked."""
-    release = rows.get(uow.session, release_id)
-    if release is None:
-        return None
-    uow.lock(release)
-    return release if release.state == "ingesting" else None
-
-
-def _reread(uow: UnitOfWork, release: Release) -> Release:
-    found = rows.by_name(uow.session, release.family_id, release.name)
-    assert found is not None  # noqa: S101  it was flushed a line ago
-    uow.session.refresh(found, ["family", "parent"])
-    return found
 
 
 def touch(release: Release) -> None:

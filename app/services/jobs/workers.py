@@ -19,6 +19,7 @@ from app.db.workers import Worker
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.signing import SECONDS, sign_read
+from app.services.jobs.kinds import kinds_of
 from app.services.unit_of_work import UnitOfWork
 
 # A dead worker is shown for a day, for whoever looks for what happened.
@@ -118,15 +119,15 @@ def merging_class(session: Session, ttl: float) -> str:
     return max(accelerated, key=lambda name: (accelerated[name], name), default=CPU)
 
 
-def release_stranded(uow: UnitOfWork, ttl: float, kinds: Sequence[str]) -> int:
-    """Gives what waits for accelerators that live no more to the workers without; how many jobs.
+def release_stranded(uow: UnitOfWork, ttl: float) -> int:
+    """Moves jobs that wait for accelerators that are gone to workers without one, which compute the same bytes; returns how many.
 
     Args:
         uow: a transaction that writes.
         ttl: after how many seconds without a word a worker is dead.
-        kinds: which jobs any worker can do.
     """
     living = {row.class_name for row in _live(uow, ttl)}
+    kinds = [kind.name for kind in kinds_of(uow).values() if kind.merges]
     return job_queues.move(uow.session, kinds, ACCELERATED, living, CPU)
 
 

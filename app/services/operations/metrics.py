@@ -9,7 +9,7 @@ from app.db.base import now
 from app.db.patches import LIVING
 from app.domain.states import MOVES
 from app.services.jobs import workers
-from app.services.jobs.jobs import AGAIN
+from app.services.jobs.kinds import kinds_of
 from app.services.operations import retention
 from app.services.unit_of_work import UnitOfWork
 
@@ -72,11 +72,11 @@ def work(uow: UnitOfWork, ttl: float) -> Work:
         uow: the transaction.
         ttl: after how many seconds without a word a worker is dead.
     """
-    moment = now()
-    found = job_rows.counts(uow.session, tuple(AGAIN), moment - RECENT)
+    moment, kinds = now(), kinds_of(uow)
+    found = job_rows.counts(uow.session, tuple(kinds), moment - RECENT)
     living = workers.live_by_class(uow, ttl)
     classes = {workers.CPU, *living, *(row.class_name for row in found)}
-    jobs = {(kind, state, name): 0 for kind in AGAIN for state in STATES for name in classes}
+    jobs = {(kind, state, name): 0 for kind in kinds for state in STATES for name in classes}
     oldest = dict.fromkeys(classes, 0.0)
     for row in found:
         key = (row.kind, row.state, row.class_name)

@@ -12,12 +12,12 @@ from app.domain.errors import DomainError
 from app.domain.events.patches import VersionPurged
 from app.domain.principal import Principal
 from app.domain.states import move
-from app.services.jobs import jobs
+from app.services.jobs import attempts, jobs
 from app.services.operations import erasure
 from app.services.patches import versions
 from app.services.patches.tombstones import bury, bury_port, forget_answers
-from app.services.ports import port_digests
-from app.services.ports.materialisations import MATERIALISE, job_of
+from app.services.ports.materialisations import MATERIALISATION
+from app.services.ports.port_digests import PORT_DIGEST
 from app.services.unit_of_work import UnitOfWork
 
 
@@ -77,21 +77,21 @@ def _end_ports(uow: UnitOfWork, principal: Principal, version: PatchVersion) -> 
     for port in found:
         # Stopped before the port is locked, in the same lock order as a worker that records digests, and again afterwards in case
         # a job was enqueued in between.
-        jobs.stop(uow, principal, port_digests.job_of(port), port_digests.DIGEST, port.id)
+        jobs.stop(uow, principal, PORT_DIGEST, port.job)
         uow.lock(port)
-        jobs.stop(uow, principal, port_digests.job_of(port), port_digests.DIGEST, port.id)
+        jobs.stop(uow, principal, PORT_DIGEST, port.job)
         bury_port(port)
     running = False
     for row in materialisations.of_version(uow.session, version.id):
-        was_cancelled = uow.tools.jobs.cancel(uow.session, job_of(row))
+        was_cancelled = uow.tools.jobs.cancel(uow.session, row.job)
         uow.lock(row)
         if row.state == "done":
             row.state = move("materialisation", row.state, PURGED)
             row.row_version += 1
-        elif row.state in materialisations.UNFINISHED:
+        elif MATERIALISATION.waits(row):
             running |= row.state == "running"
-            if uow.tools.jobs.cancel(uow.session, job_of(row)) or was_cancelled:
-                jobs.record_cancelled(uow, principal, job_of(row), MATERIALISE, row.id)
+            if uow.tools.jobs.cancel(uow.session, row.job) or was_cancelled:
+                jobs.record_cancelled(uow, principal, MATERIALISATION, row.job)
             else:
-                jobs.CANCELLED[MATERIALISE](uow, row.id, DomainError("job.cancelled").to_problem())
+                attempts.fail(uow, MATERIALISATION, row.job, DomainError("job.cancelled").to_problem())
     return running

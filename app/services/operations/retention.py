@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from app.db import installation
 from app.db import retention as rows
 from app.db.base import clock
+from app.services.jobs.kinds import kinds_of
 from app.services.unit_of_work import Begin, UnitOfWork
 
 BATCH = 500
@@ -60,12 +61,13 @@ def prune(read: Begin, write: Begin, keep: Retention) -> dict[str, int]:
 
     deleted: dict[str, Callable[[dt.datetime], int]] = {
         "jobs": jobs_of,
-        "imports": partial(rows_of, rows.imports),
         "discarded": partial(rows_of, rows.discarded),
         "idempotency_keys": partial(rows_of, rows.idempotency_keys),
     }
     with read() as uow:
         present = clock(uow.session)
+        kinds = [kind for kind in kinds_of(uow).values() if kind.retention]
+    deleted |= {str(kind.retention): partial(rows_of, kind.prune) for kind in kinds}
     counts = dict.fromkeys(deleted, 0)
     for noun, delete in deleted.items():
         if days := getattr(keep, noun):

@@ -1,30 +1,88 @@
 """Imports: patches brought in from an upstream, one job for each; what their base is called there tells their family here."""
 
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from app.db import imports as rows
 from app.db import patches as patch_rows
+from app.db import retention
 from app.db.base import clock, now
 from app.db.imports import Import
-from app.db.jobs import Claim, still_ours
 from app.domain.errors import DomainError
 from app.domain.events.patches import ImportCancelled, ImportImported, ImportPresent, ImportRefused, ImportRequested
 from app.domain.ids import new_id
 from app.domain.names import MAX_REPOSITORY, UNKNOWN, check_owner, check_patch, check_revision, patch_name_of
-from app.domain.principal import INSTALLATION, Principal
-from app.domain.states import move
+from app.domain.principal import Principal
 from app.domain.upstreams import Reference
 from app.services.access import tokens
 from app.services.access.quotas import require_room, room
 from app.services.catalog import base_aliases, upstreams
+from app.services.jobs.kinds import Done, RowKind
 from app.services.patches import drafts, patches, verification
 from app.services.patches.drafts import AnnouncedFile
+from app.services.patches.orders import BytesQuota, ImportOrder, ImportResult
 from app.services.unit_of_work import Begin, UnitOfWork
 
-IMPORT = "import"
 MAX_AT_ONCE = 500
+
+
+class ImportKind(RowKind[Import, ImportOrder, ImportResult]):
+    """Brings a patch from an upstream, and publishes it by the same steps as any upload."""
+
+    name, noun, model = Import.JOB, "import", Import
+    # It checks the values that it brings.
+    task, result, preload = "app.jobs.tasks.import_patch", ImportResult, ("app.core.tensor.arithmetic",)
+    failed, retention = "refused", "imports"
+
+    def find(self, session: Session, subject: str) -> Import | None:
+        return rows.get(session, subject)
+
+    def describe(self, row: Import) -> str:
+        return f"{row.id} ({row.patch})"
+
+    def make_order(self, uow: UnitOfWork, row: Import) -> ImportOrder:
+        known = {found.commit for found in _settled(uow, row) if _is_there(found, row)}
+        limits, used = uow.tools.limits, room(uow, row.owner, "bytes")
+        return ImportOrder(
+            upstreams.hub(uow, row.upstream), row.repository, row.revision, tuple(sorted(commit for commit in known if commit)),
+            uow.tools.blobs.where(), _staging(row), limits.patch_bytes, limits.patch_files,
+            BytesQuota(row.owner, *used) if used else None,
+        )  # fmt: skip
+
+    def record(self, uow: UnitOfWork, row: Import, done: Done[ImportOrder, ImportResult]) -> None:
+        row.commit = done.result.commit
+        same = next((found for found in _settled(uow, row) if found.commit == row.commit and _is_there(found, row)), None)
+        if done.result.files is None and same is None:
+            raise DomainError("job.crashed", reason="what it found here is gone")
+        if same is not None:
+            row.version_id, row.facts, state = same.version_id, same.facts, "present"
+        else:
+            state = _publish(uow, row, done.result)
+        self.finish(uow, row, state)
+        uow.after_commit(lambda: uow.tools.blobs.discard(done.order.upload))
+        kind = ImportImported if state == "imported" else ImportPresent
+        event = kind(upstream=row.upstream, repository=row.repository, commit=row.commit)
+        uow.event(event, done.worker, row.owner, row.patch)
+
+    def tell_failed(self, uow: UnitOfWork, row: Import, worker: Principal, problem: dict[str, Any]) -> None:
+        kind = ImportCancelled if row.state == "cancelled" else ImportRefused
+        uow.event(kind(code=problem["code"], repository=row.repository), worker, row.owner, row.patch)
+
+    def allow(self, uow: UnitOfWork, principal: Principal, row: Import) -> None:
+        upstreams.require_usable(uow, principal, row.upstream)
+
+    def tell_queued(self, uow: UnitOfWork, principal: Principal, row: Import) -> None:  # noqa: ARG002
+        row.asked_by = _written(principal)
+
+    def prune(self, session: Session, before: dt.datetime, limit: int) -> int:
+        return retention.imports(session, before, limit)
+
+
+IMPORT = ImportKind()
 
 
 @dataclass(frozen=True)
@@ -107,32 +165,9 @@ def request(uow: UnitOfWork, principal: Principal, wish: ImportRequest, found: S
     uow.session.add_all(made)
     uow.session.flush()
     for row in (row for row in made if row.state == "queued"):
-        uow.tools.jobs.enqueue(uow.session, job_of(row), IMPORT, row.id)
+        IMPORT.enqueue(uow, row)
     uow.event(ImportRequested(sources=list(wish.sources)[:20], count=len(made)), principal, owner, batch)
     return batch, made
-
-
-def again(uow: UnitOfWork, principal: Principal, ident: str) -> str:
-    """Starts the next attempt after one that was refused or cancelled; the job."""
-    row = get(uow, principal, ident)
-    principal.require_publish(row.owner)
-    upstreams.require_usable(uow, principal, row.upstream)
-    require_room(uow, row.owner, jobs=1)
-    uow.lock(row)
-    row.state = move("import", row.state, "queued")
-    row.attempt, row.problem, row.finished_at, row.asked_by = row.attempt + 1, None, None, _written(principal)
-    row.row_version += 1
-    uow.tools.jobs.enqueue(uow.session, job_of(row), IMPORT, row.id)
-    return job_of(row)
-
-
-def job_of(row: Import) -> str:
-    """Deterministic: one job for each attempt."""
-    return _job(row.owner, row.id, row.attempt)
-
-
-def _job(owner: str, ident: str, attempt: int) -> str:
-    return f"{owner}:{IMPORT}:{ident}-{attempt}"
 
 
 def get(uow: UnitOfWork, principal: Principal, ident: str) -> Import:
@@ -150,86 +185,9 @@ def list_page(
     return rows.list_page(uow.session, None if principal.is_admin else principal.owner, batch, state, after, limit)
 
 
-def order(uow: UnitOfWork, ident: str) -> dict[str, Any] | None:
-    """What the child process has to do; None when there is nothing to do any more.
-
-    It holds the upstream's token: it goes to the job's process, and is kept nowhere.
-    """
-    row = _locked(uow, ident)
-    if row is None or row.state not in rows.UNFINISHED:
-        return None
-    if row.state == "queued":
-        row.state = move("import", row.state, "running")
-        row.row_version += 1
-    known = {
-        found.commit for found in rows.settled(uow.session, row.owner, row.upstream, row.repository) if _is_there(found, row)
-    }
-    limits, bytes_room = uow.tools.limits, room(uow, row.owner, "bytes")
-    return {
-        "hub": upstreams.hub(uow, row.upstream).to_dict(), "repository": row.repository, "revision": row.revision,
-        "known": sorted(commit for commit in known if commit), "store": uow.tools.blobs.where(), "upload": _staging(row),
-        "max_bytes": limits.patch_bytes, "max_files": limits.patch_files,
-        "quota": {"owner": row.owner, "used": bytes_room[0], "limit": bytes_room[1]} if bytes_room else None,
-    }  # fmt: skip
-
-
-def record(uow: UnitOfWork, ident: str, job: str, held: Claim, result: dict[str, Any]) -> bool:
-    """Publishes the result of the job, by the same steps as any upload; returns False if the import no longer waits for it.
-
-    Raises:
-        DomainError: job.lost; import.base, import.release, import.taken, blob.missing, and the errors of creating a patch and
-            publishing a version; nothing is created then.
-        CoreError: the files are not a patch that fits the release it was trained on.
-    """
-    if not still_ours(uow.session, job, held):
-        raise DomainError("job.lost", job=job)
-    row = _locked(uow, ident)
-    if row is None or row.state != "running":
-        return False
-    row.commit = result["commit"]
-    settled = rows.settled(uow.session, row.owner, row.upstream, row.repository)
-    same = next((found for found in settled if found.commit == row.commit and _is_there(found, row)), None)
-    if result["files"] is None and same is None:
-        raise DomainError("job.crashed", reason="what it found here is gone")
-    if same is not None:
-        row.version_id, row.facts, state = same.version_id, same.facts, "present"
-    else:
-        state = _publish(uow, row, result)
-    _finish(uow, row, state)
-    uow.after_commit(lambda: uow.tools.blobs.discard(_staging(row)))
-    who = Principal(INSTALLATION, frozenset({"admin"}), job)
-    kind = ImportImported if state == "imported" else ImportPresent
-    uow.event(kind(upstream=row.upstream, repository=row.repository, commit=row.commit), who, row.owner, row.patch)
-    return True
-
-
-def record_refused(uow: UnitOfWork, ident: str, problem: dict[str, Any]) -> None:
-    """Marks it as refused (or cancelled), with the reason in the language of all errors."""
-    row = _locked(uow, ident)
-    if row is None or row.state not in rows.UNFINISHED:
-        return
-    _finish(uow, row, "cancelled" if problem["code"] == "job.cancelled" else "refused")
-    row.problem = problem
-    worker = Principal(INSTALLATION, frozenset({"admin"}), job_of(row))
-    kind = ImportCancelled if row.state == "cancelled" else ImportRefused
-    uow.event(kind(code=problem["code"], repository=row.repository), worker, row.owner, row.patch)
-
-
-def unfinished(uow: UnitOfWork) -> list[tuple[str, str]]:
-    """Returns (job, id) of every import that waits for its job, the oldest first."""
-    return [(_job(owner, ident, attempt), ident) for owner, ident, attempt in rows.unfinished(uow.session)]
-
-
-def give_up(uow: UnitOfWork, ident: str, job: str, problem: dict[str, Any]) -> None:
-    """Marks the import of an abandoned job as refused, unless another attempt has begun since."""
-    row = rows.get(uow.session, ident)
-    if row is not None and job_of(row) == job:
-        record_refused(uow, ident, problem)
-
-
-def _publish(uow: UnitOfWork, row: Import, result: dict[str, Any]) -> str:
+def _publish(uow: UnitOfWork, row: Import, result: ImportResult) -> str:
     """Makes a version of the files that were brought; the state that the import ends in."""
-    principal, base, revision = _asker(row), result["base_model"], result["base_revision"]
+    principal, base, revision, files = _asker(row), result.base_model, result.base_revision, result.files or ()
     if not tokens.is_good(uow, principal):
         raise DomainError("import.token")
     found = base_aliases.find(uow, principal, base, revision)
@@ -241,20 +199,20 @@ def _publish(uow: UnitOfWork, row: Import, result: dict[str, Any]) -> str:
     _require_own(uow, row)
     patches.create(uow, principal, row.owner, row.name, found.family.name)
     uow.hold_gc()
-    for file in result["files"]:
-        if uow.tools.blobs.size(file["sha256"]) != file["size"]:
-            raise DomainError("blob.missing", digest=file["sha256"])
+    for file in files:
+        if uow.tools.blobs.size(file.sha256) != file.size:
+            raise DomainError("blob.missing", digest=file.sha256)
     # They were hashed by the job, out of what this owner's upstream sent: see `app.jobs.tasks.download`.
-    announced = [AnnouncedFile(f["path"], f["size"], f["sha256"], kept=True) for f in result["files"]]
+    announced = [AnnouncedFile(file.path, file.size, file.sha256, kept=True) for file in files]
     version, is_new = drafts.draft(uow, principal, row.owner, row.name, trained_on, announced)
     if is_new:
-        version.dropped = sorted(result["dropped"])[: uow.tools.limits.patch_files]
+        version.dropped = sorted(result.dropped)[: uow.tools.limits.patch_files]
         # The job has read all values already; here only headers are.
         version = drafts.publish(uow, principal, version.id, verification.facts_of(uow.tools, version, read_values=False))
     row.version_id = version.id
     row.facts = {
         "base_model": base, "family": found.family.name, "trained_on": trained_on, "bytes": version.total_bytes,
-        "dropped": list(result["dropped"])[:100],
+        "dropped": list(result.dropped)[:100],
     }  # fmt: skip
     uow.session.flush()
     return "imported" if is_new else "present"
@@ -285,18 +243,8 @@ def _is_there(found: Import, row: Import) -> bool:
     return row.trained_on is None or bool(found.facts and found.facts["trained_on"] == row.trained_on)
 
 
-def _locked(uow: UnitOfWork, ident: str) -> Import | None:
-    """An import as it is now: somebody may just cancel it."""
-    row = rows.get(uow.session, ident)
-    if row is not None:
-        uow.lock(row)
-    return row
-
-
-def _finish(uow: UnitOfWork, row: Import, state: str) -> None:
-    row.state = move("import", row.state, state)
-    row.finished_at = clock(uow.session)
-    row.row_version += 1
+def _settled(uow: UnitOfWork, row: Import) -> Sequence[Import]:
+    return rows.settled(uow.session, row.owner, row.upstream, row.repository)
 
 
 def _staging(row: Import) -> str:

@@ -4,7 +4,6 @@ import datetime as dt
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ import pytest
 
 from app.clients import hub as hub_client
 from app.core.checkpoint import INDEX_FILE
-from app.domain.errors import DomainError
-from app.jobs.tasks import download, tasks
+from app.jobs import child, runner
+from app.jobs.tasks import download
+from app.jobs.tasks.context import StartReport
 from app.services.operations import garbage_collection
 from tests.support.fake_hub import SIGNATURE, FakeHub, Fault, running_hub
 from tests.support.fixtures import Models
@@ -254,11 +254,11 @@ def test_a_file_that_vanished_and_one_that_came_back(service: Service, hub: Fake
 
 
 def test_a_hub_that_stays_away(service: Service, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given up after some tries, as something that can pass."""
+    """Given up after some tries of each of the job's processes, as something that can pass."""
     hub.faults = lambda *_: Fault(503)
     release = pulled(service)
     assert (release["state"], release["problem"]["code"]) == ("rejected", "upstream.unavailable")
-    assert len(hub.fetched("config.json")) == download.ATTEMPTS
+    assert len(hub.fetched("config.json")) == download.ATTEMPTS * runner.ATTEMPTS
     known(service, hub, endpoint="http://127.0.0.1:9")
     refused(register(service), 503, "outgoing.unreachable")
 
@@ -314,7 +314,7 @@ def test_what_has_arrived_is_not_garbage(service: Service, hub: FakeHub, models:
     repository.gone.add("tokenizer.json")
     registered = register(service, "own:org/wide").json()
     with pytest.raises(KeyboardInterrupt):
-        service.run_job(registered["job"], "ingest", registered["id"], do=_interrupted)
+        service.run_job(registered["job"], "ingest", do=_interrupted)
     assert blobs.size(digest) == len(large)
     with service.runtime.read() as uow, garbage_collection.look(uow, dt.timedelta(0)) as found:
         assert digest not in set(found)
@@ -328,10 +328,11 @@ def test_what_has_arrived_is_not_garbage(service: Service, hub: FakeHub, models:
     assert service.admin.get(f"/families/llama/releases/{registered['name']}").json()["state"] == "ready"
 
 
-def _interrupted(order: dict[str, Any], reporter: Any) -> dict[str, Any]:
-    """The job's work, of which nothing more is heard when it fails: as of a process that was killed."""
-    with suppress(DomainError):
-        return tasks.ingest(order, reporter)
+def _interrupted(message: dict[str, Any], start_report: StartReport) -> dict[str, Any]:
+    """The job's work, of which nothing more is heard when it fails: as of a worker that was killed."""
+    final = child.outcome(message, start_report)
+    if "result" in final:
+        return final
     raise KeyboardInterrupt
 
 

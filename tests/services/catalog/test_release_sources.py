@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from app.jobs import supervise
+from app.jobs.engine import EXECUTOR
+from app.jobs.runner import JobRunner
 from tests.support.fixtures import Models, World
 from tests.support.models import continue_base
 from tests.support.registry import Service, refused, unique
@@ -171,13 +172,12 @@ def test_ingestion_in_its_child_process(world: World) -> None:
     async def heard(report: dict[str, object]) -> None:
         progress.append(report)
 
-    def in_child(order: dict[str, object], reporter: object) -> dict[str, object]:
-        final = asyncio.run(supervise.run({"kind": "ingest", "order": order}, heard))
-        return dict(final["result"])
-
-    (job,) = world.service.runtime.tools.jobs.enqueued
-    world.service.run_job(*job, do=in_child)
-    world.service.runtime.tools.jobs.forget(job[0])
+    runtime = world.service.runtime
+    ((job, kind, _),) = runtime.tools.jobs.enqueued
+    world.service.job_row(job)
+    runner = JobRunner(runtime.job_kinds, runtime.write, runtime.read, EXECUTOR, keep_progress=heard)
+    assert asyncio.run(runner.job(job, kind, runner.attempt)) == {"result": "recorded"}
+    runtime.tools.jobs.forget(job)
     release = world.admin.get(f"/families/{family}/releases/v1").json()
     assert (release["state"], release["copied"]) == ("ready", True)
     assert release["manifest"] == world.admin.get("/families/llama/releases/v1").json()["manifest"]

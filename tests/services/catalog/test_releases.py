@@ -10,7 +10,9 @@ from app.core.source import DirectorySource
 from app.db.base import now
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
+from app.jobs.codec import encode
 from app.services.catalog import releases
+from app.services.catalog.orders import IngestResult
 from tests.support.fixtures import Models, World
 from tests.support.models import make_base
 from tests.support.registry import Service, refused, unique
@@ -193,14 +195,14 @@ def test_lost_job_records_nothing(fresh: Callable[..., Service]) -> None:
     service = fresh()
     family = service.admin.family("llama")
     assert service.register(family, "v1", make_base(service.place / "v1")).status_code == 202
-    job, kind, subject = service.runtime.tools.jobs.enqueued[0]
+    job, kind, _ = service.runtime.tools.jobs.enqueued[0]
 
-    def lose(order: dict[str, object], reporter: object) -> dict[str, object]:
+    def lose(*_: object) -> dict[str, object]:
         service.job_row(job, executor="somebody-else")
-        return {"run": order["run"], "copied": False, "manifest_sha256": "0" * 64, "stats": {}, "summary": {}}
+        return {"result": encode(IngestResult("0" * 64, {}, {}))}
 
     with pytest.raises(DomainError) as caught:
-        service.run_job(job, kind, subject, do=lose)
+        service.run_job(job, kind, do=lose)
     assert caught.value.code == "job.lost"
     assert service.admin.get("/families/llama/releases/v1").json()["state"] == "ingesting"
     assert service.rows("SELECT count(*) FROM releases WHERE manifest IS NOT NULL") == [(0,)]

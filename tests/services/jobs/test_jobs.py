@@ -9,10 +9,11 @@ import pytest
 from sqlalchemy import text
 
 from app.domain.principal import Principal
-from app.jobs.kinds import KINDS
 from app.jobs.queue import DbosQueue
 from app.services.catalog import releases
-from app.services.jobs import jobs
+from app.services.jobs import attempts, jobs
+from app.services.ports.orders import DigestResult
+from app.services.ports.port_digests import PORT_DIGEST
 from app.services.unit_of_work import UnitOfWork
 from tests.support.fixtures import Models
 from tests.support.registry import Caller, Service, refused, unique
@@ -192,12 +193,12 @@ def test_reconcile_finds_a_lost_job_among_hundreds_that_wait(service: Service, m
 
 def test_a_result_is_recorded_once(service: Service, acme: Caller, port: str) -> None:
     """A commit that was not confirmed is repeated: the second time there is nothing to record, and so no second event."""
-    job, digests = acme.post(f"/ports/{port}/digest").json()["job"], {"digests": {"a": "0" * 64}, "fidelity": None}
+    job, digests = acme.post(f"/ports/{port}/digest").json()["job"], DigestResult({"a": "0" * 64}, None)
     service.execute(f"UPDATE {service.jobs_table} SET status = 'PENDING', executor_id = 'w' WHERE workflow_uuid = :job", job=job)
     told = []
     for _ in range(2):
         with service.runtime.write() as uow:
-            told.append(KINDS["digest"].record(uow, port, job, jobs.claim(uow, job, "w"), digests))
+            told.append(attempts.record(uow, PORT_DIGEST, job, attempts.claim(uow, job, "w"), None, digests))
     assert told == [True, False]
 
 

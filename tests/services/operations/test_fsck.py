@@ -5,7 +5,7 @@ import datetime as dt
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -350,12 +350,12 @@ def test_what_is_named_need_not_fit_in_memory() -> None:
 def test_a_row_that_somebody_is_at_work_on(busy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """A release that looks stuck, and is ready when it is read again, was no trouble."""
     jobs = busy.service.runtime.tools.jobs
-    status = jobs.status
+    statuses = jobs.statuses
 
-    def ended_just_now(job: str) -> Any:
+    def ended_just_now(asked: Sequence[str]) -> dict[str, Any]:
         busy.service.execute("UPDATE releases SET state = 'rejected' WHERE id = :ident", ident=busy.releases["waiting"])
-        return None if job == busy.waiting["job"] else status(job)
+        return statuses([job for job in asked if job != busy.waiting["job"]])
 
     with altered_row(busy.service, Release, busy.releases["waiting"], state="ingesting"):
-        monkeypatch.setattr(jobs, "status", ended_just_now)
+        monkeypatch.setattr(jobs, "statuses", ended_just_now)
         assert troubles_by_code(busy.service) == {}

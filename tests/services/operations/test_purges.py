@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from app.domain.principal import ROLES
-from app.jobs.tasks import tasks
+from app.jobs import child
+from app.jobs.tasks.context import StartReport
 from app.services.operations import erasure
 from app.services.operations.maintenance import Maintenance
 from tests.support.purge_sites import WHY, Place, place
@@ -170,14 +171,14 @@ def test_jobs_that_run(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     row = place.operator.post(f"/ports/{port}/materialise", {"to": target}).json()
     reports: list[dict[str, Any]] = []
 
-    def meanwhile(order: dict[str, Any], reporter: Any) -> dict[str, Any]:
+    def meanwhile(message: dict[str, Any], start_report: StartReport) -> dict[str, Any]:
         reports.append(place.purge(patch)["erasure"])
-        return tasks.materialise(order, reporter)
+        return child.outcome(message, start_report)
 
     # As where the bytes were opened before: on a disk they can be read on until they are closed.
     with monkeypatch.context() as patched:
         patched.setattr(erasure, "_blobs", lambda *_: [])
-        place.service.run_job(row["job"], "materialise", row["id"], do=meanwhile)
+        place.service.run_job(row["job"], "materialise", do=meanwhile)
     assert reports[0]["state"] == "pending"
     assert "still be writing" in reports[0]["waits_for"]
     assert place.objects(target), "it was written after all"

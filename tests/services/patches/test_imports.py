@@ -15,6 +15,7 @@ from app.services.jobs import jobs
 from app.services.operations.fsck.check import check
 from app.services.operations.fsck.troubles import Trouble
 from app.services.patches import imports
+from app.services.patches.imports import IMPORT
 from tests.support.fake_hub import FakeHub, Fault, Repository, running_hub
 from tests.support.fixtures import Models
 from tests.support.models import Shelf
@@ -76,7 +77,7 @@ def principal(caller: Caller) -> Principal:
 def retried(service: Service, caller: Caller, row: dict[str, Any]) -> dict[str, Any]:
     """What `POST /jobs/{job}/retry` does, whose engine does not run here; the import as it then is."""
     with service.runtime.write() as uow:
-        assert imports.again(uow, principal(caller), row["id"]) == row["job"].removesuffix("-1") + "-2"
+        assert IMPORT.restart(uow, principal(caller), row["id"]) == row["job"].removesuffix("-1") + "-2"
     service.run_jobs()
     return dict(caller.get(f"/imports/{row['id']}").json())
 
@@ -272,7 +273,7 @@ def test_cancelled_and_begun_again(service: Service, hub: FakeHub, acme: Caller)
     assert recorded(service, "acme/tone-2") == ["import.cancelled"]
     assert outcome(retried(service, acme, row)) == ("imported", None)
     with service.runtime.write() as uow, pytest.raises(DomainError) as raised:
-        imports.again(uow, principal(acme), row["id"])
+        IMPORT.restart(uow, principal(acme), row["id"])
     assert raised.value.code == "state.move"
 
 

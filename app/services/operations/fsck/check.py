@@ -13,10 +13,11 @@ from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
-from app.db import aliases, commits, imports, materialisations, patches, ports, pushes, release_downloads, releases
+from app.db import aliases, commits, materialisations, patches, ports, pushes, release_downloads, releases
 from app.services.operations.digest_spill import Named, Scratch
 from app.services.operations.fsck import rows, stored
 from app.services.operations.fsck.stored import UnreadableError
+from app.services.operations.fsck.stuck import stuck
 from app.services.operations.fsck.targets import Targets, reference
 from app.services.operations.fsck.troubles import Found, Trouble
 from app.services.unit_of_work import UnitsOfWork
@@ -58,7 +59,6 @@ ALIASES = _Noun("aliases", aliases.count, aliases.everything, aliases.get)
 PORTS = _Noun("ports", ports.count, ports.everything, ports.get)
 COMMITS = _Noun("commits", commits.count, commits.everything, commits.get)
 MATERIALISATIONS = _Noun("materialisations", materialisations.count, materialisations.everything, materialisations.get)
-IMPORTS = _Noun("imports", imports.count, imports.everything, imports.get)
 
 
 def check(registry: UnitsOfWork, quick: bool, tell: Tell) -> Iterator[Found]:
@@ -77,7 +77,6 @@ def check(registry: UnitsOfWork, quick: bool, tell: Tell) -> Iterator[Found]:
     with closing(Scratch()) as scratch, closing(Scratch()) as buried:
 
         def release(row: Any) -> Iterator[Found]:
-            yield from rows.release(tools, row)
             try:
                 scratch.add(stored.named_by_release(tools.artifacts, row))
             except UnreadableError as error:
@@ -90,17 +89,13 @@ def check(registry: UnitsOfWork, quick: bool, tell: Tell) -> Iterator[Found]:
             buried.add(stored.buried_with(row))
             yield from rows.version(tools, row)
 
-        def materialisation(row: Any) -> Iterator[Found]:
-            yield from rows.materialisation(tools, row)
-            yield from targets.look(row)
-
         yield from _walk(registry, RELEASES, release, tell)
         yield from _walk(registry, VERSIONS, version, tell)
         yield from _walk(registry, ALIASES, lambda row: rows.alias(tools, row), tell)
         yield from _walk(registry, PORTS, lambda row: rows.port(tools, row), tell)
         yield from _walk(registry, COMMITS, rows.commit, tell)
-        yield from _walk(registry, MATERIALISATIONS, materialisation, tell)
-        yield from _walk(registry, IMPORTS, lambda row: rows.import_(tools, row), tell)
+        yield from _walk(registry, MATERIALISATIONS, targets.look, tell)
+        yield from stuck(registry)
         yield from _bytes(registry, scratch, quick, tell)
         with registry.read() as uow:  # what has arrived of them is named by nothing else yet, and may be hours old
             scratch.add(

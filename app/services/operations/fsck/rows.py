@@ -1,4 +1,4 @@
-"""Checks of rows that the schema cannot hold: against other rows, the job engine, and digests computed from JSON columns.
+"""Checks of rows that the schema cannot hold: against other rows, and against digests computed from JSON columns.
 
 What a row must fulfil by itself, and which rows belong together, are CHECK constraints and foreign keys (`app.db`).
 """
@@ -12,30 +12,18 @@ from app.core.recipe import Recipe, digest_of, fingerprint
 from app.db.aliases import Alias
 from app.db.base import now
 from app.db.commits import Commit, name_of
-from app.db.imports import Import
-from app.db.materialisations import Materialisation
 from app.db.patches import PUBLISHED, PURGED, PatchVersion
 from app.db.ports import Port
-from app.db.releases import Release
-from app.services.catalog import releases
 from app.services.operations.abandoned_uploads import DRAFT_AGE
 from app.services.operations.fsck.troubles import Trouble
-from app.services.patches import imports
-from app.services.ports import materialisations, ports
+from app.services.ports import ports
 from app.services.tools import Tools
 
 # An erasure takes moments, where the stores answer.
 ERASURE_AGE = dt.timedelta(days=1)
-LIVE_JOBS = ("queued", "running")
 READ_STATES = ("ready", "yanked")
 # The sweep comes every hour; a draft that is still there much later was not swept.
 SWEEPS_MISSED = 2 * DRAFT_AGE
-
-
-def release(tools: Tools, row: Release) -> Iterator[Trouble]:
-    """Checks that a release that is being ingested has a job that waits or runs."""
-    if row.state == "ingesting":
-        yield from _stuck(tools, "release.stuck", f"{row.family.name}/{row.name}", row.state, releases.job_of(row))
 
 
 def version(tools: Tools, row: PatchVersion) -> Iterator[Trouble]:
@@ -89,28 +77,9 @@ def commit(row: Commit) -> Iterator[Trouble]:
             yield Trouble("commit.files", subject, f"The text of {path} is not the one that it lists.")
 
 
-def materialisation(tools: Tools, row: Materialisation) -> Iterator[Trouble]:
-    """One that waits or runs has a job that lives."""
-    if row.state in LIVE_JOBS:
-        subject = f"{row.id} ({row.target})"
-        yield from _stuck(tools, "materialisation.stuck", subject, row.state, materialisations.job_of(row))
-
-
-def import_(tools: Tools, row: Import) -> Iterator[Trouble]:
-    """One that waits or runs has a job that lives."""
-    if row.state in LIVE_JOBS:
-        yield from _stuck(tools, "import.stuck", f"{row.id} ({row.patch})", row.state, imports.job_of(row))
-
-
 def version_name(row: PatchVersion) -> str:
     """owner/name@number, or the id of what has no number."""
     return f"{row.patch.full_name}@{row.number}" if row.number is not None else f"{row.patch.full_name} {row.id}"
-
-
-def _stuck(tools: Tools, code: str, subject: str, state: str, job: str) -> Iterator[Trouble]:
-    status = tools.jobs.status(job)
-    if status is None or status.state not in LIVE_JOBS:
-        yield Trouble(code, subject, f"It is {state}, and its job {job} is {status.state if status else 'not there'}.")
 
 
 def _draft(tools: Tools, row: PatchVersion, name: str) -> Iterator[Trouble]:

@@ -10,7 +10,10 @@ _ROW = "Nothing here writes such a row. Restore the database from a backup, or c
 _RETRY = "A service that runs mends it within seconds; if it stays, start the job again with 'portllm jobs retry'."
 _SWEEP = "Nothing to do: the next sweep of a running service removes it."
 
-# What to do, by code; every code is here.
+# The second part of the code of a row that waits for a job that does not run; the first is the noun of the kind of job.
+STUCK = "stuck"
+
+# What to do, by code; every other code is here.
 REMEDIES: dict[str, str] = {
     "blob.missing": f"{_BACKUP} A patch that is published again brings its own.",
     "blob.size": _BACKUP,
@@ -22,7 +25,6 @@ REMEDIES: dict[str, str] = {
     "release.changed": "Put the file back, or register what is there now as another release. Where its bytes are the same (it "
     "was copied or restored), run 'portllm fsck --reaccept'.",
     "release.bytes": "Restore the file from a backup and run 'portllm fsck --reaccept', or register the release by another name.",
-    "release.stuck": _RETRY,
     "version.files": _ROW,
     "purge.pending": "See what the erasure waits for: 'portllm purge --verify OWNER/PATCH@N'.",
     "purge.bytes": "Purge the version again: the same request removes what is there.",
@@ -38,8 +40,6 @@ REMEDIES: dict[str, str] = {
     "port.recipe": _ROW,
     "port.fingerprint": "Retire the port and ask for it again. What was written or pulled under the old fingerprint may differ.",
     "commit.files": "Remove the row from the table commits: what is asked for again is written again.",
-    "materialisation.stuck": _RETRY,
-    "import.stuck": _RETRY,
     "materialisation.missing": "Ask for the merged model at another place, or put the file back.",
     "materialisation.size": "Remove the file and ask for the merged model at another place.",
 }
@@ -55,7 +55,7 @@ class Trouble:
 
     @property
     def remedy(self) -> str:
-        return REMEDIES[self.code]
+        return _RETRY if self.code.endswith(f".{STUCK}") else REMEDIES[self.code]
 
     def to_dict(self) -> dict[str, str]:
         return {"code": self.code, "subject": self.subject, "detail": self.detail, "remedy": self.remedy}

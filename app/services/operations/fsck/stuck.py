@@ -1,0 +1,32 @@
+"""Rows that wait for a job that neither waits nor runs, of every kind of job."""
+
+from collections.abc import Iterator
+
+from app.services.jobs.attempts import AnyKind
+from app.services.jobs.kinds import kinds_of
+from app.services.operations.fsck.troubles import STUCK, Trouble
+from app.services.unit_of_work import UnitsOfWork
+
+PAGE = 200
+LIVE = ("queued", "running")
+
+
+def stuck(registry: UnitsOfWork) -> Iterator[Trouble]:
+    """Yields the rows that wait in vain; a row whose job has just ended is read again before it is reported."""
+    with registry.read() as uow:
+        waiting = [(kind, *found) for kind in kinds_of(uow).values() for found in kind.unfinished(uow.session)]
+    for some in (waiting[start : start + PAGE] for start in range(0, len(waiting), PAGE)):
+        statuses = registry.tools.jobs.statuses([job for _, job, _ in some])
+        for kind, job, subject in some:
+            status = statuses.get(job)
+            if status is None or status.state not in LIVE:
+                yield from _still(registry, kind, job, subject)
+
+
+def _still(registry: UnitsOfWork, kind: AnyKind, job: str, subject: str) -> Iterator[Trouble]:
+    with registry.read() as uow:
+        row, status = kind.find(uow.session, subject), uow.tools.jobs.status(job)
+    if row is None or row.job != job or not kind.waits(row) or (status and status.state in LIVE):
+        return
+    detail = f"It is {row.state}, and its job {job} is {status.state if status else 'not there'}."
+    yield Trouble(f"{kind.noun}.{STUCK}", kind.describe(row), detail)
