@@ -20,7 +20,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_first_start_lets_nobody_else_in(tmp_path: Path) -> None:
+def test_first_start_creates_a_private_directory(tmp_path: Path) -> None:
     """Whatever the umask, also for files that SQLite makes."""
     before = os.umask(0o000)
     try:
@@ -33,7 +33,7 @@ def test_a_first_start_lets_nobody_else_in(tmp_path: Path) -> None:
     assert set(found.values()) == {0o600}, found
 
 
-def test_a_directory_that_others_may_enter_is_narrowed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_directory_that_others_may_enter_is_narrowed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Made by hand, or restored from a backup, with files that others may read; the log names each."""
     data, settings = tmp_path / "data", Settings(jobs=False, data=tmp_path / "data")
     with TestClient(create_app(settings)):
@@ -51,7 +51,7 @@ def test_a_directory_that_others_may_enter_is_narrowed(tmp_path: Path, caplog: p
         assert "open to others" not in caplog.text
 
 
-def test_an_upgrade_narrows_it_too(tmp_path: Path) -> None:
+def test_upgrade_narrows_the_directory(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir(mode=0o755)
     data.chmod(0o755)
@@ -59,7 +59,7 @@ def test_an_upgrade_narrows_it_too(tmp_path: Path) -> None:
     assert (mode(data), mode(data / "portllm.db")) == (0o700, 0o600)
 
 
-def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
+def test_directory_of_another_user_is_refused(tmp_path: Path) -> None:
     """Its owner could read every secret in it, and put other ones there."""
     data = tmp_path
     if os.geteuid() == 0:

@@ -17,7 +17,7 @@ def lines(caller: Caller, after: int = 0) -> list[dict[str, Any]]:
     return [json.loads(line) for line in answer.text.splitlines()]
 
 
-def test_who_did_what_from_where(world: World) -> None:
+def test_audit_line_of_an_admin_acting_for_an_owner_names_token_address_and_request(world: World) -> None:
     """A change by an admin in another's name: its token, its address and the id of the request are in its line."""
     name = unique("patch")
     made = world.admin.post("/patches", {"owner": "acme", "name": name, "family": "llama"}, {"X-Request-Id": "r-17"})
@@ -30,7 +30,7 @@ def test_who_did_what_from_where(world: World) -> None:
     }  # fmt: skip
 
 
-def test_for_whom(world: World) -> None:
+def test_audit_trail_is_shown_to_operators_of_the_owner_only(world: World) -> None:
     """An operator sees what concerns its owner; readers and publishers nothing; nobody another's."""
     operator = world.service.caller("acme", "read", "publish", "operate")
     world.rival.patch("rival", unique("patch"))
@@ -44,7 +44,7 @@ def test_for_whom(world: World) -> None:
     assert not {"address", "token", "request"} & set(world.acme.get("/events", limit=1).json()["items"][0])
 
 
-def test_all_of_it_and_the_rest_of_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_audit_pages_hold_each_event_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every event once, however many pages it takes; later only what is new."""
     whole = lines(world.admin)
     monkeypatch.setattr(audit, "PAGE", 3)
@@ -56,7 +56,7 @@ def test_all_of_it_and_the_rest_of_it(world: World, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("change", ["UPDATE events SET actor = 'nobody'", "DELETE FROM events"])
-def test_nobody_changes_it(world: World, change: str) -> None:
+def test_audit_rows_cannot_be_changed_or_deleted(world: World, change: str) -> None:
     """Not even a statement of ours."""
     before = lines(world.admin)
     with pytest.raises(DBAPIError, match="append-only"):

@@ -27,14 +27,14 @@ def test_control_characters_in_descriptions_names_and_reasons_are_refused(world:
 
 
 @pytest.mark.parametrize("text", FINE)
-def test_other_texts_are_kept_as_they_are(world: World, text: str) -> None:
+def test_descriptions_with_marks_and_line_breaks_are_kept(world: World, text: str) -> None:
     name = unique("text")
     made = world.acme.post("/patches", {"owner": "acme", "name": name, "family": "llama", "description": f"x{text}x"})
     assert (made.status_code, made.json()["description"]) == (201, f"x{text}x")
 
 
 @pytest.mark.parametrize("name", ["\x1b]0;owned\x07", "a\u202eb", "a\r\nSet-Cookie: x=y", "[red]\ud83d\ude00"])
-def test_names_of_tensors_are_text_in_a_refusal(world: World, name: str) -> None:
+def test_tensor_names_with_control_characters_are_escaped_in_errors(world: World, name: str) -> None:
     """In the sentence, in its data, and in the header that clients of the Hub print."""
     header: dict[str, Any] = {name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
     files = {
@@ -52,7 +52,7 @@ def test_names_of_tensors_are_text_in_a_refusal(world: World, name: str) -> None
     assert problem["data"]["tensor"].isprintable()
 
 
-def test_a_file_name_with_control_characters_is_left_out_and_shown_as_text(world: World) -> None:
+def test_file_name_with_control_characters_is_dropped_and_escaped(world: World) -> None:
     """macOS leaves such files ("Icon" and a carriage return) in directories: they belong to no patch, and harm none."""
     files = [announce(path.name, path.read_bytes()) for path in world.models.patch.iterdir()]
     answer = world.acme.post(

@@ -57,7 +57,7 @@ def test_every_text_and_list_has_a_bound(world: World) -> None:
     assert looked_at > 40
 
 
-def test_the_walk_sees_what_has_no_bound() -> None:
+def test_field_without_a_bound_is_found() -> None:
     """Or the test above would say nothing."""
     body = {"properties": {"a": {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "null"}]}}}}
     document = {"components": {"schemas": {"Body": body}}}
@@ -81,7 +81,7 @@ def chunks(count: int) -> Iterator[bytes]:
         yield TEXT
 
 
-def test_a_body_of_unknown_size(world: World, live: str) -> None:
+def test_chunked_body_beyond_its_bound_is_refused(world: World, live: str) -> None:
     """Sent in chunks, without a Content-Length: cut at the bound as any other."""
     limit = world.service.settings.max_body_bytes
     taken = 0
@@ -107,7 +107,7 @@ def draft(world: World) -> tuple[str, str]:
     return made["id"], next(u["url"] for u in made["uploads"] if u["path"].endswith(".safetensors"))
 
 
-def test_an_upload_of_unknown_size(world: World, live: str, draft: tuple[str, str]) -> None:
+def test_chunked_upload_beyond_its_announced_size_is_refused(world: World, live: str, draft: tuple[str, str]) -> None:
     """What was announced is the bound, also where no Content-Length says how much comes."""
     headers = {"Authorization": f"Bearer {world.acme.token}", "Upload-Offset": "0"}
     with httpx.Client(base_url=live, headers=headers, timeout=30) as client:
@@ -118,7 +118,9 @@ def test_an_upload_of_unknown_size(world: World, live: str, draft: tuple[str, st
 
 
 @pytest.mark.parametrize(("said", "sent", "kept"), [(1000, 3000, 1000), (10**15, 5000, 0), (2**64, 5000, 0)])
-def test_an_upload_that_lies(world: World, live: str, draft: tuple[str, str], said: int, sent: int, kept: int) -> None:
+def test_upload_longer_than_announced_is_cut(
+    world: World, live: str, draft: tuple[str, str], said: int, sent: int, kept: int
+) -> None:
     """What comes beyond a Content-Length belongs to no request; what comes beyond what was announced is not kept."""
     address = urlsplit(live)
     head = (
@@ -133,7 +135,7 @@ def test_an_upload_that_lies(world: World, live: str, draft: tuple[str, str], sa
     assert world.acme.head(draft[1]).headers["Upload-Offset"] == str(kept)
 
 
-def test_an_upload_that_breaks_off(world: World, live: str, draft: tuple[str, str]) -> None:
+def test_upload_that_breaks_off_keeps_what_arrived(world: World, live: str, draft: tuple[str, str]) -> None:
     """What arrived before the client went away is kept, though it is less than one piece of those that are written."""
     address = urlsplit(live)
     head = (
@@ -148,7 +150,7 @@ def test_an_upload_that_breaks_off(world: World, live: str, draft: tuple[str, st
     until(lambda: world.acme.head(draft[1]).headers["Upload-Offset"] == "1000", 20)
 
 
-def test_too_many_files(world: World) -> None:
+def test_lists_with_too_many_items_are_refused(world: World) -> None:
     """Ten thousand and one of a version, a hundred and one readers of a family."""
     files = [announce(f"{number}.txt", b"") for number in range(10_001)]
     refused(world.acme.post(f"/patches/{world.patch()}/versions", {"trained_on": "v1", "files": files}), 422, "request.invalid")

@@ -110,7 +110,7 @@ def test_uploads_and_downloads_are_binary(schema: dict[str, Any]) -> None:
     assert "304" in read["responses"]
 
 
-def test_pages(world: World) -> None:
+def test_documentation_pages_are_served(world: World) -> None:
     """The pages that people read are served, and name the document."""
     for path in ("/docs", "/redoc"):
         page = world.service.client.get(path)

@@ -25,7 +25,7 @@ def pages(caller: Caller, path: str, limit: int, between: Callable[[], object] =
             return found
 
 
-def test_pages_with_concurrent_inserts(world: World) -> None:
+def test_pages_during_inserts_hold_each_row_once(world: World) -> None:
     """Seven patches by pages of two, newest first, while others are created: each once, and none of the new ones."""
     family = world.admin.family(unique("family"))
     names = [world.acme.patch("acme", unique("p"), family).partition("/")[2] for _ in range(7)]
@@ -34,7 +34,7 @@ def test_pages_with_concurrent_inserts(world: World) -> None:
     assert len(world.acme.get("/patches", family=family).json()["items"]) == 7 + len(found)
 
 
-def test_exact_pages_end(world: World) -> None:
+def test_last_page_that_is_full_has_no_next_cursor(world: World) -> None:
     """Four rows by two are two pages, not three with an empty one; no row is an empty page."""
     family = world.admin.family(unique("family"))
     assert pages(world.acme, "/patches", 2, family=family) == [[]]
@@ -43,7 +43,7 @@ def test_exact_pages_end(world: World) -> None:
     assert [len(page) for page in pages(world.acme, "/patches", 2, family=family)] == [2, 2]
 
 
-def test_every_list_has_pages(world: World, another: Callable[[], Path]) -> None:
+def test_every_list_by_pages_equals_the_list_at_once(world: World, another: Callable[[], Path]) -> None:
     """Families, releases, patches, versions, ports and tokens: by ones, the same as all at once."""
     patch, *_ = [world.patch() for _ in range(3)]
     for _ in range(3):
@@ -64,13 +64,13 @@ def test_every_list_has_pages(world: World, another: Callable[[], Path]) -> None
     "cursor",
     ["x", "!!!", "\u00e4", base64.urlsafe_b64encode(b"a' OR 1=1").decode(), base64.urlsafe_b64encode(b"\xff").decode(), "===="],
 )
-def test_cursors_that_are_not_ours(world: World, cursor: str) -> None:
+def test_cursor_that_no_list_gave_is_refused(world: World, cursor: str) -> None:
     """A cursor that did not come from a list is refused, not guessed at."""
     problem = refused(world.admin.get("/families", cursor=cursor), 422, "request.cursor")
     assert problem["data"] == {"cursor": cursor}
 
 
-def test_limits(fresh: Callable[..., Service]) -> None:
+def test_page_holds_at_most_the_maximum(fresh: Callable[..., Service]) -> None:
     """A page holds at most what the installation allows, whatever is asked for."""
     service = fresh(max_page=3)
     for _ in range(5):
@@ -80,7 +80,7 @@ def test_limits(fresh: Callable[..., Service]) -> None:
     assert len(service.admin.get("/families").json()["items"]) == 3
 
 
-def test_paging_does_not_cross_owners(world: World) -> None:
+def test_cursor_of_another_owners_list_shows_nothing_of_it(world: World) -> None:
     """A cursor of somebody else's list shows nothing of theirs."""
     family = world.admin.family(unique("family"))
     for _ in range(3):

@@ -35,7 +35,7 @@ def fill(disk: Path) -> Path:
                 return filler
 
 
-def test_disk_full_for_real(small_disk: Path, models: Models) -> None:
+def test_writes_on_a_full_disk_are_refused_and_go_on_with_space(small_disk: Path, models: Models) -> None:
     """Uploads, registrations and anything that writes a row answer 507; with space again, all goes on where it was."""
     with Service(small_disk / "registry", models.root).running() as service:
         admin = service.admin

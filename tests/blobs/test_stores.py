@@ -59,7 +59,7 @@ def raised(code: str, call: Callable[[], object]) -> dict[str, object]:
     return caught.value.data
 
 
-def test_append_in_order(blobs: BlobStore) -> None:
+def test_append_at_another_offset_than_the_end_is_refused(blobs: BlobStore) -> None:
     """Bytes are added where the last ended, and nowhere else."""
     assert blobs.received("up", "0") == 0
     assert blobs.append("up", "0", 0, b"abc") == 3
@@ -72,7 +72,7 @@ def test_append_in_order(blobs: BlobStore) -> None:
     assert blobs.received("up", "1") == blobs.received("other", "0") == 0
 
 
-def test_staged_bytes_are_read_as_they_lie(blobs: BlobStore) -> None:
+def test_staged_bytes_are_read_before_promotion(blobs: BlobStore) -> None:
     """In one piece or in several, from anywhere; not beyond their end; nothing where nothing arrived."""
     content = bytes(range(256)) * 4
     for start, stop in ((0, 300), (300, 301), (301, 1024)):
@@ -85,7 +85,7 @@ def test_staged_bytes_are_read_as_they_lie(blobs: BlobStore) -> None:
             read_range(source, "", 1000, 25)
 
 
-def test_nothing_is_visible_before_promotion(blobs: BlobStore) -> None:
+def test_staged_blob_is_invisible_before_promotion(blobs: BlobStore) -> None:
     """Staged bytes have no size, are not listed and cannot be opened; promoted ones can."""
     digest = digest_of(b"abc")
     blobs.append("up", "0", 0, b"abc")
@@ -98,7 +98,7 @@ def test_nothing_is_visible_before_promotion(blobs: BlobStore) -> None:
     assert blobs.received("up", "0") == 0
 
 
-def test_wrong_digest(blobs: BlobStore) -> None:
+def test_promotion_with_a_wrong_digest_is_refused(blobs: BlobStore) -> None:
     """Bytes of another digest are dropped, and the error names the user's file."""
     blobs.append("up", "0", 0, b"abc")
     expected = digest_of(b"abd")
@@ -127,7 +127,7 @@ def test_promote_verified_file_without_bytes_makes_an_empty_blob(blobs: BlobStor
     assert blobs.size(digest_of(b"")) == 0
 
 
-def test_empty_file(blobs: BlobStore) -> None:
+def test_promotion_without_bytes_makes_an_empty_blob(blobs: BlobStore) -> None:
     """A file of no bytes is one, though nothing was sent."""
     digest = put(blobs, b"")
     assert blobs.size(digest) == 0
@@ -136,7 +136,7 @@ def test_empty_file(blobs: BlobStore) -> None:
     source.close()
 
 
-def test_open_and_read(blobs: BlobStore) -> None:
+def test_open_blobs_are_read_by_range(blobs: BlobStore) -> None:
     """A source over several blobs, by the names it was asked for; any range, and not a byte beyond."""
     one, two = bytes(range(256)) * 40, b"second"
     source = blobs.open({"a": put(blobs, one), "dir/b": put(blobs, two), "again": digest_of(one)})
@@ -155,7 +155,7 @@ def test_open_and_read(blobs: BlobStore) -> None:
     source.close()
 
 
-def test_the_same_bytes_again(blobs: BlobStore) -> None:
+def test_promotion_of_existing_bytes_renews_their_age(blobs: BlobStore) -> None:
     """Kept once; whoever reads them is not disturbed by their second arrival; the age begins anew."""
     digest = put(blobs, b"abc")
     source = blobs.open({"file": digest})
@@ -165,7 +165,7 @@ def test_the_same_bytes_again(blobs: BlobStore) -> None:
     assert [d for d, _ in blobs.digests()] == [digest]
 
 
-def test_missing_blobs(blobs: BlobStore) -> None:
+def test_missing_blob_is_reported_by_its_digest(blobs: BlobStore) -> None:
     """What is named and not there is said by its digest."""
     there, missing = put(blobs, b"abc"), digest_of(b"gone")
     assert blobs.size(missing) is None
@@ -178,7 +178,7 @@ def through_json(expected: Any, value: object) -> Any:
     return decode(expected, json.loads(json.dumps(encode(value))))
 
 
-def test_place(blobs: BlobStore) -> None:
+def test_location_of_blobs_opens_them_in_another_process(blobs: BlobStore) -> None:
     """Where blobs are stored, as a value that a process that knows no store can open."""
     location = through_json(Location, blobs.location({"a": put(blobs, b"abc"), "b/c": put(blobs, b"def")}))
     with closing(open_location(location)) as source:
@@ -189,7 +189,7 @@ def test_place(blobs: BlobStore) -> None:
     assert contains({"order": [location]}, OnS3) == isinstance(blobs, S3Blobs)
 
 
-def test_adopt(blobs: BlobStore) -> None:
+def test_adopted_files_become_blobs(blobs: BlobStore) -> None:
     """What a job of ours wrote becomes blobs under their digests; the rest goes with its run."""
     sink = Sink(through_json(SinkLocation, blobs.sink("job")))
     sink.put("files/x", b"copy")
@@ -211,7 +211,7 @@ def test_adopt(blobs: BlobStore) -> None:
     source.close()
 
 
-def test_a_sink_that_breaks_off(blobs: BlobStore) -> None:
+def test_sink_whose_writer_fails_leaves_nothing(blobs: BlobStore) -> None:
     """A file whose writer failed is not there, and leaves no parts."""
     sink = Sink(blobs.sink("job"))
 
@@ -228,7 +228,7 @@ def test_a_sink_that_breaks_off(blobs: BlobStore) -> None:
     assert raised("blob.missing", lambda: blobs.adopt("job", {"files/x": digest_of(b"")}))
 
 
-def test_discard(blobs: BlobStore) -> None:
+def test_discard_drops_one_staged_upload(blobs: BlobStore) -> None:
     """Drops what was staged, of that upload alone; twice does no harm."""
     for upload in ("one", "two"):
         blobs.append(upload, "0", 0, b"abc")
@@ -242,7 +242,7 @@ def test_discard(blobs: BlobStore) -> None:
     assert blobs.received("two", "0") == 3
 
 
-def test_delete(blobs: BlobStore) -> None:
+def test_delete_removes_bytes_and_ignores_missing_ones(blobs: BlobStore) -> None:
     """Removes bytes; nothing happens when there are none."""
     digest = put(blobs, b"abc")
     blobs.delete(digest)
@@ -251,7 +251,7 @@ def test_delete(blobs: BlobStore) -> None:
     assert list(blobs.digests()) == []
 
 
-def test_what_is_young_again_is_not_deleted(blobs: BlobStore) -> None:
+def test_delete_of_bytes_that_were_renewed_keeps_them(blobs: BlobStore) -> None:
     """The age is asked again when bytes are removed: those that arrived once more meanwhile stay."""
     digest = put(blobs, b"abc")
     assert not blobs.delete(digest, older_than=60)
@@ -261,7 +261,7 @@ def test_what_is_young_again_is_not_deleted(blobs: BlobStore) -> None:
     assert not blobs.delete(digest, older_than=-2)
 
 
-def test_ages(blobs: BlobStore) -> None:
+def test_age_counts_from_the_last_byte(blobs: BlobStore) -> None:
     """Ages are in seconds since the last byte: an upload that goes on is young."""
     digest = put(blobs, b"abc")
     blobs.append("slow", "0", 0, b"a")
@@ -273,7 +273,7 @@ def test_ages(blobs: BlobStore) -> None:
     assert -1.1 < touched < age
 
 
-def test_two_appends_at_one_offset(blobs: BlobStore) -> None:
+def test_concurrent_appends_at_one_offset_keep_one(blobs: BlobStore) -> None:
     """Of several threads that send bytes for the same place, one is heard; nothing is mixed."""
     start, content = threading.Barrier(4), [bytes([i]) * 2_000_000 for i in range(4)]
 
@@ -292,7 +292,7 @@ def test_two_appends_at_one_offset(blobs: BlobStore) -> None:
     blobs.promote("up", "0", digest_of(content[heard.index(True)]), "file")
 
 
-def test_processes_share_a_directory(tmp_path: Path) -> None:
+def test_stores_on_one_directory_wait_for_each_other(tmp_path: Path) -> None:
     """Two stores on one directory, as two processes of a service are: an append and a promotion wait for each other."""
     one, other = LocalBlobs(tmp_path / "blobs"), LocalBlobs(tmp_path / "blobs")
     content = b"x" * 1000
@@ -315,7 +315,7 @@ def test_processes_share_a_directory(tmp_path: Path) -> None:
         one.delete(digest_of(content))
 
 
-def test_the_same_bytes_promoted_at_once(blobs: BlobStore) -> None:
+def test_concurrent_promotions_of_the_same_bytes_succeed(blobs: BlobStore) -> None:
     """Two uploads of the same bytes, promoted by two threads at once, both succeed."""
     content = bytes(1_000_000)
     for upload in ("one", "two"):
@@ -325,7 +325,7 @@ def test_the_same_bytes_promoted_at_once(blobs: BlobStore) -> None:
     assert blobs.size(digest_of(content)) == len(content)
 
 
-def test_local_layout(tmp_path: Path) -> None:
+def test_local_store_keeps_bytes_by_digest(tmp_path: Path) -> None:
     """On disk: bytes by digest, not writable; staging beside them; what is there is found again by another store."""
     blobs = LocalBlobs(tmp_path)
     digest = put(blobs, b"abc")
@@ -341,7 +341,7 @@ def test_local_layout(tmp_path: Path) -> None:
     assert again.append("up", "0", 2, b"f") == 3
 
 
-def test_erased_for_good(blobs: BlobStore) -> None:
+def test_erase_leaves_no_trace(blobs: BlobStore) -> None:
     """Bytes and what was staged leave no trace; young ones stay where only old ones are meant; again it does no harm."""
     digest = put(blobs, b"abc")
     blobs.append("left", "0", 0, b"staged")
@@ -355,7 +355,7 @@ def test_erased_for_good(blobs: BlobStore) -> None:
     blobs.erase_upload("left")
 
 
-def test_another_process_goes_on(blobs: BlobStore) -> None:
+def test_reopened_store_finds_staged_bytes(blobs: BlobStore) -> None:
     """A store is opened again out of plain values: what is staged there is there, and what is promoted there is here."""
     if isinstance(blobs, MemoryBlobs):
         with pytest.raises(NotImplementedError):
@@ -372,7 +372,7 @@ def test_another_process_goes_on(blobs: BlobStore) -> None:
     assert blobs.received("up", "0") == 0
 
 
-def test_a_pull_into_every_store(blobs: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_pull_fetches_every_byte_once(blobs: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut after every few bytes, ended and begun again: every byte is fetched once, and the files are whole."""
     if isinstance(blobs, MemoryBlobs):
         return

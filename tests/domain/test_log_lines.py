@@ -64,7 +64,7 @@ def test_secrets_are_masked(text: str, secret: str, said: Callable[[], list[dict
     assert json.dumps(lines).count("***") >= 4
 
 
-def test_ids(said: Callable[[], list[dict[str, object]]]) -> None:
+def test_log_lines_carry_the_ids_of_their_context(said: Callable[[], list[dict[str, object]]]) -> None:
     """Of what is being done; those that a line brings itself go before."""
     REQUEST_ID.set("r1")
     JOB_ID.set("acme:digest:x-0")
@@ -79,7 +79,7 @@ def test_ids(said: Callable[[], list[dict[str, object]]]) -> None:
     ]  # fmt: skip
 
 
-def test_what_a_process_of_a_job_complains_of(said: Callable[[], list[dict[str, object]]]) -> None:
+def test_stderr_of_a_jobs_process_is_logged_under_the_jobs_id(said: Callable[[], list[dict[str, object]]]) -> None:
     """Its standard error is lines of its parent's log, under the job's id: a trace is no line of another form."""
 
     async def run() -> None:
@@ -94,7 +94,7 @@ def test_what_a_process_of_a_job_complains_of(said: Callable[[], list[dict[str, 
     assert "process" in str(lines[0]["message"])
 
 
-def test_from_a_request_to_its_job(fresh: Callable[..., Service]) -> None:
+def test_job_has_the_id_of_the_request_that_made_it(fresh: Callable[..., Service]) -> None:
     """The id that a request brought is known to whatever is done for it."""
     seen: list[str | None] = []
     service = fresh()
@@ -109,7 +109,7 @@ def test_from_a_request_to_its_job(fresh: Callable[..., Service]) -> None:
     assert "my-id" in seen
 
 
-def test_what_python_would_print_itself() -> None:
+def test_warnings_and_failed_threads_are_logged_as_json() -> None:
     """A warning and a thread that fails are lines of the log as everything else, in a process that was set up for JSON."""
     program = (
         "import threading, warnings; from app.cli import logs; logs.configure('json')\n"

@@ -19,13 +19,13 @@ COMMIT = "0123456789abcdef" * 2 + "01234567"
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_good_names(name: str) -> None:
+def test_valid_names_are_accepted(name: str) -> None:
     """Lower-case letters, digits and single marks inside, up to 64 characters."""
     assert check_name(name, "a family") == name
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_names(name: str) -> None:
+def test_invalid_names_are_refused(name: str) -> None:
     """Everything else is refused as a family, patch, owner, release and alias alike."""
     for check in (check_name, check_revision):
         with pytest.raises(DomainError) as caught:
@@ -38,7 +38,7 @@ def test_bad_names(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["1", "007", "1" * 64, "main", COMMIT, "deadbeef" * 5, "unknown"])
-def test_revisions_are_neither_versions_nor_commits(name: str) -> None:
+def test_revision_like_a_version_commit_or_main_is_refused(name: str) -> None:
     """A release or alias that could be taken for a version number, a commit or `main` is refused; a family is not."""
     assert check_name(name, "a family") == name
     with pytest.raises(DomainError) as caught:
@@ -47,12 +47,12 @@ def test_revisions_are_neither_versions_nor_commits(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["v1", "1a", "1.0", COMMIT[:-1], COMMIT + "0", COMMIT[:-1] + "g", "maine"])
-def test_revisions_close_to_reserved_ones(name: str) -> None:
+def test_revision_that_only_resembles_a_reserved_one_is_accepted(name: str) -> None:
     """What only resembles a number, a commit or `main` may be used."""
     assert check_revision(name, "an alias") == name
 
 
-def test_reserved_owners() -> None:
+def test_reserved_owner_is_refused() -> None:
     """The first segment of a route or of a Hub repository can be nobody's name, nor can that of the installation."""
     assert {"base", "api", "v1", "ui", "cas", "docs", INSTALLATION} <= RESERVED_OWNERS
     for owner in RESERVED_OWNERS:
@@ -63,7 +63,7 @@ def test_reserved_owners() -> None:
         assert check_patch("acme", owner) == f"acme/{owner}"
 
 
-def test_whole_id_is_at_most_89_characters() -> None:
+def test_repository_id_of_more_than_89_characters_is_refused() -> None:
     """The Hub's limit holds for owner and name together."""
     assert len(check_patch("o" * 44, "n" * 44)) == 89
     with pytest.raises(DomainError) as caught:
@@ -72,7 +72,7 @@ def test_whole_id_is_at_most_89_characters() -> None:
 
 
 @given(st.text(max_size=70))
-def test_what_is_accepted_is_safe(name: str) -> None:
+def test_accepted_names_need_no_quoting_in_urls_and_paths(name: str) -> None:
     """Whatever is accepted can stand in a URL, a path and a repository id unquoted."""
     try:
         check_name(name, "a patch")
@@ -88,7 +88,7 @@ def test_what_is_accepted_is_safe(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Upper", "a--b", "x.git", "-a"])
-def test_bad_names_over_http(world: World, name: str) -> None:
+def test_invalid_name_over_http_is_refused_by_one_code(world: World, name: str) -> None:
     """Each noun that people name refuses a bad name with the same code and says which noun it was."""
     owned = world.patch()
     world.acme.publish(owned, world.models.patch)
@@ -105,13 +105,13 @@ def test_bad_names_over_http(world: World, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["main", "12", COMMIT, "unknown"])
-def test_reserved_revisions_over_http(world: World, name: str) -> None:
+def test_reserved_revision_over_http_is_refused(world: World, name: str) -> None:
     """Neither a release nor an alias can be called like a version, a commit, or `main`."""
     refused(world.service.register("llama", name, world.models.v1), 422, "request.name")
     refused(world.acme("PUT", f"/patches/acme/tone/aliases/{name}", json={"version": "1"}), 422, "request.name")
 
 
-def test_reserved_owner_over_http(world: World) -> None:
+def test_reserved_owner_over_http_gets_no_token_and_no_patch(world: World) -> None:
     """Nobody gets a token, or a patch, as a reserved owner."""
     for owner in ("docs", INSTALLATION):
         refused(world.admin.post("/tokens", {"owner": owner, "scopes": ["read"]}), 422, "request.name")
@@ -119,7 +119,7 @@ def test_reserved_owner_over_http(world: World) -> None:
     refused(world.admin.post("/patches", body), 422, "request.name")
 
 
-def test_zero_characters(world: World) -> None:
+def test_zero_characters_over_http_are_refused(world: World) -> None:
     """Refused wherever they could be said, because PostgreSQL would not keep them."""
     for path, body in (
         ("/families", {"name": unique("f"), "description": "a\0b"}),

@@ -37,12 +37,12 @@ STATES = {
 }
 
 
-def test_the_table_names_every_state() -> None:
+def test_transition_table_has_every_state() -> None:
     """No noun and no state is missing or unknown."""
     assert {noun: set(table) for noun, table in MOVES.items()} == STATES
 
 
-def test_lists_can_be_asked_for_every_state_and_no_other(world: World) -> None:
+def test_lists_filter_by_every_state_and_refuse_unknown_ones(world: World) -> None:
     """A state that there is not would always be an empty list; the refusal names those that there are."""
     assert (set(get_args(PortState)), set(get_args(ReleaseState))) == (STATES["port"], STATES["release"])
     for path, noun in (("/ports", "port"), ("/families/llama/releases", "release")):
@@ -55,7 +55,7 @@ def test_lists_can_be_asked_for_every_state_and_no_other(world: World) -> None:
 
 
 @pytest.mark.parametrize("noun", sorted(STATES))
-def test_every_pair(noun: str) -> None:
+def test_every_pair_of_states_is_allowed_or_refused_as_designed(noun: str) -> None:
     """A move is possible exactly where the design allows it; all others say what is wrong."""
     for state, target in itertools.product(STATES[noun], repeat=2):
         if (state, target) in ALLOWED[noun]:
@@ -67,13 +67,13 @@ def test_every_pair(noun: str) -> None:
         assert caught.value.data == {"noun": noun, "state": state, "target": target}
 
 
-def test_nothing_moves_to_an_unknown_state() -> None:
+def test_transition_to_an_unknown_state_is_refused() -> None:
     """A misspelt state is refused like any other."""
     with pytest.raises(DomainError):
         move("port", "ready", "redy")
 
 
-def test_moves_over_http(world: World) -> None:
+def test_forbidden_transitions_over_http_are_refused(world: World) -> None:
     """A port that is ready cannot be approved; one that is retired cannot be retired again."""
     patch = world.patch()
     world.acme.publish(patch, world.models.patch)

@@ -21,7 +21,7 @@ def shard(hub: Hub) -> str:
     return next(e["path"] for e in hub.tree("acme/tone.merged", "v2") if e["path"].endswith(".safetensors") and "lfs" not in e)
 
 
-def test_head_says_what_clients_need(hub: Hub, world: World, shard: str) -> None:
+def test_head_of_computed_weights_has_etag_length_and_commit(hub: Hub, world: World, shard: str) -> None:
     """Of computed weights: the recipe's ETag, the length, the commit; nothing of Xet, which clients would then ask for."""
     head = hub.head(f"/acme/tone.merged/resolve/v2/{shard}")
     listed = world.acme.get(f"/ports/{world.port['id']}/files").json()["files"]
@@ -36,7 +36,7 @@ def test_head_says_what_clients_need(hub: Hub, world: World, shard: str) -> None
     assert "location" not in head.headers
 
 
-def test_stored_files_are_named_by_their_digest(hub: Hub, world: World) -> None:
+def test_etag_of_a_stored_file_is_its_digest(hub: Hub, world: World) -> None:
     """The patch's own, the base's own, and what the merge carries over."""
     for repository, revision, path, content in (
         ("acme/tone", "1", "adapter_model.safetensors", world.models.patch / "adapter_model.safetensors"),
@@ -48,7 +48,7 @@ def test_stored_files_are_named_by_their_digest(hub: Hub, world: World) -> None:
         assert got.headers["ETag"] == f'"{hashlib.sha256(got.content).hexdigest()}"'
 
 
-def test_merged_bytes_are_those_of_the_port(hub: Hub, world: World, shard: str) -> None:
+def test_merged_bytes_over_the_hub_equal_those_of_the_port(hub: Hub, world: World, shard: str) -> None:
     """Whole, by range, from an offset on, and from the end."""
     whole = hub.file("acme/tone.merged", "v2@1", shard)
     assert whole.content == world.acme.get(f"/ports/{world.port['id']}/files/{shard}").content
@@ -64,7 +64,7 @@ def test_merged_bytes_are_those_of_the_port(hub: Hub, world: World, shard: str) 
     assert (beyond.status_code, beyond.json()["code"]) == (416, "request.range")
 
 
-def test_ranges_of_stored_and_generated_files(hub: Hub) -> None:
+def test_ranges_of_stored_and_generated_files_are_served(hub: Hub) -> None:
     for repository, path in (
         ("base/llama", "tokenizer.json"),
         ("acme/tone", "adapter_model.safetensors"),
@@ -80,7 +80,7 @@ def test_ranges_of_stored_and_generated_files(hub: Hub) -> None:
         assert (same.status_code, same.content, same.headers[COMMIT]) == (304, b"", whole.headers[COMMIT])
 
 
-def test_what_is_pinned_may_be_kept(hub: Hub, shard: str) -> None:
+def test_file_of_a_commit_is_immutable_for_caches(hub: Hub, shard: str) -> None:
     """By its commit a file never changes; by a name it may be another tomorrow."""
     sha = hub.sha("acme/tone.merged")
     for path in (shard, "README.md", "config.json"):
@@ -90,14 +90,14 @@ def test_what_is_pinned_may_be_kept(hub: Hub, shard: str) -> None:
         assert moving.startswith("private")
 
 
-def test_bytes_of_others_are_no_page_of_ours(hub: Hub) -> None:
+def test_stored_files_are_sandboxed_in_browsers(hub: Hub) -> None:
     for repository, path in (("acme/tone.merged", "README.md"), ("base/llama", "config.json"), ("acme/tone", "README.md")):
         got = hub.file(repository, "main", path)
         assert got.headers["X-Content-Type-Options"] == "nosniff"
         assert "sandbox" in got.headers["Content-Security-Policy"]
 
 
-def test_a_file_that_is_not_there(hub: Hub) -> None:
+def test_unknown_file_is_404_and_names_the_commit(hub: Hub) -> None:
     """Clients remember that a commit lacks a file, so the refusal names the commit."""
     for repository in ("acme/tone.merged", "acme/tone", "base/llama"):
         missing = hub.file(repository, "main", "adapter_nope.json")
@@ -107,7 +107,7 @@ def test_a_file_that_is_not_there(hub: Hub) -> None:
     assert (head.status_code, head.headers["X-Error-Code"], len(head.headers[COMMIT])) == (404, "EntryNotFound", 40)
 
 
-def test_what_is_not_there(hub: Hub, world: World) -> None:
+def test_unknown_and_hidden_repositories_are_404(hub: Hub, world: World) -> None:
     """A repository, a revision, a port that nobody made; the same for one that another owns."""
     for path in ("acme/nope", "acme/tone.merged.merged", "Acme/Tone", "base/nope", "gpt2", "acme/a--b", "acme/x.git"):
         answer = hub.file(path, "main", "config.json")
@@ -127,7 +127,7 @@ def test_what_is_not_there(hub: Hub, world: World) -> None:
         told(rival.get(f"/api/models/{repository}"), 404, "RepoNotFound", "patch.unknown")
 
 
-def test_tokens_as_the_hub_answers_them(world: World) -> None:
+def test_missing_and_bad_tokens_are_answered_as_by_the_hub(world: World) -> None:
     """No token: there may be a repository, nobody says. A bad one: the words that clients know."""
     path = "/api/models/acme/tone"
     none = world.service.client.get(path)
@@ -139,7 +139,7 @@ def test_tokens_as_the_hub_answers_them(world: World) -> None:
     refused(bad, 401, "token.missing")
 
 
-def test_whoami(world: World) -> None:
+def test_whoami_names_owner_and_role(world: World) -> None:
     for caller, role in ((world.acme, "write"), (world.reader, "read")):
         found = Hub(caller).get("/api/whoami-v2").json()
         assert (found["type"], found["name"], found["orgs"]) == ("user", "acme", [])
@@ -152,7 +152,7 @@ def test_whoami(world: World) -> None:
     "..%2f..%2fadmin-token", "..%2fconfig.json", "%2e%2e%2fx", "config.json%00", "config.json/", "/config.json", "a" * 5000,
     "%ff%fe", "\u202econfig.json", "*", "%25", "%0d%0aX-Evil:%201", "con", "config.json%0a", "%c0%ae%c0%ae/x",
 ])  # fmt: skip
-def test_hostile_paths(hub: Hub, path: str) -> None:
+def test_hostile_path_is_refused(hub: Hub, path: str) -> None:
     """No path of a client's becomes a path of ours: what is not listed is not there, and nothing of it becomes a header."""
     for method in ("GET", "HEAD"):
         answer = hub.caller(method, f"/acme/tone.merged/resolve/main/{path}", whole=True)
@@ -164,20 +164,20 @@ def test_hostile_paths(hub: Hub, path: str) -> None:
     "refs%2Fheads%2Fmain", "refs%2Fpr%2F1", "main%00", "...", "v2%40", "%401", "v2%401%402", "-1", "0", "01", "1e3", "9" * 30,
     "V2", "a" * 3000, "\u0661", "main%20", "%F0%9F%92%A9", "v2@99999999999", "@", "main@v2", "A" * 40,
 ])  # fmt: skip
-def test_hostile_revisions(hub: Hub, revision: str) -> None:
+def test_hostile_revision_is_refused(hub: Hub, revision: str) -> None:
     for repository in ("acme/tone", "acme/tone.merged", "base/llama"):
         for path in (f"/{repository}/resolve/{revision}/config.json", f"/api/models/{repository}/revision/{revision}"):
             answer = hub.get(path)
             assert answer.status_code in (404, 422), (path, answer.status_code)
 
 
-def test_encoded_revisions(hub: Hub) -> None:
+def test_encoded_revision_is_decoded(hub: Hub) -> None:
     """Clients encode everything that is not a letter."""
     assert hub.sha("acme/tone.merged", "v2%401") == hub.sha("acme/tone.merged", "v2@1")
     assert hub.file("acme/tone", "1%40v2", "adapter_config.json").status_code == 200
 
 
-def test_configuration_for_another_release(hub: Hub, world: World) -> None:
+def test_configuration_under_another_release_is_rewritten(hub: Hub, world: World) -> None:
     """Rewritten under N@RELEASE, size and ETag are those of what is sent; under N it is as it was published."""
     stored = (world.models.patch / "adapter_config.json").read_bytes()
     assert hub.file("acme/tone", "1", "adapter_config.json").content == stored

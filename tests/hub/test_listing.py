@@ -59,14 +59,14 @@ def names(found: list[dict[str, Any]]) -> list[str]:
 ALL = [f"acme/p{n}" for n in range(7)] + [f"acme/p{n}.merged" for n in range(3)] + ["base/llama"]
 
 
-def test_list_is_what_one_may_read(shopper: Hub, shop: Service) -> None:
+def test_list_holds_what_the_token_may_read(shopper: Hub, shop: Service) -> None:
     assert sorted(names(shopper.get("/api/models").json())) == sorted(ALL)
     assert names(Hub(shop.caller("rival")).get("/api/models").json()) == ["rival/p9", "base/llama"]
     assert {"rival/p9", "base/hidden", *ALL} == set(names(Hub(shop.admin).get("/api/models").json()))
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 50])
-def test_list_in_pages(shopper: Hub, limit: int) -> None:
+def test_list_by_pages_holds_each_repository_once(shopper: Hub, limit: int) -> None:
     """Nothing twice, nothing left out, whatever the size."""
     found = [name for page in pages(shopper, "/api/models", limit=limit) for name in names(page)]
     assert sorted(found) == sorted(ALL)
@@ -84,11 +84,11 @@ MERGED = ["acme/p2.merged", "acme/p1.merged", "acme/p0.merged"]
     ({"filter": "base_model:merge:base/llama", "search": "p0"}, ["acme/p0.merged"]),
     ({"filter": "base_model:base/hidden"}, []), ({"filter": "base_model:meta/llama"}, []),
 ])  # fmt: skip
-def test_filters(shopper: Hub, query: dict[str, Any], expected: list[str]) -> None:
+def test_list_is_filtered(shopper: Hub, query: dict[str, Any], expected: list[str]) -> None:
     assert names(shopper.get("/api/models", params=query).json()) == expected
 
 
-def test_wrong_lists(shopper: Hub) -> None:
+def test_invalid_list_parameters_are_refused(shopper: Hub) -> None:
     for query, code in (
         ({"limit": 0}, "request.invalid"), ({"cursor": "x"}, "request.cursor"), ({"search": "a" * 300}, "request.invalid"),
         ({"cursor": "a" * 2000}, "request.invalid"), ({"filter": ["x"] * 30}, "request.invalid"),
@@ -123,7 +123,7 @@ def deep(fresh: Callable[..., Service], models: Models) -> Hub:
     return Hub(service.admin)
 
 
-def test_trees(deep: Hub) -> None:
+def test_tree_of_a_directory_and_of_all_below(deep: Hub) -> None:
     """One directory, or all below it; directories are entries too."""
     top = {entry["path"]: entry["type"] for entry in deep.tree("base/llama")}
     assert (top["docs"], top["original"], top["docs.md"], top["config.json"]) == ("directory", "directory", "file", "file")
@@ -141,14 +141,14 @@ def test_trees(deep: Hub) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 3, 100])
-def test_trees_in_pages(deep: Hub, limit: int) -> None:
+def test_tree_by_pages_equals_the_tree_at_once(deep: Hub, limit: int) -> None:
     whole = deep.tree("base/llama", recursive=True)
     found = [entry for page in pages(deep, "/api/models/base/llama/tree/main", recursive=True, limit=limit) for entry in page]
     assert found == whole
     assert len(whole) > 10
 
 
-def test_paths(deep: Hub) -> None:
+def test_paths_info_leaves_out_unknown_paths(deep: Hub) -> None:
     """A form, as clients send it; what is not there is left out."""
     form = {"paths": ["docs/a.md", "docs", "nope", "../x", "", "docs/a.md"], "expand": "False"}
     found = deep.caller("POST", "/api/models/base/llama/paths-info/main", whole=True, data=form)
@@ -157,7 +157,7 @@ def test_paths(deep: Hub) -> None:
     assert [listed[entry["path"]] for entry in found.json()] == found.json()
 
 
-def test_wrong_forms(hub: Hub) -> None:
+def test_invalid_form_is_refused(hub: Hub) -> None:
     path = "/api/models/acme/tone/paths-info/main"
     for content, status, code in (
         (b"paths=a&" * 3000, 422, "request.invalid"), (b"paths=\xff", 422, "request.invalid"),
@@ -169,7 +169,7 @@ def test_wrong_forms(hub: Hub) -> None:
     assert hub.caller("POST", path, whole=True, content=b"\x00\x01[]").json() == []
 
 
-def test_refs(hub: Hub) -> None:
+def test_every_ref_leads_to_its_commit(hub: Hub) -> None:
     """All three kinds are there, for clients ask for each; every one leads to its commit."""
     for repository in ("acme/tone", "acme/tone.merged", "base/llama"):
         refs = hub.get(f"/api/models/{repository}/refs", params={"include_prs": 1}).json()
@@ -180,7 +180,7 @@ def test_refs(hub: Hub) -> None:
             assert ref["ref"] in (f"refs/heads/{ref['name']}", f"refs/tags/{ref['name']}")
 
 
-def test_refs_that_cannot_be_read_are_left_out(fresh: Callable[..., Service], models: Models) -> None:
+def test_ref_of_an_unreadable_release_is_left_out(fresh: Callable[..., Service], models: Models) -> None:
     """Releases whose cards are gone get no commit; the others get theirs."""
     service = fresh()
     service.admin.family("llama")
@@ -194,7 +194,7 @@ def test_refs_that_cannot_be_read_are_left_out(fresh: Callable[..., Service], mo
     assert [ref["name"] for ref in refs.json()["tags"]] == ["v1"]
 
 
-def test_history_in_pages(hub: Hub) -> None:
+def test_history_by_pages_equals_the_history_at_once(hub: Hub) -> None:
     """Of a base: its parents."""
     found = [line for page in pages(hub, "/api/models/base/llama/commits/v2", limit=1) for line in page]
     assert [line["title"] for line in found] == ["Release v2", "Release v1"]

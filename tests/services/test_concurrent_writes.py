@@ -54,7 +54,7 @@ def happened(service: Service, kind: str, subject: str) -> int:
     return service.rows("SELECT count(*) FROM events WHERE kind = :kind AND subject = :subject", kind=kind, subject=subject)[0][0]
 
 
-def test_same_family(service: Service) -> None:
+def test_concurrent_families_of_one_name_make_one(service: Service) -> None:
     """One is made; the others are told that the name is taken."""
     name = unique("family")
     answers = call_concurrently(*[lambda: service.admin.post("/families", {"name": name})] * CLIENTS)
@@ -63,7 +63,7 @@ def test_same_family(service: Service) -> None:
     assert happened(service, "family.created", name) == 1
 
 
-def test_same_patch(service: Service) -> None:
+def test_concurrent_patches_of_one_name_make_one(service: Service) -> None:
     """All get the one patch."""
     body = {"owner": "acme", "name": unique("patch"), "family": "llama"}
     answers = call_concurrently(*[lambda: service.admin.post("/patches", body)] * CLIENTS)
@@ -72,7 +72,7 @@ def test_same_patch(service: Service) -> None:
     assert happened(service, "patch.created", f"acme/{body['name']}") == 1
 
 
-def test_same_release(service: Service, models: Models) -> None:
+def test_concurrent_registrations_of_a_release_make_one(service: Service, models: Models) -> None:
     """All get the one release, which is read once."""
     name = unique("r")
     answers = call_concurrently(*[lambda: service.register("llama", name, models.v2)] * CLIENTS)
@@ -82,7 +82,7 @@ def test_same_release(service: Service, models: Models) -> None:
     service.run_jobs()
 
 
-def test_same_release_again_after_a_rejection(service: Service, models: Models) -> None:
+def test_concurrent_retries_of_a_rejected_release_read_it_once(service: Service, models: Models) -> None:
     """A rejected release is read again once, however many ask for it."""
     name = unique("r")
     registered = service.register("llama", name, models.v2).json()
@@ -94,7 +94,7 @@ def test_same_release_again_after_a_rejection(service: Service, models: Models) 
     service.run_jobs()
 
 
-def test_same_port_and_its_retirement(service: Service, another: Callable[[], Path]) -> None:
+def test_concurrent_ports_and_retirements_happen_once(service: Service, another: Callable[[], Path]) -> None:
     """One port, one sample of the lineage; retired once; made anew once."""
     patch = service.admin.patch("acme", unique("patch"))
     service.admin.publish(patch, another())
@@ -113,7 +113,7 @@ def test_same_port_and_its_retirement(service: Service, another: Callable[[], Pa
         assert happened(service, "port.retired", port) == 1
 
 
-def test_numbers_without_gaps(service: Service, another: Callable[[], Path]) -> None:
+def test_concurrent_publications_are_numbered_without_gaps(service: Service, another: Callable[[], Path]) -> None:
     """Different bytes published at once are numbered 1, 2, 3, ..."""
     patch = service.admin.patch("acme", unique("patch"))
     drafts = [service.admin.uploaded(patch, another())["id"] for _ in range(CLIENTS)]
@@ -122,7 +122,7 @@ def test_numbers_without_gaps(service: Service, another: Callable[[], Path]) -> 
     assert sorted(a.json()["number"] for a in answers) == list(range(1, CLIENTS + 1))
 
 
-def test_same_bytes_are_one_version(service: Service, another: Callable[[], Path]) -> None:
+def test_concurrent_publications_of_the_same_bytes_make_one_version(service: Service, another: Callable[[], Path]) -> None:
     """The same bytes, sent as several uploads and published at once, are one version; so is one upload published twice, whose
     second request may be refused while the first is worked on, and finds the version afterwards.
     """
@@ -136,7 +136,7 @@ def test_same_bytes_are_one_version(service: Service, another: Callable[[], Path
     assert happened(service, "version.published", f"{patch}@1") == 1
 
 
-def test_same_alias(service: Service, another: Callable[[], Path]) -> None:
+def test_concurrent_settings_of_an_alias_make_one(service: Service, another: Callable[[], Path]) -> None:
     """A new alias that several set is one alias, at one of the versions that they named."""
     patch = service.admin.patch("acme", unique("patch"))
     for _ in range(2):
@@ -147,7 +147,7 @@ def test_same_alias(service: Service, another: Callable[[], Path]) -> None:
     assert list(service.admin.get(f"/patches/{patch}").json()["aliases"]) == ["prod"]
 
 
-def test_changes_under_a_condition(service: Service) -> None:
+def test_concurrent_changes_with_one_etag_succeed_once(service: Service) -> None:
     """Of several that change what they read, one succeeds."""
     patch = service.admin.patch("acme", unique("patch"))
     headers = {"If-Match": service.admin.get(f"/patches/{patch}").headers["ETag"]}
@@ -156,7 +156,7 @@ def test_changes_under_a_condition(service: Service) -> None:
     assert statuses(answers) == {200: 1, 412: CLIENTS - 1}
 
 
-def test_same_key(service: Service, another: Callable[[], Path]) -> None:
+def test_concurrent_requests_under_one_idempotency_key_happen_once(service: Service, another: Callable[[], Path]) -> None:
     """Under one Idempotency-Key a draft is opened once, and a name taken once; the others get that answer."""
     patch, files = service.admin.patch("acme", unique("patch")), announced(another())
     draft, family = {"trained_on": "v1", "files": files}, {"name": unique("family")}
@@ -170,7 +170,7 @@ def test_same_key(service: Service, another: Callable[[], Path]) -> None:
     assert service.rows(query, name=patch.removeprefix("acme/")) == [(1,)]
 
 
-def test_same_digests(service: Service, another: Callable[[], Path]) -> None:
+def test_concurrent_digest_requests_make_one_job(service: Service, another: Callable[[], Path]) -> None:
     """Asked for several times at once, they are one job."""
     patch = service.admin.patch("acme", unique("patch"))
     service.admin.publish(patch, another())
@@ -204,7 +204,7 @@ def overtaken(service: Service, call: Callable[[], Any]) -> Iterator[Callable[[U
 
 
 @on_postgresql
-def test_the_second_waits_and_repeats(service: Service) -> None:
+def test_second_writer_of_a_name_waits_and_gets_the_repeats_answer(service: Service) -> None:
     """Whoever writes a name second waits for the first, and then gets a repeat's answer, not an error."""
     family, patch = unique("family"), unique("patch")
     with overtaken(service, lambda: service.admin.post("/families", {"name": family})) as begin:
@@ -221,7 +221,7 @@ def test_the_second_waits_and_repeats(service: Service) -> None:
 
 
 @on_postgresql
-def test_the_first_fails_and_the_second_succeeds(service: Service) -> None:
+def test_second_writer_succeeds_after_the_first_is_rolled_back(service: Service) -> None:
     """If the first is rolled back, the second was the first."""
     name = unique("family")
     with overtaken(service, lambda: service.admin.post("/families", {"name": name})) as begin:
@@ -233,7 +233,7 @@ def test_the_first_fails_and_the_second_succeeds(service: Service) -> None:
 
 
 @on_postgresql
-def test_a_move_is_made_once(service: Service, another: Callable[[], Path]) -> None:
+def test_concurrent_transitions_happen_once(service: Service, another: Callable[[], Path]) -> None:
     """Approving, retiring and yanking: the second waits, sees what the first did, and is refused."""
     patch = service.admin.patch("acme", unique("patch"))
     service.admin.publish(patch, another(), "unknown")
@@ -253,7 +253,7 @@ def test_a_move_is_made_once(service: Service, another: Callable[[], Path]) -> N
 
 
 @on_postgresql
-def test_no_port_of_what_is_being_yanked(service: Service, another: Callable[[], Path]) -> None:
+def test_port_of_a_version_that_is_being_yanked_is_refused(service: Service, another: Callable[[], Path]) -> None:
     """A port that is asked for while its version is yanked waits, and is refused."""
     patch = service.admin.patch("acme", unique("patch"))
     service.admin.publish(patch, another())
@@ -267,7 +267,7 @@ def test_no_port_of_what_is_being_yanked(service: Service, another: Callable[[],
 
 
 @on_postgresql
-def test_a_cursor_never_skips(service: Service) -> None:
+def test_event_cursor_waits_for_uncommitted_events(service: Service) -> None:
     """An event that has its number but is not visible yet holds later ones back: a reader who goes on at its cursor sees all."""
     early, late = unique("early"), unique("late")
 
@@ -289,7 +289,7 @@ def test_a_cursor_never_skips(service: Service) -> None:
     assert seen == [early, late]
 
 
-def test_every_reader_sees_every_event(service: Service) -> None:
+def test_event_reader_sees_each_event_once_in_order(service: Service) -> None:
     """A reader that polls while many write has seen each event once, in order."""
     names = [unique("family") for _ in range(24)]
     cursor = service.admin.get("/events", limit=500).json()["cursor"]
@@ -316,7 +316,7 @@ def test_every_reader_sees_every_event(service: Service) -> None:
     assert sorted(seen) == sorted(names)
 
 
-def test_replicas_that_start_together(migrated: Callable[[], str], tmp_path: Path) -> None:
+def test_replicas_that_start_together_make_one_first_token(migrated: Callable[[], str], tmp_path: Path) -> None:
     """They make one first token between them."""
     url = migrated()
     replicas = [Runtime(Settings(jobs=False, data=tmp_path / str(n), database_url=url, secret_key="s" * 32)) for n in range(3)]

@@ -13,7 +13,7 @@ from tests.support.registry import Service, refused
 SHARD = "model-00001-of-00003.safetensors"
 
 
-def test_each_owner_has_its_share() -> None:
+def test_read_slots_of_an_owner_are_limited() -> None:
     """The refusal says whether the owner's slots are taken or all of them."""
     slots = ReadSlots(total=3, each=2, what="reads")
     with ExitStack() as acme:
@@ -122,7 +122,7 @@ def test_owner_at_its_limit_reclaims_its_own_place_only(monkeypatch: pytest.Monk
     assert slots.taken() == {"other": 1, "acme": 1}
 
 
-def test_two_owners(fresh: Callable[..., Service], models: Models) -> None:
+def test_reads_of_one_owner_leave_slots_to_another(fresh: Callable[..., Service], models: Models) -> None:
     """While one owner's models are read at all of its slots, another's are read on."""
     service = fresh(merged_reads=3)  # of which half, and at least one, for each
     service.admin.family("llama")

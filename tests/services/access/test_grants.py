@@ -49,7 +49,7 @@ def sees(caller: Caller) -> set[str]:
 ALL = {"/families/secret", "/families/secret/releases", "/families/secret/releases/v1", "/families", "/releases", "/events"}
 
 
-def test_nobody_sees_what_is_not_granted(private: Service, acme: Caller) -> None:
+def test_family_without_a_grant_is_unknown(private: Service, acme: Caller) -> None:
     """Not even that it is there: the same answer as for a family that is not."""
     assert sees(acme) == set()
     assert sees(private.admin) == ALL
@@ -62,14 +62,14 @@ def test_nobody_sees_what_is_not_granted(private: Service, acme: Caller) -> None
 
 
 @pytest.mark.parametrize("reader", ["acme", "*"])
-def test_who_it_is_granted_to_sees_it(private: Service, acme: Caller, reader: str) -> None:
+def test_family_with_a_grant_is_seen_by_the_grantee(private: Service, acme: Caller, reader: str) -> None:
     """An owner, or everybody; a grant is one however often it is given."""
     assert grant(private, reader) == grant(private, reader) == [reader]
     assert sees(acme) == ALL
     assert sees(private.caller("rival")) == (ALL if reader == "*" else set())
 
 
-def test_what_was_merged_with_it_is_closed_too(private: Service, acme: Caller, models: Models) -> None:
+def test_merged_model_of_a_withdrawn_grant_is_not_read(private: Service, acme: Caller, models: Models) -> None:
     """Merged bytes are the base's as well: when a grant is taken back they are not read any more, and when it is given, again."""
     grant(private, "acme")
     patch = acme.patch("acme", "tone", family="secret")
@@ -90,7 +90,7 @@ def test_what_was_merged_with_it_is_closed_too(private: Service, acme: Caller, m
     assert [acme.get(path).status_code for path in reads] == [200, 200]
 
 
-def test_only_admins_grant(private: Service, acme: Caller) -> None:
+def test_grant_by_others_than_admins_is_refused(private: Service, acme: Caller) -> None:
     """And only to names that can be owners; a grant that is not there cannot be taken back."""
     grant(private, "acme")
     operator = private.caller("acme", "read", "publish", "operate")
@@ -105,7 +105,7 @@ def test_only_admins_grant(private: Service, acme: Caller) -> None:
     assert {"family.granted", "family.withdrawn"} <= set(kinds)
 
 
-def test_created_with_readers(private: Service) -> None:
+def test_family_created_with_readers_is_granted_to_them(private: Service) -> None:
     made = private.admin.post("/families", {"name": "open", "readers": ["acme", "rival"]})
     assert made.status_code == 201
     assert private.admin.get("/families/open/grants").json() == {"family": "open", "readers": ["acme", "rival"]}
@@ -122,7 +122,7 @@ def grants_seen(answer: str) -> list[tuple[str, str, str]]:
     return [(e["kind"], e["subject"], e["data"]["to"]) for e in events if e["kind"] in OWN_GRANTS]
 
 
-def test_grant_is_told_to_its_grantee_and_admins_only(fresh: Callable[..., Service]) -> None:
+def test_grant_event_is_seen_by_its_grantee_and_admins_only(fresh: Callable[..., Service]) -> None:
     """Other readers of the family learn neither who else may see it nor which owner the admin's token belongs to."""
     service = fresh()
     admin, acme, rival = service.caller("company", "admin"), service.caller("acme", "operate"), service.caller("rival", "operate")

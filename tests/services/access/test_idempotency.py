@@ -18,7 +18,7 @@ def key() -> dict[str, str]:
     return {"Idempotency-Key": unique("key-")}
 
 
-def test_same_answer_again(world: World) -> None:
+def test_repeat_under_a_key_returns_the_first_answer(world: World) -> None:
     """Status, body and Location of the first answer, marked as a repeat; the fact happened once."""
     headers, body = key(), {"name": unique("family")}
     first = world.admin.post("/families", body, headers)
@@ -35,7 +35,7 @@ def test_same_answer_again(world: World) -> None:
     refused(world.admin.post("/families", body), 409, "family.taken")
 
 
-def test_other_request_under_the_same_key(world: World) -> None:
+def test_other_request_under_a_used_key_is_refused(world: World) -> None:
     """Another body, or another path, is refused and does nothing."""
     headers, name = key(), unique("family")
     assert world.admin.post("/families", {"name": name}, headers).status_code == 201
@@ -46,7 +46,7 @@ def test_other_request_under_the_same_key(world: World) -> None:
     refused(world.admin.post("/patches", body, headers), 409, "request.idempotency_key")
 
 
-def test_keys_belong_to_a_token(world: World) -> None:
+def test_key_of_another_token_is_another_key(world: World) -> None:
     """Another token's key of the same name is another key, also of the same owner."""
     headers = key()
     second = world.service.caller("acme")
@@ -56,7 +56,7 @@ def test_keys_belong_to_a_token(world: World) -> None:
         assert "Idempotent-Replayed" not in made.headers
 
 
-def test_refusals_are_not_remembered(world: World) -> None:
+def test_refused_request_may_be_repeated_under_its_key(world: World) -> None:
     """What was refused may be tried again under its key."""
     headers, family = key(), unique("family")
     body = {"owner": "acme", "name": unique("p"), "family": family}
@@ -67,7 +67,7 @@ def test_refusals_are_not_remembered(world: World) -> None:
     assert "Idempotent-Replayed" not in made.headers
 
 
-def test_every_creation(world: World, another: Callable[[], Path]) -> None:
+def test_every_creation_repeats_its_answer_under_a_key(world: World, another: Callable[[], Path]) -> None:
     """Families, releases, patches, drafts and ports: each repeats its answer, although the world has moved on."""
     directory = another()
     patch = world.patch()
@@ -91,7 +91,7 @@ def test_every_creation(world: World, another: Callable[[], Path]) -> None:
         assert again.headers["Idempotent-Replayed"] == "true"
 
 
-def test_several_at_once(world: World) -> None:
+def test_concurrent_requests_under_a_key_happen_once(world: World) -> None:
     """The same request from several threads at once happens once, and all hear the same."""
     headers, body = key(), {"name": unique("family")}
     with ThreadPoolExecutor(4) as pool:
@@ -101,12 +101,12 @@ def test_several_at_once(world: World) -> None:
     assert sorted("Idempotent-Replayed" in a.headers for a in answers) == [False, True, True, True]
 
 
-def test_key_too_long(world: World) -> None:
+def test_key_that_is_too_long_is_refused(world: World) -> None:
     """A key has a bound, like every name."""
     refused(world.admin.post("/families", {"name": unique("f")}, {"Idempotency-Key": "k" * 201}), 422, "request.invalid")
 
 
-def test_forgotten_after_a_day(fresh: Callable[..., Service]) -> None:
+def test_key_is_free_after_a_day(fresh: Callable[..., Service]) -> None:
     """Answers are kept for a day; then the key is free."""
     service, headers = fresh(), key()
     assert service.admin.post("/families", {"name": "llama"}, headers).status_code == 201

@@ -35,7 +35,7 @@ def by_hand(header: dict[str, Any], claims: dict[str, Any], secret: bytes | None
     return f"{signed}.{base64.urlsafe_b64encode(mark).rstrip(b'=').decode()}"
 
 
-def test_signatures_that_are_none(registry: Service, issuer: Issuer) -> None:
+def test_token_without_a_valid_signature_is_refused(registry: Service, issuer: Issuer) -> None:
     """No algorithm, the public key as a shared secret, another issuer's key under a known name, a changed token, extensions."""
     issuer.rotate("rsa", "RS256")
     public = RSA.public_key()
@@ -66,7 +66,7 @@ def test_signatures_that_are_none(registry: Service, issuer: Issuer) -> None:
     assert stranger.asked == [], "nobody is asked whom the registry does not trust"
 
 
-def test_garbage(registry: Service, issuer: Issuer) -> None:
+def test_text_that_is_no_token_is_refused(registry: Service, issuer: Issuer) -> None:
     """Whatever is sent is refused as a token, and never an error of ours."""
     deep = "[" * 5000
     huge = issuer.token(**CI, padding="x" * 16_000)
@@ -85,7 +85,7 @@ def test_garbage(registry: Service, issuer: Issuer) -> None:
         refused(Caller(registry.client, None).post("/tokens/exchange", body), 422, "request.invalid")
 
 
-def test_keys_that_rotate(registry: Service, issuer: Issuer, ring: Clock) -> None:
+def test_unknown_key_id_fetches_keys_at_most_twice_a_minute(registry: Service, issuer: Issuer, ring: Clock) -> None:
     """Kept for ten minutes; a key that is not known makes us ask again, but no more than twice a minute."""
     issuer.rotate("one")
     issuer.asked.clear()
@@ -114,7 +114,7 @@ def test_keys_that_rotate(registry: Service, issuer: Issuer, ring: Clock) -> Non
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "PS512", "ES256", "EdDSA"])
-def test_algorithms(registry: Service, issuer: Issuer, ring: Clock, algorithm: str) -> None:
+def test_key_is_chosen_by_id_and_use(registry: Service, issuer: Issuer, ring: Clock, algorithm: str) -> None:
     """Of several keys the token names one; the only one need not be named; keys for other uses are none."""
     issuer.rotate("here", algorithm)
     admitted(exchange(registry, issuer.token(**CI)))
@@ -134,7 +134,7 @@ def test_algorithms(registry: Service, issuer: Issuer, ring: Clock, algorithm: s
     assert "algorithm" in refused(exchange(registry, issuer.token(**CI)), 401, "oidc.token")["detail"]
 
 
-def test_an_algorithm_that_is_not_trusted(registries: Callable[..., Service], issuer: Issuer) -> None:
+def test_token_signed_by_another_algorithm_is_refused(registries: Callable[..., Service], issuer: Issuer) -> None:
     issuer.rotate("here", "RS256")
     with registries(oidc=[issuer.setting(*RULES, algorithms=["ES256"])]).running() as service:
         assert "not trusted with" in refused(exchange(service, issuer.token(**CI)), 401, "oidc.token")["detail"]
@@ -162,7 +162,7 @@ ABOUT, KEYS = "/.well-known/openid-configuration", "/keys"
         (KEYS, (200, b" " * 300_000, {}), "more than"),
     ],
 )  # fmt: skip
-def test_an_issuer_that_says_what_it_should_not(
+def test_invalid_discovery_document_or_keys_are_refused(
     registry: Service, issuer: Issuer, ring: Clock, path: str, answer: tuple[int, Any, dict[str, str]], reason: str
 ) -> None:
     """503 with the reason, and nothing is believed; once it says what it should, its tokens are good."""
@@ -180,7 +180,7 @@ def test_an_issuer_that_says_what_it_should_not(
     admitted(exchange(registry, issuer.token(**CI)))
 
 
-def test_keys_of_strange_forms(registry: Service, issuer: Issuer, ring: Clock) -> None:
+def test_unreadable_keys_leave_the_others_usable(registry: Service, issuer: Issuer, ring: Clock) -> None:
     """One that cannot be read takes nothing from the others, and is nobody's error."""
     issuer.rotate("good")
     issuer.jwks[:0] = [
@@ -195,7 +195,7 @@ def test_keys_of_strange_forms(registry: Service, issuer: Issuer, ring: Clock) -
             refused(exchange(registry, token), 401, "oidc.token")
 
 
-def test_a_redirect_of_the_keys_into_a_private_network(registry: Service, issuer: Issuer, ring: Clock) -> None:
+def test_redirect_of_the_keys_into_a_private_network_is_not_followed(registry: Service, issuer: Issuer, ring: Clock) -> None:
     with site(http(json.dumps({"keys": issuer.jwks}).encode()), host="127.0.0.2") as inner:
         issuer.answers[KEYS] = (307, b"", {"Location": f"http://127.0.0.2:{inner.port}/keys"})
         try:
@@ -205,7 +205,7 @@ def test_a_redirect_of_the_keys_into_a_private_network(registry: Service, issuer
     assert inner.requests == []
 
 
-def test_a_slow_issuer_makes_nobody_else_wait(registry: Service, issuer: Issuer, patient: None) -> None:
+def test_slow_issuer_is_asked_once_and_delays_no_other_request(registry: Service, issuer: Issuer, patient: None) -> None:
     """More requests wait for it than there are threads: others are answered, and it is asked once for all of them."""
     token = issuer.token(**CI)
     issuer.open.clear()
@@ -233,7 +233,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "REACH", replace(identity.REACH, read_seconds=60.0, total_seconds=60.0))
 
 
-def test_an_issuer_that_is_gone(registries: Callable[..., Service], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_issuer_gives_503_within_seconds(registries: Callable[..., Service], monkeypatch: pytest.MonkeyPatch) -> None:
     """503 within seconds: where nothing listens at once, where nothing answers when the time is over."""
     with issuing() as gone:
         token, setting = gone.token(**CI), gone.setting(*RULES)
@@ -248,7 +248,7 @@ def test_an_issuer_that_is_gone(registries: Callable[..., Service], monkeypatch:
         dead.open.set()
 
 
-def test_a_failure_leaves_the_keys_that_are_known(registry: Service, issuer: Issuer, ring: Clock) -> None:
+def test_failed_fetch_of_keys_leaves_known_keys_usable(registry: Service, issuer: Issuer, ring: Clock) -> None:
     """A key that nobody knows makes us ask; that the issuer does not answer then is not the others' trouble."""
     issuer.rotate("known")
     admitted(exchange(registry, issuer.token(**CI)))

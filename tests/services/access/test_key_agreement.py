@@ -49,12 +49,12 @@ def note(agreement: KeyAgreement) -> str | None:
     return agreement.check()
 
 
-def test_services_with_one_key_have_nothing_to_say(join: Join) -> None:
+def test_services_with_the_same_key_are_ready(join: Join) -> None:
     services = [join("service", OLD) for _ in range(3)]
     assert [note(service) for service in services] == [None] * 3
 
 
-def test_the_service_that_came_last_is_not_ready(join: Join) -> None:
+def test_service_with_another_key_that_started_last_is_not_ready(join: Join) -> None:
     """The ones that were there go on and name it; when it has stopped, there is nothing to say."""
     first, second = join("service", OLD), join("service", OTHER)
     assert first.ident in blocked(second)
@@ -74,13 +74,13 @@ def test_a_worker_with_another_key_is_named_by_services_and_not_ready(join: Join
 
 @pytest.mark.parametrize(("one", "two"), list(itertools.pairwise(ROTATION)))
 @pytest.mark.parametrize("roles", [("service", "service"), ("service", "worker"), ("worker", "service")])
-def test_a_rotation_alarms_nobody(join: Join, one: list[str], two: list[str], roles: tuple[Role, Role]) -> None:
+def test_key_rotation_by_steps_leaves_all_ready(join: Join, one: list[str], two: list[str], roles: tuple[Role, Role]) -> None:
     """Between two steps some processes are at the one, some at the next."""
     processes = [join(roles[0], *one), join(roles[1], *two)]
     assert [note(process) for process in processes] == [None, None]
 
 
-def test_a_step_that_was_left_out_alarms(join: Join) -> None:
+def test_key_rotation_without_a_step_is_not_ready(join: Join) -> None:
     """The new key signs before all accept it: what the second signs is refused by the first."""
     first, second = join("service", OLD), join("service", NEW, OLD)
     assert first.ident in blocked(second)
@@ -95,7 +95,7 @@ def sharing(registries: Callable[..., Service], one: Service, key: str) -> Itera
 
 
 @on_postgresql
-def test_readyz_names_who_differs(registries: Callable[..., Service]) -> None:
+def test_readyz_names_the_service_with_another_key(registries: Callable[..., Service]) -> None:
     """The second service answers 503 and names the first, which stays ready and names the second until it has stopped."""
     with registries(secret_key=OLD, worker_beat_seconds=0.1).running() as one:
         with sharing(registries, one, OTHER) as two:

@@ -47,7 +47,7 @@ def used(service: Service, owner: str, kind: str) -> int:
     return int(service.admin.get(f"/owners/{owner}/usage").json()[kind]["used"])
 
 
-def test_patches(service: Service) -> None:
+def test_patch_beyond_its_quota_is_refused(service: Service) -> None:
     """The third is refused, with what is used and how much more is asked for; what is there is there again."""
     owner, caller = operator(service)
     bodies = [{"owner": owner, "name": f"p{n}", "family": "llama"} for n in range(3)]
@@ -63,7 +63,7 @@ def test_patches(service: Service) -> None:
     assert collectors.get_sample_value("portllm_refused_total", {"reason": "quota.exceeded"}) >= 1
 
 
-def test_bytes_drafts_and_versions(service: Service, another: Callable[[], Path]) -> None:
+def test_bytes_drafts_and_versions_beyond_their_quotas_are_refused(service: Service, another: Callable[[], Path]) -> None:
     """Bytes count from the draft on and after a yank; a refused draft leaves no row."""
     owner, caller = operator(service)
     patch, first, second = caller.patch(owner, "p"), another(), another()
@@ -92,7 +92,7 @@ def test_bytes_drafts_and_versions(service: Service, another: Callable[[], Path]
     assert (again.status_code, again.json()["number"]) == (200, 2), "bytes that are published cost nothing"
 
 
-def test_ports_and_tokens(service: Service, another: Callable[[], Path]) -> None:
+def test_ports_and_tokens_beyond_their_quotas_are_refused(service: Service, another: Callable[[], Path]) -> None:
     """Retired ports and revoked tokens make room; a rotation without a grace needs none."""
     owner, caller = operator(service)
     patch = caller.patch(owner, "p")
@@ -114,7 +114,7 @@ def test_ports_and_tokens(service: Service, another: Callable[[], Path]) -> None
     assert caller.post("/tokens", {"owner": owner, "scopes": ["read"]}).status_code == 201
 
 
-def test_who_sees_and_sets(service: Service) -> None:
+def test_quotas_are_seen_by_their_owner_and_set_by_admins(service: Service) -> None:
     """Its own for a reader, all for an admin, nobody's for a stranger; only an admin sets them, and the audit trail says so."""
     owner, caller = operator(service)
     reader, stranger = service.caller(owner, "read"), service.caller(unique("stranger"))
@@ -137,7 +137,7 @@ def test_who_sees_and_sets(service: Service) -> None:
     ]  # fmt: skip
 
 
-def test_if_match(service: Service) -> None:
+def test_change_of_a_quota_with_an_old_etag_is_refused(service: Service) -> None:
     """Whoever read another state is told."""
     path = f"/owners/{unique('owner')}"
     tag = service.admin.get(f"{path}/usage").headers["ETag"]
@@ -147,7 +147,9 @@ def test_if_match(service: Service) -> None:
     refused(service.admin("PUT", f"{path}/quota", json={"ports": 2}, headers={"If-Match": tag}), 412, "request.changed")
 
 
-def test_many_at_once(registries: Callable[..., Service], models: Models, migrated: Callable[[], str]) -> None:
+def test_concurrent_requests_stay_within_the_quota(
+    registries: Callable[..., Service], models: Models, migrated: Callable[[], str]
+) -> None:
     """On PostgreSQL, where they run side by side: exactly as many as there is room for, of patches and of bytes."""
     with registries(quota_patches=3, database_url=migrated()).running() as service:
         furnished(service, models)
@@ -172,7 +174,7 @@ def test_many_at_once(registries: Callable[..., Service], models: Models, migrat
         assert used(service, "acme", "bytes") == 3 * 1002
 
 
-def test_command_line(service: Service) -> None:
+def test_quota_commands_show_and_set(service: Service) -> None:
     """Shows and sets, for people and for programs."""
     owner, caller = operator(service)
     with serving(service) as url:

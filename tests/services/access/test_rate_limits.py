@@ -54,7 +54,7 @@ def passed(policy: Policy, times: int, whose: str = "acme") -> int:
     return count
 
 
-def test_one_process() -> None:
+def test_limit_holds_for_each_owner_and_window() -> None:
     """The whole limit in each window, of each owner; windows begin with their first request."""
     clock = Clock()
     policy = Policy("requests", "5/minute", None, clock)
@@ -71,13 +71,13 @@ def test_one_process() -> None:
 
 
 @pytest.mark.parametrize("limit", ["", "0/minute", "1/day", "1 / minute", "-1/hour", "1/minute/2", "9999999999/hour", "x"])
-def test_what_is_no_rate(limit: str) -> None:
+def test_invalid_rate_is_refused(limit: str) -> None:
     with pytest.raises(ValueError, match="600/minute"):
         Rate.parse(limit)
 
 
 @pytest.mark.parametrize("limit", [1, 7, 49, 100, 1234])
-def test_replicas_together(limit: int) -> None:
+def test_limit_holds_for_all_replicas_together(limit: int) -> None:
     """The sum over replicas is the limit, though most requests ask nobody."""
     clock = Clock()
     ledger = Ledger(clock)
@@ -91,7 +91,7 @@ def test_replicas_together(limit: int) -> None:
         clock.present += 3600
 
 
-def test_a_lease_ends_with_its_window() -> None:
+def test_lease_of_a_window_is_not_spent_in_the_next() -> None:
     """What was taken in one window is not spent in the next, whose counter knows nothing of it."""
     clock = Clock()
     ledger = Ledger(clock)
@@ -102,7 +102,7 @@ def test_a_lease_ends_with_its_window() -> None:
     assert passed(one, 1) == 0
 
 
-def test_what_is_over_is_forgotten() -> None:
+def test_counters_of_past_windows_are_dropped() -> None:
     """An attacker with many addresses costs memory for one window."""
     clock = Clock()
     policy = Policy("failures", "5/second", None, clock)
@@ -112,7 +112,7 @@ def test_what_is_over_is_forgotten() -> None:
     assert len(policy._leases) <= PRUNE_FROM
 
 
-def test_many_threads() -> None:
+def test_lease_is_spent_once_by_many_threads() -> None:
     """A lease is spent once, however many threads of a process spend it."""
     policy = Policy("requests", "1000/hour", Ledger(Clock()), Clock())
     with ThreadPoolExecutor(8) as pool:
@@ -126,11 +126,11 @@ def test_many_threads() -> None:
         ("testclient", "testclient"),
     ],
 )  # fmt: skip
-def test_whom_an_address_stands_for(address: str, found: str) -> None:
+def test_address_is_counted_by_its_network(address: str, found: str) -> None:
     assert network(address) == found
 
 
-def test_a_database_that_is_away_changes_no_refusal() -> None:
+def test_unreachable_database_leaves_refusals_of_tokens_unchanged() -> None:
     """A token that is refused is refused as ever; an owner's request fails as all do then."""
     away = SharedCounters(counter_engine("postgresql+psycopg://nobody@127.0.0.1:1/none"))
     rates = RateLimiter(RateLimits("5/minute", "", "5/minute"), away)
@@ -150,7 +150,7 @@ def engine(migrated: Callable[[], str]) -> Iterator[Engine]:
     found.dispose()
 
 
-def test_hits_at_once(engine: Engine) -> None:
+def test_concurrent_hits_get_different_numbers(engine: Engine) -> None:
     """Every hit has a number of its own: replicas that take leases at the same moment take different ones."""
     counters, key = SharedCounters(engine), unique("key")
     with ThreadPoolExecutor(8) as pool:
@@ -158,7 +158,7 @@ def test_hits_at_once(engine: Engine) -> None:
     assert sorted(hits) == list(range(1, 81))
 
 
-def test_replicas_on_postgresql(engine: Engine) -> None:
+def test_limit_holds_for_replicas_with_threads_on_postgresql(engine: Engine) -> None:
     """Policies of several replicas, each with threads, let the limit through and no more.
 
     Each replica asks as often as the limit allows: one that stopped earlier could leave a part of its last lease unspent, which
@@ -175,7 +175,7 @@ def test_replicas_on_postgresql(engine: Engine) -> None:
         assert sum(pool.map(many, range(6))) == 300
 
 
-def test_a_window_that_is_over_begins_anew_and_is_swept(engine: Engine) -> None:
+def test_window_that_is_over_begins_anew_and_is_swept(engine: Engine) -> None:
     """By the database's clock."""
     counters, old, young = SharedCounters(engine), unique("key"), unique("key")
     assert [counters.hit(key, 60).hits for key in (old, old, young)] == [1, 2, 1]
@@ -207,7 +207,7 @@ def service(fresh: Callable[..., Service]) -> Service:
     return fresh(rate_limit="6/hour", rate_limit_writes="2/hour", rate_limit_failures="3/hour")
 
 
-def test_an_owner_is_refused_and_told_when_to_come_back(service: Service) -> None:
+def test_owner_over_its_limit_gets_429_with_retry_after(service: Service) -> None:
     """429 with the limit, Retry-After, and the headers that huggingface_hub understands; another owner goes on."""
     acme, other = service.caller("acme"), service.caller("other")
     assert limited(acme, 5) == [200] * 5
@@ -228,14 +228,14 @@ def test_an_owner_is_refused_and_told_when_to_come_back(service: Service) -> Non
     assert collectors.get_sample_value("portllm_refused_total", {"reason": "requests"}) == 2
 
 
-def test_changes_have_a_limit_of_their_own(service: Service) -> None:
+def test_writes_have_a_limit_of_their_own(service: Service) -> None:
     acme = service.caller("acme")
     wrong = {"owner": "acme", "name": "tone", "family": "nope"}
     assert [acme.post("/patches", wrong).status_code for _ in range(3)] == [404, 404, 429]
     assert acme.get("/whoami").status_code == 200
 
 
-def test_guessing_is_slowed_and_nobody_else(service: Service) -> None:
+def test_address_that_guesses_tokens_is_limited(service: Service) -> None:
     """Missing, unknown and expired tokens count for the address; a good one from there works."""
     nobody, wrong, acme = Caller(service.client, None), Caller(service.client, "plt_wrong"), service.caller("acme")
     assert nobody.get("/whoami").status_code == 401
@@ -248,7 +248,7 @@ def test_guessing_is_slowed_and_nobody_else(service: Service) -> None:
     assert acme.get("/whoami").status_code == 200
 
 
-def test_guessing_identity_tokens_is_slowed_too(fresh: Callable[..., Service]) -> None:
+def test_address_that_guesses_identity_tokens_is_limited(fresh: Callable[..., Service]) -> None:
     """The route that asks for no token of ours counts those that it refuses."""
     rule = {"claims": {"sub": "x"}, "owner": "acme", "role": "reader"}
     trusted = {"issuer": "https://issuer.example", "audience": "portllm", "rules": [rule]}

@@ -40,7 +40,7 @@ def unused(registry: Service) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("named", [{}, {"jti": "one"}])
-def test_a_token_is_exchanged_once(registry: Service, issuer: Issuer, named: dict[str, str]) -> None:
+def test_identity_token_is_exchanged_once(registry: Service, issuer: Issuer, named: dict[str, str]) -> None:
     """Also one that its issuer gave no `jti`. A lost answer may be asked for again for a minute."""
     token = issuer.token(**CI, **named)
     first, again = admitted(exchange(registry, token)), admitted(exchange(registry, token))
@@ -52,7 +52,7 @@ def test_a_token_is_exchanged_once(registry: Service, issuer: Issuer, named: dic
     admitted(exchange(registry, issuer.token(**CI, **({"jti": "two"} if named else {"nonce": "n"}))))
 
 
-def test_from_another_address(registry: Service, issuer: Issuer) -> None:
+def test_repeat_from_another_address_is_refused_at_once(registry: Service, issuer: Issuer) -> None:
     """At once: somebody else has it."""
     token = issuer.token(**CI)
     admitted(exchange(registry, token))
@@ -71,7 +71,7 @@ def test_from_another_address(registry: Service, issuer: Issuer) -> None:
         ({}, {"nonce": "other"}, False),
     ],
 )
-def test_which_tokens_are_one(
+def test_tokens_are_equal_by_jti_or_signed_content(
     registry: Service, issuer: Issuer, first: dict[str, str], second: dict[str, str], same: bool
 ) -> None:
     present = int(time.time())
@@ -81,7 +81,7 @@ def test_which_tokens_are_one(
     assert answer.status_code == (401 if same else 201), answer.text
 
 
-def test_a_twin_of_the_signature(registry: Service, issuer: Issuer) -> None:
+def test_mirrored_elliptic_signature_counts_as_the_same_token(registry: Service, issuer: Issuer) -> None:
     """Of an elliptic signature (r, s) whoever sees it can make (r, -s), which is valid as well: the token is still the same."""
     order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256
     token = issuer.token(**CI)
@@ -95,7 +95,7 @@ def test_a_twin_of_the_signature(registry: Service, issuer: Issuer) -> None:
     refused(exchange(registry, twinned), 401, "oidc.used")
 
 
-def test_what_is_refused_is_not_used(registry: Service, issuer: Issuer) -> None:
+def test_refused_exchange_does_not_use_up_the_token(registry: Service, issuer: Issuer) -> None:
     """Nothing is remembered of a token that nobody's rule admits, or whose request asks for too much."""
     refused(exchange(registry, issuer.token(sub="mallory")), 403, "oidc.no_rule")
     token = issuer.token(**CI)
@@ -104,7 +104,7 @@ def test_what_is_refused_is_not_used(registry: Service, issuer: Issuer) -> None:
     admitted(exchange(registry, token))
 
 
-def test_many_at_once(registry: Service, issuer: Issuer) -> None:
+def test_concurrent_exchanges_of_one_token_give_one(registry: Service, issuer: Issuer) -> None:
     """From addresses of their own, as through several replicas: one of them gets a token."""
     token, barrier = issuer.token(**CI), threading.Barrier(6)
     known = registry.runtime.identities
@@ -125,7 +125,7 @@ def test_many_at_once(registry: Service, issuer: Issuer) -> None:
     assert said == ["made"] + ["oidc.used"] * 5
 
 
-def test_issuers_whose_jobs_share_a_token(registries: Callable[..., Service], issuer: Issuer) -> None:
+def test_issuer_without_single_use_allows_repeats(registries: Callable[..., Service], issuer: Issuer) -> None:
     """Where an operator says so."""
     token = issuer.token(**CI)
     with registries(oidc=[issuer.setting(*RULES, single_use=False)]).running() as service:
@@ -134,7 +134,7 @@ def test_issuers_whose_jobs_share_a_token(registries: Callable[..., Service], is
         admitted(exchange(service, token))
 
 
-def test_it_is_forgotten_when_it_has_expired(registry: Service, issuer: Issuer) -> None:
+def test_used_token_is_remembered_until_it_expires(registry: Service, issuer: Issuer) -> None:
     """Not before: it is then refused for its age. An hour is granted to clocks that differ."""
     admitted(exchange(registry, issuer.token(**CI)))
     for passed, left in ((50.0, 1), (20.0, 0)):
@@ -144,7 +144,7 @@ def test_it_is_forgotten_when_it_has_expired(registry: Service, issuer: Issuer) 
         assert registry.rows("SELECT count(*) FROM used_identities") == [(left,)]
 
 
-def test_tokens_of_long_life_are_refused(registry: Service, issuer: Issuer) -> None:
+def test_identity_token_of_long_life_is_refused(registry: Service, issuer: Issuer) -> None:
     """They would have to be remembered as long."""
     present = int(time.time())
     day = {"iat": present, "exp": present + 24 * 3600}
@@ -155,7 +155,7 @@ def test_tokens_of_long_life_are_refused(registry: Service, issuer: Issuer) -> N
         refused(exchange(registry, issuer.token(**CI, iat=-(10**15), exp=long)), 401, "oidc.token")
 
 
-def test_replays_are_slowed(registries: Callable[..., Service], issuer: Issuer) -> None:
+def test_address_that_replays_tokens_is_limited(registries: Callable[..., Service], issuer: Issuer) -> None:
     """As other refused tokens are, by address."""
     with registries(oidc=[issuer.setting(*RULES)], rate_limit_failures="2/hour").running() as service:
         token = issuer.token(**CI)
@@ -178,7 +178,7 @@ def ends(answer: Response) -> dt.datetime:
     return dt.datetime.fromisoformat(answer.json()["expires_at"])
 
 
-def test_what_it_makes_ends_with_it(registry: Service, operator: Caller) -> None:
+def test_token_made_by_an_exchanged_token_expires_with_it(registry: Service, operator: Caller) -> None:
     """Also what that makes in its turn, and nothing of it can be renewed: an hour's word must not become a year's."""
     held = next(token for token in operator.get("/tokens").json()["items"] if token["subject"] == "grace")
     mine = dt.datetime.fromisoformat(held["expires_at"])
@@ -194,7 +194,7 @@ def test_what_it_makes_ends_with_it(registry: Service, operator: Caller) -> None
         refused(caller.post("/tokens/self/rotate", {}), 409, "oidc.rotate")
 
 
-def test_nor_does_it_take_over_what_lasts(registry: Service, operator: Caller) -> None:
+def test_exchanged_token_cannot_rotate_a_token_that_lasts_longer(registry: Service, operator: Caller) -> None:
     """Rotating a token shows its successor's secret: an operator by an issuer's word would hold one that never ends."""
     lasting, brief = (
         registry.admin.post("/tokens", {"owner": "lab", "role": "reader", "name": unique("t"), **life}).json()
@@ -208,7 +208,7 @@ def test_nor_does_it_take_over_what_lasts(registry: Service, operator: Caller) -
     assert operator("DELETE", f"/tokens/{lasting['id']}").status_code == 200
 
 
-def test_an_admin_by_an_issuers_word(registries: Callable[..., Service], issuer: Issuer) -> None:
+def test_exchanged_admin_token_is_bound_to_its_expiry(registries: Callable[..., Service], issuer: Issuer) -> None:
     """Is bound alike; an admin with a token of the registry's own is not."""
     with registries(oidc=[issuer.setting(rule("acme", "admin", sub="ada"))]).running() as service:
         admin = Caller(service.client, admitted(exchange(service, issuer.token()))["token"])

@@ -18,7 +18,7 @@ from tests.support.token_exchange import CI, RULES, admitted, exchange, issuer, 
 __all__ = ["issuer", "registry", "ring"]  # fixtures
 
 
-def test_a_pipeline_comes_by_a_token(registry: Service, issuer: Issuer) -> None:
+def test_identity_token_of_a_pipeline_is_exchanged(registry: Service, issuer: Issuer) -> None:
     """Bound to the rule's owner and role, for an hour; it works until it is revoked; list and trail say whose it is."""
     token = issuer.token(**CI)
     answer = exchange(registry, token)
@@ -55,7 +55,9 @@ def test_a_pipeline_comes_by_a_token(registry: Service, issuer: Issuer) -> None:
         ({"groups": ["admins"], "level": 3}, ("acme", "admin")),
     ],
 )
-def test_rules(registry: Service, issuer: Issuer, claims: dict[str, Any], given: tuple[str, str]) -> None:
+def test_first_rule_whose_claims_all_match_applies(
+    registry: Service, issuer: Issuer, claims: dict[str, Any], given: tuple[str, str]
+) -> None:
     """All claims of a rule, equal or among the members of a list; the first rule counts."""
     made = admitted(exchange(registry, issuer.token(**claims)))
     assert (made["owner"], made["role"]) == given
@@ -69,7 +71,7 @@ def test_rules(registry: Service, issuer: Issuer, claims: dict[str, Any], given:
         {"groups": "admins all", "level": 3}, {"groups": {"admins": 1}, "level": 3}, {"groups": ["admins"], "level": True},
     ],
 )  # fmt: skip
-def test_nobodys_rule(registry: Service, issuer: Issuer, claims: dict[str, Any]) -> None:
+def test_identity_token_without_a_rule_is_refused(registry: Service, issuer: Issuer, claims: dict[str, Any]) -> None:
     """Refused with issuer and subject, and nothing else of the token."""
     token = issuer.token(**{"sub": "mallory", "email": "m@example.com", **claims})
     problem = refused(exchange(registry, token), 403, "oidc.no_rule")
@@ -97,13 +99,13 @@ def test_nobodys_rule(registry: Service, issuer: Issuer, claims: dict[str, Any])
         ({"iss": None}, "who signed it"),
     ],
 )
-def test_claims_that_do_not_hold(registry: Service, issuer: Issuer, changes: dict[str, Any], reason: str) -> None:
+def test_invalid_claims_are_refused(registry: Service, issuer: Issuer, changes: dict[str, Any], reason: str) -> None:
     """Though signed by the right key."""
     token = issuer.token(**{**CI, **changes})
     assert reason in refused(exchange(registry, token), 401, "oidc.token")["detail"]
 
 
-def test_a_little_late_is_not_too_late(registry: Service, issuer: Issuer) -> None:
+def test_clock_skew_of_30_seconds_is_accepted(registry: Service, issuer: Issuer) -> None:
     """Clocks differ: 30 seconds are granted. Of several audiences one is enough, and that of the device login is one."""
     present = int(time.time())
     for claims in (
@@ -112,7 +114,9 @@ def test_a_little_late_is_not_too_late(registry: Service, issuer: Issuer) -> Non
         admitted(exchange(registry, issuer.token(**{**CI, **claims})))
 
 
-def test_lifetimes(registries: Callable[..., Service], registry: Service, issuer: Issuer) -> None:
+def test_lifetime_is_bounded_by_issuer_and_installation(
+    registries: Callable[..., Service], registry: Service, issuer: Issuer
+) -> None:
     """An hour, or what is asked for, never more than issuer and installation allow."""
 
     def seconds(answer: Response) -> float:
@@ -127,7 +131,7 @@ def test_lifetimes(registries: Callable[..., Service], registry: Service, issuer
         refused(exchange(strict, issuer.token(**CI), lifetime=901), 422, "oidc.lifetime")
 
 
-def test_what_anybody_may_know(registry: Service, world: Any, issuer: Issuer) -> None:
+def test_login_information_needs_no_token(registry: Service, world: Any, issuer: Issuer) -> None:
     """Where to log in; a registry without issuers says that it has none."""
     told = Caller(registry.client, None).get("/oidc").json()
     assert told == {"issuers": [{"issuer": issuer.url, "audience": AUDIENCE, "client_id": CLIENT, "scopes": ["openid"]}]}
@@ -135,7 +139,9 @@ def test_what_anybody_may_know(registry: Service, world: Any, issuer: Issuer) ->
     refused(exchange(world.service, issuer.token(**CI)), 404, "oidc.off")
 
 
-def test_refusals_are_in_the_log(registry: Service, issuer: Issuer, caplog: pytest.LogCaptureFixture) -> None:
+def test_refused_exchange_is_logged_without_the_token(
+    registry: Service, issuer: Issuer, caplog: pytest.LogCaptureFixture
+) -> None:
     """With code and issuer, never with the token, on one line whatever it says."""
     token = issuer.token(iss="https://evil.example/\nINFO all is well", **CI)
     with caplog.at_level(logging.WARNING, "portllm.identities"):

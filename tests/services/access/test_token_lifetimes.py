@@ -41,7 +41,7 @@ def owner() -> str:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_roles_are_sets_of_scopes(world: World, owner: str, role: str) -> None:
+def test_role_gives_its_scopes(world: World, owner: str, role: str) -> None:
     """A role given is the role shown, here, in the list and to its holder."""
     token, caller = made(world.admin, owner, role, name="ci")
     seen = caller.get("/whoami").json()
@@ -53,15 +53,15 @@ def test_roles_are_sets_of_scopes(world: World, owner: str, role: str) -> None:
 
 
 @pytest.mark.parametrize("wish", [{}, {"role": "reader", "scopes": ["read"]}, {"role": "reader", "expires_in": 59}])
-def test_wishes_that_are_none(world: World, owner: str, wish: dict[str, Any]) -> None:
+def test_invalid_token_request_is_refused(world: World, owner: str, wish: dict[str, Any]) -> None:
     refused(world.admin.post("/tokens", {"owner": owner, **wish}), 422, "request.invalid")
 
 
-def test_unknown_role(world: World, owner: str) -> None:
+def test_unknown_role_is_refused(world: World, owner: str) -> None:
     refused(world.admin.post("/tokens", {"owner": owner, "role": "root"}), 422, "token.role")
 
 
-def test_an_operator_runs_its_own_owner(world: World, owner: str) -> None:
+def test_operator_manages_tokens_of_its_owner_only(world: World, owner: str) -> None:
     """It makes, lists, rotates and revokes the tokens of its owner, none of an admin or of anybody else."""
     _, operator = made(world.admin, owner, "operator")
     reader, caller = made(operator, owner, "reader")
@@ -80,7 +80,7 @@ def test_an_operator_runs_its_own_owner(world: World, owner: str) -> None:
 
 
 @pytest.mark.parametrize("role", ["reader", "publisher"])
-def test_others_manage_only_what_they_hold(world: World, owner: str, role: str) -> None:
+def test_reader_and_publisher_manage_their_own_token_only(world: World, owner: str, role: str) -> None:
     """Nobody without scope operate sees tokens, or learns which there are; everybody may end its own."""
     token, caller = made(world.admin, owner, role)
     sibling, _ = made(world.admin, owner, "reader")
@@ -95,7 +95,7 @@ def test_others_manage_only_what_they_hold(world: World, owner: str, role: str) 
     refused(caller.get("/whoami"), 401, "token.missing")
 
 
-def test_an_expired_token_is_none(world: World, owner: str) -> None:
+def test_expired_token_is_refused(world: World, owner: str) -> None:
     """Until then it is good; then every answer, also one that is under way, ends, and says why."""
     token, caller = made(world.admin, owner, "publisher", expires_in=3600)
     end = dt.datetime.fromisoformat(caller.get("/whoami").json()["expires_at"])
@@ -109,7 +109,7 @@ def test_an_expired_token_is_none(world: World, owner: str) -> None:
     assert listed["revoked_at"] is None
 
 
-def test_rotation_at_once(world: World, owner: str) -> None:
+def test_rotation_without_a_grace_ends_the_old_token(world: World, owner: str) -> None:
     """The new one is like the old one, its end too, and the old one is gone."""
     token, caller = made(world.admin, owner, "publisher", expires_in=3600, name="ci")
     age(world, token, 1800)
@@ -126,7 +126,7 @@ def test_rotation_at_once(world: World, owner: str) -> None:
     refused(world.admin.post(f"/tokens/{token}/rotate", {}), 409, "token.over")
 
 
-def test_rotation_with_a_grace(world: World, owner: str) -> None:
+def test_rotation_with_a_grace_keeps_both_tokens_for_a_while(world: World, owner: str) -> None:
     """Both are good while holders change over; then only the new one. A grace never makes a token live longer."""
     token, caller = made(world.admin, owner, "reader")
     new = Caller(caller.client, caller.post("/tokens/self/rotate", {"grace": 600}).json()["token"])
@@ -147,7 +147,7 @@ def end_of(answer: Any) -> dt.datetime | None:
 
 
 @pytest.mark.parametrize("role", ["operator", "admin"])
-def test_what_a_token_makes_ends_with_it(world: World, owner: str, role: str) -> None:
+def test_token_made_by_another_expires_with_it(world: World, owner: str, role: str) -> None:
     """Without a wish, at its own end; a longer one is refused; what that makes in its turn is bound alike."""
     token, maker = made(world.admin, owner, role, expires_in=3600)
     mine = dt.datetime.fromisoformat(maker.get("/whoami").json()["expires_at"])
@@ -163,7 +163,7 @@ def test_what_a_token_makes_ends_with_it(world: World, owner: str, role: str) ->
 
 
 @pytest.mark.parametrize("grace", [0, 600])
-def test_a_token_that_rotates_itself_keeps_its_end(world: World, owner: str, grace: int) -> None:
+def test_token_that_rotates_itself_keeps_its_expiry(world: World, owner: str, grace: int) -> None:
     """However often: it changes its secret, it does not renew itself."""
     _, caller = made(world.admin, owner, "publisher", expires_in=3600)
     end = dt.datetime.fromisoformat(caller.get("/whoami").json()["expires_at"])
@@ -173,7 +173,7 @@ def test_a_token_that_rotates_itself_keeps_its_end(world: World, owner: str, gra
         caller = Caller(caller.client, answer.json()["token"])
 
 
-def test_a_token_is_renewed_by_one_that_lasts_longer(world: World, owner: str) -> None:
+def test_token_is_renewed_by_one_that_lasts_longer(world: World, owner: str) -> None:
     """By its whole lifetime, or as far as the other lasts; what lasts longer than the other is not touched by it."""
     token, _ = made(world.admin, owner, "reader", expires_in=3600)
     age(world, token, 1800)

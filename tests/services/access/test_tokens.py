@@ -16,7 +16,7 @@ from tests.support.fixtures import World
 from tests.support.registry import Caller, Service, refused, unique
 
 
-def test_make_use_revoke(world: World) -> None:
+def test_token_works_until_it_is_revoked(world: World) -> None:
     """A token speaks for its owner until it is revoked, at once and for good."""
     owner = unique("team")
     made = world.admin.post("/tokens", {"owner": owner, "scopes": ["publish", "read"], "name": "ci"})
@@ -40,12 +40,12 @@ def test_make_use_revoke(world: World) -> None:
 
 
 @pytest.mark.parametrize("scopes", [["write"], ["read", "Admin"], ["read", ""]])
-def test_unknown_scope(world: World, scopes: list[str]) -> None:
+def test_unknown_scope_is_refused(world: World, scopes: list[str]) -> None:
     """Only those that there are."""
     refused(world.admin.post("/tokens", {"owner": "acme", "scopes": scopes}), 422, "token.scopes")
 
 
-def test_no_scope_at_all(world: World) -> None:
+def test_token_without_a_scope_is_refused(world: World) -> None:
     """A token for nothing is not made."""
     refused(world.admin.post("/tokens", {"owner": "acme", "scopes": []}), 422, "request.invalid")
 
@@ -65,7 +65,7 @@ def test_secrets_are_kept_as_hashes(fresh: Callable[..., Service]) -> None:
     assert hashes == {hashlib.sha256(secret.encode()).hexdigest() for secret in secrets}
 
 
-def test_first_admin_token(tmp_path: Path) -> None:
+def test_first_admin_token_is_made_once(tmp_path: Path) -> None:
     """Made at the first start only, written for its owner's eyes, shown once."""
     settings = Settings(jobs=False, data=tmp_path / "data")
     first = create_app(settings)
@@ -90,7 +90,7 @@ def test_first_admin_token(tmp_path: Path) -> None:
     assert not file.exists()
 
 
-def test_one_service_for_a_directory(tmp_path: Path) -> None:
+def test_second_service_on_a_data_directory_is_refused(tmp_path: Path) -> None:
     """A second service on the same data is refused while the first runs."""
     settings = Settings(jobs=False, data=tmp_path / "data")
     with TestClient(create_app(settings)):
@@ -102,7 +102,7 @@ def test_one_service_for_a_directory(tmp_path: Path) -> None:
         assert client.get("/healthz").status_code == 200
 
 
-def test_scopes(world: World) -> None:
+def test_request_without_its_scope_is_refused(world: World) -> None:
     """read cannot publish, publish cannot administer, and each is told which scope it lacks."""
     acme, reader = world.acme, world.reader
     patch = world.patch()
@@ -139,7 +139,7 @@ def test_scopes(world: World) -> None:
         refused(response, 403, "token.scope")
 
 
-def test_an_admin_may_act_for_everybody(world: World) -> None:
+def test_admin_acts_for_another_owner(world: World) -> None:
     """An admin publishes in another's name; what happened says who did it."""
     patch = world.admin.patch("acme", unique("patch"))
     assert world.admin.publish(patch, world.models.patch)["number"] == 1
@@ -147,7 +147,7 @@ def test_an_admin_may_act_for_everybody(world: World) -> None:
     assert (event["owner"], event["actor"]) == ("acme", "admin")
 
 
-def test_database_and_tables_say_whose(world: World) -> None:
+def test_tables_with_rows_of_owners_have_an_owner_column(world: World) -> None:
     """Every table of ours with somebody's rows has the column that says whose."""
     with world.service.connection() as connection:
         tables = [

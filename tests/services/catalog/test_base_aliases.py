@@ -43,7 +43,7 @@ def name(service: Service, family: str, called: str, **more: str) -> dict[str, s
     return dict(answer.json())
 
 
-def test_a_name_means_a_family_or_a_release(service: Service) -> None:
+def test_base_alias_names_a_family_or_a_release(service: Service) -> None:
     """In upper or lower case, as hubs take it; one revision can mean another release than all others."""
     name(service, "llama", UPSTREAM, release="v1")
     name(service, "llama", UPSTREAM, revision="5f0b02c7", release="v2")
@@ -56,7 +56,7 @@ def test_a_name_means_a_family_or_a_release(service: Service) -> None:
         assert said(service, nothing) is None
 
 
-def test_our_own_names(service: Service) -> None:
+def test_own_base_repository_names_its_family(service: Service) -> None:
     """base/FAMILY is a family here, and its revision a release; without one, only where no other release can be meant."""
     assert said(service, "base/llama", "v2") == "llama/v2"
     assert said(service, "base/llama") == said(service, "base/llama", "main") == said(service, "base/llama", "v9") == "llama/"
@@ -66,7 +66,7 @@ def test_our_own_names(service: Service) -> None:
     assert said(service, "base/secret", None, "admin") == said(service, "base/secret", "v1", "admin") == "secret/"
 
 
-def test_a_family_that_one_may_not_see_is_not_named(service: Service, acme: Caller) -> None:
+def test_base_alias_of_a_hidden_family_is_unknown(service: Service, acme: Caller) -> None:
     """Neither its names nor what they mean."""
     hidden = unique("org/secret")
     name(service, "secret", hidden, release="v1")
@@ -78,7 +78,7 @@ def test_a_family_that_one_may_not_see_is_not_named(service: Service, acme: Call
     assert hidden not in shown.text
 
 
-def test_said_twice_and_taken_back(service: Service) -> None:
+def test_base_alias_repeated_changed_and_deleted(service: Service) -> None:
     """The same again is the same; in other words it is refused until it was forgotten."""
     called = unique("org/base")
     first = service.admin.post("/families/llama/aliases", {"name": called, "release": "v1"})
@@ -98,12 +98,12 @@ def test_said_twice_and_taken_back(service: Service) -> None:
 
 
 @pytest.mark.parametrize("called", ["base/llama", "a b", "a@b", "a\nb", "é", "x" * 201])
-def test_what_cannot_be_a_name(service: Service, called: str) -> None:
+def test_invalid_base_alias_is_refused(service: Service, called: str) -> None:
     answer = service.admin.post("/families/llama/aliases", {"name": called})
     assert (answer.status_code, answer.json()["code"]) in ((422, "request.name"), (422, "request.invalid"))
 
 
-def test_what_it_names_must_be_there(service: Service, acme: Caller) -> None:
+def test_base_alias_of_an_unknown_release_is_refused(service: Service, acme: Caller) -> None:
     """And only an admin says it."""
     refused(service.admin.post("/families/llama/aliases", {"name": "org/x", "release": "v9"}), 404, "release.unknown")
     refused(service.admin.post("/families/nothing/aliases", {"name": "org/x"}), 404, "family.unknown")

@@ -33,7 +33,7 @@ def name() -> str:
     return unique("v2-")
 
 
-def test_roots(service: Service, name: str, tmp_path: Path) -> None:
+def test_directory_outside_the_allowed_roots_is_refused(service: Service, name: str, tmp_path: Path) -> None:
     """Only what really lies under an allowed directory; nobody learns what else is on the disk."""
     outside = service.place.parent / "outside"
     outside.mkdir()
@@ -51,7 +51,7 @@ def test_roots(service: Service, name: str, tmp_path: Path) -> None:
     assert service.register("llama", "inside", service.place / "inside").json()["source"] == str(service.place / "a")
 
 
-def test_not_a_directory(service: Service, name: str) -> None:
+def test_missing_directory_and_file_under_a_root_are_told_apart(service: Service, name: str) -> None:
     """Under a root, what is missing and what is a file are told apart from what is forbidden."""
     (service.place / "file").write_text("x")
     for found in ("file", "missing"):
@@ -59,7 +59,9 @@ def test_not_a_directory(service: Service, name: str) -> None:
         assert "where the service runs" in problem["remedy"]
 
 
-def test_link_out_of_the_root_inside_the_directory(service: Service, models: Models, name: str, tmp_path: Path) -> None:
+def test_link_that_leads_out_of_the_root_is_refused_at_ingestion(
+    service: Service, models: Models, name: str, tmp_path: Path
+) -> None:
     """A file that is a link to somewhere else is refused at ingestion: it could carry any file of the server away."""
     secret = tmp_path / "secret"
     secret.write_text("of the server")
@@ -74,7 +76,7 @@ def test_link_out_of_the_root_inside_the_directory(service: Service, models: Mod
     assert service.release("llama", name, directory)["state"] == "ready"
 
 
-def test_a_link_that_leads_outside_after_registration_is_refused(
+def test_link_that_leads_outside_after_registration_is_refused(
     service: Service, models: Models, name: str, tmp_path: Path
 ) -> None:
     """Every open judges again: a file that is now a link, and a directory that is one; identities may be what they were."""
@@ -92,7 +94,9 @@ def test_a_link_that_leads_outside_after_registration_is_refused(
     refused(service.admin.get(f"{files}/{SHARD}"), 409, "checkpoint.link")
 
 
-def test_directory_that_became_a_link_before_the_job_ran(service: Service, models: Models, name: str, tmp_path: Path) -> None:
+def test_directory_that_became_a_link_before_the_job_ran_is_refused(
+    service: Service, models: Models, name: str, tmp_path: Path
+) -> None:
     """The allow-list is asked again when the job begins."""
     directory = shutil.copytree(models.v1, service.place / name)
     assert service.register("llama", name, directory).status_code == 202
@@ -163,7 +167,7 @@ def test_copy_outlives_its_source(service: Service, models: Models, name: str) -
     assert list((service.data / "blobs" / "staging").iterdir()) == []
 
 
-def test_ingestion_in_its_child_process(world: World) -> None:
+def test_ingestion_runs_in_a_child_process_without_secrets(world: World) -> None:
     """The same work by the real child: a process that gets its order on stdin and knows neither database nor tokens."""
     family = world.admin.family(unique("family"))
     assert world.service.register(family, "v1", world.models.v1, copy=True).status_code == 202

@@ -18,7 +18,7 @@ from tests.support.models import make_base
 from tests.support.registry import Service, refused, unique
 
 
-def test_families(world: World) -> None:
+def test_family_is_created_described_and_listed(world: World) -> None:
     """A family is created once, described, listed and found by name."""
     name = unique("family")
     made = world.admin.post("/families", {"name": name, "description": "a line", "readers": ["*"]})
@@ -34,7 +34,7 @@ def test_families(world: World) -> None:
     refused(world.service.register("nope", "v1", world.models.v1), 404, "family.unknown")
 
 
-def test_register_ingest_ready(world: World) -> None:
+def test_registered_release_is_made_ready_by_its_job(world: World) -> None:
     """Registering answers at once with a job; the job makes the release ready, with a manifest and a summary."""
     family = world.admin.family(unique("family"))
     registered = world.service.register(family, "v1", world.models.v1)
@@ -78,7 +78,7 @@ def test_manifest_names_every_file_and_tensor(world: World) -> None:
             assert manifest.tensor_digests[tensor.name] == hashlib.sha256(data).hexdigest()
 
 
-def test_same_directory_again_returns_what_is_there(world: World) -> None:
+def test_release_of_the_same_directory_is_returned_again(world: World) -> None:
     """A repeat, by another spelling of the path too, makes no second release; another directory or way is refused."""
     before = world.admin.get("/families/llama/releases/v1").json()
     for directory in (world.models.v1, f"{world.models.v1}/", world.models.v1 / ".." / world.models.v1.name):
@@ -93,7 +93,7 @@ def test_same_directory_again_returns_what_is_there(world: World) -> None:
     assert world.service.runtime.tools.jobs.enqueued == []
 
 
-def test_parents(world: World) -> None:
+def test_release_with_an_unknown_parent_is_refused(world: World) -> None:
     """The release that one continues is named; an unknown one is refused and nothing is registered."""
     assert world.admin.get("/families/llama/releases/v2").json()["parent"] == "v1"
     assert world.admin.get("/families/llama/releases/v1").json()["parent"] is None
@@ -103,7 +103,7 @@ def test_parents(world: World) -> None:
     refused(world.admin.get("/families/llama/releases/v9"), 404, "release.unknown")
 
 
-def test_rejected_then_retried(fresh: Callable[..., Service], tmp_path: Path) -> None:
+def test_rejected_release_is_read_again_after_repair(fresh: Callable[..., Service], tmp_path: Path) -> None:
     """A directory that is no model is rejected with its reason; repaired, the same registration is read again."""
     service = fresh()
     family = service.admin.family("llama")
@@ -125,7 +125,7 @@ def test_rejected_then_retried(fresh: Callable[..., Service], tmp_path: Path) ->
     assert kinds == ["release.registered", "release.rejected", "release.registered", "release.ready"]
 
 
-def test_rejected_then_corrected(fresh: Callable[..., Service]) -> None:
+def test_rejected_release_can_be_registered_with_another_directory(fresh: Callable[..., Service]) -> None:
     """What was rejected never was a release: its name is free for another directory, way and parent."""
     service = fresh()
     family = service.admin.family("llama")
@@ -137,11 +137,13 @@ def test_rejected_then_corrected(fresh: Callable[..., Service]) -> None:
     assert (ready["state"], ready["source"], ready["copied"], ready["parent"]) == ("ready", str(right), True, "v0")
 
 
-def test_a_directory_whose_name_is_too_long(world: World) -> None:
+def test_directory_with_a_name_that_is_too_long_is_refused(world: World) -> None:
     refused(world.service.register("llama", "long", world.models.v1.parent / ("a" * 4000)), 404, "release.directory")
 
 
-def test_file_that_changes_while_it_is_read(fresh: Callable[..., Service], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_release_whose_file_changes_while_it_is_read_is_rejected(
+    fresh: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Digests of a moving target are of nothing: the release is rejected."""
     service = fresh()
     family = service.admin.family("llama")
@@ -157,7 +159,7 @@ def test_file_that_changes_while_it_is_read(fresh: Callable[..., Service], monke
     assert (release["state"], release["problem"]["code"]) == ("rejected", "checkpoint.changed")
 
 
-def test_yank(fresh: Callable[..., Service], models: Models) -> None:
+def test_yanked_release_is_hidden_and_its_ports_are_read(fresh: Callable[..., Service], models: Models) -> None:
     """A yanked release is hidden from selection; the ports that are ready on it are read on."""
     service = fresh()
     admin, family = service.admin, service.admin.family("llama")
@@ -181,7 +183,7 @@ def test_yank(fresh: Callable[..., Service], models: Models) -> None:
     assert [r["name"] for r in admin.get("/families/llama/releases").json()["items"]] == ["v2", "v1"]
 
 
-def test_unknown_release_and_etag(world: World) -> None:
+def test_unknown_release_is_404_and_etag_follows_changes(world: World) -> None:
     """A release has an ETag that moves with it; an unknown one is a 404 that says what to do."""
     found = world.reader.get("/families/llama/releases/v1")
     assert found.headers["ETag"] == '"2"'  # registered, then ready

@@ -122,7 +122,7 @@ def test_a_directory_that_was_restored_is_refused_until_it_is_reaccepted(service
     assert kinds(service).count("release.reaccepted") == 1, "nothing changed the second time"
 
 
-def test_other_bytes_are_not_reaccepted(service: Service) -> None:
+def test_reacceptance_of_other_bytes_is_refused(service: Service) -> None:
     change_unseen(service.place / "v1" / WEIGHTS)
     assert reaccept(service) == (1, {"release": "llama/v1", "accepted": False, "wrong": [WEIGHTS], "reason": ""})
     refused(service.admin.get(f"{files_of(service)}/{WEIGHTS}"), 409, "checkpoint.changed")
@@ -132,7 +132,9 @@ def test_other_bytes_are_not_reaccepted(service: Service) -> None:
 
 
 @pytest.mark.parametrize("path", [WEIGHTS, CARRIED])
-def test_a_sample_finds_what_no_identity_tells(service: Service, path: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_sample_finds_changed_bytes_with_unchanged_identity(
+    service: Service, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """The release is not read any more; an event, the log, a metric and fsck say so. Reaccepted, it is read again."""
     target = service.place / "v1" / path
     kept = target.read_bytes()
@@ -166,7 +168,7 @@ def test_a_sample_reads_no_more_than_its_budget(service: Service) -> None:
     assert sample(service, everything) == everything
 
 
-def test_housekeeping_samples_each_hour(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maintenance_samples_each_hour(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not at its start; then within what the setting says."""
     as_registered_before(service)
     change_unseen(service.place / "v1" / WEIGHTS)

@@ -37,13 +37,13 @@ def stored(service: Service, name: str) -> str:
     return str(service.rows("SELECT token FROM upstreams WHERE name = :name", name=name)[0][0])
 
 
-def test_the_hub_is_there_from_the_start(world: World) -> None:
+def test_hub_is_an_upstream_from_the_start(world: World) -> None:
     found = world.admin.get("/upstreams/hf").json()
     assert (found["endpoint"], found["has_token"], found["built_in"]) == ("https://huggingface.co", False, True)
     assert hub(world.service, "hf") == Hub("hf", "https://huggingface.co")
 
 
-def test_add_show_replace_and_remove(world: World) -> None:
+def test_upstream_is_added_replaced_and_removed(world: World) -> None:
     """Said anew, it is as was said now: nothing of before is left, its token neither."""
     name = unique("hub")
     made = world.admin("PUT", f"/upstreams/{name}", json={"endpoint": "https://hub.example/", "token": TOKEN})
@@ -70,12 +70,12 @@ def test_add_show_replace_and_remove(world: World) -> None:
         "https://hub.example#x", "https://hub.example:0", "https://hub example", "https://[::1", "https://hub.example/%2e%2e",
     ],
 )  # fmt: skip
-def test_what_is_no_endpoint(world: World, endpoint: str) -> None:
+def test_invalid_endpoint_is_refused(world: World, endpoint: str) -> None:
     problem = refused(world.admin("PUT", "/upstreams/other", json={"endpoint": endpoint}), 422, "upstream.endpoint")
     assert "secret" not in problem["detail"]
 
 
-def test_bodies_that_are_refused(world: World) -> None:
+def test_refused_upstream_shows_no_token(world: World) -> None:
     """Also then nothing of a token is in the answer."""
     for more in (
         {"token": f"{TOKEN} x"},
@@ -90,7 +90,7 @@ def test_bodies_that_are_refused(world: World) -> None:
     refused(world.admin("PUT", "/upstreams/No", json={"endpoint": "https://hub.example"}), 422, "request.name")
 
 
-def test_the_token_is_nowhere_in_the_clear(fresh: Fresh) -> None:
+def test_upstream_token_is_stored_encrypted_only(fresh: Fresh) -> None:
     """Neither in the database nor in events, the audit trail, or an error about it."""
     service = fresh()
     put(service, "hub", token=TOKEN)
@@ -104,7 +104,7 @@ def test_the_token_is_nowhere_in_the_clear(fresh: Fresh) -> None:
         assert TOKEN.encode() not in b"".join(p.read_bytes() for p in service.data.glob("portllm.db*"))
 
 
-def test_a_secret_is_bound_to_its_row_and_its_address(fresh: Fresh) -> None:
+def test_encrypted_token_is_bound_to_its_row_and_endpoint(fresh: Fresh) -> None:
     """Whoever may write to the database cannot have a token sent elsewhere, nor give it to another upstream."""
     service = fresh()
     put(service, "hub", token=TOKEN)
@@ -121,7 +121,7 @@ def test_a_secret_is_bound_to_its_row_and_its_address(fresh: Fresh) -> None:
 @pytest.mark.parametrize(
     "sealed", ["", "x", "s2.a.b", "s1.", "s1.{key}.", "s1.{key}.!!!", "s1.{key}.AAAA", "s1.{key}." + "A" * 100]
 )
-def test_what_was_never_encrypted(sealed: str) -> None:
+def test_column_without_a_ciphertext_is_refused(sealed: str) -> None:
     """Whatever stands in the column, it is a refusal and no crash."""
     place = encryption.SecretContext("upstreams.token", "ups_1", "https://hub.example", "The token")
     with pytest.raises(DomainError) as raised:
@@ -129,7 +129,7 @@ def test_what_was_never_encrypted(sealed: str) -> None:
     assert raised.value.code == "secret.damaged"
 
 
-def test_no_two_encryptions_are_alike() -> None:
+def test_equal_tokens_have_different_ciphertexts() -> None:
     """Nor does the name of a key tell the key."""
     place = encryption.SecretContext("upstreams.token", "ups_1", "https://hub.example", "The token")
     one, two = (encryption.seal([OLD.encode()], place, TOKEN) for _ in range(2))
@@ -138,7 +138,7 @@ def test_no_two_encryptions_are_alike() -> None:
     assert OLD not in one
 
 
-def test_rotation(registries: Fresh) -> None:
+def test_key_rotation_keeps_tokens_readable(registries: Fresh) -> None:
     """A new key reads what the old one wrote while it is accepted; written anew, the old one can be forgotten."""
     service = registries(secret_key=OLD)
     with service.running():
@@ -163,14 +163,14 @@ def test_rotation(registries: Fresh) -> None:
         assert [word for word in (TOKEN, OLD, NEW) if word in ended.output] == []
 
 
-def test_only_admins(world: World) -> None:
+def test_upstreams_are_changed_by_admins_only(world: World) -> None:
     for caller in (world.acme, world.reader):
         for method, path in (("GET", "/upstreams"), ("GET", "/upstreams/hf"), ("DELETE", "/upstreams/hf")):
             refused(caller(method, path), 403, "token.scope")
         refused(caller("PUT", "/upstreams/hf", json={"endpoint": "https://hub.example"}), 403, "token.scope")
 
 
-def test_who_may_pull(fresh: Fresh) -> None:
+def test_pulls_are_allowed_by_the_setting_of_the_upstream(fresh: Fresh) -> None:
     """An upstream that an admin added is for admins, until publishers are let in; the Hub as it comes is for both."""
     service = fresh()
     put(service, "closed")
@@ -185,7 +185,7 @@ def test_who_may_pull(fresh: Fresh) -> None:
             assert raised.value.code == code
 
 
-def test_verbs(fresh: Fresh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upstream_commands_add_list_show_and_remove(fresh: Fresh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Added with a token from standard input, listed, shown, removed."""
     service = fresh()
     with serving(service) as url:
@@ -210,7 +210,7 @@ def test_verbs(fresh: Fresh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("hf:org/*", ("hf", "org/*", "main")),
     ],
 )  # fmt: skip
-def test_references(text: str, found: tuple[str, str, str]) -> None:
+def test_upstream_reference_is_parsed(text: str, found: tuple[str, str, str]) -> None:
     reference = Reference.parse(text)
     assert (reference.upstream, reference.repository, reference.revision) == found
     assert is_reference(text)
@@ -225,12 +225,12 @@ def test_references(text: str, found: tuple[str, str, str]) -> None:
         "hf:*", "hf:*/x", "hf:org/x\n", "hf:org/x@main\0",
     ],
 )  # fmt: skip
-def test_what_is_no_reference(text: str) -> None:
+def test_invalid_upstream_reference_is_refused(text: str) -> None:
     with pytest.raises(DomainError) as raised:
         Reference.parse(text)
     assert raised.value.code == "upstream.reference"
 
 
 @pytest.mark.parametrize("text", ["/models/x", "./hf", "s3://bucket/x", "C:/x", "/models/hf:org/x", "models"])
-def test_places_are_no_references(text: str) -> None:
+def test_path_or_s3_uri_is_no_upstream_reference(text: str) -> None:
     assert not is_reference(text)

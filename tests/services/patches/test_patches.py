@@ -9,7 +9,7 @@ from tests.support.fixtures import World
 from tests.support.registry import refused, unique
 
 
-def test_create_again_and_read(world: World) -> None:
+def test_patch_created_again_is_returned(world: World) -> None:
     """The same name in the same family again is the same patch; in another family it is refused."""
     name = unique("patch")
     body = {"owner": "acme", "name": name, "family": "llama", "description": "a tone"}
@@ -28,7 +28,7 @@ def test_create_again_and_read(world: World) -> None:
     assert world.rival.post("/patches", {**body, "owner": "rival"}).status_code == 201
 
 
-def test_description_and_if_match(world: World) -> None:
+def test_description_with_an_old_etag_is_refused(world: World) -> None:
     """A change with an ETag that was read before somebody else's change is refused, and changes nothing."""
     patch = world.patch()
     etag = world.acme.get(f"/patches/{patch}").headers["ETag"]
@@ -46,7 +46,7 @@ def test_description_and_if_match(world: World) -> None:
 
 
 @pytest.mark.parametrize("tag", ['"x"', "\u00b2", '"1", "2"', "9" * 5000, ""])
-def test_if_match_that_we_never_gave(world: World, tag: str) -> None:
+def test_foreign_etag_matches_nothing(world: World, tag: str) -> None:
     """An ETag that is none of ours matches nothing."""
     patch = world.patch()
     headers = {"If-Match": tag.encode("latin-1")}
@@ -54,7 +54,7 @@ def test_if_match_that_we_never_gave(world: World, tag: str) -> None:
     refused(late, 412, "request.changed")
 
 
-def test_unknown_patch(world: World) -> None:
+def test_unknown_patch_is_404(world: World) -> None:
     """A patch that is not there is a 404 in every place that names it."""
     files = [{"path": "adapter_config.json", "size": 1, "sha256": "0" * 64}]
     for response in (
@@ -70,7 +70,7 @@ def test_unknown_patch(world: World) -> None:
         refused(response, 404, "patch.unknown")
 
 
-def test_aliases_move(world: World, another: Callable[[], Path]) -> None:
+def test_alias_that_moves_has_a_new_etag(world: World, another: Callable[[], Path]) -> None:
     """An alias points at a number, at main, or where another alias points; moving it changes its ETag."""
     patch = world.patch()
     versions = [world.acme.publish(patch, another())["number"] for _ in range(2)]
@@ -92,7 +92,7 @@ def test_aliases_move(world: World, another: Callable[[], Path]) -> None:
     assert world.reader.get(f"/patches/{patch}").json()["aliases"] == {"prod": 1, "stage": 1}
 
 
-def test_aliases_to_nowhere(world: World, another: Callable[[], Path]) -> None:
+def test_alias_of_an_unknown_or_yanked_version_is_refused(world: World, another: Callable[[], Path]) -> None:
     """An alias cannot point at what is not there or was yanked."""
     patch = world.patch()
     path = f"/patches/{patch}/aliases/prod"
@@ -109,7 +109,7 @@ def test_aliases_to_nowhere(world: World, another: Callable[[], Path]) -> None:
 
 
 @pytest.mark.parametrize("reference", ["\u00b2", "\u0661", "0", "-1", "1" * 30, "1" * 5000])
-def test_odd_references(world: World, reference: str) -> None:
+def test_reference_that_only_python_reads_as_a_number_is_unknown(world: World, reference: str) -> None:
     """What only looks like a number to Python is no version."""
     for response in (
         world.acme("PUT", "/patches/acme/tone/aliases/odd", json={"version": reference[:89]}),
@@ -121,7 +121,7 @@ def test_odd_references(world: World, reference: str) -> None:
     assert found.json()["code"] in ("version.unknown", "request.invalid"), found.text
 
 
-def test_list_by_family_and_owner(world: World) -> None:
+def test_patches_are_listed_by_family_and_owner(world: World) -> None:
     """Lists hold what the token may read, newest first, and can be narrowed."""
     family = world.admin.family(unique("family"))
     mine, theirs = world.acme.patch("acme", unique("p"), family), world.rival.patch("rival", unique("p"), family)
@@ -137,7 +137,7 @@ def test_list_by_family_and_owner(world: World) -> None:
     refused(world.acme.get("/patches", family="nope"), 404, "family.unknown")
 
 
-def test_described_otherwise(world: World) -> None:
+def test_patch_created_again_with_other_settings_is_refused(world: World) -> None:
     """A repeat that says something else is refused, not swallowed; one that says nothing, or the same, returns what is there."""
     body = {"owner": "acme", "name": unique("patch"), "family": "llama"}
     assert world.acme.post("/patches", body | {"description": "one"}).status_code == 201

@@ -19,7 +19,7 @@ from tests.support.uploads import announced, send
 WEIGHTS = "adapter_model.safetensors"
 
 
-def test_published_version(world: World, another: Callable[[], Path]) -> None:
+def test_published_version_has_number_files_and_facts(world: World, another: Callable[[], Path]) -> None:
     """A version says what it is: number, files, facts, the release it was trained on."""
     patch, directory = world.patch(), another()
     version = world.acme.publish(patch, directory)
@@ -38,7 +38,7 @@ def test_published_version(world: World, another: Callable[[], Path]) -> None:
     assert listed[1] == version
 
 
-def test_same_bytes_twice(world: World, another: Callable[[], Path]) -> None:
+def test_same_bytes_twice_are_one_version(world: World, another: Callable[[], Path]) -> None:
     """The same bytes are the same version: at the announcement, or at the end of an upload that began before."""
     patch, directory = world.patch(), another()
     early = world.acme.uploaded(patch, directory)
@@ -57,7 +57,7 @@ def test_same_bytes_twice(world: World, another: Callable[[], Path]) -> None:
     assert len(list(blobs.glob(f"*/{version['files'][0]['sha256']}"))) == 1
 
 
-def test_newest_is_what_was_published_last(world: World, another: Callable[[], Path]) -> None:
+def test_newest_version_is_the_last_published(world: World, another: Callable[[], Path]) -> None:
     """Of two drafts the one that was opened first may be published last: lists, pages and main go by the number."""
     patch = world.patch()
     slow = world.acme.uploaded(patch, another())
@@ -73,7 +73,7 @@ def test_newest_is_what_was_published_last(world: World, another: Callable[[], P
     assert (found, cursor) == ([3, 2, 1], {"cursor": None})
 
 
-def test_same_bytes_trained_on_something_else(world: World, another: Callable[[], Path]) -> None:
+def test_same_bytes_trained_on_another_release_are_refused(world: World, another: Callable[[], Path]) -> None:
     """What a version was trained on never changes, so the same bytes with another base are refused."""
     patch, directory = world.patch(), another()
     early = world.acme.uploaded(patch, directory, "v2")
@@ -112,7 +112,7 @@ def _refused_at_publish(world: World, patch: str, directory: Path, code: str) ->
     assert world.service.rows(query, id=draft["id"]) == [(None, "null")]
 
 
-def test_patch_of_another_base(world: World, shelf: Shelf, another: Callable[[], Path]) -> None:
+def test_patch_of_another_base_is_refused(world: World, shelf: Shelf, another: Callable[[], Path]) -> None:
     """A patch whose shapes or modules are not those of the release that it names is refused; the next one is version 1."""
     patch = world.patch()
     _refused_at_publish(world, patch, shelf.patch(world.models.wide), "port.shape")
@@ -121,7 +121,7 @@ def test_patch_of_another_base(world: World, shelf: Shelf, another: Callable[[],
     assert world.acme.publish(patch, another())["number"] == 1
 
 
-def test_nan_patch(world: World, another: Callable[[], Path]) -> None:
+def test_patch_with_nan_is_refused(world: World, another: Callable[[], Path]) -> None:
     """A patch whose training diverged is refused, by the tensor's name."""
     directory = another()
     tensors, metadata = load_tensors(directory / WEIGHTS)
@@ -136,14 +136,14 @@ def test_nan_patch(world: World, another: Callable[[], Path]) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"null", b"\xff\xfe"])
-def test_damaged_configuration(world: World, another: Callable[[], Path], content: bytes) -> None:
+def test_damaged_configuration_is_refused(world: World, another: Callable[[], Path], content: bytes) -> None:
     """What is announced and arrives, but is no adapter configuration, is refused by name."""
     directory = another()
     (directory / "adapter_config.json").write_bytes(content)
     _refused_at_publish(world, world.patch(), directory, "adapter.invalid_config")
 
 
-def test_unknown_release(world: World, another: Callable[[], Path]) -> None:
+def test_version_trained_on_an_unknown_release_is_refused(world: World, another: Callable[[], Path]) -> None:
     """A version is trained on a release of its own family that is ready, or on `unknown`."""
     patch = world.patch()
     body = {"trained_on": "v77", "files": announced(another())}
@@ -180,7 +180,7 @@ def test_publish_by_several_clients_at_once_makes_one_version(world: World, anot
     assert world.acme.port(patch, "v1")["state"] == "ready"
 
 
-def test_yank(world: World, another: Callable[[], Path]) -> None:
+def test_yanked_version_is_hidden_and_its_port_is_read(world: World, another: Callable[[], Path]) -> None:
     """A yanked version is hidden from selection; a ready port of it is read on, and can be found by its number."""
     patch = world.patch()
     world.acme.publish(patch, another())
@@ -202,7 +202,7 @@ def test_yank(world: World, another: Callable[[], Path]) -> None:
     assert world.acme.get(f"/patches/{patch}/versions/2").json()["state"] == "yanked"
 
 
-def test_patch_directory_as_it_arrived(world: World, another: Callable[[], Path], tmp_path: Path) -> None:
+def test_stored_patch_equals_the_sent_directory(world: World, another: Callable[[], Path], tmp_path: Path) -> None:
     """The bytes in the store are those that were sent, each under its digest and not writable."""
     directory = another()
     version = world.acme.publish(world.patch(), directory)

@@ -17,7 +17,7 @@ from tests.support.registry import Service, refused, unique
 MIB = 2**20
 
 
-def test_continuation_is_ready(world: World) -> None:
+def test_port_to_a_continuation_is_ready(world: World) -> None:
     """A release that continues the one trained on has cosines near 1, and says how far it drifted."""
     (finding,) = world.port["findings"]
     assert (finding["code"], finding["severity"]) == ("lineage.measured", "info")
@@ -25,12 +25,12 @@ def test_continuation_is_ready(world: World) -> None:
     assert finding["data"]["overall_drift"] == pytest.approx(0.01, rel=0.1)
 
 
-def test_the_release_it_was_trained_on(world: World) -> None:
+def test_port_to_the_release_trained_on_is_not_compared(world: World) -> None:
     """Back to where it came from there is nothing to compare."""
     assert world.acme.port("acme/tone", "v1")["findings"] == []
 
 
-def test_unrelated_release(world: World) -> None:
+def test_port_to_an_unrelated_release_is_refused_unless_forced(world: World) -> None:
     """Equal shapes and nothing else in common: refused; a reason forces it, and is kept."""
     body = {"patch": "acme/tone", "release": "alien"}
     port = world.acme.port("acme/tone", "alien")
@@ -54,7 +54,7 @@ def test_unrelated_release(world: World) -> None:
     assert event["data"]["forced"] is True
 
 
-def test_distant_release(world: World) -> None:
+def test_port_to_a_distant_release_is_warned_about(world: World) -> None:
     """Far, but of one line: a warning."""
     name = unique("r")
     directory = continue_base(world.models.v1, world.service.place / name, drift=0.8)
@@ -65,7 +65,7 @@ def test_distant_release(world: World) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_release_with_nan(world: World, value: float) -> None:
+def test_port_to_a_release_with_weights_that_are_no_numbers_is_refused(world: World, value: float) -> None:
     """Weights that cannot be compared do not pass for related, and break no answer."""
     name = unique("r")
     directory = continue_base(world.models.v1, world.service.place / name)
@@ -90,7 +90,7 @@ def _samples(service: Service) -> list[tuple[str, str]]:
     return service.rows("SELECT old_manifest, new_manifest FROM lineage_samples")
 
 
-def test_a_pair_is_sampled_once(fresh: Callable[..., Service], models: Models, another: Callable[[], Path]) -> None:
+def test_pair_of_releases_is_sampled_once(fresh: Callable[..., Service], models: Models, another: Callable[[], Path]) -> None:
     """What one check sampled is remembered for every patch: the old release is not read again, or needed."""
     service = fresh()
     admin = service.admin
@@ -120,7 +120,7 @@ def test_a_pair_is_sampled_once(fresh: Callable[..., Service], models: Models, a
     refused(admin.post("/ports", {"patch": two, "release": "v3"}), 409, "checkpoint.changed")
 
 
-def test_at_most_64_mib_are_read(fresh: Callable[..., Service], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sample_reads_at_most_64_mib(fresh: Callable[..., Service], monkeypatch: pytest.MonkeyPatch) -> None:
     """Releases of 96 MiB: the sample stays within its bound, and so does the measure of fidelity."""
     service = fresh()
     admin = service.admin

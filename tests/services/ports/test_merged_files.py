@@ -18,7 +18,7 @@ SHARD = "model-00001-of-00003.safetensors"
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=["as the release", "float32"])
-def test_every_file_is_what_the_offline_merge_writes(world: World, tmp_path: Path, recipe: Recipe) -> None:
+def test_merged_files_equal_the_offline_merge(world: World, tmp_path: Path, recipe: Recipe) -> None:
     """The list and every byte of every file agree with `portllm merge`."""
     merge(world.models.v2, world.models.patch, tmp_path / "out", recipe)
     expected = {p.relative_to(tmp_path / "out").as_posix(): p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
@@ -44,7 +44,7 @@ def test_every_file_is_what_the_offline_merge_writes(world: World, tmp_path: Pat
     assert json.loads(expected["config.json"])["dtype"] == (recipe.dtype or "bfloat16")
 
 
-def test_etags_and_digests(world: World) -> None:
+def test_etag_is_the_digest_or_the_recipe(world: World) -> None:
     """A carried file is named by its sha256; a computed one by 40 hex digits of its recipe, never 64."""
     for file in world.acme.get(f"/ports/{world.port['id']}/files").json()["files"]:
         read = world.acme.get(f"/ports/{world.port['id']}/files/{file['path']}")
@@ -58,13 +58,13 @@ def test_etags_and_digests(world: World) -> None:
             assert read.headers["Repr-Digest"] == f"sha-256=:{digest}:"
 
 
-def test_media_types(world: World) -> None:
+def test_media_type_follows_the_file_name(world: World) -> None:
     """JSON is JSON; weights are bytes."""
     kinds = {p: world.acme.head(f"/ports/{world.port['id']}/files/{p}").headers["content-type"] for p in ("config.json", SHARD)}
     assert kinds == {"config.json": "application/json", SHARD: "application/octet-stream"}
 
 
-def test_if_none_match(world: World) -> None:
+def test_read_with_a_known_etag_is_304(world: World) -> None:
     """A client that has the file is told so, without a byte."""
     url = f"/ports/{world.port['id']}/files/{SHARD}"
     etag = world.acme.head(url).headers["ETag"]
@@ -80,7 +80,7 @@ def test_if_none_match(world: World) -> None:
     assert world.acme.get(url, {"If-None-Match": etag, "Range": "bytes=0-1"}).status_code == 304
 
 
-def test_head(world: World) -> None:
+def test_head_equals_get_without_bytes(world: World) -> None:
     """HEAD answers what GET would, without the bytes, and computes none."""
     for path in (SHARD, "config.json"):
         url = f"/ports/{world.port['id']}/files/{path}"
@@ -94,7 +94,7 @@ def test_head(world: World) -> None:
     "path",
     ["model.safetensors", "nope", "../config.json", "%2e%2e/config.json", "config.json/", "CONFIG.JSON", "adapter_config.json"],
 )
-def test_unknown_path(world: World, path: str) -> None:
+def test_unknown_path_is_404(world: World, path: str) -> None:
     """Only the files of the list exist, whatever the path looks like."""
     for method in ("GET", "HEAD"):
         response = world.acme(method, f"/ports/{world.port['id']}/files/{path}")
@@ -103,7 +103,7 @@ def test_unknown_path(world: World, path: str) -> None:
             refused(response, 404, "output.unknown_file")
 
 
-def test_digest_job(world: World) -> None:
+def test_digest_job_equals_the_offline_merge(world: World) -> None:
     """The digests of computed files are made once, by a job, and agree with the bytes and with the offline merge."""
     patch = world.patch()
     world.acme.publish(patch, world.models.patch)
@@ -130,7 +130,7 @@ def test_digest_job(world: World) -> None:
     assert [e["kind"] for e in events if e["subject"] == port["id"]] == ["port.ready", "port.digested"]
 
 
-def test_digests_of_a_copied_release(world: World, tmp_path: Path) -> None:
+def test_digest_job_reads_a_copied_release(world: World, tmp_path: Path) -> None:
     """The job finds a release's copies as it finds a directory."""
     release = world.service.release("llama", "v2-copied", world.models.v2, copy=True)
     assert release["copied"]

@@ -40,7 +40,7 @@ def test_check_stores_no_port(world: World, patch: str) -> None:
     assert verdict.json()["state"] == "ready"
 
 
-def test_port_and_its_repeat(world: World, patch: str) -> None:
+def test_port_to_a_continuation_is_ready_and_repeated_requests_return_it(world: World, patch: str) -> None:
     """A port to a continuation is ready at once; the same wish, however it names the version, returns the same port."""
     made = world.acme.post("/ports", {"patch": patch, "release": "v2"})
     assert made.status_code == 201
@@ -59,7 +59,7 @@ def test_port_and_its_repeat(world: World, patch: str) -> None:
     assert read.headers["ETag"] == '"1"'
 
 
-def test_the_same_wish_at_once(world: World, patch: str) -> None:
+def test_concurrent_equal_requests_return_one_port(world: World, patch: str) -> None:
     """Several clients that wish the same at once are told of one port."""
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: world.acme.post("/ports", {"patch": patch, "release": "v2"}), range(4)))
@@ -68,7 +68,7 @@ def test_the_same_wish_at_once(world: World, patch: str) -> None:
     assert len(world.acme.get("/ports", patch=patch).json()["items"]) == 1
 
 
-def test_other_recipes_are_other_ports(world: World, patch: str) -> None:
+def test_port_with_another_recipe_is_another_port(world: World, patch: str) -> None:
     """Each recipe has a fingerprint, and a port, of its own; a recipe that cannot be is refused."""
     ports = [world.acme.port(patch, "v2", recipe={"dtype": dtype}) for dtype in (None, "float32", "float16")]
     assert len({p["id"] for p in ports}) == len({p["fingerprint"] for p in ports}) == 3
@@ -77,7 +77,7 @@ def test_other_recipes_are_other_ports(world: World, patch: str) -> None:
     refused(world.acme.post("/ports", {"patch": patch, "release": "v2", "recipe": {"dtyp": "x"}}), 422, "request.invalid")
 
 
-def test_version_by_alias_and_number(world: World, patch: str, another: Callable[[], Path]) -> None:
+def test_port_of_a_version_by_number_alias_or_newest(world: World, patch: str, another: Callable[[], Path]) -> None:
     """A version is asked for by number, by alias, or as the newest; unknown ones say so."""
     world.acme.publish(patch, another())
     world.acme("PUT", f"/patches/{patch}/aliases/prod", json={"version": "1"})
@@ -87,7 +87,7 @@ def test_version_by_alias_and_number(world: World, patch: str, another: Callable
     refused(world.acme.get("/ports", patch=patch, version="stage"), 404, "alias.unknown")
 
 
-def test_wrong_names(world: World, patch: str) -> None:
+def test_port_with_unknown_names_is_refused(world: World, patch: str) -> None:
     """Each mistake in a wish is told by its own code."""
     other = world.admin.family(unique("family"))
     problem = refused(world.acme.post("/ports", {"patch": patch, "release": "v2", "family": other}), 409, "patch.other_family")
@@ -100,7 +100,7 @@ def test_wrong_names(world: World, patch: str) -> None:
     assert world.acme.get("/ports", release="v2", family="llama").status_code == 200
 
 
-def test_misfit_is_refused_with_findings(world: World, patch: str) -> None:
+def test_port_to_a_release_of_other_shapes_is_refused_with_findings(world: World, patch: str) -> None:
     """A release of other shapes: the port is stored as refused, with the reason, and has no merged model."""
     port = world.acme.port(patch, "wide")
     assert port["state"] == "refused"
@@ -117,7 +117,7 @@ def test_misfit_is_refused_with_findings(world: World, patch: str) -> None:
     assert world.acme.port(patch, "wide", force="it is fine")["state"] == "refused"
 
 
-def test_unknown_origin_is_held(world: World, another: Callable[[], Path]) -> None:
+def test_port_of_unknown_origin_is_held_until_approved(world: World, another: Callable[[], Path]) -> None:
     """Trained on nobody knows what: held, unreadable, until somebody approves it with a reason, which is recorded."""
     patch = world.patch()
     assert world.acme.publish(patch, another(), "unknown")["trained_on"] == "unknown"
@@ -142,7 +142,7 @@ def test_unknown_origin_is_held(world: World, another: Callable[[], Path]) -> No
     assert world.acme.port(patch, "v1", force="surely v1")["state"] == "held"
 
 
-def test_retire(world: World, patch: str) -> None:
+def test_retired_port_is_not_read_and_can_be_made_anew(world: World, patch: str) -> None:
     """A retired port is not read any more; the same wish makes a new one."""
     port = world.acme.port(patch, "v2")
     assert world.acme.post(f"/ports/{port['id']}/retire").json()["state"] == "retired"
@@ -154,7 +154,7 @@ def test_retire(world: World, patch: str) -> None:
     assert again.json()["fingerprint"] == port["fingerprint"]
 
 
-def test_low_fidelity(world: World, shelf: Shelf) -> None:
+def test_port_of_a_patch_too_small_for_the_dtype_is_warned_about(world: World, shelf: Shelf) -> None:
     """A patch too small for the dtype is warned about, with the ways out; in float32 it survives."""
     patch = world.patch()
     world.acme.publish(patch, shelf.patch(world.models.v1, strength=1e-6))
@@ -170,7 +170,7 @@ def test_low_fidelity(world: World, shelf: Shelf) -> None:
     assert "fidelity.low" not in codes(exact)
 
 
-def test_patch_that_adds_nothing(world: World, shelf: Shelf) -> None:
+def test_port_of_a_patch_that_adds_nothing_is_refused(world: World, shelf: Shelf) -> None:
     """All products zero: refused by name, as `merge` does."""
     patch = world.patch()
     world.acme.publish(patch, shelf.patch(world.models.v1, strength=0.0))
@@ -179,7 +179,7 @@ def test_patch_that_adds_nothing(world: World, shelf: Shelf) -> None:
     assert (port["state"], port["fidelity"]) == ("refused", None)
 
 
-def test_patch_that_overflows(world: World, shelf: Shelf) -> None:
+def test_port_of_a_patch_that_overflows_is_refused(world: World, shelf: Shelf) -> None:
     """A merge that is seen to end in infinities does not become a ready port, which nobody could read."""
     patch = world.patch()
     world.acme.publish(patch, shelf.patch(world.models.v1, strength=1e34, lora_alpha=1e9))
@@ -187,7 +187,7 @@ def test_patch_that_overflows(world: World, shelf: Shelf) -> None:
     assert (port["state"], codes(port)["port.overflow"]) == ("refused", "refuse")
 
 
-def test_tokenizers(world: World, another: Callable[[], Path]) -> None:
+def test_port_of_a_patch_with_another_tokenizer_has_a_finding(world: World, another: Callable[[], Path]) -> None:
     """A tokenizer or chat template of the patch's own is a finding when it differs; the recipe says whose is carried."""
     same, own = another(), another()
     make_tokenizer(same)
@@ -207,13 +207,13 @@ def test_tokenizers(world: World, another: Callable[[], Path]) -> None:
             assert merged.content == (directory / path).read_bytes()
 
 
-def test_patch_without_a_tokenizer(world: World, patch: str) -> None:
+def test_port_with_a_missing_patch_tokenizer_is_refused(world: World, patch: str) -> None:
     """Asked for a tokenizer that the patch does not bring, the port is refused."""
     port = world.acme.port(patch, "v2", recipe={"tokenizer": "patch"})
     assert (port["state"], codes(port)["recipe.no_patch_tokenizer"]) == ("refused", "refuse")
 
 
-def test_companions_that_changed_between_releases(world: World, patch: str, tmp_path: Path) -> None:
+def test_changed_companion_files_are_findings(world: World, patch: str, tmp_path: Path) -> None:
     """What changed beside the weights, and what of a release is left out, is said."""
     service = world.service
     directory = continue_base(world.models.v1, service.place / unique("release"))
@@ -235,7 +235,7 @@ def test_companions_that_changed_between_releases(world: World, patch: str, tmp_
     shutil.rmtree(directory)
 
 
-def test_lists_of_a_family(world: World) -> None:
+def test_ports_are_listed_by_family_and_patch(world: World) -> None:
     """A family is heeded, alone and with a patch; a patch of another family, and a version of no patch, are refused."""
     patch = world.patch()
     world.acme.publish(patch, world.models.patch)

@@ -36,7 +36,7 @@ def ready(world: World) -> dict[str, Any]:
     return serving(world.acme, world.port["id"])
 
 
-def test_a_plain_patch_is_served_as_an_adapter_and_merged(ready: dict[str, Any], world: World) -> None:
+def test_plain_patch_is_served_as_adapter_and_merged(ready: dict[str, Any], world: World) -> None:
     """The adapter on the shared base is preferred; what cannot be says why."""
     assert (ready["port"], ready["state"], ready["servable"]) == (world.port["id"], "ready", True)
     assert (ready["patch"], ready["version"], ready["family"], ready["release"]) == ("acme/tone", 1, "llama", "v2")
@@ -49,7 +49,7 @@ def test_a_plain_patch_is_served_as_an_adapter_and_merged(ready: dict[str, Any],
     assert option(ready, "transformers-serve-adapter")["launches"] == []
 
 
-def test_the_facts_are_those_of_the_files(ready: dict[str, Any]) -> None:
+def test_serving_facts_equal_the_files(ready: dict[str, Any]) -> None:
     facts = ready["facts"]
     assert (facts["rank"], facts["max_lora_rank"], tuple(facts["max_lora_ranks"])) == (8, 8, MAX_LORA_RANKS)
     assert set(facts["target_modules"]) == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
@@ -57,7 +57,7 @@ def test_the_facts_are_those_of_the_files(ready: dict[str, Any]) -> None:
     assert (facts["bias"], facts["modules_to_save"], facts["use_rslora"], facts["rank_pattern"]) == ("none", [], False, False)
 
 
-def test_the_addresses_are_what_the_hub_protocol_says(ready: dict[str, Any], world: World) -> None:
+def test_serving_addresses_lead_to_the_commit_and_files(ready: dict[str, Any], world: World) -> None:
     """Repository and revision lead to the commit, and the files at the commit have the digests."""
     hub = Hub(world.acme)
     for part in ("base", "adapter", "merged"):
@@ -74,7 +74,7 @@ def test_the_addresses_are_what_the_hub_protocol_says(ready: dict[str, Any], wor
     assert ready["merged"]["total_bytes"] == sum(e["size"] for e in hub.tree("acme/tone.merged", "v2@1"))
 
 
-def test_the_commands_name_the_port_and_nothing_that_moves(ready: dict[str, Any]) -> None:
+def test_serving_commands_name_pinned_revisions(ready: dict[str, Any]) -> None:
     """Every word is a plain one: what is copied into a shell does what it says."""
     static, resolved = option(ready, "vllm-adapter")["launches"]
     base = "vllm serve base/llama --revision v2 --dtype bfloat16 --enable-lora --max-lora-rank 8"
@@ -95,7 +95,7 @@ def test_the_commands_name_the_port_and_nothing_that_moves(ready: dict[str, Any]
         assert shlex.join(command) == " ".join(command)
 
 
-def test_another_recipe_is_no_adapter(world: World, another: Callable[[], Path]) -> None:
+def test_port_in_another_dtype_is_not_served_as_adapter(world: World, another: Callable[[], Path]) -> None:
     """In another dtype the port is not what base and adapter are together, and has no name in the Hub protocol."""
     name = world.patch()
     world.acme.publish(name, another())
@@ -110,7 +110,7 @@ def test_another_recipe_is_no_adapter(world: World, another: Callable[[], Path])
     assert launch["commands"][1][-2:] == ["--dtype", "float32"]
 
 
-def test_a_patch_with_its_own_tokenizer_is_warned_of(world: World, shelf: Shelf) -> None:
+def test_patch_with_its_own_tokenizer_has_a_warning(world: World, shelf: Shelf) -> None:
     """Beside a shared base nobody reads it."""
     name = world.patch()
     directory = shelf.patch(world.models.v1, seed=77, tokenizer=True)
@@ -124,7 +124,7 @@ def test_a_patch_with_its_own_tokenizer_is_warned_of(world: World, shelf: Shelf)
 
 
 @pytest.mark.parametrize("state", ["refused", "held", "retired"])
-def test_what_is_not_ready_is_not_served(world: World, another: Callable[[], Path], state: str) -> None:
+def test_port_that_is_not_ready_is_not_served(world: World, another: Callable[[], Path], state: str) -> None:
     """Held, refused and retired ports say so, and lead nowhere."""
     name = world.patch()
     world.acme.publish(name, another(), trained_on="unknown" if state == "held" else "v1")
@@ -139,7 +139,7 @@ def test_what_is_not_ready_is_not_served(world: World, another: Callable[[], Pat
     assert [found[part] for part in ("facts", "base", "adapter", "merged")] == [None] * 4
 
 
-def test_what_was_yanked_is_warned_of(world: World, another: Callable[[], Path]) -> None:
+def test_yanked_version_has_a_warning(world: World, another: Callable[[], Path]) -> None:
     name = world.patch()
     world.acme.publish(name, another())
     port = world.acme.port(name, "v2")["id"]
@@ -149,13 +149,13 @@ def test_what_was_yanked_is_warned_of(world: World, another: Callable[[], Path])
     assert codes(found, "vllm-adapter")["serving.yanked"] == "warn"
 
 
-def test_others_have_no_such_port(world: World) -> None:
+def test_port_of_another_owner_is_unknown(world: World) -> None:
     """And nobody has one that is not there."""
     refused(world.rival.get(f"/ports/{world.port['id']}/serving.json"), 404, "port.unknown")
     refused(world.acme.get("/ports/prt_none/serving.json"), 404, "port.unknown")
 
 
-def test_a_family_that_was_taken_away_and_a_purged_version(fresh: Callable[..., Service], world: World) -> None:
+def test_port_of_a_withdrawn_family_or_purged_version_is_unknown(fresh: Callable[..., Service], world: World) -> None:
     """Who may not see the base any more learns nothing of it; what was purged is gone."""
     service = fresh()
     assert service.admin.post("/families", {"name": "llama", "readers": ["acme"]}).status_code == 201
