@@ -19,7 +19,7 @@ from app.blobs.s3 import client
 from app.blobs.s3.store import S3Blobs
 from app.blobs.store import BlobStore
 from app.clients.workers import WorkerFiles
-from app.composition import JOB_KINDS
+from app.composition import HANDLERS, JOB_KINDS
 from app.core import arithmetic
 from app.core.arithmetic import Arithmetic
 from app.db import installation, job_indexes, locks, schema
@@ -269,7 +269,7 @@ class Runtime:
     @contextmanager
     def write(self) -> Iterator[UnitOfWork]:
         """A unit of work that may write; commits at its end."""
-        with unit_of_work(self._writes, self.tools) as uow:
+        with unit_of_work(self._writes, self.tools, HANDLERS) as uow:
             yield uow
 
     @contextmanager

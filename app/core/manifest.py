@@ -38,6 +38,10 @@ class Manifest:
     file_digests: Mapping[str, str]
     tensor_digests: Mapping[str, str]
 
+    def listing(self) -> list[tuple[str, int, str]]:
+        """Returns path, size and sha256 of every carried file, by path."""
+        return [(path, size, self.file_digests[path]) for path, size in sorted(self.checkpoint.files.items())]
+
     @cached_property
     def digest(self) -> str:
         return digest_of(self.to_dict())

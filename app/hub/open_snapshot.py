@@ -1,17 +1,14 @@
-"""Opens a repository at a revision for one request, and writes its commit down where nobody asked for it before."""
+"""Opens a repository at a revision for one request."""
 
 from dataclasses import dataclass
-from functools import partial
 
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import Repository, parse_repository
 from app.http.access import Access
-from app.services.hubview import repositories, snapshots
+from app.services.hubview import hub_commits, repositories, snapshots
 from app.services.hubview.snapshots import Snapshot, SnapshotFile
-from app.services.unit_of_work import run_with_retry
 
-ATTEMPTS = 3
 COMMIT = "X-Repo-Commit"
 
 
@@ -41,16 +38,13 @@ def open_repository(access: Access, owner: str, name: str, revision: str) -> Ope
     From then on refusals name the commit too (X-Repo-Commit): clients remember that a file is not in it.
 
     Raises:
-        DomainError: what `repositories.find` says; hub.repository; database.collision, where names move without end.
+        DomainError: the errors of `repositories.find`; hub.repository.
     """
-    for _ in range(ATTEMPTS):
-        with access.read() as (uow, principal):
-            repository = parse_repository(owner, name)
-            thing = repositories.find(uow, principal, repository, revision)
-            snapshot = snapshots.written(uow, thing)
-        if snapshot is not None:
-            access.say(**{COMMIT: snapshot.commit})
-            return OpenSnapshot(principal, repository, revision, snapshot)
-        drawn = snapshots.draw(access.registry.tools.artifacts, thing)
-        run_with_retry(access.registry.write, partial(snapshots.keep, drawn=drawn))
-    raise DomainError("database.collision")
+    with access.read() as (uow, principal):
+        repository = parse_repository(owner, name)
+        thing = repositories.find(uow, principal, repository, revision)
+        snapshot = snapshots.written(uow, thing)
+    if snapshot is None:
+        snapshot = hub_commits.write_missing(access.registry, thing)
+    access.say(**{COMMIT: snapshot.commit})
+    return OpenSnapshot(principal, repository, revision, snapshot)

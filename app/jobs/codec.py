@@ -64,9 +64,9 @@ def _decode(expected: Any, data: Any, where: str) -> Any:
         return _decode_fields(expected, data, where)
     if hasattr(expected, "_fields"):
         return _decode_tuple(expected, data, where)
-    if origin is tuple:
-        (of, _) = arguments
-        return tuple(_decode(of, held, f"{where}[{n}]") for n, held in enumerate(_instance(list, data, where)))
+    if origin in (tuple, list):
+        of = arguments[0]
+        return origin(_decode(of, held, f"{where}[{n}]") for n, held in enumerate(_instance(list, data, where)))
     if origin in (dict, Mapping):
         return {key: _decode(arguments[1], held, f"{where}.{key}") for key, held in _instance(dict, data, where).items()}
     return _instance(expected, data, where)

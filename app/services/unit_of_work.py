@@ -1,10 +1,11 @@
 """The unit of work: one transaction, and what a use case may touch within it. Holds the only commit."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from types import MappingProxyType
+from typing import Any, Generic, Protocol, TypeVar
 
 from sqlalchemy import exc, inspect
 from sqlalchemy.orm import Session, sessionmaker
@@ -21,10 +22,28 @@ from app.domain.principal import INSTALLATION, Principal
 from app.services.tools import Tools
 
 ATTEMPTS = 3
+# How often handlers may record events because of events; more is taken for an endless loop.
+MAX_ROUNDS = 5
 
 log = logging.getLogger("portllm.uow")
 
 Value = TypeVar("Value")
+Kind = TypeVar("Kind", bound=TypedEvent)
+
+
+@dataclass(frozen=True)
+class Recorded(Generic[Kind]):
+    """An event as its handlers get it."""
+
+    event: Kind
+    principal: Principal
+    owner: str
+    subject: str
+
+
+# What else happens in the transaction that records an event, by kind; see `app.composition`. Handlers run in the given order.
+Handler = Callable[["UnitOfWork", Recorded[Any]], None]
+Handlers = Mapping[type[TypedEvent], Sequence[Handler]]
 
 
 @dataclass
@@ -33,6 +52,8 @@ class UnitOfWork:
 
     session: Session
     tools: Tools
+    handlers: Handlers = field(default_factory=dict)
+    _recorded: list[Recorded[Any]] = field(default_factory=list)
     _events: list[Event] = field(default_factory=list)
     _after_commit: list[Callable[[], object]] = field(default_factory=list)
 
@@ -68,21 +89,43 @@ class UnitOfWork:
 
     def event(self, event: OwnerEvent, principal: Principal, owner: str, subject: str) -> None:
         """Records what happened to something of an owner; written at the end of the transaction, with the fact or not at all."""
-        self._events.append(_row(event, principal, owner, subject))
+        self._record(Recorded(event, principal, owner, subject))
 
     def family_event(self, event: FamilyEvent, principal: Principal, family: str, release: str | None = None) -> None:
         """Records what happened to a family, or to a release of it, as `event` does."""
-        self._events.append(_row(event, principal, INSTALLATION, f"{family}/{release}" if release else family, family))
+        self._record(Recorded(event, principal, INSTALLATION, f"{family}/{release}" if release else family), family)
+
+    def _record(self, found: Recorded[Any], family: str | None = None) -> None:
+        event, principal = found.event, found.principal
+        self._recorded.append(found)
+        self._events.append(
+            Event(
+                at=now(), kind=event.spec.kind, owner=found.owner, subject=found.subject, actor=principal.owner,
+                data=event.data(), family=family, token=principal.token, address=principal.address, request=principal.request,
+            )
+        )  # fmt: skip
 
     def after_commit(self, action: Callable[[], object]) -> None:
         """Registers clean-up to run after the commit. It may be lost (crash, error), so correctness must not depend on it."""
         self._after_commit.append(action)
 
     def write_events(self) -> None:
-        """Last of all, because whoever writes events makes others wait who want to."""
-        self.session.flush()
+        """Runs the handlers of what was recorded, then writes the events: last, as writing them makes other writers wait."""
+        self._handle()
         if self._events:
             events.append(self.session, self._events)
+
+    def _handle(self) -> None:
+        """Runs handlers until they record nothing more; an event that a handler records is handled in the next round."""
+        for _ in range(MAX_ROUNDS):
+            self.session.flush()
+            if not self._recorded:
+                return
+            found, self._recorded = self._recorded, []
+            for one in found:
+                for handler in self.handlers.get(type(one.event), ()):
+                    handler(self, one)
+        raise RuntimeError(f"handlers of events go on recording events after {MAX_ROUNDS} rounds")
 
     def committed(self) -> None:
         """Runs the registered clean-up. The transaction is already committed, so errors are only logged."""
@@ -93,22 +136,17 @@ class UnitOfWork:
                 log.exception("clean-up after a commit failed")
 
 
-def _row(event: TypedEvent, principal: Principal, owner: str, subject: str, family: str | None = None) -> Event:
-    return Event(
-        at=now(), kind=event.spec.kind, owner=owner, subject=subject, actor=principal.owner, data=event.data(), family=family,
-        token=principal.token, address=principal.address, request=principal.request,
-    )  # fmt: skip
-
-
 @contextmanager
-def unit_of_work(sessions: sessionmaker[Session], tools: Tools) -> Iterator[UnitOfWork]:
+def unit_of_work(
+    sessions: sessionmaker[Session], tools: Tools, handlers: Handlers = MappingProxyType({})
+) -> Iterator[UnitOfWork]:  # fmt: skip
     """Commits when the block ends, rolls back when it raises.
 
     Raises:
         CollisionError, DomainError: what the database answered, see `app.db.errors.translated`.
     """
     with translated(), sessions() as session:
-        uow = UnitOfWork(session, tools)
+        uow = UnitOfWork(session, tools, handlers)
         yield uow
         uow.write_events()
         session.commit()

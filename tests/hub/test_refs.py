@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,14 +80,45 @@ def test_commits_are_written_when_a_version_is_published_and_a_port_becomes_read
 ) -> None:
     acme = begun.caller("acme")
     acme.publish(acme.patch("acme", "tone"), models.patch)
-    assert commits_of(begun) == {"patch": 1}
+    assert commits_of(begun) == {"base": 1, "patch": 1}
     acme.port("acme/tone", "v1")
-    assert commits_of(begun) == {"patch": 1, "adapter": 1, "merged": 1}
-    held = acme.patch("acme", "held")
-    draft = acme.post(f"/patches/{held}/versions", {"trained_on": "unknown", "files": []})
-    assert draft.status_code != 500
+    assert commits_of(begun) == {"base": 1, "patch": 1, "adapter": 1, "merged": 1}
     acme.port("acme/tone", "v1", recipe={"dtype": "float32"})
-    assert commits_of(begun) == {"patch": 1, "adapter": 1, "merged": 1}, "a recipe without a name has no commit"
+    assert commits_of(begun) == {"base": 1, "patch": 1, "adapter": 1, "merged": 1}, "a recipe without a name has no commit"
+    held = acme.patch("acme", "held")
+    acme.publish(held, another(), "unknown")
+    port = acme.port(held, "v1")
+    assert (port["state"], commits_of(begun)) == ("held", {"base": 1, "patch": 2, "adapter": 1, "merged": 1})
+    assert acme.post(f"/ports/{port['id']}/approve", {"reason": "ask Ann"}).status_code == 200
+    assert commits_of(begun) == {"base": 1, "patch": 2, "adapter": 2, "merged": 2}
+
+
+def test_commit_that_is_recorded_with_the_fact_is_the_one_that_the_bytes_tell(
+    begun: Service, models: Models, another: Callable[[], Path]
+) -> None:
+    """With and without a README.md of the release and of the patch: the catch-up, which reads them, records the same."""
+    release, patch = begun.place / "v2", another()
+    shutil.copytree(models.v2, release)
+    (release / "README.md").write_text("---\nlicense: llama3\n---\n# Base\n")
+    (patch / "README.md").write_text("---\nlicense: mit\ntags: [x, y]\n---\n# Tone\n")
+    begun.release("llama", "v2", release, parent="v1")
+    acme = begun.caller("acme")
+    acme.publish(acme.patch("acme", "tone"), models.patch)
+    acme.publish("acme/tone", patch)
+    for version in (1, 2):
+        for release_name in RELEASES:
+            assert acme.port("acme/tone", release_name, version=version)["state"] == "ready"
+
+    def recorded() -> list[tuple[Any, ...]]:
+        with begun.runtime.read() as uow:
+            rows = uow.session.query(Commit).order_by(Commit.kind, Commit.subject).all()
+            return [(row.kind, row.subject, row.root, row.name, row.files, row.texts, row.card) for row in rows]
+
+    before = recorded()
+    assert commits_of(begun) == {"base": 2, "patch": 2, "adapter": 4, "merged": 4}
+    begun.execute("DELETE FROM commits")
+    CatchUp(begun.runtime).go_on()
+    assert recorded() == before
 
 
 def test_refs_of_many_versions_are_complete_and_read_no_file(begun: Service, acme: Caller) -> None:
@@ -110,7 +142,18 @@ def test_catch_up_writes_what_is_missing_in_parts(begun: Service, acme: Caller, 
         catch_up.go_on()
         parts += 1
         assert parts < 20, commits_of(begun)
-    assert parts >= 8, "a batch at each call"
+    assert parts >= 6, "a batch at each call; the two commits of a port are one"
+
+
+def test_revision_that_an_earlier_version_left_without_a_commit_can_be_pinned(begun: Service, acme: Caller) -> None:
+    """Before the catch-up comes to it: what `main` named is found by its commit id, too."""
+    begun.execute("DELETE FROM commits")
+    hub = Hub(acme)
+    files = {"base/llama": "config.json", "acme/tone": "adapter_config.json", "acme/tone.merged": "config.json"}
+    for repository, path in files.items():
+        commit = hub.info(repository)["sha"]
+        assert hub.get(f"/{repository}/resolve/{commit}/{path}").status_code == 200
+        assert hub.info(repository, commit)["sha"] == commit
 
 
 def test_refs_that_nobody_wrote_ahead_are_written_by_the_first_call(begun: Service, acme: Caller) -> None:

@@ -7,12 +7,11 @@ from fastapi import Query, Response
 from app.api.routing import api_router
 from app.api.schemas.base import Listing, ReasonIn
 from app.api.schemas.ports import DigestOut, PortIn, PortOut, VerdictOut
+from app.domain.events.ports import PortContents
 from app.domain.principal import Principal
 from app.domain.states import PortState
 from app.http.access import AccessDep
 from app.http.deps import IfMatch, OnceDep, PageDep, row_etag
-from app.services.hubview import hub_commits
-from app.services.hubview.hub_commits import Subject
 from app.services.patches.tombstones import reread_if_purged
 from app.services.ports import port_digests, ports
 from app.services.ports.ports import Verdict
@@ -49,19 +48,15 @@ def create_port(body: PortIn, access: AccessDep, once: OnceDep) -> object:
     def assess() -> Verdict:
         with access.read() as (uow, principal):
             case = ports.find(uow, principal, wish)
-        return ports.assess(access.registry.tools, case, wish.force)
+        return ports.with_contents(access.registry.tools, ports.assess(access.registry.tools, case, wish.force))
 
     verdict = reread_if_purged(assess)
-    made = list[Subject]()
 
     def make(uow: UnitOfWork, principal: Principal) -> tuple[int, PortOut, str]:
         row, is_new = ports.create(uow, principal, verdict, wish.force)
-        made[:] = hub_commits.of_port(row)
         return 201 if is_new else 200, PortOut.of(row), f"/api/v1/ports/{row.id}"
 
-    answer = once(make)
-    hub_commits.write_ahead(access.registry, made)  # its plan is still in the cache
-    return answer
+    return once(make)
 
 
 @router.get("/ports")
@@ -93,10 +88,15 @@ def get_port(port: str, access: AccessDep, response: Response) -> PortOut:
 @router.post("/ports/{port}/approve")
 def approve_port(port: str, body: ReasonIn, access: AccessDep, expected: IfMatch) -> PortOut:
     """Let a held port become ready, with a reason."""
+
+    def read() -> PortContents | None:
+        with access.read() as (uow, principal):
+            row = ports.get(uow, principal, port)
+        return ports.contents_to_approve(access.registry.tools, row)
+
+    contents = reread_if_purged(read)
     with access.write() as (uow, principal):
-        row = ports.approve(uow, principal, port, body.reason, expected)
-    hub_commits.write_ahead(access.registry, hub_commits.of_port(row))
-    return PortOut.of(row)
+        return PortOut.of(ports.approve(uow, principal, port, body.reason, expected, contents))
 
 
 @router.post("/ports/{port}/retire")

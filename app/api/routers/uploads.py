@@ -12,7 +12,6 @@ from app.http import long_work
 from app.http.access import Access, AccessDep
 from app.http.body_routes import streams_body
 from app.http.request_streams import pieces, said_bytes
-from app.services.hubview import hub_commits
 from app.services.patches import drafts, publishing
 from app.services.unit_of_work import run_with_retry
 
@@ -90,9 +89,7 @@ async def publish(upload: str, request: Request, access: AccessDep) -> VersionOu
 
 
 def _publish(access: Access, upload: str) -> VersionOut:
-    version = publishing.publish(access.registry, access.authenticate(), upload)
-    hub_commits.write_ahead(access.registry, [("patch", version.id)])
-    return VersionOut.of(version)
+    return VersionOut.of(publishing.publish(access.registry, access.authenticate(), upload))
 
 
 def _target(access: Access, upload: str, path: str) -> tuple[str, str, int, int]:

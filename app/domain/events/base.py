@@ -22,9 +22,9 @@ def flattened() -> Any:
     return field(metadata={"flattened": True})
 
 
-def for_handlers(default: Any = None) -> Any:
+def for_handlers() -> Any:
     """Declares a value for handlers, which is neither stored nor served."""
-    return field(default=default, repr=False, metadata={"unstored": True})
+    return field(repr=False, metadata={"unstored": True})
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(flattened, for_handlers))

@@ -1,8 +1,9 @@
 """Events about families and releases."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
-from app.domain.events.base import Code, Detail, FamilyEvent, OwnerEvent, Reason
+from app.domain.events.base import Code, Detail, FamilyEvent, OwnerEvent, Reason, for_handlers
 
 Path = Annotated[str, "path of the file"]
 FAMILY, RELEASE = "FAMILY", "FAMILY/RELEASE"
@@ -48,6 +49,9 @@ class ReleaseReady(FamilyEvent, kind="release.ready", subject=RELEASE):
 
     manifest: Annotated[str, "digest of its manifest"]
     bytes: Annotated[int, "size of its files"]
+    release_id: str = for_handlers()
+    files: Sequence[tuple[str, int, str]] = for_handlers()  # path, size and sha256
+    front: Mapping[str, str | list[str]] = for_handlers()  # of its README.md
 
 
 class ReleaseRejected(FamilyEvent, kind="release.rejected", subject=RELEASE):

@@ -1,9 +1,9 @@
 """Events about patches, their versions and aliases, and imports."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
-from app.domain.events.base import Code, OwnerEvent, Reason
+from app.domain.events.base import Code, OwnerEvent, Reason, for_handlers
 
 Number = Annotated[int | None, "number of the version"]
 TrainedOn = Annotated[str, "name of the release that it was trained on, or `unknown`"]
@@ -33,6 +33,8 @@ class VersionPublished(OwnerEvent, kind="version.published", subject=VERSION):
     """A version was published."""
 
     trained_on: TrainedOn
+    version_id: str = for_handlers()
+    front: Mapping[str, str | list[str]] = for_handlers()  # of its README.md
 
 
 class VersionYanked(OwnerEvent, kind="version.yanked", subject=VERSION):

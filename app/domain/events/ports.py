@@ -1,14 +1,29 @@
 """Events about ports and materialisations."""
 
-from typing import Annotated
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from app.domain.events.base import Code, OwnerEvent, Reason
+from app.domain.events.base import Code, OwnerEvent, Reason, for_handlers
 
 PatchName = Annotated[str, "OWNER/NAME"]
 Number = Annotated[int | None, "number of the version"]
 PortId = Annotated[str, "id of the port"]
 Target = Annotated[str, "where the model is written: s3://BUCKET/PREFIX"]
 PORT, MATERIALISATION = "id of the port", "id of the materialisation"
+
+
+@dataclass(frozen=True)
+class PortContents:
+    """What only reading bytes tells of a port, read before it becomes ready.
+
+    Attributes:
+        computed: paths of the files of its merged model that are not carried from the release.
+        config: adapter_config.json of the patch.
+    """
+
+    computed: Collection[str]
+    config: Mapping[str, Any]
 
 
 class _Assessed(OwnerEvent):
@@ -27,6 +42,7 @@ class PortReady(OwnerEvent, kind="port.ready", subject=PORT):
     forced: Annotated[bool | None, "whether a finding was overridden"] = None
     approved: Annotated[bool | None, "true"] = None
     reason: Reason | None = None
+    contents: PortContents | None = for_handlers()  # None: its recipe is not the canonical one
 
 
 class PortHeld(_Assessed, kind="port.held", subject=PORT):

@@ -73,7 +73,8 @@ def list_refs(owner: str, name: str, access: AccessDep, include_prs: bool = Fals
     """Branches move, tags do not."""
     with access.read() as (uow, principal):
         found = refs.references(uow, principal, parse_repository(owner, name))
-    named = _names(access, [reference.subject for reference in found if reference.subject])
+        named = hub_commits.names(uow, subjects := [reference.subject for reference in found if reference.subject])
+    named = _complete(access, subjects, named)
     shown = [(one, serializers.reference(one, commit)) for one in found if (commit := _name(named, one.subject))]
     answer: dict[str, list[Any]] = {
         "branches": [shape for one, shape in shown if one.moves], "tags": [shape for one, shape in shown if not one.moves],
@@ -86,11 +87,12 @@ def list_refs(owner: str, name: str, access: AccessDep, include_prs: bool = Fals
 def list_commits(request: Request, owner: str, name: str, revision: str, access: AccessDep, page: PageDep) -> JSONResponse:
     """A revision and what it continues, newest first."""
     found = open_repository(access, owner, name, revision)
+    start = page.offset
     with access.read() as (uow, _):
         moments = refs.history(uow, found.snapshot.thing)
-    start = page.offset
-    chosen = moments[start : start + page.limit]
-    named = _names(access, [one.subject for one in chosen if one.subject])
+        chosen = moments[start : start + page.limit]
+        named = hub_commits.names(uow, subjects := [one.subject for one in chosen if one.subject])
+    named = _complete(access, subjects, named)
     shown = [serializers.commit(commit, one, owner) for one in chosen if (commit := _name(named, one.subject))]
     more = start + page.limit < len(moments)
     return JSONResponse(shown, headers=page.link(request, str(start + page.limit) if more else None))
@@ -126,14 +128,14 @@ def _shape(found: OpenSnapshot, blobs: bool, expand: Sequence[str] | None) -> di
     return {key: value for key, value in shape.items() if key in kept}
 
 
-def _names(access: Access, subjects: Sequence[Subject]) -> dict[Subject, str]:
-    """Returns the commit ids of subjects; missing commits are written now.
-
-    What cannot be read any more, such as a release whose directory was changed, has none.
+def _complete(access: Access, subjects: Sequence[Subject], named: dict[Subject, str]) -> dict[Subject, str]:
+    """Returns the commit ids of subjects, given those that are recorded; the others are recorded now, if they can be read.
 
     Raises:
         DomainError: server.busy, if there are too many missing commits for one request; the next request continues.
     """
+    if len(named) == len(set(subjects)):
+        return named
     left = hub_commits.write(access.registry, subjects, WRITE_SECONDS)
     if left:
         raise DomainError("server.busy", limit=len(subjects) - left, what="revisions that one request looks at first")

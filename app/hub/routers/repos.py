@@ -4,6 +4,7 @@ from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
+from app.core.front_matter import is_readable
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository, parse_repository, unknown_revision
@@ -14,7 +15,6 @@ from app.hub.errors import MESSAGE, in_a_header
 from app.hub.routing import hub_router
 from app.hub.schemas import CardIn, CreateIn, TagIn, address, parsed, warning
 from app.services.hubview import base_pushes, pushes, repositories
-from app.services.hubview.front_matter import is_readable
 from app.services.hubview.repositories import Adapter
 from app.services.patches import patches
 from app.services.registry import Registry

@@ -13,6 +13,7 @@ from app.blobs import locations
 from app.blobs.locations import DirectoryLocation, Location, S3Location, S3Prefix, Sink, open_location
 from app.core.checkpoint import Checkpoint, list_files, read_checkpoint
 from app.core.errors import CheckpointError
+from app.core.front_matter import front_matter_of
 from app.core.manifest import Manifest, build_manifest, work_bytes
 from app.core.source import DirectorySource, FileStat, stat_of
 from app.jobs.tasks.context import TaskContext
@@ -50,13 +51,15 @@ def run(order: IngestOrder, context: TaskContext) -> IngestResult:
         report = context.start_report(work_bytes(checkpoint), "Reading", len(checkpoint.tensors))
         copy = (lambda path, size: sink.open(f"files/{path}", size)) if order.copy else None
         manifest = build_manifest(opened, checkpoint, report, copy, lambda: report(0, 1))
+        front_matter = front_matter_of(opened, checkpoint.files)
     _check_unchanged(listed, checkpoint, manifest, expected)
     text = json.dumps(manifest.to_dict(), sort_keys=True, separators=(",", ":")).encode()
     sink.put(MANIFEST_FILE, text)
     digest = hashlib.sha256(text).hexdigest()
     # In S3 a move is a copy that can take long: made here, not in the transaction that records the result.
     sink.keep({MANIFEST_FILE: digest, **({f"files/{p}": d for p, d in manifest.file_digests.items()} if order.copy else {})})
-    return IngestResult(digest, {path: listed.stats.get(path, ()) for path in checkpoint.files}, _summarise(checkpoint))
+    stats = {path: listed.stats.get(path, ()) for path in checkpoint.files}
+    return IngestResult(digest, stats, _summarise(checkpoint), front_matter)
 
 
 def _list(source: RegisteredDirectory | S3Prefix | StoredFiles) -> _Listed:

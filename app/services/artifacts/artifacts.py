@@ -4,12 +4,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from app.blobs.locations import DirectoryLocation, Location, OnS3, S3Location, is_far, open_location
 from app.blobs.lru import Recent
 from app.blobs.s3.source import Object
 from app.blobs.store import BlobStore
-from app.core.adapter import WEIGHTS_FILE
+from app.core.adapter import CONFIG_FILE, MAX_CONFIG_BYTES, WEIGHTS_FILE, load_config
 from app.core.arithmetic import Arithmetic
 from app.core.deltas import resolve
 from app.core.manifest import Manifest
@@ -132,6 +133,11 @@ class Artifacts:
         """One file of a patch version, as it was published."""
         with self._opened.take(version.id, self._blobs.open({path: digest})) as opening:
             yield opening.source
+
+    def adapter_config(self, version: PatchVersion) -> dict[str, Any]:
+        """Returns a version's adapter_config.json as it was published."""
+        with self.open_file(version, CONFIG_FILE, digests_of(version)[CONFIG_FILE]) as source:
+            return load_config(bytes(read_range(source, CONFIG_FILE, 0, min(source.size(CONFIG_FILE), MAX_CONFIG_BYTES))))
 
     def is_far(self, release: Release) -> bool:
         """Returns whether a ready release lies in an object store, where every read has a high latency."""

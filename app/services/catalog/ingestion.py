@@ -67,7 +67,10 @@ class Ingestion(RowKind[Release, IngestOrder, IngestResult]):
         row.manifest, row.total_bytes, row.summary = done.result.manifest, done.kept.total_bytes, dict(done.result.summary)
         self.finish(uow, row, "ready")
         row.ready_at = now()
-        event = ReleaseReady(manifest=row.manifest, bytes=row.total_bytes)
+        event = ReleaseReady(
+            manifest=row.manifest, bytes=row.total_bytes, release_id=row.id, files=done.kept.listing(),
+            front=done.result.front_matter,
+        )  # fmt: skip
         uow.family_event(event, done.worker, row.family.name, row.name)
 
     def tell_failed(self, uow: UnitOfWork, row: Release, worker: Principal, problem: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.blobs.locations import Location, S3Prefix, SinkLocation, StoreLocation
+from app.core.front_matter import FrontMatter
 from app.domain.upstreams import Hub, HubFile
 
 
@@ -67,8 +68,10 @@ class IngestResult:
         manifest: sha256 of the manifest.
         stats: the identity of each file by path, empty for files that were in the store.
         summary: for lists, see `app.db.releases.Release`.
+        front_matter: of the model card, see `app.core.front_matter`.
     """
 
     manifest: str
     stats: Mapping[str, tuple[int | str | None, ...]]
     summary: Mapping[str, Any]
+    front_matter: FrontMatter

@@ -1,8 +1,7 @@
-"""Records the commits of everything that Hub clients can see, ahead of requests, because a list of refs names each commit.
+"""Records the commits of everything that Hub clients can see: a list of refs names each commit, and clients pin them.
 
-A commit lists the files of a revision, so creating one reads some small files and plans a merged model. This happens when a
-version is published and when a port becomes ready; the service's catch-up covers older subjects, and a request that needs a
-missing commit creates it.
+A commit is recorded in the transaction in which a release or a port becomes ready or a version is published. What processes of
+an earlier version left without one is recorded by the service's catch-up, or by the first request that needs it.
 """
 
 import logging
@@ -11,20 +10,33 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from typing import get_args
 
 from app.core.errors import CoreError
+from app.core.front_matter import FrontMatter, front_matter_of
+from app.core.patch import CARD_FILE
 from app.core.recipe import Recipe
 from app.db import commits, ports, uncommitted, versions
+from app.db import patches as patch_rows
 from app.db import releases as release_rows
-from app.db.ports import Port
+from app.db.patches import PatchVersion
+from app.db.releases import Release
 from app.domain.errors import DomainError
+from app.domain.events.families import ReleaseReady
+from app.domain.events.patches import VersionPublished
+from app.domain.events.ports import PortReady
+from app.services.artifacts.artifacts import digests_of
 from app.services.hubview import snapshots
-from app.services.hubview.repositories import Adapter, BaseModel, Kind, Merged, Thing
-from app.services.hubview.snapshots import Drawn
-from app.services.unit_of_work import UnitOfWork, UnitsOfWork, run_with_retry
+from app.services.hubview.repositories import Adapter, BaseModel, Kind, Merged, Nothing, Thing
+from app.services.hubview.snapshots import Drawn, Snapshot, SnapshotLine
+from app.services.patches import patches
+from app.services.ports.merged_files import contents_of
+from app.services.tools import OpenArtifacts
+from app.services.unit_of_work import Recorded, UnitOfWork, UnitsOfWork, run_with_retry
 
 Subject = tuple[Kind, str]
+Visible = BaseModel | Adapter | Merged
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -70,28 +82,57 @@ def write(registry: UnitsOfWork, subjects: Sequence[Subject], seconds: float) ->
             return len(missing) - start
         with registry.read() as uow:
             things = list(_load(uow, missing[start : start + BATCH]))
-        if drawn := _draw(registry, things):
+        if drawn := _draw_all(registry, things):
             run_with_retry(registry.write, partial(snapshots.keep_all, drawn=drawn))
     return 0
 
 
-def write_ahead(registry: UnitsOfWork, subjects: Sequence[Subject]) -> None:
-    """Records commits at the end of a request whose work is done. Failures are logged, and the catch-up retries later."""
-    try:
-        write(registry, subjects, CATCH_UP_SECONDS)
-    except (CoreError, DomainError) as error:
-        log.warning("commits of %s are not written yet: %s", subjects, error)
+def write_missing(units: UnitsOfWork, thing: Thing) -> Snapshot:
+    """Records the commit of a thing that has none, and returns its snapshot. Must be called outside any transaction.
+
+    Raises:
+        DomainError, CoreError: version.purged; storage does not answer, or its bytes differ from those that were published.
+    """
+    assert not isinstance(thing, Nothing)  # noqa: S101  its snapshot needs no row
+    drawn = _draw(units.tools.artifacts, thing)
+
+    def keep(uow: UnitOfWork) -> Snapshot:
+        snapshots.keep_all(uow, drawn)
+        if (ident := drawn[0].version_id) and (version := patch_rows.version(uow.session, ident)):
+            patches.require_kept(version)
+        found = snapshots.written(uow, thing)
+        assert found is not None  # noqa: S101  nobody has purged its version
+        return found
+
+    return run_with_retry(units.write, keep)
 
 
-def of_port(port: Port) -> list[Subject]:
-    """Returns the subjects of a port that Hub clients see: adapter and merged model, if it is ready and its recipe canonical."""
-    if port.state != "ready" or Recipe.from_dict(port.recipe) != Recipe():
-        return []
-    return [("adapter", port.id), ("merged", port.id)]
+def record_release(uow: UnitOfWork, recorded: Recorded[ReleaseReady]) -> None:
+    """Records the commit of a release that becomes ready."""
+    event, release = recorded.event, release_rows.get(uow.session, recorded.event.release_id)
+    assert release is not None  # noqa: S101  it has just become ready
+    snapshots.add(uow, snapshots.of_release(release, event.files, event.front))
+
+
+def record_version(uow: UnitOfWork, recorded: Recorded[VersionPublished]) -> None:
+    """Records the commit of a version that is published."""
+    version = patch_rows.version(uow.session, recorded.event.version_id)
+    assert version is not None  # noqa: S101  it has just been published
+    snapshots.add(uow, snapshots.of_version(version, recorded.event.front))
+
+
+def record_port(uow: UnitOfWork, recorded: Recorded[PortReady]) -> None:
+    """Records the commits of a port that becomes ready, of what is recorded of its release and version."""
+    port, contents = ports.get(uow.session, recorded.subject), recorded.event.contents
+    assert port is not None  # noqa: S101  it has just become ready
+    base, patch = commits.of(uow.session, "base", port.release_id), commits.of(uow.session, "patch", port.version_id)
+    if contents and base and patch:  # otherwise the catch-up records them: an earlier version left the base or the patch
+        for drawn in snapshots.of_port(port, contents, base.files, base.card, patch.card):
+            snapshots.add(uow, drawn)
 
 
 class CatchUp:
-    """Records commits that nothing else recorded: of subjects from earlier versions of the service, and of imports.
+    """Records commits that nothing else recorded: of what earlier versions of the service made visible.
 
     It scans everything visible, a part at each call, and starts over an hour after it has finished.
     """
@@ -129,26 +170,53 @@ class CatchUp:
             self._rest, self._due = list(KINDS), time.monotonic() + CATCH_UP_PAUSE
 
 
-def _draw(registry: UnitsOfWork, things: Sequence[BaseModel | Adapter | Merged]) -> list[Drawn]:
-    def draw(thing: Thing) -> Drawn | None:
+def _draw_all(registry: UnitsOfWork, things: Sequence[Visible]) -> list[Drawn]:
+    def draw(thing: Visible) -> list[Drawn]:
         try:
-            return snapshots.draw(registry.tools.artifacts, thing)
+            return _draw(registry.tools.artifacts, thing)
         except CoreError:  # its bytes have changed, so it gets no commit
-            return None
+            return []
         except DomainError as error:
             if error.code in UNREADABLE:
-                return None
+                return []
             raise
 
     if len(things) == 1:
-        found = [draw(things[0])]
-    else:
-        with ThreadPoolExecutor(READERS, thread_name_prefix="hub-commits") as pool:
-            found = list(pool.map(draw, things))
-    return [drawn for drawn in found if drawn is not None]
+        return draw(things[0])
+    with ThreadPoolExecutor(READERS, thread_name_prefix="hub-commits") as pool:
+        return list(chain.from_iterable(pool.map(draw, things)))
 
 
-def _load(uow: UnitOfWork, subjects: Sequence[Subject]) -> Iterator[BaseModel | Adapter | Merged]:
+def _draw(artifacts: OpenArtifacts, thing: Visible) -> list[Drawn]:
+    """Draws the commit of a thing from its bytes; of a port, both commits. Reads a few small files."""
+    if isinstance(thing, BaseModel):
+        return [snapshots.of_release(thing.release, *_base(artifacts, thing.release))]
+    if isinstance(thing, Adapter) and thing.port is None:
+        return [snapshots.of_version(thing.version, _front(artifacts, thing.version))]
+    port = thing.port
+    assert port is not None  # noqa: S101  all others have one
+    contents = contents_of(artifacts, port.release, port.version, Recipe.from_dict(port.recipe))
+    assert contents is not None  # noqa: S101  repositories hold ports of the canonical recipe only
+    return snapshots.of_port(port, contents, *_base(artifacts, port.release), _front(artifacts, port.version))
+
+
+def _base(artifacts: OpenArtifacts, release: Release) -> tuple[list[SnapshotLine], FrontMatter]:
+    manifest = artifacts.manifest(release)
+    if CARD_FILE not in manifest.file_digests:
+        return manifest.listing(), {}
+    with artifacts.open_release(release) as source:
+        return manifest.listing(), front_matter_of(source, manifest.file_digests)
+
+
+def _front(artifacts: OpenArtifacts, version: PatchVersion) -> FrontMatter:
+    digest = digests_of(version).get(CARD_FILE)
+    if digest is None:
+        return {}
+    with artifacts.open_file(version, CARD_FILE, digest) as source:
+        return front_matter_of(source, (CARD_FILE,))
+
+
+def _load(uow: UnitOfWork, subjects: Sequence[Subject]) -> Iterator[Visible]:
     def idents(*kinds: Kind) -> list[str]:
         return [ident for kind, ident in subjects if kind in kinds]
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from app.core.front_matter import FrontMatter as Front
 from app.core.recipe import ARITHMETIC_VERSION
 from app.db.patches import PatchVersion
 from app.db.ports import Port
@@ -17,8 +18,6 @@ NOT_SAID = "not said"
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9._/-]*")
 _WORDS = frozenset({"true", "false", "yes", "no", "on", "off", "null"})
-
-Front = Mapping[str, str | list[str]]
 
 
 @dataclass(frozen=True)

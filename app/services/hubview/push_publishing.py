@@ -17,9 +17,10 @@ from app.domain.principal import Principal
 from app.domain.repositories import MAIN, Repository
 from app.domain.states import move
 from app.services.catalog import base_aliases
-from app.services.hubview import preupload, pushes, repositories, snapshots
+from app.services.hubview import hub_commits, preupload, pushes, repositories, snapshots
 from app.services.hubview.pushes import Change, Recorded
 from app.services.patches import drafts, patches, verification
+from app.services.patches.drafts import VersionFacts
 from app.services.patches.tombstones import reread_if_purged
 from app.services.patches.verification import Draft
 from app.services.unit_of_work import UnitOfWork, UnitsOfWork, run_with_retry
@@ -125,14 +126,8 @@ def main_commit(units: UnitsOfWork, principal: Principal, repository: Repository
     """The commit id of the newest version, as it is read; of nothing where there is none yet."""
     with units.read() as uow:
         thing = repositories.find(uow, principal, repository, MAIN)
-        if found := snapshots.written(uow, thing):
-            return found.commit
-    drawn = snapshots.draw(units.tools.artifacts, thing)
-    run_with_retry(units.write, lambda uow: snapshots.keep(uow, drawn))
-    with units.read() as uow:
-        kept = snapshots.written(uow, thing)
-        assert kept is not None  # noqa: S101  it was written a line ago
-        return kept.commit
+        found = snapshots.written(uow, thing)
+    return (found or hub_commits.write_missing(units, thing)).commit
 
 
 def _publish_opened(
@@ -217,7 +212,7 @@ def _announced(uow: UnitOfWork, file: dict[str, object]) -> drafts.AnnouncedFile
 
 
 def _publish(
-    uow: UnitOfWork, principal: Principal, repository: Repository, upload: str, facts: dict[str, object]
+    uow: UnitOfWork, principal: Principal, repository: Repository, upload: str, facts: VersionFacts
 ) -> PatchVersion:  # fmt: skip
     version = drafts.publish(uow, principal, upload, facts)
     uow.session.flush()

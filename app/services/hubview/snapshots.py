@@ -1,7 +1,7 @@
 """Snapshots: the files of a repository at a revision, and the commit id that they give it.
 
-Made the first time that somebody asks, of facts that do not change any more, and then written down: a later version of this
-code that would write another card leaves the commits alone that clients have pinned.
+They are drawn from facts that do not change any more, and recorded once, when these become known (`hub_commits`). A later version
+of this code that would draw another card does not change commits that clients have pinned.
 """
 
 import datetime as dt
@@ -11,26 +11,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.core.adapter import CONFIG_FILE, MAX_CONFIG_BYTES, load_config
+from app.core.adapter import CONFIG_FILE
+from app.core.front_matter import FrontMatter
 from app.core.patch import CARD_FILE
-from app.core.source import read_range
+from app.core.recipe import etag
 from app.db import commits, versions
 from app.db.base import now
 from app.db.commits import Commit
 from app.db.patches import PatchVersion
 from app.db.ports import Port
 from app.db.releases import Release
+from app.domain.events.ports import PortContents
 from app.domain.ids import new_id
 from app.services.artifacts.artifacts import digests_of
-from app.services.hubview.front_matter import MAX_BYTES, read_front_matter
 from app.services.hubview.model_cards import merged_card, patch_card
 from app.services.hubview.repositories import Adapter, BaseModel, Kind, Merged, Nothing, Thing
-from app.services.patches import patches
-from app.services.ports.merged_files import MergedModel
-from app.services.tools import OpenArtifacts
 from app.services.unit_of_work import UnitOfWork
 
 SHA256_DIGITS = 64
+SnapshotLine = tuple[str, int, str]  # path, size, ETag
 NOTHING = commits.NOTHING
 
 
@@ -58,19 +57,19 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A snapshot that is to be written down."""
+    """A snapshot that is to be recorded; `version_id` is of the patch version that it holds files of."""
 
     kind: Kind
     subject: str
     root: str
-    version: PatchVersion | None
-    files: list[list[Any]]
+    version_id: str | None
+    files: Sequence[SnapshotLine]
     texts: dict[str, str]
-    card: dict[str, Any]
+    card: FrontMatter
 
 
 def written(uow: UnitOfWork, thing: Thing) -> Snapshot | None:
-    """The snapshot of a thing; None where none was written down yet."""
+    """Returns the recorded snapshot of a thing; None if an earlier version of the service left it to be recorded."""
     if isinstance(thing, Nothing):
         return Snapshot(thing, NOTHING, {}, {}, thing.at)
     kind, subject = subject_of(thing)
@@ -78,50 +77,30 @@ def written(uow: UnitOfWork, thing: Thing) -> Snapshot | None:
     return _read(thing, row) if row else None
 
 
-def draw(artifacts: OpenArtifacts, thing: Thing) -> Drawn:
-    """Computes a snapshot to be recorded; reads a few small files, so no transaction should be open.
-
-    Raises:
-        DomainError, CoreError: storage does not answer, or its bytes differ from those that were published.
-    """
-    if isinstance(thing, BaseModel):
-        return _of_base(artifacts, thing.release)
-    if isinstance(thing, Adapter):
-        return _of_adapter(artifacts, thing.version, thing.port)
-    assert isinstance(thing, Merged)  # noqa: S101  a repository with nothing in it needs nothing written down
-    return _of_merged(artifacts, thing.port)
-
-
-def keep(uow: UnitOfWork, drawn: Drawn) -> None:
-    """Writes a snapshot down; where there is one, that stays.
-
-    Raises:
-        DomainError: version.purged.
-    """
-    keep_all(uow, [drawn])
-    if drawn.version is not None:
-        patches.require_kept(patches.find_version(uow, drawn.version.patch, str(drawn.version.number)))
-
-
 def keep_all(uow: UnitOfWork, drawn: Sequence[Drawn]) -> None:
     """Records snapshots, except those of purged versions and those that are already recorded."""
-    idents = {one.version.id for one in drawn if one.version is not None}
+    idents = {one.version_id for one in drawn if one.version_id is not None}
     kept = versions.kept_among(uow.session, sorted(idents))  # locked: a later purge finds these rows
     known = {
         (kind, subject) for kind in {one.kind for one in drawn}
         for subject in commits.names(uow.session, kind, [one.subject for one in drawn if one.kind == kind])
     }  # fmt: skip
     for one in drawn:
-        if (one.kind, one.subject) in known or (one.version is not None and one.version.id not in kept):
+        if (one.kind, one.subject) in known or (one.version_id is not None and one.version_id not in kept):
             continue
-        name = commits.name_of([(path, etag) for path, _, etag in one.files])
-        uow.session.add(
-            Commit(
-                id=new_id("cmt"), created_at=now(), name=name, kind=one.kind, subject=one.subject, root=one.root,
-                files=one.files, texts=one.texts, card=one.card,
-            )
-        )  # fmt: skip
+        add(uow, one)
     uow.session.flush()
+
+
+def add(uow: UnitOfWork, one: Drawn) -> None:
+    """Records a snapshot of a version that no purge can begin to remove before this transaction ends."""
+    name, files = commits.name_of([(path, tag) for path, _, tag in one.files]), [list(line) for line in one.files]
+    uow.session.add(
+        Commit(
+            id=new_id("cmt"), created_at=now(), name=name, kind=one.kind, subject=one.subject, root=one.root, files=files,
+            texts=one.texts, card=dict(one.card),
+        )
+    )  # fmt: skip
 
 
 def subject_of(thing: BaseModel | Adapter | Merged) -> tuple[Kind, str]:
@@ -149,64 +128,59 @@ def moment_of(thing: Thing) -> dt.datetime:
 def _read(thing: BaseModel | Adapter | Merged, row: Commit) -> Snapshot:
     digests = (thing.port.digests or {}) if isinstance(thing, Merged) else {}
     entries = {}
-    for path, size, etag in row.files:
+    for path, size, tag in row.files:
         text = row.texts.get(path)
-        sha256 = etag if len(etag) == SHA256_DIGITS else digests.get(path)
-        entries[path] = SnapshotFile(path, size, etag, sha256, None if text is None else text.encode())
+        sha256 = tag if len(tag) == SHA256_DIGITS else digests.get(path)
+        entries[path] = SnapshotFile(path, size, tag, sha256, None if text is None else text.encode())
     return Snapshot(thing, row.name, entries, row.card, moment_of(thing))
 
 
-def _of_base(artifacts: OpenArtifacts, release: Release) -> Drawn:
-    manifest = artifacts.manifest(release)
-    files = [[path, size, manifest.file_digests[path]] for path, size in manifest.checkpoint.files.items()]
-    return Drawn("base", release.id, release.family_id, None, sorted(files), {}, dict(_base_front(artifacts, release)))
+def of_release(release: Release, files: Sequence[SnapshotLine], front: FrontMatter) -> Drawn:
+    """Draws the snapshot of a release: its files, and the front matter of its README.md."""
+    return Drawn("base", release.id, release.family_id, None, sorted(files), {}, front)
 
 
-def _of_adapter(artifacts: OpenArtifacts, version: PatchVersion, port: Port | None) -> Drawn:
-    texts, front = dict[str, str](), _patch_front(artifacts, version)
-    if port is not None:
-        texts[CONFIG_FILE] = _rewritten(artifacts, version, port.release)
+def of_version(version: PatchVersion, front: FrontMatter) -> Drawn:
+    """Draws the snapshot of a version as it was published, with a card if it has none."""
+    return _of_adapter(version, None, {}, front)
+
+
+def of_port(
+    port: Port, contents: PortContents, base: Sequence[SnapshotLine], base_front: FrontMatter, patch_front: FrontMatter
+) -> list[Drawn]:
+    """Draws the snapshots of a ready port: the adapter, rewritten for the release, and the merged model.
+
+    Args:
+        port: with the canonical recipe.
+        contents: see there.
+        base, base_front: files of the release, and the front matter of its README.md.
+        patch_front: the front matter of the version's.
+    """
+    # As it would be, had the patch been trained on this release: engines load the base that it names.
+    own = {"base_model_name_or_path": f"base/{port.release.family.name}", "revision": port.release.name}
+    texts = {CONFIG_FILE: json.dumps({**contents.config, **own}, indent=2, ensure_ascii=False) + "\n"}
+    return [_of_adapter(port.version, port, texts, patch_front), _of_merged(port, contents, base, base_front, patch_front)]
+
+
+def _of_adapter(version: PatchVersion, port: Port | None, texts: dict[str, str], front: FrontMatter) -> Drawn:
     if CARD_FILE not in digests_of(version):
         card = patch_card(version, port.release.name if port else None)
-        texts[CARD_FILE], front = card.text, card.front
-    files = [[file["path"], file["size"], file["sha256"]] for file in version.files]
+        texts, front = {**texts, CARD_FILE: card.text}, card.front
+    files = [(file["path"], file["size"], file["sha256"]) for file in version.files]
     kind: Kind = "adapter" if port else "patch"
-    return Drawn(kind, port.id if port else version.id, version.patch_id, version, _over(files, texts), texts, dict(front))
+    return Drawn(kind, port.id if port else version.id, version.patch_id, version.id, _over(files, texts), texts, front)
 
 
-def _of_merged(artifacts: OpenArtifacts, port: Port) -> Drawn:
-    files = [[file.path, file.size, file.etag] for file in MergedModel(artifacts, port).files()]
-    has_readme = any(path == CARD_FILE for path, _, _ in files)
-    card = merged_card(port, _base_front(artifacts, port.release), _patch_front(artifacts, port.version), has_readme)
+def _of_merged(
+    port: Port, contents: PortContents, base: Sequence[SnapshotLine], base_front: FrontMatter, patch_front: FrontMatter
+) -> Drawn:
+    files = [(path, size, etag(port.fingerprint, path) if path in contents.computed else digest) for path, size, digest in base]
+    card = merged_card(port, base_front, patch_front, any(path == CARD_FILE for path, _, _ in base))
     texts = {CARD_FILE: card.text}
-    return Drawn("merged", port.id, port.version.patch_id, port.version, _over(files, texts), texts, dict(card.front))
+    return Drawn("merged", port.id, port.version.patch_id, port.version_id, _over(files, texts), texts, card.front)
 
 
-def _over(files: list[list[Any]], texts: Mapping[str, str]) -> list[list[Any]]:
-    """Files by path, with what was generated in place of what has its name."""
-    generated = [[path, len(content := text.encode()), hashlib.sha256(content).hexdigest()] for path, text in texts.items()]
+def _over(files: Sequence[SnapshotLine], texts: Mapping[str, str]) -> list[SnapshotLine]:
+    """Returns files by path, with generated ones in place of those of the same name."""
+    generated = [(path, len(content := text.encode()), hashlib.sha256(content).hexdigest()) for path, text in texts.items()]
     return sorted([file for file in files if file[0] not in texts] + generated)
-
-
-def _rewritten(artifacts: OpenArtifacts, version: PatchVersion, release: Release) -> str:
-    """adapter_config.json as it would be, had the patch been trained on this release: engines load the base that it names."""
-    digest = digests_of(version)[CONFIG_FILE]
-    with artifacts.open_file(version, CONFIG_FILE, digest) as source:
-        config = load_config(bytes(read_range(source, CONFIG_FILE, 0, min(source.size(CONFIG_FILE), MAX_CONFIG_BYTES))))
-    config |= {"base_model_name_or_path": f"base/{release.family.name}", "revision": release.name}
-    return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-
-
-def _base_front(artifacts: OpenArtifacts, release: Release) -> Mapping[str, str | list[str]]:
-    if CARD_FILE not in artifacts.manifest(release).file_digests:
-        return {}
-    with artifacts.open_release(release) as source:
-        return read_front_matter(bytes(read_range(source, CARD_FILE, 0, min(source.size(CARD_FILE), MAX_BYTES))))
-
-
-def _patch_front(artifacts: OpenArtifacts, version: PatchVersion) -> Mapping[str, str | list[str]]:
-    digest = digests_of(version).get(CARD_FILE)
-    if digest is None:
-        return {}
-    with artifacts.open_file(version, CARD_FILE, digest) as source:
-        return read_front_matter(bytes(read_range(source, CARD_FILE, 0, min(source.size(CARD_FILE), MAX_BYTES))))

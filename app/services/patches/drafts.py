@@ -1,11 +1,12 @@
 """How a version comes to be: drafted, its bytes received and verified, published once under the next number."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from app.blobs.s3.direct import part_bytes
+from app.core.front_matter import FrontMatter
 from app.core.patch import choose_files
 from app.core.recipe import digest_of
 from app.db import patches as rows
@@ -45,6 +46,14 @@ class AnnouncedFile:
         """What a draft remembers of it."""
         pushed = {"staged": self.staged, "kept": self.kept} if self.staged or self.kept else {}
         return {"path": self.path, "size": self.size, "sha256": self.sha256, **pushed}
+
+
+@dataclass(frozen=True)
+class VersionFacts:
+    """What its verification found out about a version: a summary, which is shown, and the front matter of its README.md."""
+
+    summary: Mapping[str, Any]
+    front: FrontMatter = field(default_factory=dict)
 
 
 def draft(
@@ -177,7 +186,7 @@ def direct_parts(uow: UnitOfWork, principal: Principal, upload: str, path: str) 
     return step, [DirectPart(*part, direct.part_url(version.id, name, multiparts[path], part[0])) for part in missing]
 
 
-def publish(uow: UnitOfWork, principal: Principal, upload: str, facts: dict[str, Any]) -> PatchVersion:
+def publish(uow: UnitOfWork, principal: Principal, upload: str, facts: VersionFacts) -> PatchVersion:
     """Publishes a verified draft under the next number; the same bytes twice are one version."""
     # Read only once: if the draft ended between two reads, the second one would report an unknown upload.
     found = rows.version(uow.session, upload)
@@ -198,13 +207,14 @@ def publish(uow: UnitOfWork, principal: Principal, upload: str, facts: dict[str,
         version.state = move("version", version.state, "discarded")
         return existing
     account.charge(versions=1)
-    version.facts, version.files, version.refusal = facts, draft_files.unmarked(version), None
+    version.facts, version.files, version.refusal = dict(facts.summary), draft_files.unmarked(version), None
     version.number = rows.next_number(uow.session, patch.id)
     version.state = move("version", version.state, "published")
     version.published_digest = version.digest
     version.published_at = now()
     version.row_version += 1
-    uow.event(VersionPublished(trained_on=trained_on), principal, version.owner, f"{patch.full_name}@{version.number}")
+    event = VersionPublished(trained_on=trained_on, version_id=version.id, front=facts.front)
+    uow.event(event, principal, version.owner, f"{patch.full_name}@{version.number}")
     return version
 
 

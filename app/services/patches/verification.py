@@ -14,6 +14,7 @@ from app.core.adapter import Selector
 from app.core.deltas import resolve
 from app.core.errors import CATALOGUE as CORE
 from app.core.errors import AdapterError, CoreError, HeaderError, PortError
+from app.core.front_matter import front_matter_of
 from app.core.patch import Patch, check_finite
 from app.db import patches as rows
 from app.db.patches import PatchVersion
@@ -21,6 +22,7 @@ from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.services.access.quotas import require_room
 from app.services.patches import draft_files, drafts
+from app.services.patches.drafts import VersionFacts
 from app.services.tools import Tools
 from app.services.unit_of_work import UnitOfWork, UnitsOfWork
 
@@ -30,7 +32,7 @@ class Draft:
     """A draft as it was read; `facts` is set if its bytes need no verification, because they are already a version."""
 
     version: PatchVersion
-    facts: dict[str, Any] | None = None
+    facts: VersionFacts | None = None
 
 
 def find(uow: UnitOfWork, principal: Principal, upload: str) -> Draft:
@@ -42,19 +44,19 @@ def find(uow: UnitOfWork, principal: Principal, upload: str) -> Draft:
         CoreError: the recorded refusal, if the files were not a patch.
     """
     if ended := drafts.settled(uow, principal, upload):
-        return Draft(ended, ended.facts or {})
+        return Draft(ended, VersionFacts(ended.facts or {}))
     version = drafts.open_upload(uow, principal, upload)
     drafts.require_not_purged(uow, version.owner, version.digest)
     existing = rows.version_by_digest(uow.session, version.patch_id, version.digest)
     if existing and existing.facts:
-        return Draft(version, existing.facts)
+        return Draft(version, VersionFacts(existing.facts))
     require_room(uow, version.owner, versions=1)  # checked before bytes are moved: uploaded bytes stay staged until there is room
     if version.refusal and not _is_sent_again(uow.tools, version, version.refusal):
         raise _remembered(version.refusal)
     return Draft(version)
 
 
-def verify(units: UnitsOfWork, principal: Principal, upload: str, verified: list[str] | None = None) -> dict[str, Any]:
+def verify(units: UnitsOfWork, principal: Principal, upload: str, verified: list[str] | None = None) -> VersionFacts:
     """Verifies the uploaded files of a draft and moves them into the store; writes no row, so nothing becomes visible.
 
     Args:
@@ -72,7 +74,7 @@ def verify(units: UnitsOfWork, principal: Principal, upload: str, verified: list
     return verify_found(units.tools, draft, verified)
 
 
-def verify_found(tools: Tools, draft: Draft, verified: list[str] | None = None) -> dict[str, Any]:
+def verify_found(tools: Tools, draft: Draft, verified: list[str] | None = None) -> VersionFacts:
     """Does the same for a draft that `find` returned; its transaction must have ended."""
     if draft.facts is not None:
         return draft.facts
@@ -95,8 +97,8 @@ def refuse(uow: UnitOfWork, principal: Principal, upload: str, verified: Sequenc
         version.refusal = {"code": error.code, "data": error.data}
 
 
-def facts_of(tools: Tools, version: PatchVersion, read_values: bool = True) -> dict[str, Any]:
-    """Checks the whole patch against the release that it names as its base; returns a summary of it.
+def facts_of(tools: Tools, version: PatchVersion, read_values: bool = True) -> VersionFacts:
+    """Checks the whole patch against the release that it names as its base; returns what was found out about it.
 
     Args:
         tools: the store and the library.
@@ -115,7 +117,7 @@ def facts_of(tools: Tools, version: PatchVersion, read_values: bool = True) -> d
         if read_values:
             check_finite(opened.patch, opened.source, tools.arithmetic())
         config, factors = opened.patch.config, opened.patch.factors
-        return {
+        summary = {
             "rank": config.rank,
             "alpha": config.alpha,
             "rslora": config.rslora,
@@ -124,6 +126,7 @@ def facts_of(tools: Tools, version: PatchVersion, read_values: bool = True) -> d
             "base_model": config.base_model,
             "targets": sorted({module.rpartition(".")[2] for module in factors}),
         }
+        return VersionFacts(summary, front_matter_of(opened.source, opened.digests))
 
 
 def _require_fit(tools: Tools, version: PatchVersion, patch: Patch) -> None:

@@ -10,7 +10,10 @@ from functools import partial
 
 from app.core.plan import PlannedFile
 from app.core.recipe import Recipe, etag
+from app.db.patches import PatchVersion
 from app.db.ports import Port
+from app.db.releases import Release
+from app.domain.events.ports import PortContents
 from app.services.artifacts.artifacts import digests_of
 from app.services.artifacts.file_reads import Content
 from app.services.artifacts.stored_files import patch_content, release_content
@@ -28,6 +31,18 @@ class MergedFile:
     etag: str
     sha256: str | None
     computed: bool
+
+
+def contents_of(artifacts: OpenArtifacts, release: Release, version: PatchVersion, recipe: Recipe) -> PortContents | None:
+    """Returns what the bytes tell of a port with the canonical recipe; None for other recipes, which Hub clients do not see.
+
+    Raises:
+        CoreError: release and version do not fit each other, or their bytes have changed.
+    """
+    if recipe != Recipe():
+        return None
+    planned = artifacts.plan(release, version, recipe).files.values()
+    return PortContents(frozenset(file.path for file in planned if not file.carried_from), artifacts.adapter_config(version))
 
 
 class MergedModel:

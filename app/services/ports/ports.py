@@ -1,7 +1,7 @@
 """Ports: a patch version carried to a release, with reasons."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.core.diagnostics import Lineage
@@ -16,7 +16,7 @@ from app.db.patches import PatchVersion
 from app.db.ports import Port, PortLine
 from app.db.releases import LineageSample, Release
 from app.domain.errors import DomainError
-from app.domain.events.ports import PortHeld, PortReady, PortRefused, PortRetired
+from app.domain.events.ports import PortContents, PortHeld, PortReady, PortRefused, PortRetired
 from app.domain.ids import new_id
 from app.domain.principal import Principal
 from app.domain.states import move
@@ -26,6 +26,7 @@ from app.services.catalog import families, releases
 from app.services.patches import patches
 from app.services.ports import assessments
 from app.services.ports.assessments import Case
+from app.services.ports.merged_files import contents_of
 from app.services.tools import Tools
 from app.services.unit_of_work import UnitOfWork
 
@@ -48,7 +49,7 @@ class PortRequest:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found out about a wish; `lineage` is set where it was sampled just now."""
+    """What was found out about a wish; `lineage` is set if it was sampled just now, `contents` by `with_contents`."""
 
     version: PatchVersion
     release: Release
@@ -59,6 +60,7 @@ class Verdict:
     fidelity: dict[str, Any] | None
     tensors_changed: int
     lineage: Lineage | None
+    contents: PortContents | None = None
 
 
 def find(uow: UnitOfWork, principal: Principal, wish: PortRequest) -> Case:
@@ -97,6 +99,17 @@ def assess(tools: Tools, case: Case, force: str | None) -> Verdict:
         fingerprint(case.recipe, str(case.release.manifest), case.version.digest),
         _state(found.findings, case.version, force), found.findings, found.fidelity, found.tensors_changed, lineage,
     )  # fmt: skip
+
+
+def with_contents(tools: Tools, verdict: Verdict) -> Verdict:
+    """Returns a verdict with what `create` needs to make a port ready. No transaction may be open.
+
+    Raises:
+        DomainError, CoreError: as `assess`.
+    """
+    if verdict.state != "ready":
+        return verdict
+    return replace(verdict, contents=contents_of(tools.artifacts, verdict.release, verdict.version, verdict.recipe))
 
 
 def remember_lineage(uow: UnitOfWork, verdict: Verdict) -> None:
@@ -148,9 +161,13 @@ def create(uow: UnitOfWork, principal: Principal, verdict: Verdict, force: str |
         commits.forget(uow.session, [existing.id])
         uow.session.delete(existing)
         uow.session.flush()
-    kind = {"ready": PortReady, "held": PortHeld, "refused": PortRefused}[port.state]
-    event = kind(patch=version.patch.full_name, version=version.number, release=release.name, forced=port.forced)
-    uow.event(event, principal, port.owner, port.id)
+    wish: dict[str, Any] = {
+        "patch": version.patch.full_name, "version": version.number, "release": release.name, "forced": port.forced
+    }  # fmt: skip
+    if port.state == "ready":
+        uow.event(PortReady(**wish, contents=verdict.contents), principal, port.owner, port.id)
+    else:
+        uow.event((PortHeld if port.state == "held" else PortRefused)(**wish), principal, port.owner, port.id)
     return get(uow, principal, port.id), True
 
 
@@ -200,17 +217,33 @@ def list_page(
     )  # fmt: skip
 
 
-def approve(uow: UnitOfWork, principal: Principal, port_id: str, reason: str, expected: int | None = None) -> Port:
+def contents_to_approve(tools: Tools, port: Port) -> PortContents | None:
+    """Returns what `approve` needs to make a port ready; None if it is not held. No transaction may be open.
+
+    Raises:
+        DomainError: storage.unavailable, among others.
+        CoreError: its bytes have changed.
+    """
+    return (
+        contents_of(tools.artifacts, port.release, port.version, Recipe.from_dict(port.recipe)) if port.state == "held" else None
+    )
+
+
+def approve(
+    uow: UnitOfWork, principal: Principal, port_id: str, reason: str, expected: int | None = None,
+    contents: PortContents | None = None,
+) -> Port:  # fmt: skip
     """Lets a held port become ready."""
     port = get(uow, principal, port_id)
     principal.require_publish(port.owner)
+    uow.lock(port.version, shared=True)  # before the port, as a purge does
     uow.lock(port)
     uow.expect(port, expected, "The port")
     port.state = move("port", port.state, "ready")
     port.reason = reason
     port.ready_at = now()
     port.row_version += 1
-    uow.event(PortReady(approved=True, reason=reason), principal, port.owner, port.id)
+    uow.event(PortReady(approved=True, reason=reason, contents=contents), principal, port.owner, port.id)
     return port
 
 

@@ -4,27 +4,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.core.adapter import CONFIG_FILE, MAX_CONFIG_BYTES, WEIGHTS_FILE, load_config
+from app.core.adapter import CONFIG_FILE, WEIGHTS_FILE
 from app.core.findings import Finding
 from app.core.recipe import DTYPES, Recipe
 from app.core.safetensors_header import Header
 from app.core.serving import Facts, Option, decide
-from app.core.source import read_range
 from app.core.tokenizers import TOKENIZER_FILES
 from app.db import ports as rows
-from app.db.patches import PatchVersion
 from app.db.ports import Port
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.services.access import grants
 from app.services.artifacts.artifacts import digests_of
-from app.services.hubview import snapshots
+from app.services.hubview import hub_commits, snapshots
 from app.services.hubview.repositories import Adapter, BaseModel, Merged, Thing
-from app.services.hubview.snapshots import Drawn, Snapshot
+from app.services.hubview.snapshots import Snapshot
 from app.services.patches import patches
 from app.services.ports import ports
 from app.services.tools import OpenArtifacts
-from app.services.unit_of_work import UnitOfWork
+from app.services.unit_of_work import UnitOfWork, UnitsOfWork
 
 # What an engine reads of an adapter, in the order of reading.
 ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE)
@@ -48,7 +46,6 @@ class Serving:
         facts: what was decided by.
         addresses: None where the port is not ready.
         architectures: of the base's config.json.
-        to_write: commits that nobody asked for before; while there are any, `addresses` is None.
     """
 
     port: Port
@@ -56,7 +53,6 @@ class Serving:
     options: tuple[Option, ...]
     addresses: Addresses | None
     architectures: tuple[str, ...]
-    to_write: tuple[Drawn, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,13 +80,13 @@ def find(uow: UnitOfWork, principal: Principal, port_id: str) -> ServedPort:
     return ServedPort(port, tuple((thing, snapshots.written(uow, thing)) for thing in things))
 
 
-def describe(artifacts: OpenArtifacts, found: ServedPort) -> Serving:
+def describe(units: UnitsOfWork, found: ServedPort) -> Serving:
     """Returns which engines can serve a port, and how. Reads files, so no transaction should be open.
 
     Raises:
         CoreError: the stored bytes differ from those that were published.
     """
-    port = found.port
+    port, artifacts = found.port, units.tools.artifacts
     if port.state != "ready":
         facts = Facts(port.state, Recipe.from_dict(port.recipe), {}, frozenset(), frozenset(), (), "", ())
         return Serving(port, facts, decide(facts), None, ())
@@ -98,8 +94,7 @@ def describe(artifacts: OpenArtifacts, found: ServedPort) -> Serving:
     facts = _facts(artifacts, port, config)
     architectures = config.get("architectures")
     named = tuple(str(one)[:100] for one in architectures[:10]) if isinstance(architectures, list) else ()
-    addresses, drawn = _addresses(artifacts, found, facts.is_canonical)
-    return Serving(port, facts, decide(facts), addresses, named, drawn)
+    return Serving(port, facts, decide(facts), _addresses(units, found, facts.is_canonical), named)
 
 
 def _facts(artifacts: OpenArtifacts, port: Port, base: Mapping[str, Any]) -> Facts:
@@ -111,18 +106,13 @@ def _facts(artifacts: OpenArtifacts, port: Port, base: Mapping[str, Any]) -> Fac
     low = next((Finding(**found) for found in port.findings if found["code"] == "fidelity.low"), None)
     release, brought = artifacts.manifest(port.release).file_digests, digests_of(version)
     return Facts(
-        state=port.state, recipe=recipe, config=_published_config(artifacts, version),
+        state=port.state, recipe=recipe, config=artifacts.adapter_config(version),
         ranks=frozenset(pair.rank for pair in factors.values()),
         modules=frozenset(module.rpartition(".")[2] for module in factors), factor_dtypes=_dtypes(header),
         model_type=str(base.get("model_type"))[:60], output_dtypes=tuple(sorted(touched)),
         own_tokenizer=tuple(sorted(p for p in brought if p in TOKENIZER_FILES and release.get(p) != brought[p])),
         yanked=_yanked(port), low_fidelity=low,
     )  # fmt: skip
-
-
-def _published_config(artifacts: OpenArtifacts, version: PatchVersion) -> dict[str, Any]:
-    with artifacts.open_file(version, CONFIG_FILE, digests_of(version)[CONFIG_FILE]) as source:
-        return load_config(bytes(read_range(source, CONFIG_FILE, 0, min(source.size(CONFIG_FILE), MAX_CONFIG_BYTES))))
 
 
 def _dtypes(header: Header) -> tuple[str, ...]:
@@ -134,12 +124,10 @@ def _yanked(port: Port) -> tuple[str, ...]:
     return tuple(what for what, state in states.items() if state == "yanked")
 
 
-def _addresses(artifacts: OpenArtifacts, found: ServedPort, is_canonical: bool) -> tuple[Addresses | None, tuple[Drawn, ...]]:
-    """Where base, adapter and merged model lie; or the commits that have to be written down first."""
-    shown = found.shown if is_canonical else found.shown[:1]  # ports by other recipes have no Hub names
-    missing = tuple(snapshots.draw(artifacts, thing) for thing, snapshot in shown if snapshot is None)
-    if missing:
-        return None, missing
-    base, adapter, merged = (*(snapshot for _, snapshot in shown), None, None)[:3]
-    assert base is not None  # noqa: S101  nothing is missing
-    return Addresses(base, adapter, merged), ()
+def _addresses(units: UnitsOfWork, found: ServedPort, is_canonical: bool) -> Addresses:
+    """Returns where base, adapter and merged model are, as Hub clients see them; ports by other recipes have a base only."""
+    shown = found.shown if is_canonical else found.shown[:1]
+    snapshots_of = [snapshot or hub_commits.write_missing(units, thing) for thing, snapshot in shown]
+    base, adapter, merged = (*snapshots_of, None, None)[:3]
+    assert base is not None  # noqa: S101  every ready port has a base
+    return Addresses(base, adapter, merged)

@@ -201,7 +201,7 @@ def test_lost_job_records_nothing(fresh: Callable[..., Service]) -> None:
 
     def lose(*_: object) -> dict[str, object]:
         service.job_row(job, executor="somebody-else")
-        return {"result": encode(IngestResult("0" * 64, {}, {}))}
+        return {"result": encode(IngestResult("0" * 64, {}, {}, {}))}
 
     with pytest.raises(DomainError) as caught:
         service.run_job(job, kind, do=lose)

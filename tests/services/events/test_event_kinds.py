@@ -27,7 +27,10 @@ GOLDEN: list[tuple[Event, str, dict[str, Any]]] = [
     (families.FamilyNamed(name="m/l", revision=None), "family.named", {"name": "m/l", "revision": None}),
     (families.FamilyUnnamed(name="m/l", revision="r"), "family.unnamed", {"name": "m/l", "revision": "r"}),
     (families.ReleaseRegistered(source="/m"), "release.registered", {"source": "/m"}),
-    (families.ReleaseReady(manifest="d", bytes=5), "release.ready", {"manifest": "d", "bytes": 5}),
+    (
+        families.ReleaseReady(manifest="d", bytes=5, release_id="r", files=[], front={}), "release.ready",
+        {"manifest": "d", "bytes": 5},
+    ),
     (families.ReleaseRejected(code="c", detail="d"), "release.rejected", {"code": "c", "detail": "d"}),
     (families.ReleaseYanked(reason="r"), "release.yanked", {"reason": "r"}),
     (families.ReleaseDamaged(path="p"), "release.damaged", {"path": "p"}),
@@ -36,7 +39,7 @@ GOLDEN: list[tuple[Event, str, dict[str, Any]]] = [
     (patches.RepositoryForgotten(), "repository.forgotten", {}),
     (patches.PatchCreated(family="llama"), "patch.created", {"family": "llama"}),
     (patches.PatchChanged(), "patch.changed", {}),
-    (patches.VersionPublished(trained_on="v1"), "version.published", {"trained_on": "v1"}),
+    (patches.VersionPublished(trained_on="v1", version_id="v", front={}), "version.published", {"trained_on": "v1"}),
     (patches.VersionYanked(reason="r"), "version.yanked", {"reason": "r"}),
     (patches.VersionPurged(reason="r", digest="d"), "version.purged", {"reason": "r", "digest": "d"}),
     (patches.VersionErased(blobs=2, kept=1, copies=0), "version.erased", {"blobs": 2, "kept": 1, "copies": 0}),
@@ -47,8 +50,8 @@ GOLDEN: list[tuple[Event, str, dict[str, Any]]] = [
     (patches.ImportPresent(**IMPORT), "import.present", IMPORT),
     (patches.ImportRefused(**ENDED), "import.refused", ENDED),
     (patches.ImportCancelled(**ENDED), "import.cancelled", ENDED),
-    (ports.PortReady(**ASSESSED), "port.ready", ASSESSED),
-    (ports.PortReady(approved=True, reason="r"), "port.ready", {"approved": True, "reason": "r"}),
+    (ports.PortReady(**ASSESSED, contents=None), "port.ready", ASSESSED),
+    (ports.PortReady(approved=True, reason="r", contents=None), "port.ready", {"approved": True, "reason": "r"}),
     (ports.PortHeld(**ASSESSED), "port.held", ASSESSED),
     (ports.PortRefused(**ASSESSED), "port.refused", ASSESSED),
     (ports.PortRetired(), "port.retired", {}),
@@ -90,6 +93,7 @@ def test_an_event_of_each_kind_is_served_as_before(world: World) -> None:
     ((start,),) = world.service.rows("SELECT max(id) FROM events")
     actor = Principal("acme", frozenset({"publish"}), "tok_9", "192.0.2.7", "req")
     with world.service.runtime.write() as uow:
+        uow.handlers = {}  # the subjects are not there
         for event, _, _ in GOLDEN:
             if isinstance(event, OwnerEvent):
                 uow.event(event, actor, "acme", "subject")

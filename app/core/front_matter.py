@@ -1,8 +1,12 @@
 """Front matter of model cards: the YAML between two lines of three dashes. All values are read as text; tags are ignored."""
 
 import re
+from collections.abc import Collection, Mapping
 
 import yaml
+
+from app.core.patch import CARD_FILE
+from app.core.source import Source, read_range
 
 MAX_BYTES = 64 * 2**10
 MAX_YAML = 16 * 2**10
@@ -12,6 +16,8 @@ BRACKETS, MAX_BRACKETS = "[{", 100
 # What is understood; everything else stays in the file.
 KEYS = ("base_model", "language", "library_name", "license", "license_link", "license_name", "pipeline_tag", "tags")
 
+FrontMatter = Mapping[str, str | list[str]]
+
 _FENCED = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
 _EMPTY = frozenset({"", "~", "null", "Null", "NULL"})
 
@@ -20,6 +26,13 @@ def is_readable(content: bytes) -> bool:
     """Returns whether a README.md has no front matter, or front matter with at least one understood key."""
     text = content[:MAX_BYTES].decode("utf-8", "replace")
     return not text.lstrip("\ufeff").startswith("---") or bool(read_front_matter(content))
+
+
+def front_matter_of(source: Source, files: Collection[str]) -> FrontMatter:
+    """Returns the front matter of the README.md among some files; empty if there is none."""
+    if CARD_FILE not in files:
+        return {}
+    return read_front_matter(bytes(read_range(source, CARD_FILE, 0, min(source.size(CARD_FILE), MAX_BYTES))))
 
 
 def read_front_matter(content: bytes) -> dict[str, str | list[str]]:
