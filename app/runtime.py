@@ -48,6 +48,7 @@ from app.services.registry import Doing
 from app.services.tools import JobQueue, Tools
 from app.services.unit_of_work import UnitOfWork, run_with_retry, unit_of_work
 from app.settings import Settings
+from app.single_flight import SingleFlight
 
 
 class Runtime:
@@ -60,7 +61,6 @@ class Runtime:
     Attributes:
         pool: computes pieces of merged files, one thread a core.
         merged_reads, far_reads: semaphores for reads that keep large buffers.
-        readers: the workers that live and read merged files, as of the last second.
         readiness: whether the components that this process depends on answer.
         draining: set when the process begins to stop, before its listener closes.
         identities: verifies identity tokens of the trusted issuers.
@@ -85,7 +85,7 @@ class Runtime:
         self.admin_token: str | None = None
         self.worker_info: WorkerInfo | None = None
         self.worker_ttl = settings.worker_ttl_seconds
-        self.readers = workers.Readers(self._look_for_readers)
+        self._readers = SingleFlight[None, list[workers.ReadWorker]](1, workers.LOOK_SECONDS)
         self.handed_over = WorkerFiles()
         self.readiness = Readiness(self.checks())
         self.draining = Draining()
@@ -289,6 +289,10 @@ class Runtime:
 
     def _presence_of(self, worker_info: WorkerInfo) -> Presence:
         return Presence(self.write, worker_info, self.settings.worker_beat_seconds, self.settings.worker_ttl_seconds)
+
+    def readers(self) -> list[workers.ReadWorker]:
+        """Returns the live workers that read merged files, as of the last second."""
+        return self._readers.get(None, self._look_for_readers)
 
     def _look_for_readers(self) -> list[workers.ReadWorker]:
         if self.settings.is_embedded:

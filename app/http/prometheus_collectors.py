@@ -1,22 +1,28 @@
 """What metrics show that nobody counted along the way: asked for when somebody looks, with a limit, and remembered."""
 
+import logging
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app.blobs import error_counts
-from app.services.background import Remembered
+from app.services.background import in_thread
 from app.services.events.feed import EventFeed
 from app.services.operations import metrics
 from app.services.operations.metrics import Stock, Work
 from app.services.operations.readiness import LIMIT_SECONDS
 from app.services.registry import Registry
+from app.single_flight import OverdueError, SingleFlight
 
 WORK_SECONDS = 5.0
 STOCK_SECONDS = 30.0
+Value = TypeVar("Value")
+
+log = logging.getLogger("portllm.figures")
 
 
 class State(Collector):
@@ -35,8 +41,8 @@ class State(Collector):
         self, get_registry: Callable[[], Registry], owners: int, data: Path | None, feed: Callable[[], EventFeed | None]
     ) -> None:
         self._get_registry, self._owners, self._data, self._feed = get_registry, owners, data, feed
-        self._work = Remembered(self._ask_work, WORK_SECONDS, LIMIT_SECONDS)
-        self._stock = Remembered(self._ask_stock, STOCK_SECONDS, LIMIT_SECONDS)
+        self._work = SingleFlight[None, Work](1, WORK_SECONDS, in_thread)
+        self._stock = SingleFlight[None, Stock](1, STOCK_SECONDS, in_thread)
 
     def collect(self) -> Iterable[Metric]:
         parts = self._get_registry().readiness.ask().result(2 * LIMIT_SECONDS)
@@ -45,9 +51,9 @@ class State(Collector):
             up.add_metric([name], float(part.ok))
         yield up
         if parts["database"].ok:
-            if (work := self._work.value()) is not None:
+            if (work := value_in_time(self._work, self._ask_work)) is not None:
                 yield from _work(work)
-            if (stock := self._stock.value()) is not None:
+            if (stock := value_in_time(self._stock, self._ask_stock)) is not None:
                 yield from _stock(stock)
                 yield from _streams(self._feed(), stock.cursor)
         if self._data:
@@ -70,6 +76,17 @@ class State(Collector):
     def _ask_stock(self) -> Stock:
         with self._get_registry().read() as uow:
             return metrics.stock(uow, self._owners)
+
+
+def value_in_time(flight: SingleFlight[None, Value], ask: Callable[[], Value], limit: float = LIMIT_SECONDS) -> Value | None:
+    """Returns the value of a look-up that may hang or fail; None if there is none within the limit, in seconds."""
+    try:
+        return flight.get(None, ask, limit)
+    except OverdueError:
+        return None
+    except Exception as error:
+        log.warning("metrics are left out because their values could not be looked up", exc_info=error)
+        return None
 
 
 def _work(work: Work) -> Iterable[Metric]:

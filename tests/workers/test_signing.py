@@ -14,7 +14,7 @@ from app.db import jobs
 from app.db.jobs import Claim
 from app.domain.errors import DomainError
 from app.domain.signing import check_read, sign_read
-from app.services.jobs.workers import Readers, ReadWorker, choose
+from app.services.jobs.workers import ReadWorker, choose
 from app.settings import Settings
 from app.worker import Role, WorkerRuntime
 from tests.support.workers import Cluster
@@ -59,21 +59,6 @@ def test_a_model_stays_with_its_worker() -> None:
     after = {model: choose(readers[1:], model) for model in models}
     assert {m for m in models if after[m] != before[m]} == {m for m in models if before[m] == readers[0]}
     assert choose([], "x") is None
-
-
-def test_readers_are_looked_up_once_a_second() -> None:
-    """A thousand reads are one question."""
-    asked: list[int] = []
-
-    def look() -> list[ReadWorker]:
-        asked.append(1)
-        return [ReadWorker("w", "http://w", 0)]
-
-    readers = Readers(look)
-    began = time.monotonic()
-    for _ in range(1000):
-        assert readers() == [ReadWorker("w", "http://w", 0)]
-    assert len(asked) <= 1 + (time.monotonic() - began)
 
 
 def test_a_worker_that_has_not_started_is_not_ready(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 from app.blobs import layout
 from app.blobs.locations import S3Location, S3Sink, S3Store, Sink
-from app.blobs.lru import Recent
 from app.blobs.s3 import versions
 from app.blobs.s3.client import clock_of, impatient_client, is_missing, make_client, shared_client, status_of, translated
 from app.blobs.s3.copy import can_be_joined, copy_object, join_objects
@@ -20,6 +19,7 @@ from app.blobs.store import BlobInfo
 from app.core.source import Source
 from app.domain.errors import DomainError
 from app.domain.s3_uri import S3Uri
+from app.single_flight import SingleFlight
 
 READ_BYTES = 8 * 2**20
 REMEMBERED = 20_000
@@ -42,7 +42,7 @@ class S3Blobs:
         self._client = shared_client()
         outside = make_client(public_endpoint) if public_endpoint else self._client
         self.direct = S3Direct(self._client, outside, self._bucket, self._prefix) if direct else None
-        self._sizes: Recent[str, int] = Recent(REMEMBERED)  # bytes under a digest never change
+        self._sizes: SingleFlight[str, int] = SingleFlight(REMEMBERED)  # bytes under a digest never change
 
     def check(self) -> None:
         # A listing, because a HEAD of a bucket that is not there looks like one of an object that is not there.

@@ -80,7 +80,7 @@ class Keyring:
                     raise self._failure.with_traceback(None)  # else it would grow with everybody who is told
                 self._asked_at = present
                 self._asked = in_thread(lambda: self._fetch(self.issuer))
-            return self._shared(self._asked)
+            return self._asked
 
     def _take_over(self) -> None:
         """What an answer brought; one that failed leaves the keys that are there."""
@@ -90,19 +90,6 @@ class Keyring:
         if self._failure is None:
             self._keys, self._keys_at = self._asked.result(), self._asked_at
         self._asked = None
-
-    @staticmethod
-    def _shared(asked: Future[Keys]) -> Future[Keys]:
-        """A future of one waiter's own: who goes away and cancels it takes nothing from the others."""
-        mine: Future[Keys] = Future()
-
-        def hand_over(done: Future[Keys]) -> None:
-            if mine.set_running_or_notify_cancel():
-                error = done.exception()
-                mine.set_exception(error) if error else mine.set_result(done.result())
-
-        asked.add_done_callback(hand_over)
-        return mine
 
 
 class Identities:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from app.blobs.locations import DirectoryLocation, Location, OnS3, S3Location, is_far, open_location
-from app.blobs.lru import Recent
 from app.blobs.s3.source import Object
 from app.blobs.store import BlobStore
 from app.core.adapter import CONFIG_FILE, MAX_CONFIG_BYTES, WEIGHTS_FILE, load_config
@@ -28,6 +27,7 @@ from app.services.artifacts.open_sources import Openings
 from app.services.artifacts.storage_probes import Probes
 from app.services.downloads import Downloads
 from app.services.tools import Assessment, OpenPatch, Planned
+from app.single_flight import SingleFlight
 
 MANIFEST = "manifest"
 MANIFESTS = 32
@@ -50,9 +50,9 @@ class Artifacts:
 
     def __init__(self, blobs: BlobStore, allowed_roots: Sequence[Path] = ()) -> None:
         self._blobs, self._allowed_roots = blobs, allowed_roots
-        self._manifests: Recent[str, Manifest] = Recent(MANIFESTS)
-        self._plans: Recent[tuple[str, str], Planned] = Recent(PLANS)
-        self._assessments: Recent[tuple[str, str], Assessment] = Recent(ASSESSMENTS)
+        self._manifests: SingleFlight[str, Manifest] = SingleFlight(MANIFESTS)
+        self._plans: SingleFlight[tuple[str, str], Planned] = SingleFlight(PLANS)
+        self._assessments: SingleFlight[tuple[str, str], Assessment] = SingleFlight(ASSESSMENTS)
         self._opened = Openings()
         self.downloads = Downloads()
         self._probes = Probes()
@@ -89,10 +89,10 @@ class Artifacts:
 
     def revoke(self, versions: Collection[str]) -> None:
         """Forgets versions, and ends the reads of them that are under way."""
-        for recent in (self._plans, self._assessments):
-            for key in recent.remembered():
+        for cache in (self._plans, self._assessments):
+            for key in cache.remembered():
                 if key[0] in versions:
-                    recent.forget(key)
+                    cache.forget(key)
         self._opened.revoke(versions)
 
     def manifest(self, release: Release) -> Manifest:

@@ -2,10 +2,8 @@
 
 import datetime as dt
 import hashlib
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
@@ -154,26 +152,6 @@ def require_fresh(uow: UnitOfWork, expires: int) -> None:
     """Raises `DomainError` (worker.expired) for an address that was signed until a time that is over."""
     if clock(uow.session).timestamp() > expires:
         raise DomainError("worker.expired")
-
-
-class Readers:
-    """The live readers, asked for at most once a second.
-
-    Args:
-        look: asks the database.
-    """
-
-    def __init__(self, look: Callable[[], list[ReadWorker]]) -> None:
-        self._look, self._lock = look, threading.Lock()
-        self._known: list[ReadWorker] = []
-        self._looked = -LOOK_SECONDS
-
-    def __call__(self) -> list[ReadWorker]:
-        with self._lock:
-            if time.monotonic() - self._looked >= LOOK_SECONDS:
-                self._known = self._look()
-                self._looked = time.monotonic()
-            return self._known
 
 
 def _live(uow: UnitOfWork, ttl: float) -> list[Worker]:

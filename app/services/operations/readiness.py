@@ -1,15 +1,16 @@
 """Whether what a process stands on answers: its database, its bytes, its jobs; asked with a limit, and not too often."""
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from app.domain.errors import DomainError
 from app.services.background import in_thread
+from app.single_flight import SingleFlight
 
 LIMIT_SECONDS = 2.0
 FRESH_SECONDS = 1.0
@@ -50,29 +51,36 @@ class Readiness:
 
     def __init__(self, checks: Mapping[str, Callable[[], object]], limit: float = LIMIT_SECONDS) -> None:
         self._checks, self._limit = checks, limit
-        self._lock = threading.Lock()
-        self._look: Future[Parts] | None = None
-        self._looked = 0.0
-        self._asked: dict[str, _Question] = {}
+        self._look = SingleFlight[None, Parts](1, FRESH_SECONDS, in_thread)
+        self._parts = SingleFlight[str, Component](len(checks), 0.0, in_thread)  # not remembered: `_look` is
+        self._began = dict[str, float]()
         self._failed: frozenset[str] = frozenset()
 
     def ask(self) -> Future[Parts]:
         """Returns the check in progress, or that of the last second, or else starts a new one; it ends within the limit."""
-        with self._lock:
-            under_way = self._look is not None and not self._look.done()
-            if self._look is None or not (under_way or time.monotonic() - self._looked < FRESH_SECONDS):
-                self._look = in_thread(self._all)
-            return self._look
+        return self._look.future(None, self._all)
 
     def _all(self) -> Parts:
-        for name, check in self._checks.items():
-            if name not in self._asked or self._asked[name].answer.done():
-                self._asked[name] = _Question(check)
-        deadline = time.monotonic() + self._limit
-        parts = {name: self._asked[name].part(deadline) for name in self._checks}
+        answers = {name: self._parts.future(name, partial(self._check, name)) for name in self._checks}
+        wait(answers.values(), self._limit)
+        parts = {name: answer.result() if answer.done() else self._overdue(name) for name, answer in answers.items()}
         self._say(parts)
-        self._looked = time.monotonic()
         return parts
+
+    def _check(self, name: str) -> Component:
+        self._began[name] = time.monotonic()
+        try:
+            note = self._checks[name]()
+        except BaseException as error:  # noqa: BLE001  whatever it is, the part does not work
+            return Component(False, self._milliseconds(name), _reason(error), error)
+        return Component(True, self._milliseconds(name), note if isinstance(note, str) else None)
+
+    def _overdue(self, name: str) -> Component:
+        milliseconds = self._milliseconds(name)
+        return Component(False, milliseconds, f"no answer within {milliseconds / 1000:.0f} s")
+
+    def _milliseconds(self, name: str) -> float:
+        return round(1000 * (time.monotonic() - self._began.get(name, time.monotonic())), 1)
 
     def _say(self, parts: Parts) -> None:
         failed = frozenset(name for name, part in parts.items() if not part.ok)
@@ -81,32 +89,6 @@ class Readiness:
             reasons = "; ".join(f"{name}: {parts[name].reason}" for name in sorted(failed))
             error = next((parts[name].error for name in sorted(failed) if parts[name].error), None)
             log.warning("not ready (%s)", reasons, exc_info=error) if failed else log.warning("ready again")
-
-
-class _Question:
-    """One run of a check, and when it began."""
-
-    def __init__(self, check: Callable[[], object]) -> None:
-        self._check, self._began, self._ended = check, time.monotonic(), 0.0
-        self.answer = in_thread(self._run)
-
-    def _run(self) -> object:
-        try:
-            return self._check()
-        finally:
-            self._ended = time.monotonic()
-
-    def part(self, deadline: float) -> Component:
-        wait([self.answer], max(0.0, deadline - time.monotonic()))
-        if not self.answer.done():
-            passed = time.monotonic() - self._began
-            return Component(False, round(1000 * passed, 1), f"no answer within {passed:.0f} s")
-        error = self.answer.exception()
-        milliseconds = round(1000 * (self._ended - self._began), 1)
-        if error is not None:
-            return Component(False, milliseconds, _reason(error), error)
-        note = self.answer.result()
-        return Component(True, milliseconds, note if isinstance(note, str) else None)
 
 
 def _reason(error: BaseException) -> str:

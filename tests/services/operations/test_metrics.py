@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,12 +13,14 @@ from app.blobs.s3.client import translated
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.http.owner_counters import OwnerCounters
+from app.http.prometheus_collectors import value_in_time
 from app.http.telemetry import MetricsOptions, Telemetry
 from app.jobs.queue import DbosQueue
-from app.services.background import Remembered
+from app.services.background import in_thread
 from app.services.draining import Draining
 from app.services.events.feed import EventFeed, StreamLimits
 from app.services.operations import metrics
+from app.single_flight import SingleFlight
 from tests.support.fixtures import Models, on_sqlite
 from tests.support.metrics import figures, samples
 from tests.support.registry import Service, refused
@@ -194,12 +197,11 @@ def test_nothing_is_read_row_by_row(service: Service) -> None:
             assert scans == [], statement
 
 
-def test_a_value_is_remembered_and_not_waited_for_long() -> None:
-    """Asked once while it is fresh; nothing where it comes late or not at all; and asked again after that."""
-    asked: list[int] = []
-    held = Remembered(lambda: asked.append(1) or len(asked), seconds=60, limit=5)
-    assert [held.value(), held.value()] == [1, 1]
-    failing = Remembered(lambda: 1 / 0, seconds=60, limit=5)
-    assert failing.value() is None
-    stuck = Remembered(lambda: __import__("time").sleep(1), seconds=60, limit=0.01)
-    assert [stuck.value(), stuck.value()] == [None, None]
+def test_figures_that_fail_or_hang_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    let_go = threading.Event()
+    assert value_in_time(SingleFlight(start=in_thread), lambda: 1) == 1
+    assert value_in_time(SingleFlight(start=in_thread), let_go.wait, limit=0.01) is None
+    assert "left out" not in caplog.text
+    assert value_in_time(SingleFlight(start=in_thread), lambda: 1 / 0) is None
+    assert "left out" in caplog.text
+    let_go.set()
