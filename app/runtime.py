@@ -292,13 +292,8 @@ class Runtime:
 
     def readers(self) -> list[workers.ReadWorker]:
         """Returns the live workers that read merged files, as of the last second."""
-        return self._readers.get(None, self._look_for_readers)
-
-    def _look_for_readers(self) -> list[workers.ReadWorker]:
-        if self.settings.is_embedded:
-            return []
-        with self.read() as uow:
-            return workers.readers(uow, self.worker_ttl)
+        look = partial(run_with_retry, self.read, partial(workers.readers, ttl=self.worker_ttl))
+        return [] if self.settings.is_embedded else self._readers.get(None, look)
 
     def _bootstrap(self, data: Path) -> None:
         """Makes the first admin token. The file is written first: a token that nobody can read would lock everybody out."""
