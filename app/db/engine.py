@@ -9,8 +9,6 @@ import psycopg
 from sqlalchemy import URL, Engine, ExceptionContext, NullPool, create_engine, event, exc, make_url
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.domain.errors import DomainError
-
 BUSY_TIMEOUT_MS = 30_000
 WRITES = "portllm_writes"
 # The pool is smaller than the number of threads of a process, because a request uses at most one connection and returns it within
@@ -60,7 +58,6 @@ def make_engine(url: str, patience: Patience = REQUESTS, connections: int = CONN
     engine = create_engine(url, pool_size=20, max_overflow=40, hide_parameters=True)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
-    event.listen(engine, "handle_error", _name_full_disk)
     return engine
 
 
@@ -182,9 +179,3 @@ def _begin_sqlite(connection: Any) -> None:
     options = connection.get_execution_options()
     if options.get("isolation_level") != "AUTOCOMMIT":
         connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get(WRITES) else "BEGIN")
-
-
-def _name_full_disk(context: ExceptionContext) -> None:
-    """A full disk is the operator's to mend, and said in the same words wherever it shows first."""
-    if getattr(context.original_exception, "sqlite_errorcode", None) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE):
-        raise DomainError("server.storage_full") from context.original_exception

@@ -60,9 +60,7 @@ def refusal_of(error: exc.SQLAlchemyError) -> DomainError | None:
         return CollisionError()
     if state in TOO_LONG or isinstance(error, exc.TimeoutError) or (not state and _has_no_connection_left(cause)):
         return DomainError("database.busy")
-    if state == DISK_FULL:
-        return DomainError("server.storage_full")
-    if _is_sqlite_full(cause):
+    if is_full(error):
         return DomainError("server.storage_full")
     if isinstance(cause, sqlite3.Error):
         is_busy = getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
@@ -84,14 +82,8 @@ def is_full(error: BaseException) -> bool:
 
     A full blob store raises the same `DomainError` code, but with another cause.
     """
-    if isinstance(error, DomainError):
-        return error.code == "server.storage_full" and isinstance(error.__cause__, sqlite3.Error | exc.SQLAlchemyError)
-    cause = getattr(error, "orig", None)
-    return getattr(cause, "sqlstate", None) == DISK_FULL or _is_sqlite_full(cause)
-
-
-def _is_sqlite_full(cause: object) -> bool:
-    return getattr(cause, "sqlite_errorcode", None) in SQLITE_DISK_FULL
+    cause = getattr(error.__cause__ if isinstance(error, DomainError) else error, "orig", None)
+    return getattr(cause, "sqlstate", None) == DISK_FULL or getattr(cause, "sqlite_errorcode", None) in SQLITE_DISK_FULL
 
 
 def _first_line(error: exc.SQLAlchemyError) -> str:

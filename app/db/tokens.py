@@ -40,6 +40,12 @@ def by_hash(session: Session, hashed: str) -> Row[str, str, list[Any], dt.dateti
     return session.execute(_BY_HASH, {"hashed": hashed}).one_or_none()
 
 
+def any_is_revoked(session: Session, idents: Collection[str]) -> bool:
+    """Returns whether one of these tokens was revoked; an id without a row is that of a job."""
+    query = select(_TOKENS.id).where(_TOKENS.id.in_(idents), _TOKENS.revoked_at.is_not(None))
+    return session.scalar(query.limit(1)) is not None
+
+
 def any_exists(session: Session) -> bool:
     return session.scalar(select(Token.id).limit(1)) is not None
 

@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from sqlalchemy import exc, inspect
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.db import events
+from app.db import events, tokens
 from app.db.base import now
 from app.db.errors import CollisionError, translated
 from app.db.events import Event
@@ -110,7 +110,16 @@ class UnitOfWork:
         self._after_commit.append(action)
 
     def write_events(self) -> None:
-        """Runs the handlers of what was recorded, then writes the events: last, as writing them makes other writers wait."""
+        """Runs the handlers of what was recorded, then writes the events: last, as writing them makes other writers wait.
+
+        A request is authenticated before its body is read and its files are verified, which may take minutes, so its token may
+        have been revoked since. Asked before the first flush: a request may revoke its own token.
+
+        Raises:
+            DomainError: token.missing, if a token that an event names was revoked.
+        """
+        if self._events and tokens.any_is_revoked(self.session, {event.token for event in self._events if event.token}):
+            raise DomainError("token.missing")
         self._handle()
         if self._events:
             events.append(self.session, self._events)

@@ -3,6 +3,7 @@
 The storms may or may not collide; the tests below them hold one transaction open until the other is seen to wait for it.
 """
 
+import datetime as dt
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,10 +14,12 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from app.domain.errors import DomainError
 from app.domain.principal import Principal
 from app.runtime import Runtime
+from app.services.access import tokens
 from app.services.catalog import families
 from app.services.catalog.ingestion import INGESTION
 from app.services.events import events
@@ -264,6 +267,29 @@ def test_port_of_a_version_that_is_being_yanked_is_refused(service: Service, ano
             uow.session.flush()
             second = begin(uow)
         refused(second.result(30), 410, "version.yanked")
+
+
+@on_postgresql
+def test_two_tokens_that_rotate_each_other_do_not_deadlock(service: Service) -> None:
+    """One rotation succeeds; the other finds that its own token has ended."""
+    first, second = (service.admin.post("/tokens", {"owner": "admin", "role": "admin"}).json()["id"] for _ in range(2))
+
+    def rotate(by: str, old: str) -> str:
+        with service.runtime.write() as uow:
+            tokens.rotate(uow, Principal("admin", ADMIN.scopes, by), old, dt.timedelta(0))
+        return "rotated"
+
+    with ThreadPoolExecutor(2) as pool:
+        with service.connection() as connection:
+            connection.execute(text("SELECT id FROM tokens WHERE id = :id FOR UPDATE"), {"id": first})
+            winner = pool.submit(rotate, second, first)
+            until(lambda: waiting(service) == 1 or winner.done())
+            loser = pool.submit(rotate, first, second)
+            until(lambda: waiting(service) == 2 or loser.done())
+        assert winner.result(30) == "rotated"
+        with pytest.raises(DomainError) as refusal:
+            loser.result(30)
+    assert refusal.value.code == "token.missing"
 
 
 @on_postgresql

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal
 
-from app.db import key_holders as rows
+from app.db import heartbeats
 from app.db.key_holders import KeyHolder
 from app.domain.errors import DomainError
 from app.services.access.encryption import name_of
@@ -57,7 +57,7 @@ class KeyAgreement:
             self._has_left = True
             try:
                 with self._begin() as uow:
-                    rows.remove(uow.session, self.ident)
+                    heartbeats.remove(uow.session, KeyHolder, self.ident)
             except DomainError as error:
                 log.warning("this process could not be removed from the list of key holders: %s", error)
 
@@ -77,9 +77,9 @@ class KeyAgreement:
     def _renew(self) -> None:
         try:
             with self._begin() as uow:
-                rows.forget(uow.session, REMEMBERED)
-                rows.beat(uow.session, KeyHolder(id=self.ident, role=self._role, signs=self._names[0], accepts=self._names))
-                self._compare(rows.live(uow.session, self._ttl))
+                row = KeyHolder(id=self.ident, role=self._role, signs=self._names[0], accepts=self._names)
+                heartbeats.beat(uow.session, row, REMEMBERED)
+                self._compare(heartbeats.processes(uow.session, KeyHolder, self._ttl))
         except DomainError as error:
             log.warning("the keys of this process could not be compared with those of others: %s", error)
 

@@ -115,6 +115,8 @@ def rotate(uow: UnitOfWork, principal: Principal, token_id: str, grace: dt.timed
     """
     old = _manageable(uow, principal, token_id)
     account = open_account(uow, old.owner, "tokens")
+    if principal.token < old.id:  # in the order of ids: two tokens that rotate each other do not wait for each other
+        _maker(uow, principal)
     uow.lock(old)
     if not _is_valid(old):
         raise DomainError("token.over", token=old.id)

@@ -1,4 +1,4 @@
-"""Workers: their signs of life, who of them is dead, and which one reads a merged model."""
+"""Workers: their heartbeats, which of them are dead, and which one reads a merged model."""
 
 import datetime as dt
 import hashlib
@@ -9,9 +9,8 @@ from urllib.parse import quote, urlencode
 
 from sqlalchemy.orm import Session
 
-from app.db import job_queues
+from app.db import heartbeats, job_queues
 from app.db import jobs as job_rows
-from app.db import workers as rows
 from app.db.base import clock, is_embedded
 from app.db.workers import Worker
 from app.domain.errors import DomainError
@@ -65,55 +64,54 @@ class ReadWorker:
 
 
 def beat(uow: UnitOfWork, worker_info: WorkerInfo) -> None:
-    """Says that a worker lives, and forgets those that were not seen for a day."""
-    rows.beat(uow.session, Worker(**vars(worker_info)))
-    rows.forget(uow.session, REMEMBERED)
+    """Renews a worker's heartbeat, and removes the rows of workers that were not seen for a day."""
+    heartbeats.beat(uow.session, Worker(**vars(worker_info)), REMEMBERED)
 
 
 def leave(uow: UnitOfWork, worker: str) -> None:
-    """Takes a worker's row away: whoever looks next gives its jobs to others."""
-    rows.leave(uow.session, worker)
+    """Removes a worker's row: whoever looks next gives its jobs to others."""
+    heartbeats.remove(uow.session, Worker, worker)
 
 
 def gone(uow: UnitOfWork) -> set[str]:
     """Executors that have jobs and no row: they took leave, or were silent for a day."""
-    return job_rows.executors(uow.session) - {row.id for row in rows.everyone(uow.session)}
+    return job_rows.executors(uow.session) - {row.id for row in heartbeats.processes(uow.session, Worker)}
 
 
 def dead(uow: UnitOfWork, ttl: float) -> set[str]:
-    """Executors that have jobs and gave no sign of life for `ttl` seconds, or never."""
-    return job_rows.executors(uow.session) - {row.id for row in _live(uow, ttl)}
+    """Executors that have jobs and sent no heartbeat for `ttl` seconds, or never."""
+    return job_rows.executors(uow.session) - {row.id for row in _live(uow.session, ttl)}
 
 
 def everyone(uow: UnitOfWork, principal: Principal, ttl: float) -> list[WorkerStatus]:
     """All workers with their jobs, the longest running first."""
     principal.require_admin()
-    workers = rows.everyone(uow.session)
+    workers = heartbeats.processes(uow.session, Worker)
     if not workers:  # on SQLite there are none, and perhaps no records of the engine
         return []
-    live, running = {row.id for row in _live(uow, ttl)}, job_rows.running(uow.session)
+    live, running = {row.id for row in _live(uow.session, ttl)}, job_rows.running(uow.session)
     return [WorkerStatus(row, row.id in live, running.get(row.id, [])) for row in workers]
 
 
 def readers(uow: UnitOfWork, ttl: float) -> list[ReadWorker]:
     """Live workers that can be reached."""
     present = int(clock(uow.session).timestamp())
-    return [ReadWorker(row.id, row.url, present) for row in _live(uow, ttl) if row.url]
+    return [ReadWorker(row.id, row.url, present) for row in _live(uow.session, ttl) if row.url]
 
 
 def live_by_class(uow: UnitOfWork, ttl: float) -> dict[str, int]:
     """How many workers live, by class."""
-    return dict(Counter(row.class_name for row in _live(uow, ttl)))
+    return dict(Counter(row.class_name for row in _live(uow.session, ttl)))
 
 
 def served(session: Session, ttl: float) -> set[str]:
     """Returns the classes that have a live worker. On SQLite the single service runs its jobs itself, without a worker."""
-    return {CPU} if is_embedded(session) else {row.class_name for row in _alive(session, ttl)}
+    return {CPU} if is_embedded(session) else {row.class_name for row in _live(session, ttl)}
 
 
 def merging_class(session: Session, ttl: float) -> str:
     """The class of workers that computes merged bytes: one with accelerators where any lives, the one of most workers."""
-    accelerated = Counter(row.class_name for row in _alive(session, ttl) if row.class_name.startswith(ACCELERATED))
+    accelerated = Counter(row.class_name for row in _live(session, ttl) if row.class_name.startswith(ACCELERATED))
     return max(accelerated, key=lambda name: (accelerated[name], name), default=CPU)
 
 
@@ -124,7 +122,7 @@ def release_stranded(uow: UnitOfWork, ttl: float) -> int:
         uow: a transaction that writes.
         ttl: after how many seconds without a word a worker is dead.
     """
-    living = {row.class_name for row in _live(uow, ttl)}
+    living = {row.class_name for row in _live(uow.session, ttl)}
     kinds = [kind.name for kind in kinds_of(uow).values() if kind.merges]
     return job_queues.move(uow.session, kinds, ACCELERATED, living, CPU)
 
@@ -154,10 +152,5 @@ def require_fresh(uow: UnitOfWork, expires: int) -> None:
         raise DomainError("worker.expired")
 
 
-def _live(uow: UnitOfWork, ttl: float) -> list[Worker]:
-    return _alive(uow.session, ttl)
-
-
-def _alive(session: Session, ttl: float) -> list[Worker]:
-    present = clock(session)
-    return [row for row in rows.everyone(session) if (present - row.seen_at).total_seconds() <= ttl]
+def _live(session: Session, ttl: float) -> Sequence[Worker]:
+    return heartbeats.processes(session, Worker, ttl)

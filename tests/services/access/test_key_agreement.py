@@ -6,7 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from app.db import key_holders
+from app.db import heartbeats
+from app.db.key_holders import KeyHolder
 from app.domain.errors import DomainError
 from app.services.access.key_agreement import KeyAgreement, Role
 from app.services.operations.readiness import Readiness
@@ -100,7 +101,7 @@ def test_readyz_names_the_service_with_another_key(registries: Callable[..., Ser
     with registries(secret_key=OLD, worker_beat_seconds=0.1).running() as one:
         with sharing(registries, one, OTHER) as two:
             with one.runtime.read() as uow:
-                first, second = (row.id for row in key_holders.live(uow.session, 30))
+                first, second = (row.id for row in heartbeats.processes(uow.session, KeyHolder, 30))
             problem = refused(two.client.get("/readyz"), 503, "server.unready")
             assert problem["data"]["parts"]["keys"]["reason"] == f"Another key than this process's is used by service {first}."
             one.runtime.keys.renew()  # type: ignore[union-attr]  not only when the next heartbeat is due
@@ -113,4 +114,4 @@ def test_readyz_names_the_service_with_another_key(registries: Callable[..., Ser
             }  # fmt: skip
             assert OLD not in problem["detail"] + ready.text
         with one.runtime.read() as uow:
-            assert [row.id for row in key_holders.live(uow.session, 30)] == [first]
+            assert [row.id for row in heartbeats.processes(uow.session, KeyHolder, 30)] == [first]

@@ -11,6 +11,7 @@ from app.db.base import now
 from app.domain.errors import DomainError
 from app.domain.principal import ROLES, Principal
 from app.services.access import tokens
+from app.services.patches import patches
 from app.services.unit_of_work import UnitOfWork
 from tests.support.fixtures import World
 from tests.support.registry import Caller, refused, unique
@@ -231,6 +232,17 @@ def test_a_request_that_began_before_its_token_was_revoked_makes_no_token(world:
         make_token(uow, principal, act, owner, other)
     assert refusal.value.code == "token.missing"
     assert [row for row in world.admin.get("/tokens", limit=500).json()["items"] if row["made_by"] == maker] == []
+
+
+def test_request_that_began_before_its_token_was_revoked_writes_nothing(world: World, owner: str) -> None:
+    """Its transaction is rolled back when it would commit."""
+    token, caller = made(world.admin, owner, "publisher")
+    principal, patch = principal_of(world, caller), unique("patch")
+    assert world.admin("DELETE", f"/tokens/{token}").status_code == 200
+    with pytest.raises(DomainError) as refusal, world.service.runtime.write() as uow:
+        patches.create(uow, principal, owner, patch, "llama")
+    assert refusal.value.code == "token.missing"
+    refused(world.admin.get(f"/patches/{owner}/{patch}"), 404, "patch.unknown")
 
 
 @pytest.mark.parametrize("act", ["create", "rotate"])

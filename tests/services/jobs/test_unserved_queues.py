@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from app.db.workers import Worker, beat
+from app.db.heartbeats import beat
+from app.db.workers import Worker
 from app.jobs.queue import DbosQueue
-from app.services.jobs import unserved_queues
+from app.services.jobs import unserved_queues, workers
 from app.services.operations.readiness import Readiness
 from tests.support.fixtures import Models
 from tests.support.metrics import figures
@@ -48,7 +49,7 @@ def work(service: Service, class_name: str) -> None:
     """A worker says that it lives."""
     card: dict[str, Any] = {"host": "h", "pid": 1, "version": "1", "device": "cpu", "memory_bytes": 1, "labels": {}}
     with service.runtime.write() as uow:
-        beat(uow.session, Worker(id=class_name, class_name=class_name, **card))
+        beat(uow.session, Worker(id=class_name, class_name=class_name, **card), workers.REMEMBERED)
 
 
 def watch(service: Service, patience: float = 0.0) -> None:
