@@ -2,7 +2,7 @@
 
 It has already imported the modules that jobs use, so that a job starts at once and not after seconds of imports. It has a single
 thread and no open resources that a fork must not share. It holds no secret that any job must not see, because every fork inherits
-its memory. Orders arrive over the socket FD, each a JSON object with the four file descriptors of a process:
+its memory. Requests arrive over the socket FD, each a JSON object with the four file descriptors of a process:
 
     {"modules": [...]}        its stdin, stdout and stderr, and a socket for its id and exit status
 
@@ -10,6 +10,18 @@ Over that socket this program sends the process's id together with its pidfd, wh
 process, so that it cannot refer to another one; later it sends the exit status (negative: the signal that ended the process). If
 the socket closes without them, the process could not be forked, or this program ended. A process first reads its environment,
 one line of JSON, and then becomes `app.jobs.child`.
+
+Why not the fork server of `multiprocessing` (tried with CPython 3.11, against tests/live/test_launch.py):
+- It is started with the environment and the session of its parent; neither can be chosen, except with a shell script as the
+  executable of all of `multiprocessing`.
+- An `os.fork` that fails for lack of room ends it, and with it the exit status of every job that runs: each reads 255.
+- `Process.start` waits for its answer without a timeout: a stopped server blocks the calling thread, which cannot be cancelled.
+- The list of modules to preload is fixed at its start, so every server would hold torch and boto3, needed or not; an import that
+  fails with anything but ImportError ends it before its first job.
+- It reaps a job before its parent knows of the end, and the parent signals by process id, so it may hit another process. There is
+  no pidfd.
+- A job inherits five more descriptors, among them those that keep the server and the resource tracker (another process) alive.
+  Its order is a pickle, and reading it imports the `__main__` of the parent again.
 """
 
 import contextlib
@@ -37,15 +49,19 @@ JOB, SERVER = "portllm-job", "portllm-forks"
 
 @dataclass(frozen=True)
 class _Forked:
-    """A process that runs: its id, a handle that can be waited for, and where its end is told."""
+    """A process that runs: its id, its pidfd, and the socket over which its exit status is sent."""
 
     pid: int
     handle: int
-    told: int
+    status: socket.socket
+
+    def close(self) -> None:
+        os.close(self.handle)
+        self.status.close()
 
 
 class ForkServer:
-    """Forks for whoever holds the other end of a line."""
+    """Forks for the process that holds the other end of a socket."""
 
     def __init__(self, line: socket.socket) -> None:
         self._line = line
@@ -54,7 +70,7 @@ class ForkServer:
         self._forked: set[_Forked] = set()
 
     def serve(self) -> bool:
-        """Forks as it is told: True in each process that it forks; False when nobody tells it anything and all have ended."""
+        """Serves requests: returns True in each forked process, and False when the socket has closed and all processes ended."""
         while self._selector.get_map():
             for key, _ in self._selector.select():
                 if isinstance(key.data, _Forked):
@@ -63,41 +79,44 @@ class ForkServer:
                 text, files, *_ = socket.recv_fds(self._line, LONGEST_ORDER, FILES)
                 if not text:
                     self._take_no_more()
-                elif len(files) < FILES:  # no room for so many open files; whoever waits for them sees them end
+                elif len(files) < FILES:  # no room for so many open files; the parent sees them close
                     _close(files)
                 elif self._fork(json.loads(text)["modules"], files):
                     return True
         return False
 
     def _fork(self, modules: list[str], files: list[int]) -> bool:
-        """True in the new process. Where there is no room for one, the files are closed, which says it."""
+        """Returns True in the new process. If there is no room for one, closes the files, which tells the parent so."""
         if not _prepare(modules):
-            # What failed once is half there, and would fail in every process after this one: let them be another's.
+            # A module that failed is half imported, and would fail in every later process: leave those to another server.
             self._take_no_more()
-        *given, told = files
+        streams, status = files[:3], socket.socket(fileno=files[3])
         sys.stdout.flush()
         sys.stderr.flush()
         try:
             pid = os.fork()
         except OSError:
-            _close(files)
+            _close(streams)
+            status.close()
             return False
         if not pid:
             self._let_go()
-            _become(files)
+            status.close()
+            _become(streams)
             return True
-        _close(given)
+        _close(streams)
         try:
             handle = os.pidfd_open(pid)
-        except OSError:  # whom it cannot follow it does not leave behind
+        except OSError:  # a process that nobody can follow must not go on
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            os.close(told)
+            status.close()
             return False
-        forked = _Forked(pid, handle, told)
+        forked = _Forked(pid, handle, status)
         self._forked.add(forked)
         self._selector.register(handle, selectors.EVENT_READ, forked)
-        _announce(told, pid, handle)
+        with contextlib.suppress(OSError):  # the reader has closed its end
+            socket.send_fds(status, [str(pid).encode()], [handle])
         return False
 
     def _take_no_more(self) -> None:
@@ -107,19 +126,21 @@ class ForkServer:
     def _bury(self, forked: _Forked) -> None:
         self._selector.unregister(forked.handle)
         self._forked.remove(forked)
-        _tell(forked.told, os.waitstatus_to_exitcode(os.waitpid(forked.pid, 0)[1]))
-        _close([forked.handle, forked.told])
+        code = os.waitstatus_to_exitcode(os.waitpid(forked.pid, 0)[1])
+        with contextlib.suppress(OSError):  # the reader has closed its end
+            forked.status.send(f"{code}\n".encode())
+        forked.close()
 
     def _let_go(self) -> None:
         """In a new process: closes all that is the server's."""
         self._selector.close()
         self._line.close()
         for forked in self._forked:
-            _close([forked.handle, forked.told])
+            forked.close()
 
 
 def _prepare(modules: list[str]) -> bool:
-    """Imports what a job will use; whether that went well. What cannot be imported is the job's to say."""
+    """Imports what a job will use; returns whether that succeeded. The job itself reports an import that fails."""
     new, went_well = [name for name in modules if name not in sys.modules], True
     for name in new:
         try:
@@ -127,25 +148,10 @@ def _prepare(modules: list[str]) -> bool:
         except Exception:  # noqa: BLE001  whatever the module raises
             went_well = False
     if new:
-        # What is there now is shared by all that are forked: a collector that wrote to it would copy it into each.
+        # All forks share the memory of these modules: a garbage collector that wrote to it would copy it into each.
         gc.collect()
         gc.freeze()
     return went_well
-
-
-def _announce(told: int, pid: int, handle: int) -> None:
-    """Sends the id of a process and its handle (pidfd)."""
-    line = socket.socket(fileno=told)
-    try:
-        with contextlib.suppress(OSError):  # the reader has closed its end
-            socket.send_fds(line, [str(pid).encode()], [handle])
-    finally:
-        line.detach()
-
-
-def _tell(file: int, number: int) -> None:
-    with contextlib.suppress(OSError):  # the reader has closed its end
-        os.write(file, f"{number}\n".encode())
 
 
 def _close(files: list[int]) -> None:
@@ -153,17 +159,17 @@ def _close(files: list[int]) -> None:
         os.close(file)
 
 
-def _become(files: list[int]) -> None:
+def _become(streams: list[int]) -> None:
     os.setsid()
-    for number, file in enumerate(files[:3]):
-        os.dup2(file, number)
-    _close(files)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+    _close(streams)
     tempfile.tempdir = None
     _name(JOB)
 
 
 def _learn_environment() -> None:
-    """The first line: what is this job's alone was never the server's."""
+    """Takes the first line of stdin as the environment: the server never had what belongs to this job alone."""
     environment = child.hear()
     os.environ.clear()
     os.environ.update(environment)
@@ -176,9 +182,9 @@ def _name(name: str) -> None:
 
 
 def main() -> None:
-    """Forks, and does one job in each process that is forked."""
+    """Serves fork requests, and does one job in each forked process."""
     _name(SERVER)
-    # A parent may ignore the ends of its children, and hand that down: here they are waited for.
+    # A parent may ignore SIGCHLD, which is inherited; here children must be waited for.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     gc.freeze()
     if not ForkServer(socket.socket(fileno=int(sys.argv[1]))).serve():
@@ -189,12 +195,12 @@ def main() -> None:
         child.main()
     except SystemExit as ended:
         code = int(ended.code or 0)
-    except BaseException:  # noqa: BLE001  as Python would: whatever it was, it ends this process
+    except BaseException:  # noqa: BLE001  as Python would: any exception ends this process
         traceback.print_exc()
         code = 1
     with contextlib.suppress(OSError):  # the reader has closed its end
         sys.stdout.flush()
-    # What the server registered for its own end is not this process's to do.
+    # Not sys.exit: the server's exit handlers must not run here.
     os._exit(code)
 
 
