@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from app.cli.options import Dtype, Tokenizer
+from app.cli.options import Dtype, Strategy, Tokenizer
 from app.cli.output import fail, fail_file, print_json, print_table, progress_bar, say
 from app.core.errors import CoreError
 from app.core.findings import Finding
 from app.core.plan import MergePlan
-from app.core.recipe import Recipe
+from app.core.recipe import PLAIN, Recipe
 
 SEVERITIES = {"refuse": "error", "warn": "warning", "info": "note"}
 Sync = Annotated[
@@ -27,6 +27,7 @@ def merge(
     out_dir: Path,
     dtype: Dtype = None,
     tokenizer: Tokenizer = "release",
+    strategy: Strategy = PLAIN.strategy,
     sync: Sync = True,
     as_json: Json = False,
 ) -> None:
@@ -46,7 +47,7 @@ def merge(
             return stack.enter_context(progress_bar("Merging", plan.total_bytes))
 
         try:
-            plan = offline.merge(base_dir, patch_dir, out_dir, Recipe(dtype=dtype, tokenizer=tokenizer), bar, sync, tell)
+            plan = offline.merge(base_dir, patch_dir, out_dir, Recipe(strategy, dtype, tokenizer), bar, sync, tell)
         except CoreError as error:
             fail(error.code, str(error), as_json)
         except OSError as error:
@@ -64,13 +65,14 @@ def inspect(
     patch_dir: Path,
     dtype: Dtype = None,
     tokenizer: Tokenizer = "release",
+    strategy: Strategy = PLAIN.strategy,
     as_json: Json = False,
 ) -> None:
     """Say whether a patch trained on one base can be carried to another, and why. Exit code 1 when it cannot."""
     from app.core import offline  # noqa: PLC0415
 
     try:
-        found = offline.inspect(old_base, new_base, patch_dir, Recipe(dtype=dtype, tokenizer=tokenizer))
+        found = offline.inspect(old_base, new_base, patch_dir, Recipe(strategy, dtype, tokenizer))
     except CoreError as error:
         fail(error.code, str(error), as_json)
     except OSError as error:

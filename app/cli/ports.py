@@ -8,13 +8,13 @@ import typer
 from app.cli.client import Client, RefusedError, connect
 from app.cli.names import segment
 from app.cli.offline import Json
-from app.cli.options import Dtype, Tokenizer
+from app.cli.options import Dtype, Strategy, Tokenizer
 from app.cli.output import EXIT_USAGE, fail, print_json, print_table, say
 from app.cli.releases_and_patches import PatchName, split_name
 from app.cli.remote_command import remote
 from app.cli.wait import Timeout, wait_digests
+from app.core.recipe import PLAIN
 
-PLAIN = {"strategy": "add", "dtype": None, "tokenizer": "release"}
 PortName = Annotated[str, typer.Argument(metavar="OWNER/NAME|PORT")]
 PORT_PREFIX = "prt_"
 Version = Annotated[str | None, typer.Option(help="Version number or alias; default: the newest.")]
@@ -27,6 +27,7 @@ def port(
     version: Version = None,
     dtype: Dtype = None,
     tokenizer: Tokenizer = "release",
+    strategy: Strategy = PLAIN.strategy,
     force: Annotated[str | None, typer.Option(help="A reason why a lineage finding does not hold.")] = None,
     check: Annotated[bool, typer.Option(help="Only say what would be; store nothing.")] = False,
     as_json: Json = False,
@@ -35,7 +36,7 @@ def port(
     split_name(name, as_json)
     body = {
         "patch": name, "release": to, "version": version, "force": force,
-        "recipe": {"dtype": dtype, "tokenizer": tokenizer},
+        "recipe": {"strategy": strategy, "dtype": dtype, "tokenizer": tokenizer},
     }  # fmt: skip
     row = connect(as_json).post("/ports/check" if check else "/ports", body)
     if as_json:
@@ -115,7 +116,7 @@ def choose_port(client: Client, name: str, version: str | None, on: str | None, 
     if on is None:
         fail("client.release", f"Say which release {name} should be read on: --on RELEASE.", as_json, EXIT_USAGE)
     found = list(client.pages("/ports", patch=name, version=version or "main", release=on, state="ready"))
-    plain = [port for port in found if port["recipe"] == PLAIN]
+    plain = [port for port in found if port["recipe"] == PLAIN.to_dict()]
     if not plain and (held := _plain_held(client, name, version or "main", on)):
         raise _held(held)
     if not found:
@@ -128,7 +129,7 @@ def choose_port(client: Client, name: str, version: str | None, on: str | None, 
 
 def _plain_held(client: Client, name: str, version: str, on: str) -> dict[str, Any] | None:
     held = client.pages("/ports", patch=name, version=version, release=on, state="held")
-    return next((port for port in held if port["recipe"] == PLAIN), None)
+    return next((port for port in held if port["recipe"] == PLAIN.to_dict()), None)
 
 
 def _held(port: dict[str, Any]) -> RefusedError:
@@ -138,7 +139,7 @@ def _held(port: dict[str, Any]) -> RefusedError:
 
 
 def _recipe(recipe: dict[str, Any]) -> str:
-    return " ".join(f"{key}={value}" for key, value in recipe.items() if value != PLAIN[key])
+    return " ".join(f"{key}={value}" for key, value in recipe.items() if value != getattr(PLAIN, key))
 
 
 def describe(row: dict[str, Any]) -> None:

@@ -33,27 +33,70 @@ class Moments(NamedTuple):
         return Moments(self.xy + other.xy, self.xx + other.xx, self.yy + other.yy)
 
 
+# A tensor of the library that computes. Kinds and strategies use its methods and import nothing for it.
+Tensor = Any
+
+
+class Codec(Protocol):
+    """How stored elements that are not numbers themselves become numbers, and back. Element by element."""
+
+    def decode(self, stored: Tensor) -> Tensor:
+        """Returns the numbers, as floats of any width, which float64 holds exactly."""
+
+    def encode(self, exact: Tensor) -> tuple[Tensor, int]:
+        """Returns float64 numbers as stored elements, and how many of them do not fit."""
+
+
+class Encoding(NamedTuple):
+    """How the elements of a tensor are stored: as a safetensors dtype; without a codec they are the numbers."""
+
+    dtype: str
+    codec: Codec | None = None
+
+
+class LoadedDelta(Protocol):
+    """The values of a delta, ready for blocks. Used by several threads.
+
+    Attributes:
+        bound: no element of D has a larger magnitude.
+        nbytes: memory that it holds, in bytes.
+    """
+
+    @property
+    def bound(self) -> float: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def adds_nothing(self) -> bool:
+        """Returns whether D is zero."""
+
+    def write(self, block: Block, out: Tensor) -> None:
+        """Writes D over a block into `out`, float64 (rows, columns). The same bits for a block whatever else is asked for."""
+
+
 class Arithmetic(Protocol):
     """The arithmetic of section "how it is computed" in the README; dtypes are safetensors names, buffers are row-major."""
 
+    def numbers(self, data: bytearray, dtype: str) -> Tensor:
+        """Returns elements as float64 on the device, for kinds of patches that load deltas of their own."""
+
     def load_delta(
         self, a: bytearray, a_dtype: str, b: bytearray, b_dtype: str, shape: tuple[int, int], rank: int, scale: float
-    ) -> Any:
-        """Factors in float64, ready for blocks: A1 = float64(A) * scale (rank x in) and float64(B) (out x rank)."""
+    ) -> LoadedDelta:
+        """A product of factors: A1 = float64(A) * scale (rank x in), float64(B) (out x rank), D = mm(float64(B), A1)."""
 
-    def adds_nothing(self, delta: Any) -> bool:
-        """True where every product of loaded factors is zero: no rank has both a column of B and a row of A that is not."""
+    def merge_block(
+        self, weight: Buffer, stored: Encoding, delta: LoadedDelta | None, block: Block, out: memoryview, target: Encoding
+    ) -> int:
+        """Writes float64(W) + D, rounded to what `target` stores, into `out`; returns how many values overflowed."""
 
-    def delta_bytes(self, delta: Any) -> int:
-        """Memory that loaded factors hold, in bytes."""
-
-    def merge_block(self, weight: Buffer, dtype: str, delta: Any | None, block: Block, out: memoryview, out_dtype: str) -> int:
-        """Writes (float64(W) + mm(float64(B), A1)) rounded to `out_dtype` into `out`; returns how many values overflowed."""
-
-    def fidelity(self, weight: Buffer, dtype: str, delta: Any, block: Block, out_dtype: str) -> tuple[Moments, int]:
+    def fidelity(
+        self, weight: Buffer, stored: Encoding, delta: LoadedDelta | None, block: Block, target: Encoding
+    ) -> tuple[Moments, int]:
         """Moments of x = Q(W + D) - W and y = D over a block, and how many values of Q(W + D) overflowed."""
 
-    def compare(self, x: bytearray, x_dtype: str, y: bytearray, y_dtype: str) -> Moments:
+    def compare(self, x: bytearray, x_stored: Encoding, y: bytearray, y_stored: Encoding) -> Moments:
         """Moments of two equally long runs of numbers."""
 
     def count_non_finite(self, data: bytearray, dtype: str) -> int:

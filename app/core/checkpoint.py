@@ -11,7 +11,9 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from app.core.errors import CheckpointError
+from app.core.arithmetic import Encoding
+from app.core.base_kinds import BaseKind, base_kind
+from app.core.errors import CheckpointError, PortError
 from app.core.json_text import parse_object
 from app.core.naming import check_architecture
 from app.core.safetensors_header import Header, TensorInfo
@@ -47,6 +49,28 @@ class Checkpoint:
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
         return {t.name: t for header in self.shards.values() for t in header.tensors}
+
+    @cached_property
+    def kind(self) -> BaseKind:
+        """How its tensors are stored."""
+        return base_kind(self.config)
+
+    def holds_numbers(self, tensor: TensorInfo) -> bool:
+        """Returns whether the elements of a tensor are numbers that can be compared and measured."""
+        return tensor.dtype in self.kind.mergeable | self.kind.floats
+
+    def encoding(self, tensor: TensorInfo) -> Encoding:
+        """How the elements of a tensor are stored."""
+        return Encoding(tensor.dtype, self.kind.codec(self.config, tensor))
+
+    def require_mergeable(self, tensor: TensorInfo) -> None:
+        """Refuses a tensor that no delta can be added to.
+
+        Raises:
+            PortError: port.target_dtype.
+        """
+        if tensor.dtype not in self.kind.mergeable:
+            raise PortError("port.target_dtype", tensor=tensor.name, dtype=tensor.dtype, supported=self.kind.summary)
 
     @cached_property
     def shard_of(self) -> dict[str, str]:

@@ -15,7 +15,7 @@ from app.core.arithmetic import Arithmetic, Block, Moments
 from app.core.checkpoint import Checkpoint
 from app.core.errors import AdapterError, PortError
 from app.core.findings import Finding, refusal
-from app.core.plan import FLOATS, Compute
+from app.core.plan import Compute
 from app.core.safetensors_header import DTYPE_BYTES, TensorInfo
 from app.core.source import Source, read_range
 from app.core.stream import Merger, grid
@@ -93,13 +93,13 @@ class Lineage:
         return cls(tensors, Likeness(*data["overall"]), data["bytes_read"])
 
 
-def check_effect(merger: Merger, arithmetic: Arithmetic) -> None:
+def check_effect(merger: Merger) -> None:
     """Reads factors up to the first pair that adds something, which for a trained patch is the first.
 
     Raises:
         AdapterError: adapter.adds_nothing.
     """
-    if all(arithmetic.adds_nothing(merger.loaded_delta(delta)) for delta in merger.plan.deltas):
+    if all(merger.loaded_delta(delta).adds_nothing() for delta in merger.plan.deltas):
         raise AdapterError("adapter.adds_nothing")
 
 
@@ -121,7 +121,7 @@ def measure_fidelity(merger: Merger, arithmetic: Arithmetic, max_bytes: int | No
             weight = merger.read_block(target, block)
             bytes_read += len(weight)
             delta = merger.loaded_delta(target.delta) if target.delta else None
-            moments, count = arithmetic.fidelity(weight, target.tensor.dtype, delta, block, target.dtype)
+            moments, count = arithmetic.fidelity(weight, target.stored, delta, block, target.target)
             total, infinite = total.plus(moments), infinite + count
         if infinite and overflow is None:
             overflow = Overflow(target.tensor.name, target.dtype, infinite)
@@ -138,7 +138,7 @@ def measure_fidelity(merger: Merger, arithmetic: Arithmetic, max_bytes: int | No
 def assess_effect(merger: Merger, arithmetic: Arithmetic) -> tuple[Fidelity | None, list[Finding]]:
     """What a merge would make of the patch: its sampled fidelity, and the findings about it."""
     try:
-        check_effect(merger, arithmetic)
+        check_effect(merger)
     except AdapterError as error:
         return None, [refusal(error)]
     fidelity = measure_fidelity(merger, arithmetic)
@@ -150,8 +150,8 @@ def measure_lineage(old: Checkpoint, old_source: Source, new: Checkpoint, new_so
     common = [
         (tensor, new.tensors[name])
         for name, tensor in sorted(old.tensors.items())
-        if len(tensor.shape) == 2 and tensor.dtype in FLOATS and name in new.tensors
-        and new.tensors[name].shape == tensor.shape and new.tensors[name].dtype in FLOATS
+        if len(tensor.shape) == 2 and old.holds_numbers(tensor) and name in new.tensors
+        and new.tensors[name].shape == tensor.shape and new.holds_numbers(new.tensors[name])
     ]  # fmt: skip
     moments: dict[str, Moments] = {}
     bytes_read = 0
@@ -163,7 +163,7 @@ def measure_lineage(old: Checkpoint, old_source: Source, new: Checkpoint, new_so
             x = _elements(old, old_source, before, start, stop)
             y = _elements(new, new_source, after, start, stop)
             bytes_read += max(len(x), len(y))
-            total = total.plus(arithmetic.compare(x, before.dtype, y, after.dtype))
+            total = total.plus(arithmetic.compare(x, old.encoding(before), y, new.encoding(after)))
         moments[before.name] = total
     overall = Moments(*(sum(column) for column in zip(*moments.values(), strict=True))) if moments else Moments(0, 0, 0)
     return Lineage({name: _likeness(m) for name, m in moments.items()}, _likeness(overall), bytes_read)

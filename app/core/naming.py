@@ -9,6 +9,7 @@ model types in transformers rename, fuse or transpose weights on load, and a wro
 from collections.abc import Mapping
 from typing import Any
 
+from app.core.base_kinds import base_kind
 from app.core.errors import CheckpointError
 from app.core.safetensors_header import TensorInfo
 
@@ -26,9 +27,7 @@ def check_architecture(config: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: checkpoint.quantized, checkpoint.remote_code, checkpoint.moe, checkpoint.architecture.
     """
-    if quantization := config.get("quantization_config"):
-        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
-        raise CheckpointError("checkpoint.quantized", method=str(method)[:60])
+    base_kind(config)
     if config.get("auto_map"):
         raise CheckpointError("checkpoint.remote_code", path="config.json")
     model_type = str(config.get("model_type"))[:60]

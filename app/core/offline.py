@@ -11,7 +11,7 @@ from app.core import arithmetic
 from app.core.adapter import WEIGHTS_FILE
 from app.core.checkpoint import Checkpoint, list_files, read_checkpoint
 from app.core.companion_files import judge_left_out, judge_releases, judge_tokenizers
-from app.core.deltas import Delta, resolve
+from app.core.delta import Delta
 from app.core.diagnostics import (  # fmt: skip
     Fidelity,
     assess_effect,
@@ -24,7 +24,7 @@ from app.core.diagnostics import (  # fmt: skip
 from app.core.errors import CoreError
 from app.core.findings import Finding, refusal
 from app.core.materialise import write_model
-from app.core.patch import Patch, check_finite, read_patch
+from app.core.patch import Patch, check_finite, read_patch, run_prepass
 from app.core.plan import MergePlan, make_plan
 from app.core.recipe import Recipe
 from app.core.source import DirectorySource
@@ -65,11 +65,13 @@ def open_merger(base_dir: Path, patch_dir: Path, recipe: Recipe) -> Iterator[tup
     with open_directory(base_dir) as base, open_directory(patch_dir) as patch:
         checkpoint = read_checkpoint(base.source, base.files)
         opened = read_patch(patch.source, patch.files)
-        plan = make_plan(checkpoint, resolve(opened.config, opened.factors, checkpoint), recipe, opened.files)
+        torch = arithmetic.load()
+        deltas = opened.adapter.resolve(checkpoint, run_prepass(opened, patch.source, checkpoint, base.source, torch))
+        plan = make_plan(checkpoint, deltas, recipe, opened.files)
         sources = {"base": base.source, "patch": patch.source}
-        merger = Merger(plan, sources, WEIGHTS_FILE, opened.header.data_start, arithmetic.load())
-        check_finite(opened, patch.source, arithmetic.load())
-        check_effect(merger, arithmetic.load())
+        merger = Merger(plan, sources, WEIGHTS_FILE, opened.header.data_start, torch)
+        check_finite(opened, patch.source, torch)
+        check_effect(merger)
         yield merger, checkpoint, opened
 
 
@@ -140,12 +142,12 @@ def inspect(old_dir: Path, new_dir: Path, patch_dir: Path, recipe: Recipe | None
     with open_directory(old_dir) as old, open_directory(new_dir) as new, open_directory(patch_dir) as patch:
         before, after = read_checkpoint(old.source, old.files), read_checkpoint(new.source, new.files)
         opened = read_patch(patch.source, patch.files)
-        resolve(opened.config, opened.factors, before)
+        opened.adapter.resolve(before, run_prepass(opened, patch.source, before, old.source, torch))
         check_finite(opened, patch.source, torch)
         findings = [*judge_releases(before.config, old.digests(), after.config, new.digests())]
         findings += judge_tokenizers(patch.digests(), new.digests(), recipe)
         try:
-            deltas = resolve(opened.config, opened.factors, after)
+            deltas = opened.adapter.resolve(after, run_prepass(opened, patch.source, after, new.source, torch))
             plan = make_plan(after, deltas, recipe, opened.files)
         except CoreError as error:
             return Inspection((refusal(error), *findings), (), None)

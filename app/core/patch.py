@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from app.core.adapter import CONFIG_FILE, MAX_CONFIG_BYTES, WEIGHTS_FILE, AdapterConfig, parse_config
+from app.core.adapter import CONFIG_FILE, MAX_CONFIG_BYTES, WEIGHTS_FILE, load_config
 from app.core.arithmetic import Arithmetic
-from app.core.deltas import Factors, pair_factors
+from app.core.checkpoint import Checkpoint
+from app.core.delta import Adapter, PatchConfig
 from app.core.errors import AdapterError
-from app.core.safetensors_header import DTYPE_BYTES, Header, HeaderLimits
+from app.core.patch_kinds import patch_kind
+from app.core.safetensors_header import DTYPE_BYTES, Header, HeaderLimits, TensorInfo
 from app.core.source import Source, read_header, read_range
 from app.core.tokenizers import TOKENIZER_FILES
 
@@ -22,11 +24,11 @@ HEADER_LIMITS = HeaderLimits(length=4 * 2**20, tensors=20_000)
 
 @dataclass(frozen=True)
 class Patch:
-    """A readable patch: configuration, paired factors, and the sizes in bytes of the files that belong to it."""
+    """A readable patch: configuration, tensors, and the sizes in bytes of the files that belong to it."""
 
-    config: AdapterConfig
+    config: PatchConfig
     header: Header
-    factors: Mapping[str, Factors]
+    adapter: Adapter
     files: Mapping[str, int]
 
 
@@ -58,9 +60,32 @@ def read_patch(source: Source, files: Mapping[str, int]) -> Patch:
     """
     kept, _ = choose_files(files)
     length = min(kept[CONFIG_FILE], MAX_CONFIG_BYTES + 1)
-    config = parse_config(bytes(read_range(source, CONFIG_FILE, 0, length)))
+    raw = load_config(bytes(read_range(source, CONFIG_FILE, 0, length)))
+    kind = patch_kind(raw)
+    config = kind.parse(raw)
     header = read_header(source, WEIGHTS_FILE, HEADER_LIMITS)
-    return Patch(config, header, pair_factors(header), kept)
+    return Patch(config, header, kind.match(config, header), kept)
+
+
+def run_prepass(
+    patch: Patch, source: Source, base: Checkpoint, base_source: Source, arithmetic: Arithmetic
+) -> Mapping[str, bytes] | None:
+    """Computes what the patch's kind needs beyond blocks, see `Adapter.prepass`.
+
+    Args:
+        patch, source: the patch and its files.
+        base, base_source: the base and its files.
+        arithmetic: computes.
+    """
+
+    def read(tensor: TensorInfo) -> bytearray:
+        return read_range(source, WEIGHTS_FILE, patch.header.data_start + tensor.begin, tensor.nbytes)
+
+    def read_base(tensor: TensorInfo) -> bytearray:
+        path = base.shard_of[tensor.name]
+        return read_range(base_source, path, base.shards[path].data_start + tensor.begin, tensor.nbytes)
+
+    return patch.adapter.prepass(base, read_base, read, arithmetic)
 
 
 def check_finite(patch: Patch, source: Source, arithmetic: Arithmetic) -> None:

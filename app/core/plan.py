@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from app.core.arithmetic import Codec, Encoding
 from app.core.checkpoint import CONFIG_FILE, INDEX_FILE, Checkpoint
-from app.core.deltas import Delta
+from app.core.delta import Delta
 from app.core.errors import CheckpointError, OutputError
 from app.core.recipe import DTYPES, Recipe
 from app.core.safetensors_header import DTYPE_BYTES, Header, TensorInfo, render_header
+from app.core.strategies import STRATEGIES
 from app.core.tokenizers import TOKENIZER_FILES, replaced_by
-
-FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,25 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """A tensor whose values are computed: read at `offset` of a shard, changed by `delta`, written as `dtype`."""
+    """A tensor whose values are computed: read at `offset` of a shard, changed by `delta`, written as `dtype`.
+
+    `codec` turns the base's elements into numbers, and back where the dtype stays; None where they are the numbers.
+    """
 
     path: str
     offset: int
     tensor: TensorInfo
     dtype: str
     delta: Delta | None
+    codec: Codec | None = None
+
+    @property
+    def stored(self) -> Encoding:
+        return Encoding(self.tensor.dtype, self.codec)
+
+    @property
+    def target(self) -> Encoding:
+        return Encoding(self.dtype, self.codec if self.dtype == self.tensor.dtype else None)
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -123,15 +135,15 @@ def make_plan(base: Checkpoint, deltas: tuple[Delta, ...], recipe: Recipe, patch
 
     Args:
         base: the release.
-        deltas: what the patch adds, from `deltas.resolve`.
+        deltas: what the patch adds, from `Adapter.resolve`.
         recipe: the choices.
         patch_files: sizes in bytes of the files of the patch, for `tokenizer="patch"`.
 
     Raises:
         PortError: recipe.no_patch_tokenizer, recipe.partial_tokenizer.
     """
-    by_tensor = {d.tensor: d for d in deltas}
-    shards = {path: _plan_shard(path, header, by_tensor, recipe) for path, header in base.shards.items()}
+    deltas = STRATEGIES[recipe.strategy].apply(deltas)
+    shards = {path: _plan_shard(path, base, {d.tensor: d for d in deltas}, recipe) for path in base.shards}
     files = dict(shards)
     replaced = replaced_by(patch_files) if recipe.tokenizer == "patch" else frozenset[str]()
     for path, size in base.files.items():
@@ -140,24 +152,26 @@ def make_plan(base: Checkpoint, deltas: tuple[Delta, ...], recipe: Recipe, patch
     if replaced:
         own = {p: n for p, n in patch_files.items() if p in TOKENIZER_FILES}
         files |= {p: PlannedFile(p, (Copy("patch", p, 0, n),), "patch") for p, n in own.items()}
-    if any(_changes_dtype(t, recipe) for t in base.tensors.values()):
+    if any(_changes_dtype(t, base, recipe) for t in base.tensors.values()):
         files |= _rendered(base, recipe)
     return MergePlan(dict(sorted(files.items())), deltas)
 
 
-def _plan_shard(path: str, header: Header, deltas: Mapping[str, Delta], recipe: Recipe) -> PlannedFile:
-    converts = any(_changes_dtype(t, recipe) for t in header.tensors)
+def _plan_shard(path: str, base: Checkpoint, deltas: Mapping[str, Delta], recipe: Recipe) -> PlannedFile:
+    header = base.shards[path]
+    converts = any(_changes_dtype(t, base, recipe) for t in header.tensors)
     if not converts and not any(t.name in deltas for t in header.tensors):
         return PlannedFile(path, (Copy("base", path, 0, header.data_start + _data_bytes(header)),), "base")
     # The header is copied verbatim unless a dtype changes: then same order, same metadata, new offsets.
     first: Segment = Copy("base", path, 0, header.data_start)
     if converts:
-        first = Literal(render_header(((t.name, _dtype(t, recipe), t.shape) for t in header.tensors), header.metadata)[0])
+        first = Literal(render_header(((t.name, _dtype(t, base, recipe), t.shape) for t in header.tensors), header.metadata)[0])
     segments = [first]
     for tensor in header.tensors:
         offset = header.data_start + tensor.begin
-        if tensor.name in deltas or _changes_dtype(tensor, recipe):
-            segments.append(Compute(path, offset, tensor, _dtype(tensor, recipe), deltas.get(tensor.name)))
+        if tensor.name in deltas or _changes_dtype(tensor, base, recipe):
+            dtype, codec = _dtype(tensor, base, recipe), base.kind.codec(base.config, tensor)
+            segments.append(Compute(path, offset, tensor, dtype, deltas.get(tensor.name), codec))
         elif isinstance(last := segments[-1], Copy) and last.offset + last.length == offset:
             segments[-1] = Copy("base", path, last.offset, last.length + tensor.nbytes)
         else:
@@ -176,7 +190,7 @@ def _rendered(base: Checkpoint, recipe: Recipe) -> dict[str, PlannedFile]:
     rendered = {CONFIG_FILE: _json_file(CONFIG_FILE, config)}
     if INDEX_FILE in base.files:
         total = sum(
-            math.prod(t.shape) * DTYPE_BYTES[_dtype(t, recipe)] for header in base.shards.values() for t in header.tensors
+            math.prod(t.shape) * DTYPE_BYTES[_dtype(t, base, recipe)] for header in base.shards.values() for t in header.tensors
         )
         weight_map = {name: base.shard_of[name] for name in sorted(base.tensors)}
         rendered[INDEX_FILE] = _json_file(INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
@@ -191,12 +205,12 @@ def _json_file(path: str, value: Any) -> PlannedFile:
     return PlannedFile(path, (Literal(f"{text}\n".encode()),))
 
 
-def _dtype(tensor: TensorInfo, recipe: Recipe) -> str:
-    return DTYPES[recipe.dtype] if recipe.dtype and tensor.dtype in FLOATS else tensor.dtype
+def _dtype(tensor: TensorInfo, base: Checkpoint, recipe: Recipe) -> str:
+    return DTYPES[recipe.dtype] if recipe.dtype and tensor.dtype in base.kind.floats else tensor.dtype
 
 
-def _changes_dtype(tensor: TensorInfo, recipe: Recipe) -> bool:
-    return _dtype(tensor, recipe) != tensor.dtype
+def _changes_dtype(tensor: TensorInfo, base: Checkpoint, recipe: Recipe) -> bool:
+    return _dtype(tensor, base, recipe) != tensor.dtype
 
 
 def _data_bytes(header: Header) -> int:

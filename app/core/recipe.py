@@ -6,10 +6,12 @@ whoever computes them and in whatever order they are asked for.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from app.core.errors import PortError
+from app.core.strategies import STRATEGIES
 
 # Raised whenever the same inputs would give other bytes: the formula, the order of operations, or the grid below.
 ARITHMETIC_VERSION = 1
@@ -20,7 +22,6 @@ BLOCK_ELEMENTS = 2**18
 MAX_ROW_ELEMENTS = 2**20
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-STRATEGIES = ("add",)
 TOKENIZERS = ("release", "patch")
 
 
@@ -29,7 +30,7 @@ class Recipe:
     """What may be chosen about a port.
 
     Attributes:
-        strategy: "add" is the paper's W' + s*B*A (arXiv 2410.10870, equation 6).
+        strategy: one of `app.core.strategies.STRATEGIES`.
         dtype: output dtype of all float tensors, or None for the dtype that each has in the release.
         tokenizer: whose tokenizer and chat template the merged model carries, "release" or "patch".
 
@@ -59,9 +60,20 @@ class Recipe:
         return asdict(self)
 
 
-def fingerprint(recipe: Recipe, base_digest: str, patch_digest: str) -> str:
-    """Names the merged bytes: sha256 (hex) over arithmetic version, recipe, manifest digest and patch digest."""
-    return digest_of({"arithmetic": ARITHMETIC_VERSION, "base": base_digest, "patch": patch_digest, **recipe.to_dict()})
+# Plain addition in the release's own dtypes with its tokenizer: base and adapter together are the merged model.
+PLAIN = Recipe()
+
+
+def fingerprint(recipe: Recipe, base_digest: str, patch_digest: str, vectors: Mapping[str, bytes] | None = None) -> str:
+    """Names the merged bytes: sha256 (hex) over arithmetic version, recipe, manifest digest, patch digest and prepass vectors."""
+    prepass = {"prepass": digest_of_vectors(vectors)} if vectors is not None else {}
+    named = {"arithmetic": ARITHMETIC_VERSION, "base": base_digest, "patch": patch_digest}
+    return digest_of({**named, **recipe.to_dict(), **prepass})
+
+
+def digest_of_vectors(vectors: Mapping[str, bytes]) -> str:
+    """sha256 (hex) of what a kind of patch computed in its prepass, by tensor."""
+    return digest_of({tensor: hashlib.sha256(vector).hexdigest() for tensor, vector in vectors.items()})
 
 
 def etag(fingerprint: str, path: str) -> str:

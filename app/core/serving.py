@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from app.core.adapter import INIT, INIT_HARMLESS, OFF, REFUSED, UNDERSTOOD
 from app.core.findings import Finding
-from app.core.recipe import Recipe
+from app.core.lora.config import INIT, asks_for_more
+from app.core.recipe import PLAIN, Recipe
 
 Mode = Literal["adapter", "merged"]
 
@@ -35,6 +35,8 @@ WITHOUT_ADAPTERS = frozenset({"stablelm"})
 WITH_LM_HEAD = frozenset({"exaone4", "granite", "llama", "nemotron", "phi3", "qwen3"})
 LM_HEAD = "lm_head"
 EMBEDDINGS = frozenset({"embed_tokens", "wte", "word_embeddings"})
+# The types of adapters that vLLM loads.
+TAKEN_BY_VLLM = frozenset({"LORA"})
 # Settings that vLLM refuses itself; all others that change the weights it does not look at.
 REFUSED_BY_VLLM = frozenset({
     "alora_invocation_tokens", "bias", INIT, "layer_replication", "lora_bias", "modules_to_save", "use_bdlora", "use_dora",
@@ -75,7 +77,7 @@ class Facts:
     @property
     def is_canonical(self) -> bool:
         """Whether base and adapter together are what the port is."""
-        return self.recipe == Recipe()
+        return self.recipe == PLAIN
 
     @property
     def rank(self) -> int:
@@ -178,21 +180,16 @@ def _merged(facts: Facts) -> Iterator[Finding]:
 
 
 def _settings(config: Mapping[str, Any]) -> Iterator[Finding]:
+    if (named := config.get("peft_type")) not in TAKEN_BY_VLLM:
+        text = f"adapter_config.json names the type {named!r}; vLLM takes {_listed(sorted(TAKEN_BY_VLLM))} only."
+        yield Finding("serving.setting", "refuse", text, {"field": "peft_type", "value": str(named)[:200]})
+        return
     for field, value in sorted(config.items()):
-        if not _asks(field, value):
+        if not asks_for_more(field, value):
             continue
         how = "vLLM refuses it" if field in REFUSED_BY_VLLM else "vLLM does not look at it, and would serve something else"
         text = f"adapter_config.json sets {field!r}; {how}."
         yield Finding("serving.setting", "refuse", text, {"field": field[:100], "value": str(value)[:200]})
-
-
-def _asks(field: str, value: Any) -> bool:
-    """Whether a setting asks for more than W + s*B*A."""
-    if field == INIT:
-        return not any(type(value) is type(one) and value == one for one in INIT_HARMLESS)
-    if field in REFUSED:
-        return not any(type(value) is type(one) and value == one for one in REFUSED[field][1])
-    return field not in UNDERSTOOD and value not in OFF
 
 
 def _architecture(facts: Facts) -> Iterator[Finding]:

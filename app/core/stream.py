@@ -11,14 +11,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
-from app.core.arithmetic import Arithmetic, Block
-from app.core.deltas import Delta
+from app.core.arithmetic import Arithmetic, Block, LoadedDelta
+from app.core.delta import Delta
 from app.core.errors import OutputError, PortError
 from app.core.plan import Compute, Copy, Literal, MergePlan, PlannedFile, Segment
 from app.core.recipe import BLOCK_ELEMENTS, MAX_ROW_ELEMENTS
-from app.core.safetensors_header import DTYPE_BYTES
+from app.core.safetensors_header import DTYPE_BYTES, TensorInfo
 from app.core.source import Source, read_range
 
 PIECE_BYTES = 2 * 2**20
@@ -153,7 +152,7 @@ class Merger:
     def _compute(self, segment: Compute, block: Block, out: memoryview) -> None:
         weight = self._read_block_into_scratch(segment, block)
         delta = self._factors.get(segment.delta) if segment.delta else None
-        overflow = self._arithmetic.merge_block(weight, segment.tensor.dtype, delta, block, out, segment.dtype)
+        overflow = self._arithmetic.merge_block(weight, segment.stored, delta, block, out, segment.target)
         if overflow:
             raise PortError("port.overflow", tensor=segment.tensor.name, dtype=segment.dtype, count=overflow)
 
@@ -181,7 +180,7 @@ class Merger:
         """Drops the factors that are held; whoever needs them reads them again."""
         self._factors.clear()
 
-    def loaded_delta(self, delta: Delta) -> Any:
+    def loaded_delta(self, delta: Delta) -> LoadedDelta:
         """The factors of a delta, ready for `Arithmetic`."""
         return self._factors.get(delta)
 
@@ -266,12 +265,12 @@ class _FactorCache:
     def __init__(self, source: Source, path: str, data_start: int, arithmetic: Arithmetic) -> None:
         self._source, self._path, self._data_start, self._arithmetic = source, path, data_start, arithmetic
         self._lock = threading.Lock()
-        self._held: OrderedDict[str, Any] = OrderedDict()
+        self._held: OrderedDict[str, LoadedDelta] = OrderedDict()
 
-    def get(self, delta: Delta) -> Any:
+    def get(self, delta: Delta) -> LoadedDelta:
         with self._lock:
             if delta.tensor not in self._held:
-                self._held[delta.tensor] = self._load(delta)
+                self._held[delta.tensor] = delta.load(self._read, self._arithmetic)
                 self._evict()
             self._held.move_to_end(delta.tensor)
             return self._held[delta.tensor]
@@ -280,14 +279,9 @@ class _FactorCache:
         with self._lock:
             self._held.clear()
 
-    def _load(self, delta: Delta) -> Any:
-        a, b = delta.factors.a, delta.factors.b
-        a_bytes = read_range(self._source, self._path, self._data_start + a.begin, a.nbytes)
-        b_bytes = read_range(self._source, self._path, self._data_start + b.begin, b.nbytes)
-        return self._arithmetic.load_delta(
-            a_bytes, a.dtype, b_bytes, b.dtype, delta.factors.shape, delta.factors.rank, delta.scale
-        )
+    def _read(self, tensor: TensorInfo) -> bytearray:
+        return read_range(self._source, self._path, self._data_start + tensor.begin, tensor.nbytes)
 
     def _evict(self) -> None:
-        while len(self._held) > 1 and sum(map(self._arithmetic.delta_bytes, self._held.values())) > FACTOR_CACHE_BYTES:
+        while len(self._held) > 1 and sum(delta.nbytes for delta in self._held.values()) > FACTOR_CACHE_BYTES:
             self._held.popitem(last=False)

@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column, relationship
 
+from app.core.recipe import PLAIN
 from app.db.base import Base, Identified, Versioned, page, state_constraint
 from app.db.families import Family
 from app.db.job_backed import job_id
@@ -189,11 +190,10 @@ def counts(session: Session) -> dict[str, int]:
     return dict(session.execute(select(Port.state, func.count()).group_by(Port.state)).tuples().all())
 
 
-# -- what repositories of the Hub protocol show: ready ports of the canonical recipe, plain addition in the release's own dtypes.
+# -- what repositories of the Hub protocol show: ready ports of the default recipe, plain addition in the release's own dtypes.
 
 CANONICAL = and_(
-    Port.state == "ready", Port.recipe["strategy"].as_string() == "add", Port.recipe["dtype"].as_string().is_(None),
-    Port.recipe["tokenizer"].as_string() == "release",
+    Port.state == "ready", *(Port.recipe[field].as_string() == value for field, value in PLAIN.to_dict().items())
 )  # fmt: skip
 _SELECTABLE = (PatchVersion.state == "published", Release.state == "ready")
 # A forced port beside one that was not is the same bytes; the latter has less to explain.

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from app.core.adapter import Selector, parse_config
 from app.core.errors import AdapterError
+from app.core.lora.config import Selector
+from app.core.patch_kinds import parse_config
 from tests.support.files import write_adapter_config
 from tests.support.fuzz_world import CONFIG, World
 from tests.support.hostile import Refusal

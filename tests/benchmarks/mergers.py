@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from app.core.adapter import WEIGHTS_FILE
 from app.core.arithmetic import Arithmetic, load
 from app.core.checkpoint import read_checkpoint
-from app.core.deltas import resolve
 from app.core.offline import open_directory
 from app.core.patch import read_patch
 from app.core.plan import make_plan
@@ -20,6 +19,6 @@ def mergers(model: Model, computing: Arithmetic | None = None) -> Iterator[Calla
     """Yields a function from the elements of a block to a merger that has computed nothing yet."""
     with open_directory(model.base) as base, open_directory(model.patch) as patch:
         checkpoint, opened = read_checkpoint(base.source, base.files), read_patch(patch.source, patch.files)
-        plan = make_plan(checkpoint, resolve(opened.config, opened.factors, checkpoint), Recipe(), opened.files)
+        plan = make_plan(checkpoint, opened.adapter.resolve(checkpoint), Recipe(), opened.files)
         sources = {"base": base.source, "patch": patch.source}
         yield lambda elements: Merger(plan, sources, WEIGHTS_FILE, opened.header.data_start, computing or load(), elements)

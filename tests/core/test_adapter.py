@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from peft import LoraConfig
 
-from app.core.adapter import UNDERSTOOD, parse_config
 from app.core.errors import CATALOGUE, CoreError
+from app.core.lora.config import UNDERSTOOD
 from app.core.offline import merge
+from app.core.patch_kinds import parse_config
 from tests.support.files import Tensor, factors, matrix, safetensors_bytes, write_adapter_config, write_base, write_patch
 
 ATTENTION = "model.layers.0.self_attn."

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import torch
 
-from app.core.adapter import Selector, parse_config
+from app.core.lora.config import Selector
 from app.core.naming import ARCHITECTURES
 from app.core.offline import merge
+from app.core.patch_kinds import parse_config
 from app.core.recipe import Recipe
 from tests.support.merging import merge_with_peft
 from tests.support.models import Shelf, load_model_tensors, load_tensors

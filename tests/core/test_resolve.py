@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from app.core.checkpoint import read_checkpoint
-from app.core.deltas import Delta, resolve
 from app.core.errors import CoreError
+from app.core.lora.deltas import LoraDelta
+from app.core.lora.kind import LoraAdapter
 from app.core.offline import open_directory
 from app.core.patch import read_patch
 from tests.support.files import Tensor, factors, matrix, write_base, write_patch
@@ -19,10 +20,11 @@ from tests.support.models import Shelf, load_tensors, make_patch
 Q = "model.layers.0.self_attn.q_proj"
 
 
-def resolved(base: Path, patch: Path) -> tuple[Delta, ...]:
+def resolved(base: Path, patch: Path) -> tuple[LoraDelta, ...]:
     with open_directory(base) as opened, open_directory(patch) as other:
         read = read_patch(other.source, other.files)
-        return resolve(read.config, read.factors, read_checkpoint(opened.source, opened.files))
+        assert isinstance(read.adapter, LoraAdapter)
+        return read.adapter.resolve(read_checkpoint(opened.source, opened.files))
 
 
 def refused(base: Path, patch: Path) -> str:

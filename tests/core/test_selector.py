@@ -10,8 +10,9 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
 
-from app.core.adapter import Selector, parse_config
 from app.core.errors import AdapterError
+from app.core.lora.config import Selector
+from app.core.patch_kinds import parse_config
 
 LEAVES = ["self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj", "mlp.gate_up_proj", "mlp.experts.1.up_proj"]
 MODULES = [

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from app.core.adapter import REFUSED
 from app.core.findings import Finding
+from app.core.lora.config import REFUSED
 from app.core.naming import ARCHITECTURES
 from app.core.recipe import Recipe
 from app.core.serving import BY_TRANSFORMERS, MAX_LORA_RANKS, NATIVE, WITHOUT_ADAPTERS, Facts, Option, decide

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from app.api.schemas.base import Bytes, In, Name, Out, Reason, Sha256, Time
-from app.core.recipe import Recipe
+from app.core.recipe import DTYPES, PLAIN, TOKENIZERS, Recipe
+from app.core.strategies import STRATEGIES
 from app.db.ports import Port, PortLine
 from app.domain.names import UNKNOWN
 from app.services.ports.ports import PortRequest, Verdict
@@ -16,13 +17,30 @@ Reference = Annotated[str, Field(max_length=89)]
 class RecipeIn(In):
     """The choices about a port."""
 
-    strategy: Annotated[str, Field(max_length=40, description='"add" is W + s*B*A.', examples=["add"])] = "add"
+    strategy: Annotated[
+        str,
+        Field(
+            max_length=40,
+            description=" ".join(known.summary for known in STRATEGIES.values()),
+            examples=["add"],
+            json_schema_extra={"enum": [*STRATEGIES]},
+        ),
+    ] = PLAIN.strategy
     dtype: Annotated[
-        str | None, Field(max_length=40, description="float32, float16 or bfloat16; null: as in the release.", examples=[None])
+        str | None,
+        Field(
+            max_length=40,
+            description="Of all float tensors; null: as in the release.",
+            examples=[None],
+            json_schema_extra={"enum": [*DTYPES, None]},
+        ),
     ] = None
-    tokenizer: Annotated[str, Field(max_length=40, description="Whose tokenizer: release or patch.", examples=["release"])] = (
-        "release"
-    )
+    tokenizer: Annotated[
+        str,
+        Field(
+            max_length=40, description="Whose tokenizer.", examples=["release"], json_schema_extra={"enum": [*TOKENIZERS]},
+        ),
+    ] = PLAIN.tokenizer  # fmt: skip
 
 
 class PortIn(In):
@@ -99,7 +117,7 @@ class PortOut(Out):
     release: Annotated[str, Field(examples=["v2"])]
     trained_on: Annotated[str, Field(examples=["v1"])]
     state: Annotated[str, Field(description="ready, held, refused, retired or purged", examples=["ready"])]
-    recipe: Annotated[dict[str, Any], Field(examples=[{"strategy": "add", "dtype": None, "tokenizer": "release"}])]
+    recipe: Annotated[dict[str, Any], Field(examples=[PLAIN.to_dict()])]
     fingerprint: Annotated[Sha256, Field(description="Names the merged bytes.")]
     findings: list[FindingOut]
     fidelity: FidelityOut | None

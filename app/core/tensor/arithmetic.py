@@ -14,9 +14,12 @@ from typing import NamedTuple
 
 import torch
 
-from app.core.arithmetic import Block, Buffer, Moments
+from app.core.arithmetic import Block, Buffer, Encoding, LoadedDelta, Moments
 
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+}  # fmt: skip
 # MKL may choose another kernel for operands that do not start on a cache line; every operand here does.
 ALIGNMENT = 64
 # How far a dtype reaches, in order. Within one dtype a delta below 2^100 cannot carry a finite bf16 or float32 number over
@@ -27,12 +30,28 @@ SHAPES = 64  # of blocks, for which a thread keeps its views
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedDelta:
-    """`a` is (rank, in), already scaled; `b` is (out, rank); both float64. No element of b @ a is larger than `bound`."""
+class LowRank:
+    """`LoadedDelta` of factors: `a` is (rank, in), already scaled; `b` is (out, rank); both float64."""
 
     a: torch.Tensor
     b: torch.Tensor
     bound: float
+
+    @property
+    def nbytes(self) -> int:
+        return self.a.nbytes + self.b.nbytes
+
+    def adds_nothing(self) -> bool:
+        """No rank has both a column of B and a row of A that is not zero."""
+        if not self.bound:
+            return True
+        return not bool((self.a.abs().amax(1) * self.b.abs().amax(0)).any())
+
+    def write(self, block: Block, out: torch.Tensor) -> None:
+        a, b = self.a, self.b[block.row : block.row + block.rows]
+        if block.columns != a.shape[1]:
+            a = a[:, block.column : block.column + block.columns].contiguous()
+        torch.mm(b if b.data_ptr() % ALIGNMENT == 0 else b.clone(), a, out=out)
 
 
 class Scratch(NamedTuple):
@@ -59,49 +78,55 @@ class TorchArithmetic:
 
     def load_delta(
         self, a: bytearray, a_dtype: str, b: bytearray, b_dtype: str, shape: tuple[int, int], rank: int, scale: float
-    ) -> LoadedDelta:
+    ) -> LowRank:
         self._prepare_thread()
         rows, columns = shape
         scaled = _view(a, a_dtype).view(rank, columns).double().mul_(scale)
         factor = _view(b, b_dtype).view(rows, rank).double()
         bound = rank * _largest(scaled) * _largest(factor)
-        return LoadedDelta(scaled.to(self._device), factor.to(self._device), bound)
+        return LowRank(scaled.to(self._device), factor.to(self._device), bound)
 
-    def adds_nothing(self, delta: LoadedDelta) -> bool:
-        if not delta.bound:
-            return True
-        return not bool((delta.a.abs().amax(1) * delta.b.abs().amax(0)).any())
-
-    def delta_bytes(self, delta: LoadedDelta) -> int:
-        return delta.a.nbytes + delta.b.nbytes
+    def numbers(self, data: bytearray, dtype: str) -> torch.Tensor:
+        self._prepare_thread()
+        return _view(data, dtype).double().to(self._device)
 
     def merge_block(
-        self, weight: Buffer, dtype: str, delta: LoadedDelta | None, block: Block, out: memoryview, out_dtype: str
+        self, weight: Buffer, stored: Encoding, delta: LoadedDelta | None, block: Block, out: memoryview, target: Encoding
     ) -> int:
-        total = self._sum(_view(weight, dtype), delta, block).total
-        target = _view(out, out_dtype)
+        total = self._sum(_decoded(weight, stored), delta, block).total
+        written = _view(out, target.dtype)
+        if target.codec:
+            elements, overflow = target.codec.encode(total)
+            written.copy_(elements)
+            return overflow
         if self._is_host:
-            rounded = target.copy_(total)
+            rounded = written.copy_(total)
         else:
             # Rounded before it leaves the device: a half or a quarter of the traffic.
-            rounded = total.to(target.dtype)
-            target.copy_(rounded)
-        grows = delta is not None and delta.bound >= HARMLESS_DELTA
-        if REACH[dtype] <= REACH[out_dtype] and out_dtype != "F16" and not grows:
+            rounded = total.to(written.dtype)
+            written.copy_(rounded)
+        fits = not stored.codec and REACH[stored.dtype] <= REACH[target.dtype] and target.dtype != "F16"
+        if fits and (delta is None or delta.bound < HARMLESS_DELTA):
             return 0
         return _overflow(rounded, total)
 
-    def fidelity(self, weight: Buffer, dtype: str, delta: LoadedDelta, block: Block, out_dtype: str) -> tuple[Moments, int]:
-        stored = _view(weight, dtype)
-        held = self._sum(stored, delta, block)
-        kept = held.total.to(DTYPES[out_dtype]).double()
-        overflow = _overflow(kept, held.total)
-        kept.sub_(stored.to(self._device))
+    def fidelity(
+        self, weight: Buffer, stored: Encoding, delta: LoadedDelta | None, block: Block, target: Encoding
+    ) -> tuple[Moments, int]:
+        before = _decoded(weight, stored)
+        held = self._sum(before, delta, block)
+        if target.codec:
+            elements, overflow = target.codec.encode(held.total)
+            kept = target.codec.decode(elements).double()
+        else:
+            kept = held.total.to(DTYPES[target.dtype]).double()
+            overflow = _overflow(kept, held.total)
+        kept.sub_(before.to(self._device))
         return _moments(kept, held.product.flatten()), overflow
 
-    def compare(self, x: bytearray, x_dtype: str, y: bytearray, y_dtype: str) -> Moments:
+    def compare(self, x: bytearray, x_stored: Encoding, y: bytearray, y_stored: Encoding) -> Moments:
         self._prepare_thread()
-        return _moments(_view(x, x_dtype).double(), _view(y, y_dtype).double())
+        return _moments(_decoded(x, x_stored).double(), _decoded(y, y_stored).double())
 
     def count_non_finite(self, data: bytearray, dtype: str) -> int:
         self._prepare_thread()
@@ -115,10 +140,7 @@ class TorchArithmetic:
         held.total.copy_(stored if self._is_host else stored.to(self._device))
         if delta is None:
             return held
-        a, b = delta.a, delta.b[block.row : block.row + block.rows]
-        if block.columns != a.shape[1]:
-            a = a[:, block.column : block.column + block.columns].contiguous()
-        torch.mm(b if b.data_ptr() % ALIGNMENT == 0 else b.clone(), a, out=held.product)
+        delta.write(block, held.product)
         held.matrix.add_(held.product)
         return held
 
@@ -166,6 +188,15 @@ def _rounded(elements: int) -> int:
 
 def _view(data: Buffer, dtype: str) -> torch.Tensor:
     return torch.frombuffer(data, dtype=DTYPES[dtype]) if data else torch.empty(0, dtype=DTYPES[dtype])
+
+
+def _decoded(data: Buffer, stored: Encoding) -> torch.Tensor:
+    """The numbers that stored elements stand for."""
+    view = _view(data, stored.dtype)
+    if stored.codec is None:
+        return view
+    numbers: torch.Tensor = stored.codec.decode(view)
+    return numbers
 
 
 def _largest(tensor: torch.Tensor) -> float:

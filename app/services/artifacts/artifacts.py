@@ -11,7 +11,6 @@ from app.blobs.s3.source import Object
 from app.blobs.store import BlobStore
 from app.core.adapter import CONFIG_FILE, MAX_CONFIG_BYTES, WEIGHTS_FILE, load_config
 from app.core.arithmetic import Arithmetic
-from app.core.deltas import resolve
 from app.core.manifest import Manifest
 from app.core.patch import read_patch
 from app.core.plan import MergePlan, make_plan
@@ -196,7 +195,7 @@ class Artifacts:
     def _plan(self, release: Release, version: PatchVersion, recipe: Recipe) -> Planned:
         base = self.manifest(release).checkpoint
         with self.open_patch(version) as opened:
-            deltas = resolve(opened.patch.config, opened.patch.factors, base)
+            deltas = opened.patch.adapter.resolve(base)
             return Planned(make_plan(base, deltas, recipe, opened.patch.files), opened.patch.header.data_start)
 
     def _read_manifest(self, digest: str) -> Manifest:

@@ -100,7 +100,8 @@ def _recipe(port: Port) -> Iterable[tuple[str, str]]:
     yield "strategy", f"`{port.recipe['strategy']}`"
     yield "dtype", port.recipe["dtype"] or "of each tensor in the release"
     yield "tokenizer", f"the {port.recipe['tokenizer']}'s"
-    yield "rank, alpha", f"{facts.get('rank')}, {facts.get('alpha')}{' (rsLoRA)' if facts.get('rslora') else ''}"
+    if "rank" in facts:
+        yield "rank, alpha", f"{facts['rank']}, {facts['alpha']}{' (rsLoRA)' if facts['rslora'] else ''}"
     yield "arithmetic", f"version {ARITHMETIC_VERSION}"
     yield "fingerprint", _code(port.fingerprint)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from app.core.adapter import AdapterConfig
+from app.core.delta import PatchConfig
 from app.core.errors import CoreError
 from app.db import patches as patch_rows
 from app.db import pushes as rows
@@ -148,9 +148,7 @@ def _publish_opened(
         raise
 
 
-def _open(
-    uow: UnitOfWork, principal: Principal, repository: Repository, said: Said | None, config: AdapterConfig | None
-) -> Opened:
+def _open(uow: UnitOfWork, principal: Principal, repository: Repository, said: Said | None, config: PatchConfig | None) -> Opened:
     """Opens a draft of what was pushed, whose bytes have arrived; returns the reason if nobody knows its base."""
     state = pushes.look(uow, principal, repository)
     push, patch = state.push, state.patch
@@ -172,7 +170,7 @@ def _open(
 
 
 def _base(
-    uow: UnitOfWork, principal: Principal, patch: Patch | None, config: AdapterConfig | None, said: Said | None
+    uow: UnitOfWork, principal: Principal, patch: Patch | None, config: PatchConfig | None, said: Said | None
 ) -> tuple[str | None, str | None]:
     """Names of the family and of the release that a push was trained on, as far as they are known."""
     found = base_aliases.find(uow, principal, config.base_model, config.revision) if config else None
@@ -187,7 +185,7 @@ def _base(
     return patch.family.name, (found.release.name if found and found.release else None) or patch.trained_on
 
 
-def _waits(repository: Repository, patch: Patch | None, config: AdapterConfig | None) -> DomainError:
+def _waits(repository: Repository, patch: Patch | None, config: PatchConfig | None) -> DomainError:
     if patch:
         return DomainError("push.release_unknown", repository=repository.full_name, family=patch.family.name)
     base = (config.base_model if config else None) or ""

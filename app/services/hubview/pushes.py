@@ -9,9 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.core.adapter import CONFIG_FILE, MAX_CONFIG_BYTES, WEIGHTS_FILE, AdapterConfig, parse_config
+from app.core.adapter import CONFIG_FILE, MAX_CONFIG_BYTES, WEIGHTS_FILE
+from app.core.delta import PatchConfig
 from app.core.errors import AdapterError
 from app.core.patch import KEPT_FILES, PICKLED_WEIGHTS
+from app.core.patch_kinds import parse_config
 from app.core.source import read_range
 from app.db import patches as patch_rows
 from app.db import pushes as rows
@@ -242,7 +244,7 @@ def _joined(before: Sequence[str], more: Sequence[str]) -> list[str]:
     return sorted({*before, *(path[:200] for path in more)})[:MAX_DROPPED]
 
 
-def read_config(uow: UnitOfWork, files: Files) -> AdapterConfig | None:
+def read_config(uow: UnitOfWork, files: Files) -> PatchConfig | None:
     """The configuration that was pushed; None where there is none.
 
     Raises:

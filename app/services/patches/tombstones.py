@@ -20,14 +20,14 @@ from app.services.unit_of_work import UnitOfWork
 # Codes of the errors of a read whose bytes are removed meanwhile.
 BYTES_REMOVED = ("blob.missing", "checkpoint.changed")
 Value = TypeVar("Value")
-FIGURES = ("rank", "alpha", "rslora", "modules", "parameters")
 
 
 def bury(version: PatchVersion) -> None:
     """Makes a locked version a tombstone."""
     version.state = move("version", version.state, PURGED)
     version.dropped, version.multiparts, version.refusal = [], None, None
-    version.facts = {name: version.facts[name] for name in FIGURES if name in version.facts} if version.facts else None
+    # Figures stay, names go.
+    version.facts = {name: value for name, value in (version.facts or {}).items() if isinstance(value, int | float)} or None
     version.row_version += 1
 
 

@@ -10,8 +10,6 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from app.core.adapter import Selector
-from app.core.deltas import resolve
 from app.core.errors import CATALOGUE as CORE
 from app.core.errors import AdapterError, CoreError, HeaderError, PortError
 from app.core.front_matter import front_matter_of
@@ -116,15 +114,13 @@ def facts_of(tools: Tools, version: PatchVersion, read_values: bool = True) -> V
             _require_fit(tools, version, opened.patch)
         if read_values:
             check_finite(opened.patch, opened.source, tools.arithmetic())
-        config, factors = opened.patch.config, opened.patch.factors
+        adapter = opened.patch.adapter
         summary = {
-            "rank": config.rank,
-            "alpha": config.alpha,
-            "rslora": config.rslora,
-            "modules": len(factors),
+            **adapter.summary(),
+            "modules": len(adapter.modules),
             "parameters": sum(math.prod(t.shape) for t in opened.patch.header.tensors),
-            "base_model": config.base_model,
-            "targets": sorted({module.rpartition(".")[2] for module in factors}),
+            "base_model": opened.patch.config.base_model,
+            "targets": sorted({module.rpartition(".")[2] for module in adapter.modules}),
         }
         return VersionFacts(summary, front_matter_of(opened.source, opened.digests))
 
@@ -132,9 +128,9 @@ def facts_of(tools: Tools, version: PatchVersion, read_values: bool = True) -> V
 def _require_fit(tools: Tools, version: PatchVersion, patch: Patch) -> None:
     """Raises `CoreError` if a patch does not fit the release that it was trained on, or cannot fit any release."""
     if version.trained_on:
-        resolve(patch.config, patch.factors, tools.artifacts.manifest(version.trained_on).checkpoint)
+        patch.adapter.resolve(tools.artifacts.manifest(version.trained_on).checkpoint)
     else:  # patterns that are invalid or too slow to match are useless on any release
-        Selector(patch.config).require_affordable(len(patch.factors))
+        patch.adapter.require_affordable()
 
 
 def _take(tools: Tools, version: PatchVersion, verified: list[str]) -> None:

@@ -100,4 +100,4 @@ def _merged_from_directory(serving: Serving, engine: str) -> Launch:
 def _merged_dtype(serving: Serving) -> str:
     """That of the tensors that the patch touches, where they agree; engines would otherwise choose one of their own."""
     dtypes = serving.facts.output_dtypes
-    return TORCH_DTYPES[dtypes[0]] if len(dtypes) == 1 else "auto"
+    return TORCH_DTYPES.get(dtypes[0], "auto") if len(dtypes) == 1 else "auto"

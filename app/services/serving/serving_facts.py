@@ -102,13 +102,13 @@ def _facts(artifacts: OpenArtifacts, port: Port, base: Mapping[str, Any]) -> Fac
     plan = artifacts.plan(port.release, version, recipe)
     touched = {compute.dtype for compute in plan.computed_tensors()}
     with artifacts.open_patch(version) as opened:
-        factors, header = opened.patch.factors, opened.patch.header
+        adapter, header = opened.patch.adapter, opened.patch.header
     low = next((Finding(**found) for found in port.findings if found["code"] == "fidelity.low"), None)
     release, brought = artifacts.manifest(port.release).file_digests, digests_of(version)
     return Facts(
         state=port.state, recipe=recipe, config=artifacts.adapter_config(version),
-        ranks=frozenset(pair.rank for pair in factors.values()),
-        modules=frozenset(module.rpartition(".")[2] for module in factors), factor_dtypes=_dtypes(header),
+        ranks=adapter.ranks,
+        modules=frozenset(module.rpartition(".")[2] for module in adapter.modules), factor_dtypes=_dtypes(header),
         model_type=str(base.get("model_type"))[:60], output_dtypes=tuple(sorted(touched)),
         own_tokenizer=tuple(sorted(p for p in brought if p in TOKENIZER_FILES and release.get(p) != brought[p])),
         yanked=_yanked(port), low_fidelity=low,

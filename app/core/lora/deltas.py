@@ -7,14 +7,15 @@ silently gets another model, so here the set of modules in the file and the set 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from app.core.adapter import AdapterConfig, Selector
+from app.core.arithmetic import Arithmetic, LoadedDelta
 from app.core.checkpoint import Checkpoint
+from app.core.delta import ReadTensor
 from app.core.errors import AdapterError, PortError
+from app.core.lora.config import AdapterConfig, Selector
 from app.core.naming import linear_modules, tied_modules, weight_of
 from app.core.safetensors_header import Header, TensorInfo
 
 FACTOR_DTYPES = ("F32", "F16", "BF16")
-MERGEABLE_DTYPES = ("F32", "F16", "BF16")
 PREFIX = "base_model.model."
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings")
 
@@ -37,12 +38,16 @@ class Factors:
 
 
 @dataclass(frozen=True, slots=True)
-class Delta:
+class LoraDelta:
     """What a patch adds to one checkpoint tensor: W += scale * B @ A."""
 
     tensor: str
     factors: Factors
     scale: float
+
+    def load(self, read: ReadTensor, arithmetic: Arithmetic) -> LoadedDelta:
+        a, b = self.factors.a, self.factors.b
+        return arithmetic.load_delta(read(a), a.dtype, read(b), b.dtype, self.factors.shape, self.factors.rank, self.scale)
 
 
 def pair_factors(header: Header) -> dict[str, Factors]:
@@ -58,7 +63,7 @@ def pair_factors(header: Header) -> dict[str, Factors]:
     return {module: _pair(module, pair) for module, pair in sorted(halves.items())}
 
 
-def resolve(config: AdapterConfig, factors: Mapping[str, Factors], base: Checkpoint) -> tuple[Delta, ...]:
+def resolve(config: AdapterConfig, factors: Mapping[str, Factors], base: Checkpoint) -> tuple[LoraDelta, ...]:
     """Matches a patch to a base, all or nothing.
 
     Returns:
@@ -125,18 +130,17 @@ def _check_target(module: str, base: Checkpoint) -> None:
         raise AdapterError("adapter.embedding", name=module)
 
 
-def _delta(config: AdapterConfig, selector: Selector, factors: Factors, base: Checkpoint) -> Delta:
+def _delta(config: AdapterConfig, selector: Selector, factors: Factors, base: Checkpoint) -> LoraDelta:
     weight = base.tensors[weight_of(factors.module)]
     if len(weight.shape) != 2:
         raise AdapterError("adapter.expert_parameters", name=weight.name)
     if weight.shape != factors.shape:
         raise PortError("port.shape", module=factors.module, delta=_shape(factors.shape), weight=_shape(weight.shape))
-    if weight.dtype not in MERGEABLE_DTYPES:
-        raise PortError("port.target_dtype", tensor=weight.name, dtype=weight.dtype)
+    base.require_mergeable(weight)
     rank, alpha = selector.rank_and_alpha(factors.module)
     if rank != factors.rank:
         raise AdapterError("adapter.rank", module=factors.module, expected=rank, actual=factors.rank)
-    return Delta(weight.name, factors, config.scaling(rank, alpha))
+    return LoraDelta(weight.name, factors, config.scaling(rank, alpha))
 
 
 def _shape(shape: tuple[int, ...]) -> str:
