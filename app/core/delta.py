@@ -36,6 +36,11 @@ class Adapter:
     """A patch's configuration and tensors, matched with each other. Kinds of patches derive from it."""
 
     @property
+    def needs_prepass(self) -> bool:
+        """Whether `resolve` needs what `prepass` returns."""
+        return False
+
+    @property
     def modules(self) -> Collection[str]:
         """Dotted paths inside the base model of the modules that it changes."""
         raise NotImplementedError
@@ -57,13 +62,13 @@ class Adapter:
 
         Args:
             base: the base.
-            vectors: what `prepass` returned, by tensor.
+            vectors: what `prepass` returned; None for a kind that needs nothing.
 
         Returns:
             One delta per touched tensor, sorted by tensor name.
 
         Raises:
-            AdapterError, PortError: the code of the reason; adapter.prepass where the kind needs vectors and there are none.
+            AdapterError, PortError: the code of the reason.
         """
         raise NotImplementedError
 
@@ -73,12 +78,12 @@ class Adapter:
         read_base: ReadTensor,  # noqa: ARG002
         read: ReadTensor,  # noqa: ARG002
         arithmetic: Arithmetic,  # noqa: ARG002
-    ) -> Mapping[str, bytes] | None:
-        """Computes what the kind needs of whole tensors of base and patch, once, before any block; most kinds need nothing.
+    ) -> Mapping[str, bytes]:
+        """Computes what the kind needs of whole tensors of base and patch, once, before any block: by tensor of the base.
 
         The digest of the result (`recipe.digest_of_vectors`) is part of the fingerprint.
         """
-        return None
+        return {}
 
     def summary(self) -> dict[str, Any]:
         """Returns figures of this kind for lists, as plain JSON."""

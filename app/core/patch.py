@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from app.core.adapter import CONFIG_FILE, MAX_CONFIG_BYTES, WEIGHTS_FILE, load_config
 from app.core.arithmetic import Arithmetic
 from app.core.checkpoint import Checkpoint
-from app.core.delta import Adapter, PatchConfig
+from app.core.delta import Adapter, Delta, PatchConfig, PatchKind
 from app.core.errors import AdapterError
 from app.core.patch_kinds import patch_kind
 from app.core.safetensors_header import DTYPE_BYTES, Header, HeaderLimits, TensorInfo
@@ -26,10 +26,21 @@ HEADER_LIMITS = HeaderLimits(length=4 * 2**20, tensors=20_000)
 class Patch:
     """A readable patch: configuration, tensors, and the sizes in bytes of the files that belong to it."""
 
+    kind: PatchKind
     config: PatchConfig
     header: Header
     adapter: Adapter
     files: Mapping[str, int]
+
+    def resolve(self, base: Checkpoint) -> tuple[Delta, ...]:
+        """Matches the patch to a base from headers alone, see `Adapter.resolve`.
+
+        Raises:
+            AdapterError, PortError: the patch does not fit, or adapter.prepass.
+        """
+        if self.adapter.needs_prepass:
+            raise AdapterError("adapter.prepass", peft_type=self.kind.peft_type)
+        return self.adapter.resolve(base)
 
 
 def choose_files(files: Mapping[str, int]) -> tuple[dict[str, int], list[str]]:
@@ -64,13 +75,13 @@ def read_patch(source: Source, files: Mapping[str, int]) -> Patch:
     kind = patch_kind(raw)
     config = kind.parse(raw)
     header = read_header(source, WEIGHTS_FILE, HEADER_LIMITS)
-    return Patch(config, header, kind.match(config, header), kept)
+    return Patch(kind, config, header, kind.match(config, header), kept)
 
 
 def run_prepass(
     patch: Patch, source: Source, base: Checkpoint, base_source: Source, arithmetic: Arithmetic
 ) -> Mapping[str, bytes] | None:
-    """Computes what the patch's kind needs beyond blocks, see `Adapter.prepass`.
+    """Computes what the patch's kind needs beyond blocks, see `Adapter.prepass`; None where it needs nothing.
 
     Args:
         patch, source: the patch and its files.
@@ -85,7 +96,7 @@ def run_prepass(
         path = base.shard_of[tensor.name]
         return read_range(base_source, path, base.shards[path].data_start + tensor.begin, tensor.nbytes)
 
-    return patch.adapter.prepass(base, read_base, read, arithmetic)
+    return patch.adapter.prepass(base, read_base, read, arithmetic) if patch.adapter.needs_prepass else None
 
 
 def check_finite(patch: Patch, source: Source, arithmetic: Arithmetic) -> None:

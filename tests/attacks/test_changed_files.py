@@ -86,7 +86,7 @@ def merger_over(base_source: Source, base: Path, patch: Path) -> Merger:
     with open_directory(base) as opened, open_directory(patch) as patched:
         checkpoint = read_checkpoint(opened.source, opened.files)
         read_ = read_patch(patched.source, patched.files)
-        plan = make_plan(checkpoint, read_.adapter.resolve(checkpoint), Recipe(), read_.files)
+        plan = make_plan(checkpoint, read_.resolve(checkpoint), Recipe(), read_.files)
     sources = {"base": base_source, "patch": DirectorySource(patch)}
     return Merger(plan, sources, WEIGHTS_FILE, read_.header.data_start, arithmetic.load())
 

@@ -19,6 +19,6 @@ def mergers(model: Model, computing: Arithmetic | None = None) -> Iterator[Calla
     """Yields a function from the elements of a block to a merger that has computed nothing yet."""
     with open_directory(model.base) as base, open_directory(model.patch) as patch:
         checkpoint, opened = read_checkpoint(base.source, base.files), read_patch(patch.source, patch.files)
-        plan = make_plan(checkpoint, opened.adapter.resolve(checkpoint), Recipe(), opened.files)
+        plan = make_plan(checkpoint, opened.resolve(checkpoint), Recipe(), opened.files)
         sources = {"base": base.source, "patch": patch.source}
         yield lambda elements: Merger(plan, sources, WEIGHTS_FILE, opened.header.data_start, computing or load(), elements)

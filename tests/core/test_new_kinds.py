@@ -7,17 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.core import arithmetic, base_kinds
-from app.core.base_kinds import BASE_KINDS
+from app.core import arithmetic
 from app.core.checkpoint import read_checkpoint
 from app.core.errors import CoreError
 from app.core.offline import inspect, merge, open_directory, open_merger
 from app.core.patch import read_patch, run_prepass
-from app.core.patch_kinds import PATCH_KINDS
 from app.core.recipe import Recipe, fingerprint
-from app.core.strategies import STRATEGIES
 from tests.support.files import Tensor, decode, factors, matrix, write_base, write_patch
-from tests.support.toy_kinds import Diagonal, EightBits, Halve, eight_bits, write_diagonal
+from tests.support.toy_kinds import eight_bits, register, write_diagonal
 
 MODULE = "model.layers.0.self_attn.q_proj"
 WEIGHT = f"{MODULE}.weight"
@@ -30,10 +27,7 @@ FILE = "model.safetensors"
 
 @pytest.fixture
 def kinds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is one entry of its registry."""
-    monkeypatch.setitem(PATCH_KINDS, Diagonal.peft_type, Diagonal())
-    monkeypatch.setitem(STRATEGIES, Halve.name, Halve())
-    monkeypatch.setattr(base_kinds, "BASE_KINDS", (*BASE_KINDS, EightBits()))
+    register(monkeypatch)
 
 
 def base(path: Path, weight: Tensor | None = None, **config: object) -> Path:
@@ -108,7 +102,7 @@ def test_patch_that_needs_a_prepass_is_refused_without_one(tmp_path: Path) -> No
     with open_directory(base_dir) as opened, open_directory(patch_dir) as other:
         checkpoint = read_checkpoint(opened.source, opened.files)
         with pytest.raises(CoreError) as refused:
-            read_patch(other.source, other.files).adapter.resolve(checkpoint)
+            read_patch(other.source, other.files).resolve(checkpoint)
     assert refused.value.code == "adapter.prepass"
 
 

@@ -10,12 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from app.core import base_kinds
 from app.core.adapter import number, optional_text
 from app.core.arithmetic import Arithmetic, Block, LoadedDelta, Tensor
 from app.core.checkpoint import Checkpoint
 from app.core.delta import Adapter, Delta, ReadTensor
 from app.core.errors import AdapterError, PortError
+from app.core.patch_kinds import PATCH_KINDS
 from app.core.safetensors_header import Header, TensorInfo
+from app.core.strategies import STRATEGIES
 from tests.support import files
 
 ENDING = ".toy_diagonal"
@@ -74,12 +79,14 @@ class DiagonalAdapter(Adapter):
     values: Mapping[str, TensorInfo]
 
     @property
+    def needs_prepass(self) -> bool:
+        return self.config.normed
+
+    @property
     def modules(self) -> Collection[str]:
         return self.values.keys()
 
     def resolve(self, base: Checkpoint, vectors: Mapping[str, bytes] | None = None) -> tuple[Delta, ...]:
-        if self.config.normed and vectors is None:
-            raise AdapterError("adapter.prepass", peft_type=Diagonal.peft_type)
         deltas = []
         for module, values in sorted(self.values.items()):
             if (name := f"{module}.weight") not in base.tensors:
@@ -94,9 +101,7 @@ class DiagonalAdapter(Adapter):
         read_base: ReadTensor,
         read: ReadTensor,  # noqa: ARG002
         arithmetic: Arithmetic,
-    ) -> Mapping[str, bytes] | None:
-        if not self.config.normed:
-            return None
+    ) -> Mapping[str, bytes]:
         weights = [base.tensors[f"{module}.weight"] for module in sorted(self.values)]
         return {
             weight.name: arithmetic.numbers(read_base(weight), weight.dtype).view(weight.shape).norm(dim=1).numpy().tobytes()
@@ -209,3 +214,10 @@ class Halve:
 
     def apply(self, deltas: tuple[Delta, ...]) -> tuple[Delta, ...]:
         return tuple(map(Half, deltas))
+
+
+def register(patching: pytest.MonkeyPatch) -> None:
+    """Adds each to its registry, until the end of a test."""
+    patching.setitem(PATCH_KINDS, Diagonal.peft_type, Diagonal())
+    patching.setitem(STRATEGIES, Halve.name, Halve())
+    patching.setattr(base_kinds, "BASE_KINDS", (*base_kinds.BASE_KINDS, EightBits()))

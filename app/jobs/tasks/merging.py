@@ -22,7 +22,7 @@ def open_merger(order: MergeOrder, base: Source, device: str) -> Iterator[Merger
     with closing(base), closing(open_location(order.patch)) as patch_source, closing(open_location(order.manifest)) as held:
         manifest = Manifest.parse(read_range(held, MANIFEST, 0, held.size(MANIFEST)))
         patch = read_patch(patch_source, order.patch_sizes)
-        deltas = patch.adapter.resolve(manifest.checkpoint)
+        deltas = patch.resolve(manifest.checkpoint)
         plan = make_plan(manifest.checkpoint, deltas, order.recipe, patch.files)
         computing = arithmetic.load(device)
         yield Merger(plan, {"base": base, "patch": patch_source}, WEIGHTS_FILE, patch.header.data_start, computing)

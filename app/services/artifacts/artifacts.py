@@ -195,7 +195,7 @@ class Artifacts:
     def _plan(self, release: Release, version: PatchVersion, recipe: Recipe) -> Planned:
         base = self.manifest(release).checkpoint
         with self.open_patch(version) as opened:
-            deltas = opened.patch.adapter.resolve(base)
+            deltas = opened.patch.resolve(base)
             return Planned(make_plan(base, deltas, recipe, opened.patch.files), opened.patch.header.data_start)
 
     def _read_manifest(self, digest: str) -> Manifest:

@@ -128,7 +128,7 @@ def facts_of(tools: Tools, version: PatchVersion, read_values: bool = True) -> V
 def _require_fit(tools: Tools, version: PatchVersion, patch: Patch) -> None:
     """Raises `CoreError` if a patch does not fit the release that it was trained on, or cannot fit any release."""
     if version.trained_on:
-        patch.adapter.resolve(tools.artifacts.manifest(version.trained_on).checkpoint)
+        patch.resolve(tools.artifacts.manifest(version.trained_on).checkpoint)
     else:  # patterns that are invalid or too slow to match are useless on any release
         patch.adapter.require_affordable()
 
