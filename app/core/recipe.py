@@ -44,7 +44,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for field, value, allowed in (
-            ("strategy", self.strategy, STRATEGIES),
+            ("strategy", self.strategy, (*STRATEGIES,)),
             ("dtype", self.dtype, (None, *DTYPES)),
             ("tokenizer", self.tokenizer, TOKENIZERS),
         ):
