@@ -174,7 +174,7 @@ class Recorded:
     commit: str | None
     is_complete: bool
     dropped: list[str]
-    config: AdapterConfig | None = None
+    config: PatchConfig | None = None
 
 
 def record(
