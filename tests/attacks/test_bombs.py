@@ -28,7 +28,7 @@ REFUSED = {"digits": "request.invalid"}  # all others are not parsed
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_json(world: World, bomb: str) -> None:
+def test_nested_or_huge_json_is_refused_quickly(world: World, bomb: str) -> None:
     """Refused in a second or two: not parsed at all for strangers, and not explained item by item for those we know."""
     start = time.process_time()
     for role in ("nobody", "publisher"):
@@ -118,7 +118,7 @@ def test_archives_and_pickles_are_left_out(world: World) -> None:
 
 
 @pytest.mark.parametrize("claimed", [100 * 2**20, 2**31, 2**32 + 1, 2**53, 2**63 - 1, 2**63, 2**64 - 1])
-def test_a_header_that_claims_to_be_large(world: World, claimed: int) -> None:
+def test_header_with_a_false_length_allocates_nothing(world: World, claimed: int) -> None:
     """Nothing is set aside for what a file says of itself."""
     files = world.files() | {WEIGHTS: raw_file(b"{}", b"", claimed)}
     draft = world.draft(world.new_patch(), files).json()
@@ -156,7 +156,7 @@ def test_a_header_longer_than_any_adapter_needs_is_refused(world: World) -> None
     "header", ["Idempotency-Key", "If-Match", "If-None-Match", "If-Range", "Range", "Last-Event-ID", "Upload-Offset"]
 )
 @pytest.mark.parametrize("value", [b"a" * 1_000_000, b"9" * 5000, b"\xff\xfe", b"*", b'"' * 1000, b"-1", b"1e3", b"W/", b","])
-def test_odd_headers(world: World, header: str, value: bytes) -> None:
+def test_odd_request_headers_are_refused_or_ignored(world: World, header: str, value: bytes) -> None:
     """Refused or passed over, with a code and without an error of ours."""
     headers = {header: value}
     upload, port = world.known["upload"][0], world.known["port"][0]
@@ -177,13 +177,13 @@ def test_odd_headers(world: World, header: str, value: bytes) -> None:
         )
 
 
-def test_a_stream_that_comes_back_with_nonsense(world: World) -> None:
+def test_event_stream_with_an_invalid_last_event_id_is_refused(world: World) -> None:
     for last in (b"x", b"-1", b"9" * 30, b"1 OR 1=1", b"\xff"):
         headers = {"Accept": "text/event-stream", "Last-Event-ID": last}
         assert world.check(world.acme.get("/events", headers=headers)) == "request.invalid", last
 
 
-def test_cursors_of_other_lists(world: World) -> None:
+def test_cursor_of_another_list_is_refused_or_harmless(world: World) -> None:
     """A cursor is a place in a list: in another it leads nowhere one may not go, and it is never an error of ours."""
     lists = ["/families", "/releases", "/patches", "/ports", "/jobs", "/tokens", "/patches/acme/tone/versions"]
     world.service.admin.family("other")

@@ -157,7 +157,7 @@ ATTACKS: list[tuple[str, Spoil]] = [
 
 
 @pytest.mark.parametrize(("code", "spoil"), ATTACKS, ids=[f"{i}-{c}" for i, (c, _) in enumerate(ATTACKS)])
-def test_refused(code: str, spoil: Spoil, sharded: Path, patch: Path, refusal: Refusal) -> None:
+def test_damaged_directory_is_refused_by_its_code(code: str, spoil: Spoil, sharded: Path, patch: Path, refusal: Refusal) -> None:
     spoil(sharded)
     assert refusal(sharded, patch).code == code
 
@@ -188,12 +188,12 @@ def test_an_index_of_more_than_64_megabytes_is_refused(sharded: Path, patch: Pat
     assert refusal(sharded, patch).code == "checkpoint.invalid_json"
 
 
-def test_no_such_directory(tmp_path: Path, patch: Path, refusal: Refusal) -> None:
+def test_missing_directory_is_refused(tmp_path: Path, patch: Path, refusal: Refusal) -> None:
     assert refusal(tmp_path / "nowhere", patch).code == "checkpoint.missing_file"
 
 
 @pytest.mark.parametrize(("name", "mode"), [("base", 0o400), ("base", 0o100), ("base/config.json", 0o000), ("base/more", 0o400)])
-def test_what_may_not_be_read_is_named(base: Path, patch: Path, refusal: Refusal, name: str, mode: int) -> None:
+def test_unreadable_file_or_folder_is_named(base: Path, patch: Path, refusal: Refusal, name: str, mode: int) -> None:
     """A folder that may be listed and not entered, or entered and not listed, and a file of somebody else."""
     (base / "more").mkdir()
     (base / "more/notes.json").write_text("{}")

@@ -104,7 +104,9 @@ CASES = pytest.mark.parametrize(("code", "file"), [(c, f) for c, _, f in FILES],
 
 
 @CASES
-def test_as_weights_of_a_base(code: str, file: bytes, base: Path, patch: Path, refusal: Refusal) -> None:
+def test_bad_header_in_the_weights_of_a_base_is_refused(
+    code: str, file: bytes, base: Path, patch: Path, refusal: Refusal
+) -> None:
     (base / "model.safetensors").write_bytes(file)
     error = refusal(base, patch)
     assert error.code == code
@@ -112,13 +114,15 @@ def test_as_weights_of_a_base(code: str, file: bytes, base: Path, patch: Path, r
 
 
 @CASES
-def test_as_the_second_shard_of_a_base(code: str, file: bytes, sharded: Path, patch: Path, refusal: Refusal) -> None:
+def test_bad_header_in_the_second_shard_of_a_base_is_refused(
+    code: str, file: bytes, sharded: Path, patch: Path, refusal: Refusal
+) -> None:
     (sharded / "model-00002-of-00002.safetensors").write_bytes(file)
     assert refusal(sharded, patch).code == code
 
 
 @CASES
-def test_as_the_file_of_a_patch(code: str, file: bytes, base: Path, patch: Path, refusal: Refusal) -> None:
+def test_bad_header_in_a_patch_is_refused(code: str, file: bytes, base: Path, patch: Path, refusal: Refusal) -> None:
     (patch / "adapter_model.safetensors").write_bytes(file)
     assert refusal(base, patch).code == code
 
@@ -128,7 +132,7 @@ def test_every_code_of_headers_is_in_the_table() -> None:
     assert {code for code, _, _ in FILES} | of_patches_alone == {code for code in CATALOGUE if code.startswith("header.")}
 
 
-def test_megabytes_of_keys(base: Path, patch: Path, refusal: Refusal) -> None:
+def test_header_with_megabytes_of_keys_is_refused_quickly(base: Path, patch: Path, refusal: Refusal) -> None:
     """30,000 tensors of one byte each are valid (2.5 MB of header); that there is no such module is told in a second."""
     count = 30_000
     header = {f"t{i}": entry(i, i + 1, "U8", [1]) for i in range(count)}

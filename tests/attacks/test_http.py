@@ -67,20 +67,20 @@ INNER = b"GET /api/v1/whoami HTTP/1.1\r\nHost: registry\r\n\r\n"
         b"Content-Length: 2\r\nX: a\r\n b\r\n\r\n{}", b" Content-Length: 2\r\n\r\n{}", b"Content-Length\r\n\r\n{}",
     ],
 )  # fmt: skip
-def test_two_readings_of_one_request(speak: Speak, post: bytes, rest: bytes) -> None:
+def test_ambiguous_request_is_refused_and_its_connection_closed(speak: Speak, post: bytes, rest: bytes) -> None:
     """Whatever a proxy before us and we could read differently is refused, and the connection with it: nothing gets behind."""
     answer = speak(post + rest)
     assert statuses(answer) == [400]
     assert b"connection: close" in answer.lower()
 
 
-def test_requests_one_after_another(speak: Speak) -> None:
+def test_pipelined_requests_are_answered(speak: Speak) -> None:
     """What is one reading only goes on: the refusals above are not for want of a connection."""
     assert statuses(speak(HEALTH.replace(b"close", b"keep-alive") + b"\r\n" + HEALTH + b"\r\n")) == [200, 200]
 
 
 @pytest.mark.parametrize("how", ["lines", "one line", "address", "trailer", "extension"])
-def test_heads_without_end(address: tuple[str, int], post: bytes, how: str) -> None:
+def test_endless_head_is_ended_in_bounded_memory(address: tuple[str, int], post: bytes, how: str) -> None:
     """Ended after a few packets, without an answer's worth of memory: 16 MB are offered."""
     begin, part = {
         "lines": (HEALTH, b"X-Filler: aaaaaaaa\r\n" * 800), "one line": (HEALTH + b"X-Filler: ", b"a" * 16_384),
@@ -99,7 +99,7 @@ def test_heads_without_end(address: tuple[str, int], post: bytes, how: str) -> N
     assert sent < 16 * 2**20
 
 
-def test_a_head_that_is_too_long_is_told_so(address: tuple[str, int]) -> None:
+def test_head_that_is_too_long_is_431(address: tuple[str, int]) -> None:
     answer = b""
     with socket.create_connection(address, timeout=30) as client:
         client.sendall(HEALTH + b"X-Filler: ")
@@ -111,7 +111,7 @@ def test_a_head_that_is_too_long_is_told_so(address: tuple[str, int]) -> None:
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "request.head"
 
 
-def test_a_head_as_long_as_allowed(speak: Speak) -> None:
+def test_head_of_the_maximum_length_is_accepted(speak: Speak) -> None:
     assert statuses(speak(HEALTH + b"X-Filler: " + b"a" * 60_000 + b"\r\n\r\n")) == [200]
 
 
@@ -145,7 +145,7 @@ def test_trailers_are_not_headers(speak: Speak, world: World) -> None:
     assert statuses(answer) == [401]
 
 
-def test_lines_in_what_is_sent_back(speak: Speak, world: World) -> None:
+def test_line_breaks_in_ids_and_names_are_not_sent_back(speak: Speak, world: World) -> None:
     """No answer has a line that a request smuggled into an id, an address or a name."""
     evil = b"%0d%0aX-Evil:%20yes"
     for request in (
@@ -172,7 +172,7 @@ def test_no_answer_is_made_of_the_host(speak: Speak, world: World, host: bytes, 
     assert b"http://evil.example" not in answer
 
 
-def test_a_body_that_ends_too_early(address: tuple[str, int], post: bytes, world: World) -> None:
+def test_body_that_ends_too_early_changes_nothing(address: tuple[str, int], post: bytes, world: World) -> None:
     """Nothing is done with half a body, and of half a file no more is said to be there than was sent."""
     assert statuses(exchange(address, post + b'Content-Length: 50\r\n\r\n{"name":"half"}', gone=True)) == []
     assert world.service.admin.get("/families/half").status_code == 404
@@ -185,7 +185,7 @@ def test_a_body_that_ends_too_early(address: tuple[str, int], post: bytes, world
     assert 0 <= offset <= 10
 
 
-def test_an_upload_that_says_less_than_it_sends(speak: Speak, world: World) -> None:
+def test_bytes_beyond_the_content_length_are_not_kept(speak: Speak, world: World) -> None:
     """What goes beyond Content-Length is no part of the file, and no request."""
     draft = world.draft(world.new_patch(), world.files()).json()
     url = next(upload["url"] for upload in draft["uploads"] if upload["path"] == CONFIG)

@@ -19,7 +19,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize("name", [*LOOKALIKES.values(), *PATHS])
-def test_no_name(world: World, name: str) -> None:
+def test_lookalike_name_is_refused(world: World, name: str) -> None:
     """Neither family, release, owner, patch, alias nor holder of a token or grant can be called so."""
     models = str(world.patch_dir.parent / "v1")
     admin = world.service.admin
@@ -38,7 +38,7 @@ def test_no_name(world: World, name: str) -> None:
 @pytest.mark.parametrize(
     "name", [*LOOKALIKES.values(), *PATHS, "%00", "%2f", "%5c", "..%2f..%2fetc", "%c0%ae", "%ff", "nul", "con"]
 )
-def test_no_name_finds_what_is_called_otherwise(world: World, name: str) -> None:
+def test_lookalike_name_finds_nothing(world: World, name: str) -> None:
     """In an address too: nothing is folded, normalised or cut to a name that is there."""
     quoted = name.replace("?", "%3f").replace("#", "%23").replace("\r", "%0d").replace("\n", "%0a").replace("\t", "%09")
     version = "/patches/acme/tone/versions/1/files"
@@ -55,7 +55,7 @@ def test_no_name_finds_what_is_called_otherwise(world: World, name: str) -> None
 
 
 @pytest.mark.parametrize("alias", [*list(LOOKALIKES.values()), "a--b", "7", "main", "a.", "a" * 65])
-def test_no_alias(world: World, alias: str) -> None:
+def test_lookalike_alias_is_refused(world: World, alias: str) -> None:
     answer = world.acme("PUT", f"/patches/acme/tone/aliases/{alias}", json={"version": "1"})
     assert world.check(answer) == "request.name", answer.text
 
@@ -84,7 +84,7 @@ SPOILT = [
 
 
 @pytest.mark.parametrize("path", SPOILT)
-def test_files_beside_a_patch(world: World, path: str) -> None:
+def test_lookalike_file_beside_a_patch_is_left_out(world: World, path: str) -> None:
     """Only the very names that belong to a patch are kept, whatever is like them is left out under the name that it has."""
     files = world.files()
     draft = world.draft(world.new_patch(), files | {path: b"{}"}).json()
@@ -94,7 +94,7 @@ def test_files_beside_a_patch(world: World, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", [*SPOILT, "..%2f..%2fadmin-token", "%2e%2e/%2e%2e/admin-token", "....//admin-token", "0", "1"])
-def test_files_of_an_upload(world: World, path: str) -> None:
+def test_upload_to_a_file_that_was_not_announced_is_refused(world: World, path: str) -> None:
     """Bytes go to files that were announced, by the names that they were announced by; nothing else is written."""
     upload = world.draft(world.new_patch(), world.files()).json()["id"]
     before = {found for found in world.service.data.rglob("*") if found.is_file()}

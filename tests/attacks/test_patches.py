@@ -34,7 +34,7 @@ def write_factors(patch: Path, a: Tensor, b: Tensor) -> None:
 
 @pytest.mark.parametrize("pattern", ["7fc00000", "7f800000", "ff800000", "ffffffff", "7f800001"])
 @pytest.mark.parametrize("place", [0, 15])
-def test_one_value_that_is_not_a_number(pattern: str, place: int, base: Path, patch: Path, refusal: Refusal) -> None:
+def test_patch_with_one_nan_is_refused(pattern: str, place: int, base: Path, patch: Path, refusal: Refusal) -> None:
     """One NaN in one tenant's patch gave NaN to other tenants of the same engine (reference/hosting-and-peft.md, 1.1)."""
     content = bytearray(A[2])
     content[4 * place : 4 * place + 4] = bytes.fromhex(pattern)[::-1]
@@ -44,7 +44,7 @@ def test_one_value_that_is_not_a_number(pattern: str, place: int, base: Path, pa
     assert error.data["count"] == 1
 
 
-def test_a_value_that_is_not_a_number_far_inside_a_big_patch(tmp_path: Path, refusal: Refusal) -> None:
+def test_nan_at_the_end_of_a_large_patch_is_refused(tmp_path: Path, refusal: Refusal) -> None:
     """The last element of a factor that is read in several parts."""
     columns = 5 * 2**20
     big = bytearray(2 * columns)
@@ -55,7 +55,7 @@ def test_a_value_that_is_not_a_number_far_inside_a_big_patch(tmp_path: Path, ref
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F32"])
-def test_finite_factors_with_an_infinite_product(dtype: str, tmp_path: Path) -> None:
+def test_finite_factors_with_an_infinite_product_are_refused(dtype: str, tmp_path: Path) -> None:
     """Every value of the file is finite; their product is not, in the dtype of the base."""
     size = 200.0 if dtype == "F16" else 1e30
     values = encode(np.full(48, size), "F32")
@@ -72,7 +72,7 @@ def test_finite_factors_with_an_infinite_product(dtype: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("stored", "asked", "value"), [("F32", "float16", 1e5), ("BF16", "float16", 2.0**17), ("F32", "bfloat16", 3.4e38)]
 )
-def test_a_base_that_does_not_fit_into_the_dtype_asked_for(
+def test_base_that_overflows_the_requested_dtype_is_refused(
     stored: str, asked: str, value: float, patch: Path, tmp_path: Path
 ) -> None:
     """Also where the patch changes nothing: one value of another tensor becomes infinite."""
@@ -109,20 +109,20 @@ def test_pickles_beside_the_weights_are_never_opened(base: Path, patch: Path, tm
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
 
 
-def test_a_pickle_named_safetensors(base: Path, patch: Path, tmp_path: Path, refusal: Refusal) -> None:
+def test_pickle_named_safetensors_is_refused(base: Path, patch: Path, tmp_path: Path, refusal: Refusal) -> None:
     (patch / "adapter_model.safetensors").write_bytes(pickle.dumps(Bomb(tmp_path / "proof")))
     assert refusal(base, patch).code == "header.too_large"
     assert not (tmp_path / "proof").exists()
 
 
 @pytest.mark.parametrize("value", [{"AutoModel": "evil.Model"}, {}, None, "evil"])
-def test_remote_code_in_the_configuration_of_a_patch(value: object, base: Path, patch: Path, refusal: Refusal) -> None:
+def test_remote_code_in_a_configuration_is_refused(value: object, base: Path, patch: Path, refusal: Refusal) -> None:
     write_adapter_config(patch, r=2, target_modules=["q_proj"], auto_map=value)
     assert refusal(base, patch).code == "adapter.unknown_field"
 
 
 @pytest.mark.parametrize("code", ["adapter.dora", "adapter.bias", "adapter.embedding", "adapter.unknown_tensor"])
-def test_a_harmless_configuration_over_a_file_with_more(code: str, base: Path, patch: Path, refusal: Refusal) -> None:
+def test_tensors_beyond_the_configuration_are_refused(code: str, base: Path, patch: Path, refusal: Refusal) -> None:
     """What the configuration keeps quiet about is found in the file."""
     name = {
         "adapter.dora": f"base_model.model.{MODULE}.lora_magnitude_vector",
@@ -136,20 +136,20 @@ def test_a_harmless_configuration_over_a_file_with_more(code: str, base: Path, p
     assert refusal(base, patch).code == code
 
 
-def test_a_deep_configuration(base: Path, patch: Path, refusal: Refusal) -> None:
+def test_deeply_nested_configuration_is_refused(base: Path, patch: Path, refusal: Refusal) -> None:
     (patch / "adapter_config.json").write_text('{"peft_type":' * 100_000)
     assert refusal(base, patch).code == "adapter.invalid_config"
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "utf-8-sig"])
-def test_a_configuration_in_another_encoding(encoding: str, base: Path, patch: Path, refusal: Refusal) -> None:
+def test_configuration_in_another_encoding_is_refused(encoding: str, base: Path, patch: Path, refusal: Refusal) -> None:
     """PEFT cannot read it: it would be published, ported here, and fail on every engine."""
     config = patch / "adapter_config.json"
     config.write_text(config.read_text(), encoding)
     assert refusal(base, patch).code == "adapter.invalid_config"
 
 
-def test_one_key_twice(base: Path, patch: Path, tmp_path: Path) -> None:
+def test_last_of_two_equal_keys_counts(base: Path, patch: Path, tmp_path: Path) -> None:
     """JSON allows it and PEFT takes the last; so do we."""
     text = json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 0, "target_modules": ["q_proj"]})
     (patch / "adapter_config.json").write_text(text[:-1] + ', "lora_alpha": 4}')
@@ -165,7 +165,7 @@ CROSSED = ("F32", (2, 8), A[2][:32] + bytes(32)), ("F32", (6, 2), (bytes(4) + b"
 
 
 @pytest.mark.parametrize("pair", [(A, ZEROS["B"]), (ZEROS["A"], B), CROSSED, (A, B)], ids=["B", "A", "crossed", "alpha"])
-def test_a_patch_of_zeros(pair: tuple[Tensor, Tensor], base: Path, patch: Path, refusal: Refusal) -> None:
+def test_patch_of_zeros_is_refused(pair: tuple[Tensor, Tensor], base: Path, patch: Path, refusal: Refusal) -> None:
     """200 OK and no effect is what users complain of most."""
     write_factors(patch, *pair)
     if pair == (A, B):
@@ -178,7 +178,7 @@ def test_a_patch_of_zeros(pair: tuple[Tensor, Tensor], base: Path, patch: Path, 
 
 
 @pytest.mark.parametrize("at", [0, 1])
-def test_one_module_with_an_effect_is_enough(at: int, tmp_path: Path) -> None:
+def test_patch_with_one_effective_module_is_accepted(at: int, tmp_path: Path) -> None:
     """Trainings leave modules untouched; which one is not does not matter."""
     modules = [MODULE, "model.layers.1.self_attn.q_proj"]
     base = write_base(tmp_path / "base", {f"{m}.weight": matrix((6, 8), "BF16", i) for i, m in enumerate(modules)})

@@ -60,7 +60,7 @@ def selector(**settings: Any) -> Selector:
 
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("pattern", BACKTRACKING)
-def test_backtracking_costs_nothing(field: str, pattern: str) -> None:
+def test_pattern_made_for_backtracking_is_matched_in_seconds(field: str, pattern: str) -> None:
     """A hundred module names made for it, in seconds at most."""
     chosen = selector(**FIELDS[field](pattern))
     start = time.process_time()
@@ -103,7 +103,9 @@ HEAVY = "([^b]{1,30}){1,30}"
         ("adapter.pattern", [f"{HEAVY}{i}" for i in range(20)]),
     ],
 )
-def test_many_patterns(code: str, keys: list[str], field: str, base: Path, patch: Path, refusal: Refusal) -> None:
+def test_many_patterns_are_accepted_up_to_their_limit(
+    code: str, keys: list[str], field: str, base: Path, patch: Path, refusal: Refusal
+) -> None:
     """As many as a model has modules are fine (here the rank disagrees); what would take minutes is refused at once."""
     settings = {"r": 9, "target_modules": ["q_proj"], field: dict.fromkeys(keys, 2)}
     write_adapter_config(patch, **settings)

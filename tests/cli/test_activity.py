@@ -61,7 +61,7 @@ def test_events_are_listed_and_followed(service: Service, port: str, models: Pat
             follower.terminate()
 
 
-def test_pull_by_id_and_what_a_name_means(service: Service, port: str, tmp_path: Path) -> None:
+def test_pull_by_name_takes_plain_addition_and_other_recipes_by_id(service: Service, port: str, tmp_path: Path) -> None:
     """A name means plain addition: other recipes are refused by name, with their ids, and pulled by id."""
     env = service.variables()
     unclear = invoke("pull", "busy/tone", tmp_path / "out", "--on", "v1", **env)
@@ -76,7 +76,7 @@ def test_pull_by_id_and_what_a_name_means(service: Service, port: str, tmp_path:
     assert "[port.unknown]" in invoke("pull", "prt_none", tmp_path / "other", **env).stderr
 
 
-def test_retire(service: Service, port: str, tmp_path: Path) -> None:
+def test_retire_command_retires_a_port_once(service: Service, port: str, tmp_path: Path) -> None:
     """A retired port is not handed out any more, and cannot be retired twice."""
     env = service.variables()
     fresh = json.loads(invoke("port", "busy/tone", "--to", "v1", "--json", **env).stdout)["id"]
@@ -85,7 +85,7 @@ def test_retire(service: Service, port: str, tmp_path: Path) -> None:
     assert "[state.move]" in invoke("retire", fresh, **env).stderr
 
 
-def test_the_trail_is_lines_of_json(service: Service, port: str, tmp_path: Path) -> None:
+def test_audit_command_writes_lines_of_json(service: Service, port: str, tmp_path: Path) -> None:
     """To standard output, or added to a file; where that cannot be written, the sentence is JSON too if asked for."""
     env, out = service.variables(), tmp_path / "trail.jsonl"
     shown = invoke("audit", "--json", **env)

@@ -59,7 +59,9 @@ def refused(ended: Result, code: str, exit_code: int = 1) -> str:
     return str(ended.stderr)
 
 
-def test_in_and_out(here: Callable[..., Result], issuer: Issuer, trusting: Service, home: Path) -> None:
+def test_login_keeps_a_token_and_logout_revokes_it(
+    here: Callable[..., Result], issuer: Issuer, trusting: Service, home: Path
+) -> None:
     """Address and code are shown; the token is kept where only the user may read it, used, revoked and forgotten."""
     assert refused(here("ls", "patches"), "client.token", 2).count("portllm login") == 1
     issuer.device_answers += [{"error": "authorization_pending"}, {"error": "slow_down"}]
@@ -98,7 +100,7 @@ def test_login_for_programs(here: Callable[..., Result], trusting: Service) -> N
     assert json.loads(here("logout", "--json").stdout) == {"url": trusting.url}
 
 
-def test_a_login_that_is_over(here: Callable[..., Result], trusting: Service, home: Path) -> None:
+def test_expired_login_names_the_remedy(here: Callable[..., Result], trusting: Service, home: Path) -> None:
     """One sentence says what to do; one that was revoked elsewhere can still be forgotten; a broken file holds none."""
     credentials.keep(trusting.url, Login("plt_x", "2020-01-01T00:00:00+00:00"))
     assert "portllm login" in refused(here("ls", "patches"), "client.login_over")
@@ -122,7 +124,9 @@ def test_a_login_that_is_over(here: Callable[..., Result], trusting: Service, ho
         ([{"unknown": 1}], "login.issuer", "no issuer's"),
     ],
 )
-def test_logins_that_fail(here: Callable[..., Result], issuer: Issuer, answers: list[Any], code: str, hint: str) -> None:
+def test_failed_login_keeps_nothing(
+    here: Callable[..., Result], issuer: Issuer, answers: list[Any], code: str, hint: str
+) -> None:
     issuer.device_answers += answers
     assert hint in refused(here("login"), code)
 
@@ -139,13 +143,15 @@ def test_logins_that_fail(here: Callable[..., Result], issuer: Issuer, answers: 
         ("/token", {"access_token": "x"}, "id_token"),
     ],
 )  # fmt: skip
-def test_an_issuer_that_does_not_offer_it(here: Callable[..., Result], issuer: Issuer, path: str, answer: Any, hint: str) -> None:
+def test_login_at_an_issuer_without_device_grant_is_refused(
+    here: Callable[..., Result], issuer: Issuer, path: str, answer: Any, hint: str
+) -> None:
     """Nothing is kept, and nothing that an issuer says moves the cursor."""
     issuer.answers[path] = (200, json.loads(json.dumps(answer).replace("{url}", issuer.url)), {})
     assert hint in refused(here("login"), "login.issuer")
 
 
-def test_which_issuer(here: Callable[..., Result], issuer: Issuer, service: Service) -> None:
+def test_login_at_an_issuer_that_is_not_trusted_is_refused(here: Callable[..., Result], issuer: Issuer, service: Service) -> None:
     """Only those that offer a login; a registry without any says so."""
     assert here("login", "--issuer", issuer.url).exit_code == 0
     assert issuer.url in refused(here("login", "--issuer", "https://ci.example"), "login.none")
@@ -165,7 +171,7 @@ class Clock(device_login.Waiting):
         self.pauses.append(seconds)
 
 
-def test_as_often_as_the_issuer_wants(issuer: Issuer) -> None:
+def test_login_polls_at_the_interval_of_the_issuer(issuer: Issuer) -> None:
     """RFC 8628, 3.5: its interval, five seconds more for every slow_down, and not longer than it waits itself."""
     shown: list[Any] = []
     issuer.answers.clear()
@@ -185,7 +191,7 @@ def test_as_often_as_the_issuer_wants(issuer: Issuer) -> None:
     issuer.device_start = {"interval": 0, "expires_in": 60}
 
 
-def test_an_issuer_that_is_gone() -> None:
+def test_login_at_an_unreachable_issuer_is_refused() -> None:
     with issuing() as gone:
         url = gone.url
     with pytest.raises(RefusedError, match="cannot be asked"):
@@ -195,7 +201,9 @@ def test_an_issuer_that_is_gone() -> None:
             device_login.identity_token(url, CLIENT, ["openid"], lambda *_: None)
 
 
-def test_exchange(here: Callable[..., Result], issuer: Issuer, trusting: Service, tmp_path: Path, home: Path) -> None:
+def test_exchange_command_prints_the_token(
+    here: Callable[..., Result], issuer: Issuer, trusting: Service, tmp_path: Path, home: Path
+) -> None:
     """From a file, the environment or standard input; the token is printed and kept nowhere."""
     token = issuer.token(groups="ml-team")
     file = tmp_path / "id-token"

@@ -37,7 +37,7 @@ COMMANDS = [
 ]
 
 
-def test_nothing_is_asked_for_another_thing(tmp_path: Path) -> None:
+def test_name_that_would_address_something_else_is_refused(tmp_path: Path) -> None:
     """Refused as wrong usage, before the registry is asked for anything."""
     asked: list[str] = []
 
@@ -55,14 +55,14 @@ def test_nothing_is_asked_for_another_thing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["v1", "a b", "100%", "a%2Fb", "%2e%2e", "ä?#&", "x:y:z", "...", 7])
-def test_what_is_a_name_arrives_as_it_was_given(name: object) -> None:
+def test_name_is_escaped_once(name: object) -> None:
     """Escaped once, so that the service reads what was typed."""
     assert unquote(segment(name)) == str(name)
     assert re.fullmatch(r"[A-Za-z0-9._~%-]+", segment(name))
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "a\nb", "a\0b", "\udcff"])
-def test_what_is_none_is_refused(name: str) -> None:
+def test_invalid_name_is_refused_on_one_line(name: str) -> None:
     """With a sentence on one line."""
     with pytest.raises(RefusedError) as refused:
         segment(name)
@@ -70,7 +70,7 @@ def test_what_is_none_is_refused(name: str) -> None:
     assert refused.value.message.isprintable()
 
 
-def test_a_file_is_asked_for_under_its_own_name() -> None:
+def test_path_of_a_file_is_escaped() -> None:
     """Each part is escaped; a path that an address would shorten is another file's."""
     assert file_path("sub/a b?.json") == "sub/a%20b%3F.json"
     for path in ("a/./b", "a//b", "a/../b", "/a", "a/"):
@@ -78,7 +78,7 @@ def test_a_file_is_asked_for_under_its_own_name() -> None:
             file_path(path)
 
 
-def test_an_id_of_the_registry_stays_in_its_place(tmp_path: Path) -> None:
+def test_id_from_the_registry_that_is_no_name_is_refused(tmp_path: Path) -> None:
     """Also what a registry answers becomes a part of an address only where it is a name."""
     asked: list[str] = []
 

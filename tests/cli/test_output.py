@@ -41,7 +41,7 @@ PRINTERS: dict[str, Callable[[str], Any]] = {
 
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("printer", PRINTERS)
-def test_text_of_others_is_printed_as_text(
+def test_control_characters_and_markup_are_escaped(
     printer: str, text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
@@ -54,7 +54,7 @@ def test_text_of_others_is_printed_as_text(
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_json_keeps_its_value(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_output_keeps_values(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Programs read what was said; only the spelling of control characters differs."""
     print_json({"a": text, "\U000e0041": "\u00e9\u4e2d"})
     out = capsys.readouterr().out
@@ -63,14 +63,14 @@ def test_json_keeps_its_value(text: str, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize("text", ["a\nportllm: all is well", "a\r\nb", "a\tb"])
-def test_a_line_stays_one_line(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_line_breaks_are_escaped(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     say(text)
     failing(text)
     printed = capsys.readouterr()
     assert (printed.out.count("\n"), printed.err.count("\n")) == (1, 1)
 
 
-def test_the_label_of_a_progress_bar_is_text(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_label_of_a_progress_bar_is_escaped(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """On a terminal, where the bar itself is drawn by escape sequences."""
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setenv("TERM", "dumb")

@@ -94,7 +94,7 @@ def seconds(client: socket.socket) -> float:
     return time.monotonic() - began
 
 
-def test_what_is_right_is_answered(connect: Callable[[], socket.socket]) -> None:
+def test_valid_requests_are_answered(connect: Callable[[], socket.socket]) -> None:
     """Also many requests on a connection, a large body, and a head near its bounds."""
     many = b"".join(b"X-%d: y\r\n" % number for number in range(MAX_HEADERS - 3))
     with connect() as client:
@@ -122,7 +122,7 @@ def test_what_is_right_is_answered(connect: Callable[[], socket.socket]) -> None
     ],
     ids=["many", "long", "large", "endless", "trailer"],
 )
-def test_too_large_a_head(connect: Callable[[], socket.socket], head: bytes) -> None:
+def test_head_that_is_too_large_is_431(connect: Callable[[], socket.socket], head: bytes) -> None:
     """431 and the connection ends, whether its end comes or not; nothing of it is kept."""
     with connect() as client:
         with suppress(ConnectionError):
@@ -131,15 +131,15 @@ def test_too_large_a_head(connect: Callable[[], socket.socket], head: bytes) -> 
         assert answer == b"" or answer.startswith(b"HTTP/1.1 431 ")
 
 
-def test_too_long_an_address(connect: Callable[[], socket.socket]) -> None:
+def test_address_that_is_too_long_is_refused(connect: Callable[[], socket.socket]) -> None:
     with connect() as client:
         with suppress(ConnectionError):
             client.sendall(b"GET /?" + b"q" * (MAX_HEAD_BYTES + 1) + b" HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert everything(client).startswith((b"HTTP/1.1 431 ", b""))
+        assert everything(client)[:13] in (b"HTTP/1.1 431 ", b"")
 
 
 @pytest.mark.parametrize("begun", [b"", b"\r\n", b"GET / HTTP/1.1\r\n", GET], ids=["nothing", "empty line", "line", "header"])
-def test_a_head_that_does_not_end(connect: Callable[[], socket.socket], begun: bytes) -> None:
+def test_head_that_does_not_end_loses_its_connection(connect: Callable[[], socket.socket], begun: bytes) -> None:
     """Its connection ends after a while, also where a byte comes now and then."""
     with connect() as client:
         client.sendall(begun)
@@ -157,7 +157,7 @@ def test_a_head_that_does_not_end(connect: Callable[[], socket.socket], begun: b
         dripping.join()
 
 
-def test_a_body_that_stands_still(connect: Callable[[], socket.socket]) -> None:
+def test_body_that_stands_still_loses_its_connection(connect: Callable[[], socket.socket]) -> None:
     """It may take long as long as something comes; when nothing does any more, the connection ends."""
     with connect() as client:
         client.sendall(GET + b"Content-Length: 1000\r\n\r\n")
@@ -221,7 +221,7 @@ def test_an_early_answer_arrives_and_the_rest_of_a_large_body_ends_the_connectio
         assert sent < 2**26
 
 
-def test_a_client_that_takes_nothing(connect: Callable[[], socket.socket]) -> None:
+def test_client_that_reads_nothing_loses_its_connection(connect: Callable[[], socket.socket]) -> None:
     """An answer that waits for its client is given up; a client that is slow is not."""
     with connect() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
@@ -238,7 +238,7 @@ def test_a_client_that_takes_nothing(connect: Callable[[], socket.socket]) -> No
         assert time.monotonic() - began > IDLE
 
 
-def test_whoever_waits_for_us_is_kept(connect: Callable[[], socket.socket]) -> None:
+def test_client_that_waits_for_an_answer_keeps_its_connection(connect: Callable[[], socket.socket]) -> None:
     """An answer that takes its time is not the client's fault; nor is a kept connection that is used again."""
     with connect() as client:
         for _ in range(2):
@@ -249,7 +249,9 @@ def test_whoever_waits_for_us_is_kept(connect: Callable[[], socket.socket]) -> N
 @pytest.mark.parametrize(
     ("trusted", "seen"), [([], "127.0.0.1"), (["127.0.0.1"], "192.0.2.7"), (["10.0.0.0/8", "127.0.0.0/8"], "192.0.2.7")]
 )
-def test_whom_a_proxy_speaks_for(trusted: list[str], seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forwarded_address_counts_from_trusted_proxies_only(
+    trusted: list[str], seen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only where settings name it: otherwise anybody could be anybody."""
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
     with served(trusted_proxies=trusted) as connecting, connecting() as client:

@@ -74,7 +74,9 @@ def published(service: Service, models: Path) -> Path:
         ("merge {models}/wide {models}/patch {tmp}/out", "port.shape", "another size or family", 1),
     ],
 )  # fmt: skip
-def test_sentence(service: Service, published: Path, tmp_path: Path, command: str, code: str, hint: str, exit_code: int) -> None:
+def test_error_is_one_line_on_stderr_and_an_object_in_json(
+    service: Service, published: Path, tmp_path: Path, command: str, code: str, hint: str, exit_code: int
+) -> None:
     """As text: one line on standard error. With --json: the same error as an object on standard output too."""
     variables = service.variables()
     words = command.format(models=published, tmp=tmp_path).split()
@@ -122,7 +124,7 @@ def test_a_rejected_release_is_an_error_in_json_too(service: Service, tmp_path: 
     assert (told["name"], told["state"]) == ("v1", "rejected")
 
 
-def test_no_token(service: Service) -> None:
+def test_missing_token_names_where_the_first_one_is(service: Service) -> None:
     """Says where the first token is."""
     ended = invoke("ls", "patches", PORTLLM_URL=service.url)
     _check(ended, "client.token", 2)
@@ -130,7 +132,7 @@ def test_no_token(service: Service) -> None:
     assert "admin-token" in ended.stderr
 
 
-def test_no_service() -> None:
+def test_unreachable_service_is_named() -> None:
     """Nobody listens at the address."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
@@ -147,7 +149,7 @@ def test_a_token_may_end_in_a_line_break(service: Service) -> None:
     assert invoke("ls", "patches", **variables).exit_code == 0
 
 
-def test_patch_directory_that_is_none(service: Service, published: Path, tmp_path: Path) -> None:
+def test_missing_patch_directory_is_wrong_usage(service: Service, published: Path, tmp_path: Path) -> None:
     """A path that is not there or is a file is wrong usage, and named."""
     for path in (tmp_path / "nowhere", published / "patch/adapter_config.json"):
         ended = invoke("patch", "push", "said/x", path, "--family", "said", "--trained-on", "v1", **service.variables())

@@ -62,7 +62,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, Iterator[list[str]]]:
     return known
 
 
-def test_what_is_allowed_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_allowed_request_returns_status_headers_and_body(monkeypatch: pytest.MonkeyPatch) -> None:
     """Status, headers and body, also of an error; proxies of the environment have no say."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
@@ -83,21 +83,21 @@ def test_what_is_allowed_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
         "https://[fe80::1%25eth0]/", "https://exa mple.com/", "https://\x00/",
     ],
 )  # fmt: skip
-def test_urls_that_are_not_asked(url: str, names: dict[str, Iterator[list[str]]]) -> None:
+def test_invalid_url_is_refused_without_a_lookup(url: str, names: dict[str, Iterator[list[str]]]) -> None:
     """By their form: no name is looked up for them."""
     names["example.com"] = iter(())
     refusal(url)
 
 
 @pytest.mark.parametrize("host", ["2130706433", "0177.0.0.1", "0x7f.0.0.1", "0x7f000001", "127.1", "0127.0.0.1", "134744072"])
-def test_other_spellings_of_ipv4(host: str) -> None:
+def test_unusual_spelling_of_an_ipv4_address_is_refused(host: str) -> None:
     """Whatever they stand for, this machine or all the world's resolver (8.8.8.8)."""
     for scheme in ("https", "http"):
         refusal(f"{scheme}://{host}/", Reach(http_hosts=frozenset({host})))
 
 
 @pytest.mark.parametrize("address", PRIVATE.split())
-def test_addresses_that_are_not_the_internets(address: str) -> None:
+def test_private_address_is_refused(address: str) -> None:
     """Written in the URL, nothing is connected to."""
     began = time.monotonic()
     refused = refusal(f"https://{f'[{address}]' if ':' in address else address}/", Reach())
@@ -106,12 +106,12 @@ def test_addresses_that_are_not_the_internets(address: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "192.30.255.113", "2606:4700::1111", "2a00:1450:4001:80b::200e"])
-def test_addresses_of_the_internet(address: str) -> None:
+def test_public_address_is_allowed(address: str) -> None:
     assert is_global(ip_address(address))
     assert Reach().admits("anything.example", ip_address(address))
 
 
-def test_what_a_name_opens() -> None:
+def test_allowed_host_may_be_private_but_not_link_local() -> None:
     """A name that is allowed may be private, but never the place where clouds keep a machine's secrets; a network may."""
     reach = Reach(frozenset({"Issuer.Corp."}), (ip_network("169.254.169.0/24"),))
     for address in ("10.0.0.1", "127.0.0.1", "::1", "fd12::1"):
@@ -122,7 +122,7 @@ def test_what_a_name_opens() -> None:
     assert reach.admits("other.corp", ip_address("169.254.169.7"))
 
 
-def test_a_name_that_resolves_to_a_private_address(names: dict[str, Iterator[list[str]]]) -> None:
+def test_host_that_resolves_to_a_private_address_is_refused(names: dict[str, Iterator[list[str]]]) -> None:
     """Nothing reaches the server; what it resolved to is not told."""
     with site(http(SECRET.encode())) as served:
         names["evil.example"] = itertools.repeat(["127.0.0.1"])
@@ -131,7 +131,7 @@ def test_a_name_that_resolves_to_a_private_address(names: dict[str, Iterator[lis
     assert served.requests == []
 
 
-def test_a_name_that_changes_its_mind(names: dict[str, Iterator[list[str]]]) -> None:
+def test_host_is_resolved_once_against_rebinding(names: dict[str, Iterator[list[str]]]) -> None:
     """Rebinding: allowed when it is judged, another when it is connected to. It is asked once, and that answer counts."""
     with site(http(SECRET.encode())) as served:
         answers = iter([["127.0.0.9"], ["127.0.0.1"], ["127.0.0.1"]])
@@ -142,7 +142,7 @@ def test_a_name_that_changes_its_mind(names: dict[str, Iterator[list[str]]]) -> 
     assert served.requests == []
 
 
-def test_of_several_addresses_only_the_allowed(names: dict[str, Iterator[list[str]]]) -> None:
+def test_only_allowed_addresses_of_a_host_are_connected_to(names: dict[str, Iterator[list[str]]]) -> None:
     """What is not allowed is passed over, in whatever order; a dead one does not hide the next."""
     with site(http(b"here")) as served:
         reach = Reach(networks=(ip_network("127.0.0.1/32"), ip_network("127.0.0.2/32")), http_hosts=frozenset({"two.example"}))
@@ -150,7 +150,7 @@ def test_of_several_addresses_only_the_allowed(names: dict[str, Iterator[list[st
         assert ask(f"http://two.example:{served.port}/", reach).body == b"here"
 
 
-def test_ipv6_literals() -> None:
+def test_ipv6_literal_is_judged_by_its_address() -> None:
     with site(http(b"six"), host="::1") as served:
         url = f"http://[::1]:{served.port}/"
         assert ask(url, Reach(frozenset({"::1"}), http_hosts=frozenset({"::1"}))).body == b"six"
@@ -158,7 +158,7 @@ def test_ipv6_literals() -> None:
     assert len(served.requests) == 1
 
 
-def test_a_name_that_nobody_knows_and_one_that_takes_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_that_does_not_resolve_in_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system's resolver has no limit of ours, and is not waited for."""
     real = socket.getaddrinfo
 
@@ -180,7 +180,7 @@ def test_a_name_that_nobody_knows_and_one_that_takes_for_ever(monkeypatch: pytes
     "target",
     ["http://127.0.0.2:{port}/", "http://169.254.169.254/latest/meta-data", "//127.0.0.2:{port}/", "http://[::1]:{port}/"],
 )
-def test_a_redirect_to_where_it_must_not_go(target: str) -> None:
+def test_redirect_to_a_private_address_is_refused(target: str) -> None:
     """Each hop is judged like the first."""
     reach = Reach(HERE, http_hosts=HERE | {"127.0.0.2", "169.254.169.254", "::1"}, redirects=3)
     with site(http(SECRET.encode()), host="127.0.0.2") as inner:
@@ -196,7 +196,7 @@ def test_redirects_are_not_followed_by_default() -> None:
         assert inner.requests == []
 
 
-def test_redirects_that_are_allowed() -> None:
+def test_allowed_redirects_are_followed_up_to_a_limit() -> None:
     """At most so many; a method is kept where the status says so; what is secret stays with its origin."""
     reach = Reach(HERE, http_hosts=HERE, redirects=2)
     sent = {"Authorization": f"Bearer {SECRET}", "Cookie": SECRET, "X-Api-Key": SECRET, "Accept": "text/plain"}
@@ -247,7 +247,7 @@ def test_tls_is_verified_against_the_name(trusted: Any, names: dict[str, Iterato
     connections._tls.cache_clear()
 
 
-def test_never_from_https_to_http(trusted: Any, names: dict[str, Iterator[list[str]]]) -> None:
+def test_redirect_from_https_to_http_is_refused(trusted: Any, names: dict[str, Iterator[list[str]]]) -> None:
     names["name.example"] = itertools.repeat(["127.0.0.1"])
     reach = Reach(HERE | {"name.example"}, http_hosts=HERE, redirects=1)
     with site(http(b"plain")) as plain, site(http(b"", "302 F", f"Location: {plain.url}/"), trusted) as safe:
@@ -277,7 +277,7 @@ def drip(head: bytes, piece: bytes = b"x") -> Any:
         lambda _, __: time.sleep(3),
     ],
 )
-def test_the_deadline_is_for_all_of_it(answer: Any) -> None:
+def test_deadline_covers_the_whole_request(answer: Any) -> None:
     """No single wait is long; all of them together are."""
     with site(answer) as served:
         began = time.monotonic()
@@ -285,7 +285,7 @@ def test_the_deadline_is_for_all_of_it(answer: Any) -> None:
         assert time.monotonic() - began < 2.9
 
 
-def test_what_does_not_speak_http() -> None:
+def test_server_that_does_not_speak_http_is_refused() -> None:
     for bad in (b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort", b""):
         with site(bad) as served:
             refusal(served.url, code="outgoing.unreachable")
@@ -294,7 +294,7 @@ def test_what_does_not_speak_http() -> None:
     refusal(f"http://127.0.0.1:{port}/?token={SECRET}", code="outgoing.unreachable")
 
 
-def test_headers_without_end() -> None:
+def test_endless_headers_are_refused() -> None:
     def send(_: bytes, send: Send) -> None:
         send(b"HTTP/1.1 200 OK\r\n")
         for number in range(100_000):
@@ -304,7 +304,7 @@ def test_headers_without_end() -> None:
         refusal(served.url, code="outgoing.unreachable")
 
 
-def test_a_body_without_end() -> None:
+def test_endless_body_is_refused() -> None:
     """Announced or not; no more of it is read than is allowed."""
     with site(http(b"x" * 5000)) as served:
         refusal(served.url, Reach(HERE, http_hosts=HERE, max_bytes=4999), "outgoing.too_large")
@@ -322,7 +322,7 @@ def test_a_body_without_end() -> None:
     assert sum(sent) < 2**26
 
 
-def test_a_gzip_bomb() -> None:
+def test_gzip_bomb_is_refused_in_bounded_memory() -> None:
     """A gigabyte in a megabyte: refused, and not much more memory than the limit was ever used for it."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     zeros = packer.compress(bytes(2**24)) + packer.flush(zlib.Z_FULL_FLUSH)  # a piece that can be repeated
@@ -336,7 +336,7 @@ def test_a_gzip_bomb() -> None:
     assert peak < 2**23, peak
 
 
-def test_packed_bodies() -> None:
+def test_gzip_body_is_unpacked() -> None:
     """gzip is unpacked, whole ones only; nothing else was asked for."""
     packed = gzip.compress(b"many words " * 100)
     with site(http(packed, "200 OK", "Content-Encoding: gzip")) as served:
@@ -346,7 +346,7 @@ def test_packed_bodies() -> None:
             assert "packed" in refusal(served.url, code="outgoing.unreachable").detail
 
 
-def test_no_secret_is_told() -> None:
+def test_errors_contain_no_secret() -> None:
     """Not in refusals, and not in their causes' sentences."""
     with site(b"nonsense\r\n\r\n") as served:
         url = f"{served.url}/path?key={SECRET}#{SECRET}"
@@ -363,7 +363,7 @@ def drain(url: str, reach: Reach, taken: list[bytes]) -> None:
         taken.extend(answer.pieces)
 
 
-def test_a_stream_comes_in_pieces() -> None:
+def test_stream_yields_pieces_and_headers() -> None:
     """With the headers of the first answer and of the last; a range goes on to where it is redirected, a token does not."""
     hosts = HERE | {"localhost"}
     reach = replace(LOCAL, private_hosts=hosts, http_hosts=hosts, redirects=1, max_bytes=10**6)
@@ -382,7 +382,7 @@ def test_a_stream_comes_in_pieces() -> None:
     assert SECRET.encode() in hub.requests[0]
 
 
-def test_a_stream_that_breaks_off() -> None:
+def test_stream_that_breaks_off_is_an_error_after_its_pieces() -> None:
     """What came before comes; then a refusal. Errors of whoever takes the pieces are their own."""
 
     def half(_: bytes, send: Send) -> None:
@@ -397,7 +397,7 @@ def test_a_stream_that_breaks_off() -> None:
             raise OSError("my own disk")
 
 
-def test_a_stream_without_end() -> None:
+def test_endless_stream_is_refused() -> None:
     """Bounded in bytes and in time, like any answer."""
 
     def endless(_: bytes, send: Send) -> None:

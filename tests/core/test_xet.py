@@ -63,7 +63,7 @@ def refused(code: str, act: object, *arguments: object) -> str:
     st.integers(1, 999),
     st.booleans(),
 )
-def test_every_cut_of_every_scheme(parts: list[tuple[bytes, int]], cuts: int, footer: bool) -> None:
+def test_block_is_read_however_it_is_cut(parts: list[tuple[bytes, int]], cuts: int, footer: bool) -> None:
     """Chunks come out as they went in, whichever way they are packed and the body is cut; a footer is passed over."""
     block = b"".join(chunk(data, scheme) for data, scheme in parts) + (FOOTER + b"\1" + bytes(100) if footer else b"")
     found = scanned(block, cuts)
@@ -91,13 +91,13 @@ def test_every_cut_of_every_scheme(parts: list[tuple[bytes, int]], cuts: int, fo
         (chunk(b"a") * (MAX_CHUNKS + 1), "more than 8192"),
     ],
 )
-def test_what_a_header_cannot_say(block: bytes, word: str) -> None:
+def test_invalid_chunk_header_is_refused(block: bytes, word: str) -> None:
     assert word in refused("xet.block", scanned, block)
 
 
 @pytest.mark.parametrize("scheme", [LZ4, GROUPED])
 @pytest.mark.parametrize("says", [1, 99, 101, MAX_CHUNK_BYTES])
-def test_a_chunk_that_is_not_as_long_as_it_says(scheme: int, says: int) -> None:
+def test_chunk_of_another_length_than_its_header_is_refused(scheme: int, says: int) -> None:
     assert "does not unpack" in refused("xet.block", unpacked, chunk(bytes(100), scheme, says))
 
 
@@ -105,7 +105,7 @@ def test_a_chunk_that_is_not_as_long_as_it_says(scheme: int, says: int) -> None:
     "packed",
     [b"not lz4 at all", b"\x04\x22\x4d\x18", lz4.frame.compress(b"x" * 64)[:-4], lz4.frame.compress(b"x" * 64) + b"more"],
 )
-def test_a_chunk_that_is_no_frame(packed: bytes) -> None:
+def test_chunk_that_is_no_frame_is_refused(packed: bytes) -> None:
     assert "does not unpack" in refused("xet.block", unpacked, header(len(packed), LZ4, 64) + packed)
 
 
@@ -118,7 +118,7 @@ def test_a_bomb_is_not_unpacked() -> None:
     tracemalloc.stop()
 
 
-def test_as_many_bytes_as_a_block_has() -> None:
+def test_block_beyond_its_maximum_size_is_refused() -> None:
     """64 MiB of chunks that cannot be packed, as the real client sends them, with headers on top; not a chunk more."""
     scanner, largest = BlockScanner(NAME), chunk(bytes(MAX_CHUNK_BYTES))
     for _ in range(512):
@@ -128,7 +128,7 @@ def test_as_many_bytes_as_a_block_has() -> None:
         scanner.feed(largest * 8)
 
 
-def test_chunks_that_are_not_there() -> None:
+def test_chunk_range_beyond_the_block_is_refused() -> None:
     found = scanned(chunk(b"abc") + chunk(b"de"))
     assert found.size(0, 2) == 5
     for start, stop in ((0, 3), (1, 1), (2, 1), (2, 3), (0, 2**32 - 1)):
@@ -161,7 +161,7 @@ def digests() -> Iterator[str]:
 
 @pytest.mark.parametrize("cuts", [1, 7, 48, 49, 100_000])
 @pytest.mark.parametrize("flags", [DESCRIBED, DESCRIBED | VERIFIED])
-def test_files_of_a_shard(cuts: int, flags: int) -> None:
+def test_shard_lists_its_files_and_terms(cuts: int, flags: int) -> None:
     """Their digests, sizes and terms; an empty file has none; what follows the list is not looked at."""
     a, b, c = list(digests())[:3]
     made = shard([(a, [(b, 10, 0, 2), (c, 5, 3, 4)]), (b, []), (c, [(a, 7, 1, 2)])], flags) + b"\xee" * 500
@@ -186,11 +186,11 @@ def test_files_of_a_shard(cuts: int, flags: int) -> None:
         (shard([("a" * 64, [])] * 10_001), "more than 10000 files"),
     ],
 )
-def test_what_a_shard_cannot_say(data: bytes, word: str) -> None:
+def test_invalid_shard_is_refused(data: bytes, word: str) -> None:
     assert word in refused("xet.shard", read, data)
 
 
-def test_more_bytes_than_a_shard_has() -> None:
+def test_shard_beyond_its_maximum_size_is_refused() -> None:
     scanner = ShardScanner()
     scanner.feed(shard([]))
     for _ in range(63):

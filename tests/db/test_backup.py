@@ -140,7 +140,7 @@ def versions(caller: Caller, patch: str) -> dict[int, dict[str, Any]]:
     return {item["number"]: item for item in items}
 
 
-def test_backup_and_restore(
+def test_backup_taken_during_writes_is_restored_completely(
     request: pytest.FixtureRequest, fresh: Callable[..., Service], models: Models, another: Callable[[], Path], tmp_path: Path,
     store: Directory | Bucket,
 ) -> None:  # fmt: skip
@@ -185,7 +185,7 @@ def files_of(caller: Caller, port: dict[str, Any]) -> list[dict[str, Any]]:
     return list(caller.get(f"/ports/{port['id']}/files").json()["files"])
 
 
-def test_a_copy_that_names_more_than_there_is(
+def test_restore_without_its_bytes_is_reported_by_fsck(
     request: pytest.FixtureRequest, fresh: Callable[..., Service], models: Models, another: Callable[[], Path], tmp_path: Path,
     store: Directory | Bucket,
 ) -> None:  # fmt: skip
@@ -207,7 +207,7 @@ def test_a_copy_that_names_more_than_there_is(
 
 
 @on_sqlite  # the file of PostgreSQL is pg_dump's
-def test_the_file_is_private_and_whole_or_not_there(world: Any, tmp_path: Path) -> None:
+def test_backup_file_is_private_and_complete(world: Any, tmp_path: Path) -> None:
     """Hashes of tokens are in it; nothing is written over, and a failure leaves nothing that looks like a backup."""
     file = tmp_path / "a.backup"
     assert invoke("db", "backup", file, "--data", world.service.data).exit_code == 0
@@ -225,7 +225,7 @@ def test_the_file_is_private_and_whole_or_not_there(world: Any, tmp_path: Path) 
     assert not (tmp_path / "b.backup").exists()
 
 
-def test_no_password_is_said() -> None:
+def test_backup_command_for_postgresql_shows_no_password() -> None:
     """The command for PostgreSQL names the server and the user."""
     url = "postgresql+psycopg://portllm:not-to-be-said@db.example:5432/portllm"
     ended = invoke("db", "backup", "a b.dump", PORTLLM_DATABASE_URL=url)

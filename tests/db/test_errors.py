@@ -35,7 +35,7 @@ def connected(engine: Engine) -> None:
         pass
 
 
-def test_nobody_migrated_it(server: Postgres, tmp_path: Path) -> None:
+def test_start_on_a_database_without_migrations_is_refused(server: Postgres, tmp_path: Path) -> None:
     """A service does not migrate PostgreSQL by itself, and says who does."""
     runtime = Runtime(Settings(data=tmp_path, database_url=server.create(), jobs=False))
     error = raised(runtime.start)
@@ -43,7 +43,7 @@ def test_nobody_migrated_it(server: Postgres, tmp_path: Path) -> None:
     assert "portllm db upgrade" in error.remedy
 
 
-def test_nobody_answers() -> None:
+def test_start_without_a_database_server_is_refused() -> None:
     """A server that is not there."""
     error = raised(lambda: schema.upgrade("postgresql+psycopg://nobody@127.0.0.1:1/none"))
     assert error.code == "database.unreachable"
@@ -129,7 +129,9 @@ def test_lock_leaves_the_connections_of_requests_alone(migrated: Callable[[], st
         runtime.stop()
 
 
-def test_two_write_the_same(registries: Callable[..., Service], migrated: Callable[[], str]) -> None:
+def test_write_of_what_another_wrote_first_is_a_collision(
+    registries: Callable[..., Service], migrated: Callable[[], str]
+) -> None:
     """What another transaction wrote first is a collision: whoever asked runs again and finds it."""
 
     def write() -> None:
@@ -141,7 +143,7 @@ def test_two_write_the_same(registries: Callable[..., Service], migrated: Callab
         assert raised(write).code == "database.collision"
 
 
-def test_what_the_job_engine_asks_of_sqlite(tmp_path: Path) -> None:
+def test_sqlite_returns_defaults_to_the_job_engine(tmp_path: Path) -> None:
     """The default of its columns from Python 3.12 on, which older SQLite answers with NULL: also on connections of its own."""
     engine = create_engine(f"sqlite:///{tmp_path / 'a.db'}", poolclass=NullPool)
     with engine.begin() as connection:

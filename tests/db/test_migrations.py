@@ -81,7 +81,7 @@ def checks(url: str) -> dict[str, dict[str, str]]:
         }
 
 
-def test_down_and_up_again(url: str) -> None:
+def test_downgrade_leaves_nothing_and_upgrade_restores_the_schema(url: str) -> None:
     """All the way back leaves nothing of ours, and up again gives the same schema."""
     upgrade(url)
     made = schema(url)
@@ -93,7 +93,7 @@ def test_down_and_up_again(url: str) -> None:
     command.check(alembic_config(url))
 
 
-def test_the_engines_tables_are_not_ours(url: str) -> None:
+def test_migrations_do_not_touch_the_engines_tables(url: str) -> None:
     """DBOS shares our database: our migrations neither see its tables nor take their names."""
     run_dbos_database_migrations(url)
     theirs = schema(url)
@@ -105,7 +105,7 @@ def test_the_engines_tables_are_not_ours(url: str) -> None:
     assert schema(url) == theirs
 
 
-def test_one_chain() -> None:
+def test_migrations_are_one_chain() -> None:
     """One head and one base: there is no second history."""
     script = ScriptDirectory.from_config(alembic_config(""))
     assert len(script.get_heads()) == len(script.get_bases()) == 1
@@ -126,7 +126,7 @@ def test_a_database_that_is_up_to_date_costs_no_alembic(tmp_path: Path) -> None:
     assert said == ["True", "False"]
 
 
-def test_a_path_with_a_percent_sign(tmp_path: Path) -> None:
+def test_path_with_a_percent_sign_is_migrated(tmp_path: Path) -> None:
     """Alembic's configuration interpolates; a directory's name must not."""
     directory = tmp_path / "50%(done)s"
     directory.mkdir()
@@ -162,7 +162,7 @@ def test_migrations_only_add(file: Path) -> None:
     assert "add" not in helpers or "require_fulfilled" in helpers
 
 
-def test_two_upgrades_at_once(server: Postgres) -> None:
+def test_second_concurrent_upgrade_waits_and_does_nothing(server: Postgres) -> None:
     """The second waits until the first is done, and then finds nothing left to do."""
     url = server.create()
     upgrading = [sys.executable, "-m", "app.cli.main", "db", "upgrade"]

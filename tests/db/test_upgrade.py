@@ -31,7 +31,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return found
 
 
-def test_the_version_before_goes_on(url: str, tmp_path: Path) -> None:
+def test_version_before_keeps_working_during_and_after_an_upgrade(url: str, tmp_path: Path) -> None:
     """Under load, by transactions over all its tables: none fails during `portllm db upgrade` or after it."""
     old = OldVersion(url)
     with old.working():
@@ -67,7 +67,7 @@ def _is_served(admin: Caller, mark: str) -> None:
     assert (version["state"], version["trained_on"]) == ("published", "v1")
 
 
-def test_a_long_transaction(server: Postgres) -> None:
+def test_upgrade_blocked_by_a_long_transaction_fails_and_changes_nothing(server: Postgres) -> None:
     """Whoever holds a table for long makes `portllm db upgrade` fail with a sentence; nothing is changed, and requests go on."""
     url = server.create()
     migrate(url)
@@ -164,7 +164,7 @@ def test_every_migration_only_adds(kind: str, request: pytest.FixtureRequest, tm
         ("DROP INDEX ix_tokens_owner", "tokens: lost indexes"),
     ],
 )
-def test_what_would_take_something_away(previous: str, change: str, said: str) -> None:
+def test_migration_that_removes_something_is_found(previous: str, change: str, said: str) -> None:
     """The check above finds each kind of change that would."""
     before = shape(previous)
     engine = create_engine(previous, poolclass=NullPool)

@@ -43,7 +43,7 @@ def test_one_range(world: World, file: tuple[str, bytes], header: str, start: in
         assert read.content == (part if method == "GET" else b"")
 
 
-def test_ends_of_the_file(world: World, file: tuple[str, bytes]) -> None:
+def test_range_beyond_the_file_is_416(world: World, file: tuple[str, bytes]) -> None:
     """The last byte can be read; the one after it cannot, and the answer says how long the file is."""
     url, whole = file
     last = world.acme.get(url, {"Range": f"bytes={len(whole) - 1}-"})
@@ -59,7 +59,7 @@ def test_ends_of_the_file(world: World, file: tuple[str, bytes]) -> None:
     "header",
     ["bytes=0-1,5-6", "bytes=-1,0-0", "items=0-1", "bytes", "bytes=", "bytes=-", "bytes=a-b", "bytes=1", "", "bytes=0-1-2"],
 )
-def test_several_ranges_and_nonsense(world: World, file: tuple[str, bytes], header: str) -> None:
+def test_several_or_invalid_ranges_return_the_whole_file(world: World, file: tuple[str, bytes], header: str) -> None:
     """Several ranges, other units and what is no range are answered with the whole file."""
     url, whole = file
     read = world.acme.get(url, {"Range": header})
@@ -67,7 +67,7 @@ def test_several_ranges_and_nonsense(world: World, file: tuple[str, bytes], head
     assert "Content-Range" not in read.headers
 
 
-def test_if_range(world: World, file: tuple[str, bytes]) -> None:
+def test_if_range_of_another_file_returns_the_whole(world: World, file: tuple[str, bytes]) -> None:
     """A range of the file that the client began with, or the whole of another one."""
     url, whole = file
     etag = world.acme.head(url).headers["ETag"]
@@ -83,7 +83,7 @@ def test_if_range(world: World, file: tuple[str, bytes]) -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
-def test_random_ranges_make_the_whole(world: World, file: tuple[str, bytes], data: st.DataObject) -> None:
+def test_random_ranges_add_up_to_the_file(world: World, file: tuple[str, bytes], data: st.DataObject) -> None:
     """A file cut anywhere and read in any order comes together again, byte for byte."""
     url, whole = file
     cuts = data.draw(st.lists(st.integers(0, len(whole)), max_size=6, unique=True))

@@ -81,7 +81,7 @@ def until(done: Callable[[], bool], seconds: float = 10) -> None:
         time.sleep(0.02)
 
 
-def test_all_places_taken_and_given_back(busy: tuple[Service, str, str]) -> None:
+def test_read_without_a_free_slot_is_503_until_one_is_released(busy: tuple[Service, str, str]) -> None:
     """503 with Retry-After while two clients hold both places; a client that goes away gives its place back."""
     service, url, files = busy
     shard = f"{files}/{SHARD}"
@@ -141,7 +141,7 @@ def test_slow_reader_that_goes_on_waits_for_a_place(busy: tuple[Service, str, st
         assert going_on.result(60) == whole
 
 
-def test_client_that_never_reads(busy: tuple[Service, str, str]) -> None:
+def test_client_that_never_reads_releases_its_slot(busy: tuple[Service, str, str]) -> None:
     """A client that is gone before the first byte gives its place back too."""
     service, url, files = busy
     host, port = str(urlsplit(url).hostname), int(urlsplit(url).port or 0)
@@ -152,7 +152,7 @@ def test_client_that_never_reads(busy: tuple[Service, str, str]) -> None:
     until(lambda: _are_free(service))
 
 
-def test_answer_that_cannot_even_begin(busy: tuple[Service, str, str]) -> None:
+def test_answer_that_cannot_begin_releases_its_slot(busy: tuple[Service, str, str]) -> None:
     """The connection breaks before the first header: the read was prepared, and what it holds is given back."""
     service, _, files = busy
     headers = [(b"authorization", f"Bearer {service.admin.token}".encode())]
@@ -174,7 +174,7 @@ def test_answer_that_cannot_even_begin(busy: tuple[Service, str, str]) -> None:
         until(lambda: _are_free(service))  # clients of earlier tests may be served just now
 
 
-def test_places_come_back_after_errors(busy: tuple[Service, str, str]) -> None:
+def test_failed_read_releases_its_slot(busy: tuple[Service, str, str]) -> None:
     """A read that is refused at its start, and one that ends well, hold nothing."""
     service, _, files = busy
     for _ in range(PLACES + 1):
@@ -187,7 +187,7 @@ def test_places_come_back_after_errors(busy: tuple[Service, str, str]) -> None:
     until(lambda: _are_free(service))
 
 
-def test_file_that_shrinks_while_it_is_read(busy: tuple[Service, str, str]) -> None:
+def test_file_that_shrinks_while_it_is_read_breaks_off_the_answer(busy: tuple[Service, str, str]) -> None:
     """What cannot be finished is broken off, so that no client takes a part for the whole; the changed file is not read again,
     with its size and times restored neither.
     """
@@ -214,7 +214,7 @@ def _receive(client: socket.socket) -> bytes:
     return b""
 
 
-def test_nothing_stays_open(busy: tuple[Service, str, str]) -> None:
+def test_files_are_closed_when_the_client_is_gone(busy: tuple[Service, str, str]) -> None:
     """Files that a read opened are closed when its client is gone."""
     service, url, files = busy
 

@@ -38,7 +38,7 @@ def _quota() -> None:
 
 
 @pytest.mark.parametrize("kind", ["plain", "os"])
-def test_what_nobody_expected(broken: Service, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_unexpected_error_is_500_with_its_request_id(broken: Service, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     """A 500 tells its request id, which the log has with the reason, and nothing else."""
     with caplog.at_level(logging.ERROR, logger="portllm.api"):
         answer = broken.client.get(f"/boom/{kind}", headers={"X-Request-Id": "mine-1"})
@@ -52,12 +52,12 @@ def test_what_nobody_expected(broken: Service, kind: str, caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize("path", ["/boom/full", "/quota"])
-def test_full_disk_anywhere(broken: Service, path: str) -> None:
+def test_full_disk_is_507_everywhere(broken: Service, path: str) -> None:
     """No space and no quota are told apart from errors of ours."""
     refused(broken.client.get(path), 507, "server.storage_full")
 
 
-def test_no_route(world: World) -> None:
+def test_unknown_route_and_method_are_problems(world: World) -> None:
     """404 and 405 of the framework speak the same language."""
     problem = refused(world.admin.get("/nope"), 404, "request.route")
     assert problem["data"] == {"path": "/api/v1/nope"}
@@ -78,14 +78,14 @@ def test_no_route(world: World) -> None:
         (b'{"name": "\\ud800"}', "name"),
     ],
 )  # fmt: skip
-def test_bodies_that_cannot_be_read(world: World, content: bytes, says: str) -> None:
+def test_invalid_body_is_refused_with_the_place(world: World, content: bytes, says: str) -> None:
     """Unknown fields, wrong types and broken JSON are refused with the place."""
     answer = world.admin("POST", "/families", content=content, headers={"Content-Type": "application/json"})
     assert says in refused(answer, 422, "request.invalid")["detail"]
 
 
 @pytest.mark.parametrize("content", [b'{"name": "\xff"}', b"[" * 60_000, b'{"name": 1' + b"0" * 5000 + b"}"])
-def test_bodies_that_break_the_parser(world: World, content: bytes) -> None:
+def test_body_that_breaks_the_parser_is_refused(world: World, content: bytes) -> None:
     """Not UTF-8, nested without end, a number without end: refused in the same form, with the status that is documented."""
     answer = world.admin("POST", "/families", content=content, headers={"Content-Type": "application/json"})
     refused(answer, 422, "request.invalid")
@@ -93,12 +93,12 @@ def test_bodies_that_break_the_parser(world: World, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("query", [{"limit": "0"}, {"limit": "-1"}, {"limit": "x"}, {"cursor": "x" * 401}])
-def test_queries_that_cannot_be(world: World, query: dict[str, str]) -> None:
+def test_invalid_query_is_refused(world: World, query: dict[str, str]) -> None:
     """Queries are checked like bodies."""
     refused(world.admin.get("/families", **query), 422, "request.invalid")
 
 
-def test_body_too_large(broken: Service) -> None:
+def test_body_beyond_its_bound_is_413(broken: Service) -> None:
     """A JSON body has a bound, with and without a length that was announced; one byte less is read."""
     fill = 10_000 - len(json.dumps({"name": "x", "description": ""}))
     body = json.dumps({"name": "x", "description": "d" * (fill + 1)}).encode()
@@ -112,7 +112,7 @@ def test_body_too_large(broken: Service) -> None:
     assert "description" in refused(within, 422, "request.invalid")["detail"]
 
 
-def test_request_ids(world: World) -> None:
+def test_every_answer_has_a_request_id(world: World) -> None:
     """Every answer has an id: the client's, where it is one, or a new one."""
     client = world.service.client
     assert client.get("/healthz", headers={"X-Request-Id": "abc-1.2_3"}).headers["X-Request-Id"] == "abc-1.2_3"
@@ -122,7 +122,7 @@ def test_request_ids(world: World) -> None:
     assert all(len(ident) == 16 and set(ident) <= set("0123456789abcdef") for ident in made)
 
 
-def test_the_documentation_of_every_code(world: World) -> None:
+def test_every_code_has_a_documentation_page(world: World) -> None:
     """/problems/{code} answers for every code there is, without a token, with the status that is sent."""
     listed = world.service.client.get("/problems").json()
     assert listed == codes() == sorted({*CATALOGUE, *CORE, *MEANINGS})
@@ -151,7 +151,7 @@ def test_the_documentation_of_every_code(world: World) -> None:
 
 
 @pytest.mark.parametrize("error", [DomainError("release.unknown", family="f", release="r"), CoreError("checkpoint.no_weights")])
-def test_errors_as_values(error: DomainError | CoreError) -> None:
+def test_error_of_a_failed_job_survives_storage(error: DomainError | CoreError) -> None:
     """What a failed job keeps of an error is the same four texts."""
     kept = error.to_problem()
     assert set(kept) == {"code", "title", "detail", "remedy"}
@@ -159,7 +159,7 @@ def test_errors_as_values(error: DomainError | CoreError) -> None:
     assert kept["remedy"] in str(error)
 
 
-def test_sentences_have_their_values() -> None:
+def test_holes_of_every_sentence_are_plain_names() -> None:
     """No entry's remedy or detail can fail to be filled: every hole is a plain name."""
     for code, entry in CATALOGUE.items():
         for text in (entry.detail, entry.remedy):
@@ -169,7 +169,7 @@ def test_sentences_have_their_values() -> None:
         assert entry.remedy.endswith("."), code
 
 
-def test_a_client_that_names_another_type(world: World) -> None:
+def test_json_under_another_content_type_is_no_500(world: World) -> None:
     """JSON under another label is refused or read, never an error of ours."""
     content = json.dumps({"name": unique("family")}).encode()
     for label in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""):

@@ -38,7 +38,7 @@ def test_the_walk_finds_the_routes(world: World) -> None:
 @pytest.mark.parametrize(
     "header", [None, "Bearer plt_wrong", "Bearer ", "Basic YTpi", "plt_x", "Bearer x y", "revoked", "unprefixed"]
 )
-def test_no_token_no_answer(world: World, header: str | None) -> None:
+def test_request_without_a_valid_token_is_401(world: World, header: str | None) -> None:
     """Without a valid token every route but health and documentation says 401, HEAD and unlisted ones too."""
     if header == "revoked":
         gone = world.service.caller("acme", "read", "publish", "admin")
@@ -90,7 +90,7 @@ def test_health_and_documentation_are_open(world: World) -> None:
     assert world.service.client.get("/readyz").json()["status"] == "ok"
 
 
-def test_what_belongs_to_another_does_not_exist(world: World) -> None:
+def test_objects_of_another_owner_are_404(world: World) -> None:
     """Every route that names a patch, port, upload or job of another owner says 404, as for one that is not there."""
     app = world.service.app
     patch = world.patch()
@@ -126,7 +126,7 @@ def test_what_belongs_to_another_does_not_exist(world: World) -> None:
     world.service.run_jobs()
 
 
-def test_wishes_about_what_belongs_to_another(world: World) -> None:
+def test_bodies_and_queries_naming_objects_of_another_owner_find_nothing(world: World) -> None:
     """Bodies and queries that name another's patch are answered as if there were none; lists leave it out."""
     rival = world.rival
     for path in ("/ports", "/ports/check"):
@@ -146,7 +146,7 @@ def test_wishes_about_what_belongs_to_another(world: World) -> None:
     assert answers[0] == answers[1]
 
 
-def test_bytes_of_another_cannot_be_claimed(world: World) -> None:
+def test_digests_of_another_owner_give_no_bytes(world: World) -> None:
     """Knowing the digests of another's patch is not having it: its bytes must be sent to be published."""
     theirs = world.acme.get("/patches/acme/tone/versions/1").json()["files"]
     mine = world.rival.patch("rival", "claimed")
@@ -156,7 +156,7 @@ def test_bytes_of_another_cannot_be_claimed(world: World) -> None:
     refused(world.rival.post(f"/uploads/{draft.json()['id']}/publish"), 409, "upload.incomplete")
 
 
-def test_scopes_of_a_reader(world: World) -> None:
+def test_reader_changes_nothing(world: World) -> None:
     """A reader changes nothing: no route answers it with a change."""
     app = world.service.app
     reader: Caller = world.reader

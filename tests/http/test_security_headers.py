@@ -54,7 +54,7 @@ def told(answer: httpx.Response, name: object) -> str:
     return str(policies[0])
 
 
-def test_every_answer(full: tuple[Service, str]) -> None:
+def test_every_answer_has_security_headers(full: tuple[Service, str]) -> None:
     """Nothing is guessed at; HTML comes from our two pages alone; all else runs nothing and is shown in no frame."""
     html, read = set[str](), 0
     for method, path, answer in answers(*full):
@@ -76,7 +76,7 @@ NOWHERE = ["/nothing/<script>alert(1)</script>", "/api/v1/nothing", "/%00", "/pr
 
 
 @pytest.mark.parametrize("path", NOWHERE)
-def test_where_nothing_is(world: World, path: str) -> None:
+def test_answer_of_an_unknown_address_has_security_headers(world: World, path: str) -> None:
     """What is said of an address that somebody made up is no page either."""
     answer = world.service.client.get(path)
     assert answer.status_code in (404, 422)
@@ -85,7 +85,7 @@ def test_where_nothing_is(world: World, path: str) -> None:
     assert told(world.service.client.put("/docs"), path).startswith("sandbox;")
 
 
-def test_an_error_of_ours(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_error_has_security_headers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """That answer comes from outside of everything else."""
     monkeypatch.setattr("app.api.routers.system.tokens.own", lambda *_: 1 / 0)
     answer = world.admin.get("/whoami")
@@ -107,7 +107,7 @@ class Loads(HTMLParser):
 
 
 @pytest.mark.parametrize("path", sorted(PAGES))
-def test_pages_of_ours(world: World, path: str) -> None:
+def test_documentation_pages_load_from_this_registry_only(world: World, path: str) -> None:
     """They load from where their policy says, and may talk to this registry alone: a token that is typed there stays here."""
     answer = world.service.client.get(path)
     policy = dict(part.strip().partition(" ")[::2] for part in told(answer, path).split(";"))
@@ -123,7 +123,7 @@ def test_pages_of_ours(world: World, path: str) -> None:
         assert any(where.startswith(source) for source in allowed.split())
 
 
-def test_a_workers_answers(world: World) -> None:
+def test_answers_of_a_worker_have_security_headers(world: World) -> None:
     """Its addresses are opened by browsers that were sent there."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.registry = world.service.runtime

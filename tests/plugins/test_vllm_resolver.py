@@ -159,7 +159,7 @@ def test_a_rank_that_vllm_cannot_have_is_said_by_its_code(
     assert said(caplog) == ["serving.rank"]
 
 
-def test_others_adapters_are_not_there(start: Start, world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_adapter_of_another_owner_is_not_found(start: Start, world: World, caplog: pytest.LogCaptureFixture) -> None:
     """The token decides what can be served; a wrong one gets nothing."""
     assert ask(start(PORTLLM_TOKEN=world.rival.token), "acme/tone") == 404
     assert ask(start(PORTLLM_TOKEN="plt_wrong"), "acme/tone") == 404
@@ -329,7 +329,7 @@ def test_a_registry_that_lies_gets_nothing_loaded(
     assert not list(tmp_path.rglob("*evil*")) + list(tmp_path.rglob("*.bin"))
 
 
-def test_the_right_answers_are_taken(start: Start, tmp_path: Path) -> None:
+def test_valid_answers_are_accepted(start: Start, tmp_path: Path) -> None:
     """What the refusals above differ from; the token goes along with everything that is asked."""
     impostor = Impostor(answers())
     with impostor.serving() as address:
@@ -357,7 +357,7 @@ def test_a_slow_registry_is_given_up(start: Start, caplog: pytest.LogCaptureFixt
     assert time.monotonic() - began < 10
 
 
-def test_a_registry_that_is_away(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreachable_registry_resolves_nothing(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     assert ask(start(PORTLLM_URL="http://127.0.0.1:9"), "acme/tone") == 404
     assert said(caplog) == ["resolver.unreachable"]
 

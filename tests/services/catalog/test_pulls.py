@@ -56,7 +56,7 @@ def shards(models: Models) -> list[Path]:
     return sorted(models.v1.glob("*.safetensors"))
 
 
-def test_a_release_is_pulled(service: Service, hub: FakeHub, models: Models) -> None:
+def test_pulled_release_equals_its_directory(service: Service, hub: FakeHub, models: Models) -> None:
     """It is the release that lies in the directory, file by file, and says where it came from."""
     commit = hub.repositories["org/llama"].commit
     release = pulled(service)
@@ -75,7 +75,7 @@ def test_a_release_is_pulled(service: Service, hub: FakeHub, models: Models) -> 
     assert service.rows("SELECT count(*) FROM pulls") == [(0,)]
 
 
-def test_it_can_be_ported_to(service: Service, hub: FakeHub, models: Models) -> None:
+def test_pulled_release_serves_merged_models(service: Service, hub: FakeHub, models: Models) -> None:
     """What was pulled serves merged models like any release."""
     release = pulled(service)["name"]
     acme = service.caller("acme")
@@ -112,7 +112,7 @@ def test_only_pickles_are_refused_before_anything_large_is_fetched(service: Serv
     assert {a.path.rpartition("/")[2] for a in hub.asked if "/resolve/" in a.path} == {"config.json"}
 
 
-def test_the_same_again(service: Service, hub: FakeHub, models: Models) -> None:
+def test_pull_repeated_returns_the_release(service: Service, hub: FakeHub, models: Models) -> None:
     """In the same words it is there; when the revision has moved on it is another release, which needs another name."""
     name = pulled(service)["name"]
     again = register(service, name=name)
@@ -121,7 +121,7 @@ def test_the_same_again(service: Service, hub: FakeHub, models: Models) -> None:
     refused(register(service, name=name), 409, "release.taken")
 
 
-def test_idempotency_key(service: Service, hub: FakeHub) -> None:
+def test_pull_repeated_under_a_key_does_not_ask_the_hub(service: Service, hub: FakeHub) -> None:
     """A repeat is answered without asking the hub."""
     body = {"name": unique("v"), "directory": "own:org/llama"}
     first = service.admin.post("/families/llama/releases", body, {"Idempotency-Key": "pull-once"})
@@ -131,7 +131,7 @@ def test_idempotency_key(service: Service, hub: FakeHub) -> None:
     service.run_jobs()
 
 
-def test_revisions(service: Service, hub: FakeHub) -> None:
+def test_pull_of_a_tag_records_its_commit(service: Service, hub: FakeHub) -> None:
     """A tag is what it means now; the commit is written down."""
     hub.repositories["org/llama"].revisions["v1.0/rc"] = ""
     release = pulled(service, "own:org/llama@v1.0/rc")
@@ -143,14 +143,14 @@ def test_revisions(service: Service, hub: FakeHub) -> None:
     refused(register(service, "own:../x"), 422, "upstream.reference")
 
 
-def test_only_admins(service: Service, hub: FakeHub) -> None:
+def test_pull_by_others_than_admins_is_refused(service: Service, hub: FakeHub) -> None:
     """Nobody else makes the registry ask anything."""
     acme = service.caller("acme")
     refused(acme.post("/families/llama/releases", {"name": "x", "directory": "own:org/llama"}), 403, "token.scope")
     assert hub.asked == []
 
 
-def test_the_token_goes_to_the_hub_alone(service: Service, hub: FakeHub) -> None:
+def test_upstream_token_is_sent_to_the_hub_only(service: Service, hub: FakeHub) -> None:
     """Not to where it redirects, also on the same host; nor does it or the CDN's signature come up anywhere."""
     hub.token = TOKEN
     refused(register(service), 404, "upstream.missing")
@@ -165,7 +165,9 @@ def test_the_token_goes_to_the_hub_alone(service: Service, hub: FakeHub) -> None
         assert SIGNATURE not in text
 
 
-def test_it_goes_on_where_it_was_cut(service: Service, hub: FakeHub, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_pull_fetches_only_the_rest(
+    service: Service, hub: FakeHub, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Cut bodies, 503 with Retry-After and closed connections: no byte that arrived is fetched again."""
     monkeypatch.setattr(service.runtime.tools.blobs.__class__, "write_bytes", 4096)
     path, counts = shards(models)[0].name, itertools.count()
@@ -185,7 +187,7 @@ def test_it_goes_on_where_it_was_cut(service: Service, hub: FakeHub, models: Mod
     assert [r.split("-")[0] for r in asked[2:]] == ["bytes=10000", "bytes=10000", "bytes=10000", "bytes=10005"]
 
 
-def test_a_hub_without_ranges(service: Service, hub: FakeHub, models: Models) -> None:
+def test_pull_from_a_hub_without_ranges_starts_again(service: Service, hub: FakeHub, models: Models) -> None:
     """It sends everything again, and what is there already is passed over."""
     path, counts = shards(models)[0].name, itertools.count()
 
@@ -214,7 +216,7 @@ def test_a_hub_without_ranges(service: Service, hub: FakeHub, models: Models) ->
     ],
     ids=str,
 )
-def test_what_can_not_pass_is_a_rejection(
+def test_permanent_failure_rejects_the_release(
     service: Service, hub: FakeHub, models: Models, where: str, fault: Fault, code: str
 ) -> None:
     """With its code at once, whatever file it is; nothing of it becomes visible."""
@@ -229,14 +231,14 @@ def test_what_can_not_pass_is_a_rejection(
         assert service.runtime.tools.blobs.received(f"pull-{release['id']}", digest) == 0
 
 
-def test_damage_on_the_way_is_mended_once(service: Service, hub: FakeHub, models: Models) -> None:
+def test_damaged_bytes_are_fetched_once_more(service: Service, hub: FakeHub, models: Models) -> None:
     path, counts = shards(models)[0].name, itertools.count()
     hub.faults = lambda server, name, _: Fault(flip=True) if (server, name) == ("cdn", path) and next(counts) == 0 else None
     assert pulled(service)["state"] == "ready"
     assert len(hub.fetched(path, "cdn")) == 2
 
 
-def test_a_file_that_vanished_and_one_that_came_back(service: Service, hub: FakeHub, models: Models) -> None:
+def test_pull_of_a_missing_file_is_rejected_and_retried(service: Service, hub: FakeHub, models: Models) -> None:
     """Rejected by name; retried, it fetches only what is missing."""
     last = shards(models)[-1].name
     hub.repositories["org/llama"].gone.add(last)
@@ -253,7 +255,7 @@ def test_a_file_that_vanished_and_one_that_came_back(service: Service, hub: Fake
     assert {p.name for p in shards(models) if hub.fetched(p.name)} == {last}
 
 
-def test_a_hub_that_stays_away(service: Service, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pull_from_an_unreachable_hub_is_given_up(service: Service, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given up after some tries of each of the job's processes, as something that can pass."""
     hub.faults = lambda *_: Fault(503)
     release = pulled(service)
@@ -270,7 +272,9 @@ def test_a_hub_that_stays_away(service: Service, hub: FakeHub, monkeypatch: pyte
         "file:///etc/passwd", "http://localhost:{port}/x", "http://0x7f000001:{port}/x", "//169.254.169.254/x",
     ],
 )  # fmt: skip
-def test_redirects_into_private_space(service: Service, hub: FakeHub, models: Models, target: str) -> None:
+def test_redirect_to_a_private_host_is_refused_unless_allowed(
+    service: Service, hub: FakeHub, models: Models, target: str
+) -> None:
     """Where the hub redirects is judged as if somebody had named it; only hosts that an admin named are asked."""
     hub.redirect = target.format(port=hub.cdn.rpartition(":")[2])
     release = pulled(service)
@@ -278,7 +282,7 @@ def test_redirects_into_private_space(service: Service, hub: FakeHub, models: Mo
     assert not [a for a in hub.asked if a.server == "cdn"]
 
 
-def test_redirects_without_an_end(service: Service, hub: FakeHub, models: Models) -> None:
+def test_endless_redirects_are_refused(service: Service, hub: FakeHub, models: Models) -> None:
     hub.redirect = f"{hub.url}/org/llama/resolve/{hub.repositories['org/llama'].commit}/{shards(models)[0].name}"
     release = pulled(service)
     assert (release["state"], release["problem"]["code"]) == ("rejected", "outgoing.refused")
@@ -306,7 +310,7 @@ def test_a_listing_gives_no_bytes_that_are_here(service: Service, hub: FakeHub, 
     assert blobs.size(digest) == len(secret)
 
 
-def test_what_has_arrived_is_not_garbage(service: Service, hub: FakeHub, models: Models) -> None:
+def test_bytes_of_a_pull_are_kept_until_the_release_is_rejected(service: Service, hub: FakeHub, models: Models) -> None:
     """However long the rest takes; when the release is rejected it is, and it is fetched again if somebody retries."""
     repository = hub.add("org/wide", models.wide)
     (large,) = [data for path, data in repository.files.items() if path.endswith(".safetensors")]
@@ -349,13 +353,13 @@ def line(path: object = "a", size: object = 1, oid: str = "a" * 40, **more: obje
     ],
     ids=range(14),
 )  # fmt: skip
-def test_listings_that_lie(service: Service, hub: FakeHub, entries: Any) -> None:
+def test_invalid_listing_is_refused(service: Service, hub: FakeHub, entries: Any) -> None:
     """Paths that lead elsewhere, sizes that are none, digests that are none, endless ones: refused before anything is kept."""
     hub.entries = entries
     refused(register(service), 409, "upstream.answer")
 
 
-def test_next_pages_elsewhere(service: Service, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_next_page_on_another_host_is_refused(service: Service, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """A list does not lead to another host, nor round and round, nor on and on."""
     for link in ("<http://127.0.0.2/x>; rel=next", f"<{hub.cdn}/x>; rel=next", "<?again>; rel=next"):
         hub.link = link

@@ -91,7 +91,7 @@ def outcome(row: dict[str, Any]) -> tuple[str, str | None]:
     return row["state"], row["problem"] and row["problem"]["code"]
 
 
-def test_a_patch_is_imported(service: Service, hub: FakeHub, acme: Caller, models: Models) -> None:
+def test_patch_is_imported_as_a_version(service: Service, hub: FakeHub, acme: Caller, models: Models) -> None:
     """It is a version like one that was pushed: its base's name told family and release, and what is no patch was left out."""
     repository = hub.repositories["org/Tone--2"]
     repository.files |= {"training_args.bin": b"pickle", "checkpoint-1/optimizer.bin": b"x", ".gitattributes": b""}
@@ -115,7 +115,7 @@ def test_a_patch_is_imported(service: Service, hub: FakeHub, acme: Caller, model
         assert [upload for upload, _ in uow.tools.blobs.uploads() if upload.startswith("pull-")] == []
 
 
-def test_again_it_is_there(service: Service, hub: FakeHub, acme: Caller) -> None:
+def test_import_of_the_same_commit_is_not_fetched_again(service: Service, hub: FakeHub, acme: Caller) -> None:
     """The same commit is not fetched again; the next one is the next version, unless its files are the same."""
     imported(service, acme)
     hub.asked.clear()
@@ -131,7 +131,7 @@ def test_again_it_is_there(service: Service, hub: FakeHub, acme: Caller) -> None
     assert (*outcome(row), row["version"]) == ("imported", None, 2)
 
 
-def test_an_unknown_base(service: Service, hub: FakeHub, acme: Caller, models: Models) -> None:
+def test_import_with_an_unknown_base_is_refused(service: Service, hub: FakeHub, acme: Caller, models: Models) -> None:
     """Refused by its name, with the remedy; once an admin said what it is, the same job goes on."""
     adapter(hub, "org/other", models.patch, "mirror/Llama-bnb-4bit")
     (row,) = imported(service, acme, "own:org/other")
@@ -144,7 +144,9 @@ def test_an_unknown_base(service: Service, hub: FakeHub, acme: Caller, models: M
     assert outcome(retried(service, acme, row)) == ("imported", None)
 
 
-def test_which_release(service: Service, hub: FakeHub, acme: Caller, models: Models) -> None:
+def test_import_for_one_of_several_releases_needs_trained_on(
+    service: Service, hub: FakeHub, acme: Caller, models: Models
+) -> None:
     """Of several releases nothing tells which; said, or said to be unknown, it is imported: then held until somebody says."""
     assert service.release("llama", "v2", models.v2, parent="v1")["state"] == "ready"
     (row,) = imported(service, acme)
@@ -161,7 +163,9 @@ def test_which_release(service: Service, hub: FakeHub, acme: Caller, models: Mod
     assert outcome(row) == ("refused", "version.trained_on")
 
 
-def test_a_whole_organisation(service: Service, hub: FakeHub, acme: Caller, models: Models) -> None:
+def test_import_of_an_organisation_has_an_outcome_for_each_patch(
+    service: Service, hub: FakeHub, acme: Caller, models: Models
+) -> None:
     """Those that hold an adapter; each has an outcome of its own."""
     adapter(hub, "org/good", models.patch)
     adapter(hub, "org/dora", models.patch, use_dora=True)
@@ -181,7 +185,9 @@ def test_a_whole_organisation(service: Service, hub: FakeHub, acme: Caller, mode
     refused(acme.get("/imports", state="nonsense"), 422, "request.invalid")
 
 
-def test_values_and_shapes(service: Service, hub: FakeHub, acme: Caller, models: Models, shelf: Shelf) -> None:
+def test_import_that_does_not_fit_its_base_is_refused(
+    service: Service, hub: FakeHub, acme: Caller, models: Models, shelf: Shelf
+) -> None:
     """A patch that cannot be added to its base is refused like one that is pushed."""
     adapter(hub, "org/wide", shelf.patch(models.wide))
     (row,) = imported(service, acme, "own:org/wide")
@@ -195,7 +201,7 @@ def test_values_and_shapes(service: Service, hub: FakeHub, acme: Caller, models:
     assert acme.get("/patches/acme/wide").status_code == acme.get("/patches/acme/broken").status_code == 404
 
 
-def test_damage_on_the_way(service: Service, hub: FakeHub, acme: Caller) -> None:
+def test_import_of_damaged_bytes_is_refused(service: Service, hub: FakeHub, acme: Caller) -> None:
     hub.faults = lambda server, *_: Fault(flip=True) if server == "cdn" else None
     (row,) = imported(service, acme)
     assert outcome(row) == ("refused", "upstream.changed")
@@ -206,7 +212,7 @@ def test_damage_on_the_way(service: Service, hub: FakeHub, acme: Caller) -> None
     assert outcome(row) == ("refused", "upstream.missing")
 
 
-def test_a_name_that_is_taken(service: Service, hub: FakeHub, acme: Caller, models: Models) -> None:
+def test_import_into_a_patch_of_another_origin_is_refused(service: Service, hub: FakeHub, acme: Caller, models: Models) -> None:
     """A patch that came from elsewhere gets no version that nobody meant for it."""
     mine = acme.patch("acme", "tone-2")
     acme.publish(mine, models.patch)
@@ -221,7 +227,7 @@ def test_a_name_that_is_taken(service: Service, hub: FakeHub, acme: Caller, mode
     assert outcome(row) == ("refused", "import.taken")
 
 
-def test_by_whose_leave(service: Service, hub: FakeHub, acme: Caller) -> None:
+def test_import_without_permission_is_refused_before_the_hub_is_asked(service: Service, hub: FakeHub, acme: Caller) -> None:
     """For one's own owner, from upstreams that are open; nothing is asked of a hub before that is clear."""
     rival, reader = service.caller("rival"), service.caller("acme", "read")
     body = {"sources": ["own:org/*"], "owner": "acme"}
@@ -240,14 +246,16 @@ def test_by_whose_leave(service: Service, hub: FakeHub, acme: Caller) -> None:
     assert rival.get("/imports").json()["items"] == rival.get("/imports", batch=row["batch"]).json()["items"] == []
 
 
-def test_a_family_that_one_may_not_see(service: Service, hub: FakeHub, acme: Caller) -> None:
+def test_import_for_a_hidden_family_is_an_unknown_base(service: Service, hub: FakeHub, acme: Caller) -> None:
     """Whoever may not see it is told what is told of a base that nobody knows."""
     assert service.admin("DELETE", "/families/llama/grants/*").status_code == 200
     (row,) = imported(service, acme)
     assert outcome(row) == ("refused", "import.base")
 
 
-def test_limits(service: Service, hub: FakeHub, acme: Caller, monkeypatch: pytest.MonkeyPatch, models: Models) -> None:
+def test_import_beyond_its_limits_is_refused(
+    service: Service, hub: FakeHub, acme: Caller, monkeypatch: pytest.MonkeyPatch, models: Models
+) -> None:
     """How many at once, one name for one, and the owner's quota."""
     refused(acme.post("/imports", {"sources": ["own:org/a", "own:org/b"], "name": "x"}), 422, "import.name")
     refused(acme.post("/imports", {"sources": []}), 422, "request.invalid")
@@ -265,7 +273,7 @@ def test_limits(service: Service, hub: FakeHub, acme: Caller, monkeypatch: pytes
     assert service.rows("SELECT count(*) FROM patches WHERE owner = 'acme'") == [(0,)]
 
 
-def test_cancelled_and_begun_again(service: Service, hub: FakeHub, acme: Caller) -> None:
+def test_cancelled_import_can_be_started_again(service: Service, hub: FakeHub, acme: Caller) -> None:
     asked = acme.post("/imports", {"sources": ["own:org/Tone--2"]}).json()
     (row,) = acme.get("/imports", batch=asked["batch"]).json()["items"]
     assert acme.post(f"/jobs/{row['job']}/cancel").status_code == 202
@@ -277,7 +285,7 @@ def test_cancelled_and_begun_again(service: Service, hub: FakeHub, acme: Caller)
     assert raised.value.code == "state.move"
 
 
-def test_a_job_that_is_gone(service: Service, hub: FakeHub, acme: Caller) -> None:
+def test_import_whose_job_is_gone_is_refused(service: Service, hub: FakeHub, acme: Caller) -> None:
     """A check finds it, and a running service says it is refused."""
     asked = acme.post("/imports", {"sources": ["own:org/Tone--2"]}).json()
     (row,) = acme.get("/imports", batch=asked["batch"]).json()["items"]
@@ -288,7 +296,7 @@ def test_a_job_that_is_gone(service: Service, hub: FakeHub, acme: Caller) -> Non
     assert outcome(acme.get(f"/imports/{row['id']}").json()) == ("refused", "job.crashed")
 
 
-def test_what_was_purged_stays_away(service: Service, hub: FakeHub, acme: Caller) -> None:
+def test_import_of_purged_files_is_refused(service: Service, hub: FakeHub, acme: Caller) -> None:
     """Nobody brings erased files back by importing them again."""
     imported(service, acme)
     assert service.admin.post("/patches/acme/tone-2/versions/1/purge", {"reason": "erasure"}).status_code in (200, 202)
@@ -296,7 +304,7 @@ def test_what_was_purged_stays_away(service: Service, hub: FakeHub, acme: Caller
     assert outcome(row) == ("refused", "version.purged")
 
 
-def test_the_token_of_the_upstream(service: Service, hub: FakeHub, acme: Caller) -> None:
+def test_upstream_token_of_an_import_is_shown_nowhere(service: Service, hub: FakeHub, acme: Caller) -> None:
     """It opens what it may read, and is in no row, event or answer."""
     hub.token = TOKEN
     known(service, hub, publishers=True, token=TOKEN)
@@ -329,7 +337,7 @@ def test_names_that_cannot_be(service: Service, hub: FakeHub, acme: Caller) -> N
     refused(acme.get("/imports/nope"), 404, "import.unknown")
 
 
-def test_a_token_that_ended_meanwhile(service: Service, hub: FakeHub) -> None:
+def test_import_by_a_revoked_token_publishes_nothing(service: Service, hub: FakeHub) -> None:
     """What it had asked for is not published: a revoked token does nothing any more."""
     known(service, hub, publishers=True)
     acme = service.caller("acme")
