@@ -28,7 +28,7 @@ from app.db.errors import translated
 from app.db.rate_limits import SharedCounters
 from app.domain.errors import DomainError
 from app.jobs.engine import Engine
-from app.jobs.heartbeat import Presence, introduce, process_id
+from app.jobs.heartbeat import WorkerHeartbeat, introduce, process_id
 from app.jobs.null_queue import NullQueue
 from app.jobs.queue import DbosQueue
 from app.services.access import tokens
@@ -127,10 +127,10 @@ class Runtime:
             run_with_retry(self.write, lambda uow: allowed_locations.announce(uow.session, self._allowed_places()))
         if self.settings.jobs:
             # With a database of its own it takes its jobs up again; beside others it is a worker like them.
-            presence = None if self.settings.is_embedded else self._presence_of(introduce(workers.CPU, arithmetic.host()))
+            heartbeat = None if self.settings.is_embedded else self._heartbeat_of(introduce(workers.CPU, arithmetic.host()))
             engine = Engine(
                 chosen.database_url, self.job_kinds, self.write, self.read, chosen.job_concurrency, chosen.job_poll_seconds,
-                presence=presence, connections=chosen.database_job_connections,
+                heartbeat=heartbeat, connections=chosen.database_job_connections,
             )  # fmt: skip
             engine.start()
             self._engine = engine
@@ -287,8 +287,8 @@ class Runtime:
                     raise DomainError("request.under_way", what=what)
                 yield
 
-    def _presence_of(self, worker_info: WorkerInfo) -> Presence:
-        return Presence(self.write, worker_info, self.settings.worker_beat_seconds, self.settings.worker_ttl_seconds)
+    def _heartbeat_of(self, worker_info: WorkerInfo) -> WorkerHeartbeat:
+        return WorkerHeartbeat(self.write, worker_info, self.settings.worker_beat_seconds, self.settings.worker_ttl_seconds)
 
     def readers(self) -> list[workers.ReadWorker]:
         """Returns the live workers that read merged files, as of the last second."""
@@ -306,7 +306,7 @@ class Runtime:
         """Runs the maintenance that is due, unless another replica is running it; returns whether it ran."""
         with translated(), locks.lock_if_free(self._locks, locks.MAINTENANCE) as free:
             if free:
-                maintenance.keep()
+                maintenance.run_due()
             return free
 
     def announce_keys(self, role: Role, ident: str) -> None:

@@ -20,7 +20,7 @@ from app.db.errors import translated
 from app.domain.errors import DomainError
 from app.domain.names import check_name
 from app.jobs.engine import Engine
-from app.jobs.heartbeat import Presence, introduce
+from app.jobs.heartbeat import WorkerHeartbeat, introduce
 from app.runtime import Runtime
 from app.services.catalog import allowed_locations
 from app.services.catalog.allowed_locations import AllowedLocations
@@ -72,7 +72,7 @@ class WorkerRuntime(Runtime):
         super().__init__(settings)
         check_name(role.class_name[: MAX_CLASS + 1], "a class of workers")
         self.role = role
-        self._presence: Presence | None = None
+        self._heartbeat: WorkerHeartbeat | None = None
         self._refusal = ""
 
     def start(self) -> None:
@@ -96,12 +96,12 @@ class WorkerRuntime(Runtime):
         self._open(data, partial(arithmetic.load, device.id))
         allowed_locations.warn_of_absent(self._allowed_places())
         self.worker_info = introduce(self.role.class_name, device, self.role.url, self.role.labels)
-        self._presence = self._presence_of(self.worker_info)
+        self._heartbeat = self._heartbeat_of(self.worker_info)
         # Jobs of a class without accelerators leave one that is there to those who asked for it.
         computing = device.id if self.role.has_accelerator else host.id
         engine = Engine(
             settings.database_url, self.job_kinds, self.write, self.read, self.role.concurrency, settings.job_poll_seconds,
-            self.role.class_name, self._presence, computing, settings.database_job_connections,
+            self.role.class_name, self._heartbeat, computing, settings.database_job_connections,
         )  # fmt: skip
         engine.start()
         self._engine = engine
@@ -144,9 +144,9 @@ class WorkerRuntime(Runtime):
             DomainError: worker.unready.
         """
         engine = self._engine
-        if engine is None or self._presence is None:
+        if engine is None or self._heartbeat is None:
             raise DomainError("worker.unready", reason="has not started")
-        if not self._presence.is_seen:
+        if not self._heartbeat.is_seen:
             raise DomainError("worker.unready", reason="could give no sign of life")
         engine.check()
 

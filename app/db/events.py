@@ -101,7 +101,7 @@ def newest(session: Session) -> Event | None:
     return session.scalar(select(Event).where(Event.id == select(func.max(Event.id)).scalar_subquery()))
 
 
-def told_of(session: Session, kind: str, jobs: Sequence[str]) -> set[str]:
+def with_event(session: Session, kind: str, jobs: Sequence[str]) -> set[str]:
     """Returns those of the given jobs that have an event of a kind; an event about a job belongs to the job's owner."""
     owners = sorted({job.partition(":")[0] for job in jobs})
     found = set[str]()

@@ -18,7 +18,7 @@ from app.db.errors import is_full
 from app.db.jobs import Claim
 from app.domain.errors import DomainError
 from app.jobs import spawn
-from app.jobs.heartbeat import Presence
+from app.jobs.heartbeat import WorkerHeartbeat
 from app.jobs.lost_jobs import LostJobs
 from app.jobs.queue import APPLICATION, PORTABLE, PROGRESS, VERSION, WORKFLOW
 from app.jobs.runner import JobRunner
@@ -50,18 +50,18 @@ class Engine:
         concurrency: how many jobs at once.
         poll_seconds: how often it looks for jobs.
         class_name: the class whose jobs are run.
-        presence: of a worker among others; None for a service that has its database to itself.
+        heartbeat: of a worker among others; None for a service that has its database to itself.
         device: where jobs compute merged bytes, by its name for torch.
         connections: the maximum number of database connections of the job engine.
     """
 
     def __init__(
         self, url: str, kinds: Kinds, begin: Begin, read: Begin, concurrency: int, poll_seconds: float, class_name: str = CPU,
-        presence: Presence | None = None, device: str = CPU, connections: int = JOB_CONNECTIONS,
+        heartbeat: WorkerHeartbeat | None = None, device: str = CPU, connections: int = JOB_CONNECTIONS,
     ) -> None:  # fmt: skip
         self._url, self._begin, self._read, self._concurrency, self._poll_seconds = url, begin, read, concurrency, poll_seconds
-        self._class, self._presence, self._connections = class_name, presence, connections
-        self._executor = presence.worker_info.id if presence else EXECUTOR
+        self._class, self._heartbeat, self._connections = class_name, heartbeat, connections
+        self._executor = heartbeat.worker_info.id if heartbeat else EXECUTOR
         self._runner = JobRunner(kinds, begin, read, self._executor, device, _keep_progress)
         self._lost: LostJobs | None = None
 
@@ -69,11 +69,11 @@ class Engine:
         """Launches DBOS; the jobs of a service that was alone are taken up again."""
         logging.getLogger("dbos").setLevel(logging.WARNING)
         logging.getLogger("dbos").addFilter(_is_news)
-        if self._presence:
-            self._presence.announce()
+        if self._heartbeat:
+            self._heartbeat.announce()
         config = DBOSConfig(
             name=APPLICATION, system_database_url=self._url, executor_id=self._executor, application_version=VERSION,
-            sys_db_pool_size=self._connections, log_level="WARNING", run_migrations=self._presence is None,
+            sys_db_pool_size=self._connections, log_level="WARNING", run_migrations=self._heartbeat is None,
         )  # fmt: skip
         instance = DBOS(config=config)
         self._register()
@@ -87,8 +87,8 @@ class Engine:
         # The executions in this process's memory, until their outcomes are written.
         self._lost = LostJobs(self._read, self._begin, self._executor, instance._active_workflows_set.activeList)
         self._lost.start()
-        if self._presence:
-            self._presence.start()
+        if self._heartbeat:
+            self._heartbeat.start()
 
     def _keep_own_limits(self) -> None:
         """Has DBOS go by what this process was told. It keeps the limits of a queue in one row for all workers: whatever the last
@@ -114,14 +114,14 @@ class Engine:
 
     def stop(self) -> None:
         """Takes no more jobs, ends children and hands running jobs back: to the other workers, or to the next start."""
-        if self._presence:
-            self._presence.stop()
+        if self._heartbeat:
+            self._heartbeat.stop()
         if self._lost:
             self._lost.stop()
         DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=0)
         spawn.stop()
-        if self._presence:
-            self._presence.leave()
+        if self._heartbeat:
+            self._heartbeat.leave()
 
     def _register(self) -> None:
         runner = self._runner

@@ -1,4 +1,4 @@
-"""A worker's presence: it says that it lives, and gives the jobs of those that do not to others.
+"""The heartbeat of a worker, and the recovery of jobs whose worker has none any more.
 
 Open-source DBOS has no heartbeat: a dead worker's job is running for ever unless somebody calls recovery. All times are the
 database's, so that clocks that differ do no harm.
@@ -26,8 +26,8 @@ DISTRIBUTION = "portllm-registry"
 log = logging.getLogger("portllm.worker")
 
 
-class Presence:
-    """Beats in a thread of its own.
+class WorkerHeartbeat:
+    """Sends heartbeats from a thread of its own, and gives the jobs of dead workers to others.
 
     Args:
         begin: opens a unit of work.
@@ -46,7 +46,7 @@ class Presence:
         self.worker_info = worker_info
         self._begin, self._beat_seconds, self._ttl = begin, beat_seconds, ttl_seconds
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._live, name="presence", daemon=True)
+        self._thread = threading.Thread(target=self._live, name="heartbeat", daemon=True)
         self._last = self._judges_from = 0.0
 
     @property
@@ -55,11 +55,11 @@ class Presence:
         return time.monotonic() - self._last <= self._ttl
 
     def announce(self) -> None:
-        """The first sign of life: before the first job, or others would take that job for a dead worker's."""
+        """Sends the first heartbeat: before the first job, or others would take that job for a dead worker's."""
         self._beat()
 
     def start(self) -> None:
-        """Goes on with it, and looks after the others; DBOS runs by now."""
+        """Starts the thread; DBOS runs by now."""
         self._thread.start()
 
     def stop(self) -> None:

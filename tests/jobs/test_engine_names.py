@@ -46,5 +46,5 @@ def test_cancelled_and_lost_jobs_raise_errors_of_these_names(facts: dict[str, An
 
 
 def test_recovery_takes_jobs_of_the_named_executors_only(facts: dict[str, Any]) -> None:
-    """`Presence`: `DBOS._recover_pending_workflows`."""
+    """`WorkerHeartbeat`: `DBOS._recover_pending_workflows`."""
     assert (facts["status_of_a_live_one"], facts["result_after_recovery"]) == ("PENDING", "lost")

@@ -209,7 +209,7 @@ class Puller:
             self.report(more)
 
 
-def patiently(ask: Callable[[], Value]) -> Value:
+def retry_while_unavailable(ask: Callable[[], Value]) -> Value:
     """An answer of a hub, asked for again where it may come later."""
     patience = _Patience(threading.Event())
     while True:

@@ -10,7 +10,7 @@ from app.core.patch import check_finite, choose_files, read_patch
 from app.domain.errors import DomainError
 from app.domain.quotas import KINDS
 from app.jobs.tasks.context import TaskContext
-from app.jobs.tasks.download import Puller, patiently, visible
+from app.jobs.tasks.download import Puller, retry_while_unavailable, visible
 from app.services.patches.orders import ImportedFile, ImportOrder, ImportResult
 
 
@@ -22,10 +22,10 @@ def run(order: ImportOrder, context: TaskContext) -> ImportResult:
         DomainError: upstream.*, outgoing.*, storage.*, request.too_large, quota.exceeded.
     """
     hub, repository, store = HubClient(order.hub), order.repository, open_store(order.store)
-    commit = patiently(lambda: hub.commit(repository, order.revision))
+    commit = retry_while_unavailable(lambda: hub.commit(repository, order.revision))
     if commit in order.known:
         return ImportResult(commit)
-    listed = visible(patiently(lambda: hub.files(repository, commit)))
+    listed = visible(retry_while_unavailable(lambda: hub.files(repository, commit)))
     kept, dropped = choose_files({path: file.size for path, file in listed.items()})
     total = sum(kept.values())
     if total > order.max_bytes:

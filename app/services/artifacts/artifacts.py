@@ -22,8 +22,8 @@ from app.db.patches import PatchVersion
 from app.db.releases import Release
 from app.domain.errors import DomainError
 from app.domain.s3_uri import S3, S3Uri
-from app.services.artifacts.open_sources import Openings
-from app.services.artifacts.storage_probes import Probes
+from app.services.artifacts.open_sources import OpenSources
+from app.services.artifacts.storage_probes import StorageProbes
 from app.services.downloads import Downloads
 from app.services.tools import Assessment, OpenPatch, Planned
 from app.single_flight import SingleFlight
@@ -52,9 +52,9 @@ class Artifacts:
         self._manifests: SingleFlight[str, Manifest] = SingleFlight(MANIFESTS)
         self._plans: SingleFlight[tuple[str, str], Planned] = SingleFlight(PLANS)
         self._assessments: SingleFlight[tuple[str, str], Assessment] = SingleFlight(ASSESSMENTS)
-        self._opened = Openings()
+        self._opened = OpenSources()
         self.downloads = Downloads()
-        self._probes = Probes()
+        self._probes = StorageProbes()
 
     def allow(self, roots: Sequence[Path]) -> None:
         """Replaces the allowed directories; applies to files opened from now on."""

@@ -8,7 +8,7 @@ from app.core.revocable_source import RevocableSource
 from app.core.source import Source
 
 
-class Opening:
+class OpenSource:
     """One source that is open, and what is to be done beside closing it when it is taken away."""
 
     def __init__(self, source: Source) -> None:
@@ -32,17 +32,17 @@ class Opening:
             action()
 
 
-class Openings:
+class OpenSources:
     """All that is open in this process; safe to use from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._open: dict[str, set[Opening]] = {}
+        self._open: dict[str, set[OpenSource]] = {}
 
     @contextmanager
-    def take(self, version: str, source: Source) -> Iterator[Opening]:
+    def take(self, version: str, source: Source) -> Iterator[OpenSource]:
         """Registers a source until the block ends, and closes it then."""
-        opening = Opening(source)
+        opening = OpenSource(source)
         with self._lock:
             self._open.setdefault(version, set()).add(opening)
         try:

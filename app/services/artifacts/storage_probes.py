@@ -12,7 +12,7 @@ LIMIT_SECONDS = 4.0
 REMEMBERED = 256
 
 
-class Probes:
+class StorageProbes:
     """The last successful probe of each of many things; a probe that hangs is not begun a second time."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Jobs: a view of the engine's own records, and what is told about them as events."""
+"""Jobs: a view of the engine's own records, and what is recorded about them as events."""
 
 import datetime as dt
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ GIVEN_UP_SINCE = dt.timedelta(days=1)
 AT_ONCE = 500
 
 
-def reconcile(read: Begin, write: Begin, told: set[str]) -> int:
+def reconcile(read: Begin, write: Begin, reported: set[str]) -> int:
     """Reconciles subjects with jobs that ended without a result: abandoned by the engine, or lost before they were recorded.
 
     The look-up reads in one transaction and asks the engine in one query, with no write transaction open; then each finding is
@@ -31,13 +31,13 @@ def reconcile(read: Begin, write: Begin, told: set[str]) -> int:
     Args:
         read: opens a read-only unit of work.
         write: opens a unit of work that writes.
-        told: abandoned jobs whose failure is already recorded; updated in place.
+        reported: abandoned jobs whose failure is already recorded; updated in place.
 
     Returns:
         How many findings were recorded by this call.
     """
     with read() as uow:
-        ended, queue = _ended(uow, told)[:AT_ONCE], uow.tools.jobs
+        ended, queue = _ended(uow, reported)[:AT_ONCE], uow.tools.jobs
     statuses = queue.statuses([found.job for found in ended])
     for found in ended:
         problem = _problem_of(statuses.get(found.job))
@@ -46,7 +46,7 @@ def reconcile(read: Begin, write: Begin, told: set[str]) -> int:
             if found.is_given_up:
                 attempts.tell_failed(uow, found.kind, found.job, problem)
         if found.is_given_up:
-            told.add(found.job)
+            reported.add(found.job)
     return len(ended)
 
 
@@ -59,14 +59,14 @@ class _Ended:
     is_given_up: bool
 
 
-def _ended(uow: UnitOfWork, told: set[str]) -> list[_Ended]:
-    """Returns the jobs that ended without a result, those abandoned by the engine first; prunes unlisted jobs from `told`."""
+def _ended(uow: UnitOfWork, reported: set[str]) -> list[_Ended]:
+    """Returns the jobs that ended without a result, those abandoned by the engine first; prunes unlisted jobs from `reported`."""
     given_up = rows.given_up(uow.session, rows.WORKFLOW, now() - GIVEN_UP_SINCE)
-    told &= set(given_up)
-    told |= event_rows.told_of(uow.session, JobFailed.spec.kind, [job for job in given_up if job not in told])
+    reported &= set(given_up)
+    reported |= event_rows.with_event(uow.session, JobFailed.spec.kind, [job for job in given_up if job not in reported])
     kinds, live = kinds_of(uow), uow.tools.jobs.live(uow.session)
     # A kind that this version does not know is another version's.
-    found = {job: _Ended(job, kinds[kind], True) for job in given_up if job not in told and (kind := kind_of(job)) in kinds}
+    found = {job: _Ended(job, kinds[kind], True) for job in given_up if job not in reported and (kind := kind_of(job)) in kinds}
     for waiting in kinds.values():
         for job, _ in waiting.unfinished(uow.session):
             if job not in live:

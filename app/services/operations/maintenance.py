@@ -18,7 +18,7 @@ SWEEP_SECONDS = 3600.0
 # An erasure that could not be finished is tried again after this, and ever more seldom.
 ERASE_SECONDS, ERASE_LONGEST = 5.0, 600.0
 
-log = logging.getLogger("portllm.house")
+log = logging.getLogger("portllm.maintenance")
 
 
 class Maintenance:
@@ -42,12 +42,12 @@ class Maintenance:
         self._next_sample = time.monotonic() + SWEEP_SECONDS
         self._erasures = dict[str, tuple[float, float]]()  # when one is tried again, and how long after that
         self._next_sweep = time.monotonic()
-        self._told = set[str]()
+        self._reported = set[str]()
         self._commits = CatchUp(registry) if registry else None
 
-    def keep(self) -> None:
-        """What is due now; whoever calls this is the only one who does."""
-        jobs.reconcile(self._read, self._write, self._told)
+    def run_due(self) -> None:
+        """Does what is due now. One process at a time calls it."""
+        jobs.reconcile(self._read, self._write, self._reported)
         unserved_queues.watch(self._read, self._write, self._patience)
         if self._registry:
             self._finish_erasures(self._registry)

@@ -173,9 +173,9 @@ def test_maintenance_samples_each_hour(service: Service, monkeypatch: pytest.Mon
     as_registered_before(service)
     change_unseen(service.place / "v1" / WEIGHTS)
     house = Maintenance(service.runtime.read, service.runtime.write, sampled_bytes=service.settings.verify_bytes_per_hour)
-    house.keep()
+    house.run_due()
     assert "release.damaged" not in kinds(service)
     clock = time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: clock() + 3601)
-    house.keep()
+    house.run_due()
     assert "release.damaged" in kinds(service)

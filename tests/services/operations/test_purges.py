@@ -153,10 +153,10 @@ def test_a_copy_that_cannot_be_reached(place: Place, monkeypatch: pytest.MonkeyP
     assert place.operator.get(f"/patches/{patch}/versions/1/erasure").json()["state"] == "pending"
     refused(place.operator.get(f"/ports/{port}/files"), 410, "version.purged")
     house = Maintenance(runtime.read, runtime.write, runtime)
-    house.keep()
+    house.run_due()
     assert place.objects(target)
     monkeypatch.setattr(runtime, "tools", tools)
-    Maintenance(runtime.read, runtime.write, runtime).keep()
+    Maintenance(runtime.read, runtime.write, runtime).run_due()
     assert place.objects(target) == {}
     row = place.operator.get(f"/patches/{patch}/versions/1").json()
     assert (row["erasure"]["state"], row["erasure"]["copies"][0]["removed"]) == ("done", True)
@@ -249,7 +249,7 @@ def test_bytes_that_come_back(place: Place) -> None:
     row = place.operator.get(f"/patches/{patch}/versions/1").json()
     place.service.execute(past, moment=erasure.dt.datetime(2026, 1, 1, tzinfo=erasure.dt.UTC), digest=row["digest"])
     assert "purge.pending" in {trouble.code for trouble in place.troubles()}
-    Maintenance(place.service.runtime.read, place.service.runtime.write, place.service.runtime).keep()
+    Maintenance(place.service.runtime.read, place.service.runtime.write, place.service.runtime).run_due()
     assert "purge.pending" not in {trouble.code for trouble in place.troubles()}
 
 
