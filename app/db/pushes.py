@@ -49,7 +49,7 @@ class PushedObject(Identified, Base):
         size: bytes that were announced, of a block those that came.
         charged: bytes that count for its owner; of a block none once the files are there that it holds.
         session: of blocks: the client's session, outside of which they are not there.
-        staged: the upload that holds the bytes, when they are there and were verified.
+        staged: the upload that holds all bytes, when they have arrived; see `is_verified`.
         multipart: where parts go straight to the object store: its id of the upload.
         attempt, attempt_until: the staged upload of the request that is sending this file, and when its lease expires.
     """
@@ -68,6 +68,16 @@ class PushedObject(Identified, Base):
     multipart: Mapped[str | None] = mapped_column(String(1024))
     attempt: Mapped[str | None] = mapped_column(String(64))
     attempt_until: Mapped[dt.datetime | None]
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether this service staged all bytes and hashed them; bytes that went straight to the store are not hashed yet."""
+        return self.staged is not None and self.multipart is None
+
+    @property
+    def uploads(self) -> set[str]:
+        """The uploads under which something may be staged."""
+        return {upload for upload in (self.staged, self.attempt, self.id if self.multipart else None) if upload}
 
 
 def find(session: Session, repository: str, revision: str) -> Push | None:

@@ -342,6 +342,18 @@ def test_a_base_in_parts(service: Service, models: Models) -> None:
     assert (row["state"], row["problem"]["code"]) == ("rejected", "checkpoint.architecture")
 
 
+def test_inline_files_beyond_what_is_held_in_memory_are_recorded_before_the_commit_ends(service: Service) -> None:
+    """A commit that breaks off after them finds them again; all of them are in the next one."""
+    admin = Pusher(service, "base/llama", "acme", "admin", "read", "publish")
+    contents = {f"{unique('vocabulary')}.txt": bytes([number]) * 700_000 for number in range(3)}
+    lines = [file(path, content) for path, content in contents.items()]
+    count = "SELECT count(*) FROM pushed_objects WHERE repository = 'base/llama' AND size = 700000"
+    refused(admin.commit(*lines, {"key": "unknown", "value": {}}, revision="inline"), 422, "push.lines")
+    assert service.rows(count) == [(2,)]
+    assert admin.commit(*lines, revision="inline").status_code == 200
+    assert service.rows(count) == [(3,)]
+
+
 def test_tags_are_of_patches(service: Service) -> None:
     """Releases have names already."""
     admin = Pusher(service, "base/llama", "acme", "admin", "read", "publish")

@@ -38,7 +38,7 @@ router = hub_router()
 MAX_LINE = pushes.REGULAR_BYTES * 4 // 3 + 64 * 2**10
 MAX_COMMIT = 256 * 2**20
 # Inline files up to this are recorded with the commit, in its transaction.
-HELD_BYTES = 4 * 2**20
+HELD_BYTES = pushes.REGULAR_BYTES
 PATIENCE_SECONDS, PAUSE_SECONDS = 5.0, 0.25
 
 Taken = tuple[str, dict[str, str]]  # the commit id, and headers that name the files that were left out
@@ -64,7 +64,7 @@ async def preupload(owner: str, name: str, revision: str, request: Request, acce
 
 
 @router.post("/api/models/{owner}/{name}/commit/{revision:path}")
-@streams_body(MAX_LINE)
+@streams_body(MAX_LINE + HELD_BYTES)
 async def commit(owner: str, name: str, revision: str, request: Request, access: AccessDep) -> JSONResponse:
     """Takes a commit; where the repository is complete with it, a version is published before the answer."""
     repository = parse_repository(owner, name)

@@ -14,15 +14,12 @@ from app.db import pushes as rows
 from app.db import releases as release_rows
 from app.db.base import clock
 from app.db.commits import name_of
-from app.db.pushes import Push
 from app.db.releases import Release
 from app.domain.errors import DomainError
-from app.domain.ids import new_id
 from app.domain.names import check_revision
 from app.domain.path_index import PathIndex
-from app.domain.principal import INSTALLATION, Principal
+from app.domain.principal import Principal
 from app.domain.repositories import Repository
-from app.services.access.quotas import open_account
 from app.services.catalog import families, releases
 from app.services.hubview import pushes
 from app.services.hubview.pushes import Added, Change, Files
@@ -71,7 +68,7 @@ def begin(uow: UnitOfWork, principal: Principal, repository: Repository, release
         return False
     if rows.find(uow.session, repository.full_name, release):
         return False
-    _begin(uow, repository, release)
+    pushes.begin(uow, repository, release, None)
     return True
 
 
@@ -113,7 +110,7 @@ def _record(
 ) -> Files:  # fmt: skip
     require_push(principal, repository)
     require_new(uow, principal, repository, release)
-    push = rows.find(uow.session, repository.full_name, release) or _begin(uow, repository, release)
+    push = rows.find(uow.session, repository.full_name, release) or pushes.begin(uow, repository, release, None)
     files = {file["path"]: file for file in push.files}
     index = PathIndex(files)
     for change in changes:
@@ -123,12 +120,10 @@ def _record(
             for path in index.discard_below(change.path) if change.folder else ():
                 del files[path]
         elif _is_carried(change.path):
-            row = pushed_objects.named(uow, repository, change.sha256, change.size)
-            if row is None:
-                raise DomainError(
-                    "push.not_sent", path=change.path[:200], digest=change.sha256[:64], repository=repository.full_name
-                )
-            files[change.path] = {"path": change.path, "size": row.size, "sha256": row.digest, "object": row.id}
+            found = pushed_objects.sent(uow, repository, change.path, change.sha256, change.size)
+            if found is None:
+                raise pushes.not_sent(repository, change)
+            files[change.path] = found
             index.add(change.path)
     if len(files) > MAX_FILES:
         raise DomainError("version.files", reason=f"There are more than {MAX_FILES} files.")
@@ -160,10 +155,9 @@ def _store(units: UnitsOfWork, files: Files) -> None:
         found = {row.id: row for row in rows.objects(uow.session, [file["object"] for file in files.values()])}
     for file in sorted(files.values(), key=lambda file: int(file["size"])):
         row = found.get(file["object"])
-        staged, hashed = (row.staged, row.multipart is None) if row else (None, False)
-        if staged and blobs.received(staged, PUSHED) == file["size"]:
-            blobs.promote(staged, PUSHED, file["sha256"], file["path"], hashed)
-        elif not (hashed and blobs.size(file["sha256"]) == file["size"]):
+        if row and row.staged and blobs.received(row.staged, PUSHED) == file["size"]:
+            blobs.promote(row.staged, PUSHED, file["sha256"], file["path"], row.is_verified)
+        elif not (row and row.is_verified and blobs.size(file["sha256"]) == file["size"]):
             raise DomainError("push.lost", path=file["path"])
 
 
@@ -177,13 +171,3 @@ def _register(uow: UnitOfWork, principal: Principal, repository: Repository, rel
 
 def _is_carried(path: str) -> bool:
     return not any(part.startswith(".") for part in path.split("/"))
-
-
-def _begin(uow: UnitOfWork, repository: Repository, release: str) -> Push:
-    open_account(uow, INSTALLATION, "drafts").charge(drafts=1)
-    push = Push(
-        id=new_id("psh"), created_at=clock(uow.session), owner=INSTALLATION, repository=repository.full_name, revision=release,
-        patch_id=None, files=[], dropped=[], parent=None, waits=None, touched_at=clock(uow.session),
-    )  # fmt: skip
-    uow.add(push)
-    return push

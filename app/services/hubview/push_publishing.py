@@ -206,7 +206,7 @@ def _announced(uow: UnitOfWork, file: dict[str, object]) -> drafts.AnnouncedFile
         raise DomainError("push.lost", path=path)
     row.charged = 0  # from now on they count as the draft's
     uow.session.flush()
-    return drafts.AnnouncedFile(path, size, sha256, row.staged, kept=row.multipart is None)
+    return drafts.AnnouncedFile(path, size, sha256, row.staged, kept=row.is_verified)
 
 
 def _publish(

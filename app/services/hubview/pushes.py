@@ -67,7 +67,7 @@ def announce(uow: UnitOfWork, principal: Principal, repository: Repository) -> b
     if patch_of(uow, repository) or rows.find(uow.session, repository.full_name, MAIN):
         return False
     open_account(uow, repository.owner, "patches").charge(patches=1)
-    _begin(uow, repository, None)
+    begin(uow, repository, MAIN, None)
     uow.event(RepositoryAnnounced(), principal, repository.owner, repository.full_name)
     return True
 
@@ -210,7 +210,7 @@ def record(
         if push and not push.files:
             end(uow, push, keep_announced=True)
         return Recorded(None, False, dropped)
-    push = push or _begin(uow, repository, state.patch)
+    push = push or begin(uow, repository, MAIN, state.patch)
     config = read_config(uow, files) if files.get(CONFIG_FILE) != before.get(CONFIG_FILE) else None
     push.files, push.parent, push.waits = [files[path] for path in sorted(files)], state.number, None
     push.dropped = _joined(push.dropped, dropped)
@@ -232,7 +232,7 @@ def note_dropped(uow: UnitOfWork, principal: Principal, repository: Repository, 
     """
     state = look(uow, principal, repository)
     if has_news(state, dropped):
-        push = state.push or _begin(uow, repository, state.patch)
+        push = state.push or begin(uow, repository, MAIN, state.patch)
         push.dropped = _noted(push, dropped)
 
 
@@ -280,10 +280,16 @@ def end(uow: UnitOfWork, push: Push, keep_announced: bool = False) -> None:
     uow.session.flush()
 
 
-def _begin(uow: UnitOfWork, repository: Repository, patch: Patch | None) -> Push:
-    open_account(uow, repository.owner, "drafts").charge(drafts=1)
+def begin(uow: UnitOfWork, repository: Repository, revision: str, patch: Patch | None) -> Push:
+    """Adds an empty push.
+
+    Raises:
+        DomainError: quota.exceeded.
+    """
+    owner = pushed_objects.owner_of(repository)
+    open_account(uow, owner, "drafts").charge(drafts=1)
     push = Push(
-        id=new_id("psh"), created_at=clock(uow.session), owner=repository.owner, repository=repository.full_name, revision=MAIN,
+        id=new_id("psh"), created_at=clock(uow.session), owner=owner, repository=repository.full_name, revision=revision,
         patch_id=patch.id if patch else None, files=[], dropped=[], parent=None, waits=None, touched_at=clock(uow.session),
     )  # fmt: skip
     uow.add(push)
@@ -310,10 +316,13 @@ def _apply(uow: UnitOfWork, repository: Repository, files: Files, changes: Seque
 
 
 def _named(uow: UnitOfWork, repository: Repository, change: Added, known: Files) -> dict[str, Any]:
-    row = pushed_objects.named(uow, repository, change.sha256, change.size)
-    if row:
-        return {"path": change.path, "size": row.size, "sha256": row.digest, "object": row.id}
+    if found := pushed_objects.sent(uow, repository, change.path, change.sha256, change.size):
+        return found
     held = known.get(change.sha256)
     if held and change.size in (None, held["size"]):  # the same bytes under another of its own names
         return {**held, "path": change.path}
-    raise DomainError("push.not_sent", path=change.path[:200], digest=change.sha256[:64], repository=repository.full_name)
+    raise not_sent(repository, change)
+
+
+def not_sent(repository: Repository, change: Added) -> DomainError:
+    return DomainError("push.not_sent", path=change.path[:200], digest=change.sha256[:64], repository=repository.full_name)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from app.blobs.s3.direct import part_bytes
 from app.blobs.store import BlobStore
@@ -110,10 +111,12 @@ def begin(
     return places
 
 
-def add(uow: UnitOfWork, repository: Repository, sha256: str, size: int, staged: str | None = None) -> PushedObject:
-    """Records a file that is being uploaded or will be."""
+def add(
+    uow: UnitOfWork, repository: Repository, sha256: str, size: int, staged: str | None = None, kind: str = FILE
+) -> PushedObject:
+    """Records bytes that are being uploaded or will be; they count for the owner from now on."""
     row = PushedObject(
-        id=new_id("obj"), created_at=clock(uow.session), owner=owner_of(repository), repository=repository.full_name, kind=FILE,
+        id=new_id("obj"), created_at=clock(uow.session), owner=owner_of(repository), repository=repository.full_name, kind=kind,
         digest=sha256, size=size, charged=size, session=None, staged=staged, multipart=None,
     )  # fmt: skip
     uow.add(row)
@@ -154,7 +157,7 @@ def keep(uow: UnitOfWork, principal: Principal, repository: Repository, files: S
 def has(uow: UnitOfWork, repository: str, sha256: str, size: int) -> bool:
     """Returns whether a file is staged for a repository and was hashed by this service."""
     found = rows.file_object(uow.session, repository, sha256)
-    return bool(found and found.multipart is None and uow.tools.blobs.received(str(found.staged), PUSHED) == size)
+    return bool(found and found.is_verified and uow.tools.blobs.received(str(found.staged), PUSHED) == size)
 
 
 def expected(uow: UnitOfWork, ident: str) -> PushedObject:
@@ -198,10 +201,16 @@ def named(uow: UnitOfWork, repository: Repository, sha256: str, size: int | None
     return row if row and size in (None, row.size) else None
 
 
+def sent(uow: UnitOfWork, repository: Repository, path: str, sha256: str, size: int | None) -> dict[str, Any] | None:
+    """Returns the file of a push that a commit adds under a path; None if it was not sent to the same repository."""
+    row = named(uow, repository, sha256, size)
+    return {"path": path, "size": row.size, "sha256": row.digest, "object": row.id} if row else None
+
+
 def forget(uow: UnitOfWork, idents: Sequence[str]) -> None:
     """Drops files that a version has taken, or that are of no use any more, and what is still staged of them."""
     found = rows.objects(uow.session, idents)
-    staged = [upload for row in found for upload in {row.staged, row.attempt, row.id if row.multipart else None} if upload]
+    staged = [upload for row in found for upload in row.uploads]
     rows.remove(uow.session, idents)
     for upload in staged:
         uow.after_commit(partial(uow.tools.blobs.discard, upload))
@@ -212,7 +221,7 @@ def _arrived(uow: UnitOfWork, repository: Repository, wanted: ObjectRequest) -> 
     if row is None:
         return False
     blobs = uow.tools.blobs
-    return blobs.received(str(row.staged), PUSHED) == row.size or (row.multipart is None and blobs.size(row.digest) == row.size)
+    return blobs.received(str(row.staged), PUSHED) == row.size or (row.is_verified and blobs.size(row.digest) == row.size)
 
 
 def _place(uow: UnitOfWork, row: PushedObject, one: ObjectRequest) -> UploadTarget:

@@ -7,15 +7,13 @@ together with the staged bytes.
 from contextlib import suppress
 
 from app.db import pushes as rows
-from app.db.base import clock
 from app.db.pushes import RESERVED, PushedObject
 from app.domain.errors import DomainError
-from app.domain.ids import new_id
 from app.domain.principal import Principal
 from app.domain.repositories import Repository
 from app.services.access.quotas import open_account
 from app.services.unit_of_work import Begin, UnitOfWork, run_with_retry
-from app.services.uploads.pushed_objects import owner_of, require_push
+from app.services.uploads.pushed_objects import add, owner_of, require_push
 
 
 def reserve(uow: UnitOfWork, principal: Principal, repository: Repository, size: int) -> str:
@@ -26,12 +24,7 @@ def reserve(uow: UnitOfWork, principal: Principal, repository: Repository, size:
     """
     require_push(principal, repository)
     open_account(uow, owner_of(repository), "bytes").charge(bytes=size)
-    row = PushedObject(
-        id=new_id("obj"), created_at=clock(uow.session), owner=owner_of(repository), repository=repository.full_name,
-        kind=RESERVED, digest="", size=size, charged=size, session=None, staged=None, multipart=None,
-    )  # fmt: skip
-    uow.add(row)
-    return row.id
+    return add(uow, repository, "", size, kind=RESERVED).id
 
 
 def reservation(uow: UnitOfWork, ident: str) -> PushedObject:

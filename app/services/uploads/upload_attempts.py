@@ -35,7 +35,7 @@ def begin(uow: UnitOfWork, ident: str, upload: str) -> AttemptTarget:
     """
     row = expected(uow, ident)
     uow.lock(row)
-    if row.staged and row.multipart is None:
+    if row.is_verified:
         return AttemptTarget(row.size, row.digest, is_there=True)
     present = clock(uow.session)
     if row.attempt and row.attempt_until and row.attempt_until > present:
@@ -64,7 +64,7 @@ def arrive(uow: UnitOfWork, ident: str, upload: str) -> None:
         DomainError: upload.unknown; upload.under_way, if another attempt has taken over and has not completed yet.
     """
     row = _locked(uow, ident)
-    if row.staged and row.multipart is None:
+    if row.is_verified:
         uow.after_commit(partial(uow.tools.blobs.discard, upload))
         return
     if row.attempt != upload:
