@@ -120,12 +120,12 @@ class UnitOfWork:
         """
         if self._events and tokens.any_is_revoked(self.session, {event.token for event in self._events if event.token}):
             raise DomainError("token.missing")
-        self._handle()
+        self.handle_events()
         if self._events:
             events.append(self.session, self._events)
 
-    def _handle(self) -> None:
-        """Runs handlers until they record nothing more; an event that a handler records is handled in the next round."""
+    def handle_events(self) -> None:
+        """Runs the handlers of what was recorded, until they record nothing more. Call it early to use what they write."""
         for _ in range(MAX_ROUNDS):
             self.session.flush()
             if not self._recorded:

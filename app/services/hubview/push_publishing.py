@@ -19,6 +19,7 @@ from app.domain.states import move
 from app.services.catalog import base_aliases
 from app.services.hubview import hub_commits, preupload, pushes, repositories, snapshots
 from app.services.hubview.pushes import Change, Recorded
+from app.services.hubview.repositories import Adapter
 from app.services.patches import drafts, patches, verification
 from app.services.patches.drafts import VersionFacts
 from app.services.patches.tombstones import reread_if_purged
@@ -99,8 +100,8 @@ def commit(
             raise refusal
         if opened is None:
             return Committed(recorded.commit or main or main_commit(units, principal, repository), None, recorded.dropped)
-        version = _publish_opened(units, principal, repository, opened, keep=False)
-        return Committed(main_commit(units, principal, repository), version.number, recorded.dropped)
+        version, name = _publish_opened(units, principal, repository, opened, keep=False)
+        return Committed(name or main_commit(units, principal, repository), version.number, recorded.dropped)
 
 
 def publish(units: UnitsOfWork, principal: Principal, repository: Repository, said: Said) -> PatchVersion:
@@ -119,7 +120,7 @@ def publish(units: UnitsOfWork, principal: Principal, repository: Repository, sa
 
     with units.exclusive(f"push:{repository.full_name}", f"A push to {repository.full_name}"):
         opened = run_with_retry(units.write, open_waiting)
-        return _publish_opened(units, principal, repository, opened, keep=True)
+        return _publish_opened(units, principal, repository, opened, keep=True)[0]
 
 
 def main_commit(units: UnitsOfWork, principal: Principal, repository: Repository) -> str:
@@ -132,8 +133,12 @@ def main_commit(units: UnitsOfWork, principal: Principal, repository: Repository
 
 def _publish_opened(
     units: UnitsOfWork, principal: Principal, repository: Repository, opened: Opened, keep: bool
-) -> PatchVersion:  # fmt: skip
-    """Verifies and publishes the draft of a push. After a refusal, the push is kept if `keep` is set or if it may pass later."""
+) -> tuple[PatchVersion, str | None]:  # fmt: skip
+    """Verifies and publishes the draft of a push. After a refusal, the push is kept if `keep` is set or if it may pass later.
+
+    Returns:
+        The version, and its commit id; None if that is not recorded.
+    """
     if isinstance(opened, DomainError):
         raise opened
     upload, tools = opened.version.id, units.tools
@@ -211,7 +216,7 @@ def _announced(uow: UnitOfWork, file: dict[str, object]) -> drafts.AnnouncedFile
 
 def _publish(
     uow: UnitOfWork, principal: Principal, repository: Repository, upload: str, facts: VersionFacts
-) -> PatchVersion:  # fmt: skip
+) -> tuple[PatchVersion, str | None]:  # fmt: skip
     version = drafts.publish(uow, principal, upload, facts)
     uow.session.flush()
     newest = patch_rows.newest_version(uow.session, version.patch_id)
@@ -219,7 +224,9 @@ def _publish(
         raise DomainError("push.older", repository=repository.full_name, version=version.number)
     if push := pushes.find(uow, repository):
         pushes.end(uow, push)
-    return version
+    uow.handle_events()  # one of the handlers records the commit
+    snapshot = snapshots.written(uow, Adapter(newest)) if newest else None
+    return version, snapshot.commit if snapshot else None
 
 
 def _keep_or_drop(uow: UnitOfWork, repository: Repository, upload: str | None, keep: bool) -> None:
