@@ -8,6 +8,7 @@ from fastapi.concurrency import run_in_threadpool
 from app.api.readiness import readiness
 from app.api.schemas.jobs import AboutOut
 from app.api.schemas.system import HealthOut, ReadyOut
+from app.domain.errors import DomainError
 from app.domain.principal import INSTALLATION, Principal
 from app.domain.signing import check_read
 from app.http.access import RegistryDep
@@ -20,17 +21,9 @@ from app.services.jobs import workers
 from app.services.jobs.workers import WorkerInfo
 from app.services.patches.tombstones import reread_if_purged
 from app.services.ports import ports
+from app.services.registry import Registry
 
 router = APIRouter()
-
-
-async def get_worker_info(registry: RegistryDep) -> WorkerInfo:
-    info = registry.worker_info
-    assert info is not None  # noqa: S101  set when a worker starts
-    return info
-
-
-WorkerInfoDep = Annotated[WorkerInfo, Depends(get_worker_info)]
 
 
 @router.get("/healthz")
@@ -46,8 +39,9 @@ async def readyz(registry: RegistryDep) -> ReadyOut:
 
 
 @router.get("/about", dependencies=[Depends(require_watcher)])
-def about(worker_info: WorkerInfoDep) -> AboutOut:
+def about(registry: RegistryDep) -> AboutOut:
     """What it is, for whoever may see its metrics."""
+    worker_info = _info(registry)
     return AboutOut(
         id=worker_info.id, class_name=worker_info.class_name, version=worker_info.version,
         device=worker_info.device, memory_bytes=worker_info.memory_bytes, labels=worker_info.labels,
@@ -61,14 +55,13 @@ async def read_file(
     path: str,
     request: Request,
     registry: RegistryDep,
-    worker_info: WorkerInfoDep,
     conditions: ConditionsDep,
     expires: Annotated[int, Query(ge=0, lt=2**40)],
     signature: Annotated[str, Query(max_length=64)],
     token: Annotated[str, Query(max_length=40)] = "",
 ) -> Response:
     """One file of a merged model, as the service answers it."""
-    check_read(registry.tools.secret_keys, worker_info.id, port, path, expires, signature, token)
+    check_read(registry.tools.secret_keys, _info(registry).id, port, path, expires, signature, token)
     # URLs signed by an older service name no token; that service has checked that the client may read the file.
     service = Principal(INSTALLATION, frozenset({"admin"}), "signature")
 
@@ -80,6 +73,12 @@ async def read_file(
         return respond_merged(request, conditions, registry, row, path, principal)
 
     return await run_in_threadpool(reread_if_purged, read)
+
+
+def _info(registry: Registry) -> WorkerInfo:
+    if registry.worker_info is None:
+        raise DomainError("worker.unready", reason="has not started")
+    return registry.worker_info
 
 
 def mount(app: FastAPI, metrics: MetricsOptions) -> None:
