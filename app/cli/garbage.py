@@ -1,5 +1,6 @@
-"""`portllm gc`: removes bytes that nothing names."""
+"""`portllm gc`: removes unreferenced bytes."""
 
+import dataclasses
 import datetime as dt
 import re
 from typing import Annotated
@@ -20,7 +21,7 @@ def gc(
     grace: Annotated[str, typer.Option(help="How old bytes must be: 30m, 1h, 2d; at least a minute.")] = "1h",
     as_json: Json = False,
 ) -> None:
-    """Remove bytes that nothing names, also while the service runs. What a draft will need stays, however old.
+    """Remove bytes that nothing references, also while the service runs. What a draft will need stays, however old.
 
     A running service does the same every hour.
     """
@@ -34,24 +35,17 @@ def gc(
         runtime = Runtime(settings)
         runtime.look()
         try:
-            with runtime.read() as uow:
-                found = garbage_collection.look(uow, least)
-            with found:
-                total = garbage_collection.Removed(found.count, found.bytes)
-                removed = total if dry_run else garbage_collection.remove_all(runtime.write, found, least)
+            collected = garbage_collection.collect(runtime.read, runtime.write, least, dry_run)
         finally:
             runtime.stop()
-    said = {
-        "dry_run": dry_run, "found": total.count, "found_bytes": total.bytes, "oldest_seconds": found.oldest,
-        "removed": 0 if dry_run else removed.count, "removed_bytes": 0 if dry_run else removed.bytes,
-    }  # fmt: skip
     if as_json:
-        print_json(said)
+        shown = dataclasses.asdict(collected)
+        print_json({"dry_run": dry_run, "oldest_seconds": shown.pop("oldest"), **shown})
         return
-    oldest = f", the oldest {found.oldest / 3600:,.1f} hours old" if found.oldest is not None else ""
-    say(f"{total.count:,} that nothing names, {total.bytes:,} bytes{oldest}.")
+    oldest = f", the oldest {collected.oldest / 3600:,.1f} hours old" if collected.oldest is not None else ""
+    say(f"{collected.found:,} blobs are unreferenced, {collected.found_bytes:,} bytes{oldest}.")
     if not dry_run:
-        say(f"{removed.count:,} were removed, {removed.bytes:,} bytes.")
+        say(f"{collected.removed:,} were removed, {collected.removed_bytes:,} bytes.")
 
 
 def _seconds(text: str, as_json: bool) -> dt.timedelta:

@@ -9,6 +9,8 @@ import psycopg
 from sqlalchemy import URL, Engine, ExceptionContext, NullPool, create_engine, event, exc, make_url
 from sqlalchemy.orm import Session, sessionmaker
 
+from app.db import blob_refs
+
 BUSY_TIMEOUT_MS = 30_000
 WRITES = "portllm_writes"
 # The pool is smaller than the number of threads of a process, because a request uses at most one connection and returns it within
@@ -107,9 +109,11 @@ def read_sessions(engine: Engine) -> sessionmaker[Session]:
 def write_sessions(engine: Engine) -> sessionmaker[Session]:
     """Sessions that take SQLite's write lock when they begin: a reader that turns writer would fail at once if another
     wrote meanwhile, whatever the busy timeout. PostgreSQL lets them write side by side; what must not happen at once
-    locks the row that it changes.
+    locks the row that it changes. The rows of nouns that keep bytes are watched.
     """
-    return sessionmaker(engine.execution_options(**{WRITES: True}), expire_on_commit=False, autoflush=False)
+    sessions = sessionmaker(engine.execution_options(**{WRITES: True}), expire_on_commit=False, autoflush=False)
+    blob_refs.watch(sessions)
+    return sessions
 
 
 def _ping_idle_connections(engine: Engine) -> None:

@@ -1,7 +1,7 @@
 """Patches and their versions."""
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -124,8 +124,6 @@ WITH_NAMES = (
     joinedload(PatchVersion.patch).joinedload(Patch.family),
     joinedload(PatchVersion.trained_on),
 )
-# How many rows of a long list are fetched at once.
-FETCHED = 500
 PUBLISHED = ("published", "yanked")
 PURGED = "purged"
 # Versions whose bytes are kept: those that have a number, and those that will.
@@ -234,40 +232,11 @@ def states_of(session: Session, versions: Sequence[str]) -> dict[str, str]:
     return {row.id: row.state for row in rows}
 
 
-def blob_digests(session: Session, since: dt.datetime | None = None) -> Iterator[str]:
-    """sha256 of every blob that a published version holds, or an open draft will; not all rows at once, and digests repeat.
-
-    Args:
-        session: of the transaction.
-        since: only of versions that were begun after it.
-    """
-    query = select(PatchVersion.files).where(PatchVersion.state.in_(LIVING))
-    if since is not None:
-        query = query.where(PatchVersion.created_at > since)
-    for files in session.scalars(query.execution_options(yield_per=FETCHED)):
-        yield from (file["sha256"] for file in files)
-
-
-class Namer(NamedTuple):
-    """A version whose bytes are kept, with the digests that it names."""
-
-    owner: str
-    name: str
-    number: int | None
-    digests: list[str]
-
-
-def namers(session: Session, digests: Sequence[str]) -> Iterator[Namer]:
-    """Every version whose bytes are kept and that names one of some digests; not all rows at once.
-
-    There is no table of digests: versions that still run would not fill it while others are upgraded. The database reads all
-    rows and looks for the digests in the text of their files, which costs a fifth of sending and parsing them.
-    """
-    query = select(PatchVersion.owner, Patch.name, PatchVersion.number, PatchVersion.files)
-    query = query.join(Patch, PatchVersion.patch_id == Patch.id).where(PatchVersion.state.in_(LIVING))
+def erased_among(session: Session, digests: Collection[str]) -> set[str]:
+    """Returns those of some digests that files of erased versions had; reads the lists of files of all erased versions."""
+    query = select(PatchVersion.files).where(PatchVersion.erased_at.is_not(None), PatchVersion.number.is_not(None))
     query = query.where(or_(*(cast(PatchVersion.files, Text).contains(digest) for digest in digests)))
-    for owner, name, number, files in session.execute(query.execution_options(yield_per=FETCHED)):
-        yield Namer(owner, name, number, [file["sha256"] for file in files])
+    return {file["sha256"] for files in session.scalars(query) for file in files}.intersection(digests)
 
 
 def purged_digest(session: Session, owner: str, digest: str) -> PatchVersion | None:

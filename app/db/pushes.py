@@ -1,7 +1,7 @@
 """What arrives by the Hub protocol before it is a version: repositories with uncommitted files, and the objects sent for them."""
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index, String, UniqueConstraint, delete, func, or_, select
@@ -120,7 +120,9 @@ def objects(session: Session, idents: Sequence[str]) -> Sequence[PushedObject]:
 
 
 def remove(session: Session, idents: Sequence[str]) -> None:
-    session.execute(delete(PushedObject).where(PushedObject.id.in_(idents)))
+    for row in objects(session, idents):
+        session.delete(row)
+    session.flush()
 
 
 def remove_reservation(session: Session, ident: str) -> None:
@@ -148,11 +150,6 @@ def old_objects(
 
 def old_pushes(session: Session, before: dt.datetime) -> Sequence[Push]:
     return session.scalars(select(Push).where(Push.touched_at < before).with_for_update(skip_locked=True)).all()
-
-
-def digests(session: Session) -> Iterator[str]:
-    """sha256 of all files that were pushed and are no version yet: where they were verified, the store may have them already."""
-    yield from session.scalars(select(PushedObject.digest).where(PushedObject.kind == FILE, PushedObject.staged.is_not(None)))
 
 
 def bytes_of(session: Session, owner: str) -> int:

@@ -1,13 +1,11 @@
 """What is still to be pulled: the files of releases that are on their way here from an upstream."""
 
-from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import ForeignKey, delete, select
+from sqlalchemy import ForeignKey, delete
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.db.base import Base
-from app.db.releases import Release
 
 
 class Pull(Base):
@@ -31,10 +29,3 @@ def of_release(session: Session, release_id: str) -> Pull | None:
 
 def forget(session: Session, release_id: str) -> None:
     session.execute(delete(Pull).where(Pull.release_id == release_id))
-
-
-def digests(session: Session) -> Iterator[str]:
-    """sha256 of the large files of all releases that are being pulled: what of them has arrived is not garbage."""
-    query = select(Pull.files).join(Release, Pull.release_id == Release.id).where(Release.state == "ingesting")
-    for files in session.scalars(query):
-        yield from (sha256 for _, _, sha256, _ in files if sha256)

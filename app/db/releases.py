@@ -152,11 +152,6 @@ def counts(session: Session) -> dict[str, int]:
     return dict(session.execute(select(Release.state, func.count()).group_by(Release.state)).tuples().all())
 
 
-def manifest_digests(session: Session) -> set[str]:
-    """Digests of all manifests that a release names."""
-    return set(session.scalars(select(Release.manifest).where(Release.manifest.is_not(None)))) - {None}  # type: ignore[return-value]
-
-
 def is_ingesting(session: Session, source: str) -> bool:
     """Whether a release is read just now that was registered from a source."""
     return bool(session.scalar(select(Release.id).where(Release.source == source, Release.state == "ingesting").limit(1)))
@@ -176,8 +171,3 @@ def by_reference(session: Session) -> Sequence[str]:
 def count_damaged(session: Session) -> int:
     """Returns how many releases are damaged: not read, because a file's bytes changed."""
     return session.scalar(select(func.count()).select_from(Release).where(Release.damaged_path.is_not(None))) or 0
-
-
-def copied(session: Session) -> Sequence[Release]:
-    """Releases whose bytes lie in the blob store."""
-    return session.scalars(select(Release).where(Release.copied, Release.manifest.is_not(None))).all()

@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from sqlalchemy import exc, inspect
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.db import events, tokens
+from app.db import blob_refs, events, tokens
 from app.db.base import now
 from app.db.errors import CollisionError, translated
 from app.db.events import Event
@@ -79,7 +79,7 @@ class UnitOfWork:
             raise CollisionError from None
 
     def hold_gc(self) -> None:
-        """Called before bytes are looked at that this transaction will name: none are swept until it ends."""
+        """Called before this transaction looks at bytes that it will reference: none are removed until it ends."""
         advisory_lock_shared(self.session, BYTES)
 
     def expect(self, row: Any, row_version: int | None, what: str) -> None:
@@ -110,7 +110,7 @@ class UnitOfWork:
         self._after_commit.append(action)
 
     def write_events(self) -> None:
-        """Runs the handlers of what was recorded, then writes the events: last, as writing them makes other writers wait.
+        """Runs the handlers of what was recorded, writes the references to blobs, then the events, which makes others wait.
 
         A request is authenticated before its body is read and its files are verified, which may take minutes, so its token may
         have been revoked since. Asked before the first flush: a request may revoke its own token.
@@ -121,6 +121,7 @@ class UnitOfWork:
         if self._events and tokens.any_is_revoked(self.session, {event.token for event in self._events if event.token}):
             raise DomainError("token.missing")
         self.handle_events()
+        blob_refs.write(self.session, self.tools.artifacts.read_manifest)
         if self._events:
             events.append(self.session, self._events)
 

@@ -139,6 +139,7 @@ CONSTRAINS = {"0023_rules_of_rows"}
 EXECUTES = {
     "0006_audit_trail": "triggers, which refuse what no version of the code ever did",
     "0007_family_grants": "rows of the new table",
+    "0025_blob_refs": "rows of the new table",
 }
 
 

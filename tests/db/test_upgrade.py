@@ -13,6 +13,7 @@ from sqlalchemy import Inspector, NullPool, create_engine, inspect, select, text
 from app.db.base import Base
 from app.db.schema import alembic_config, current, head, upgrade
 from app.domain.errors import DomainError
+from app.services.operations import garbage_collection
 from tests.support.old_version import REVISION, OldVersion, migrate
 from tests.support.postgres import Postgres
 from tests.support.registry import Caller, Service
@@ -56,6 +57,9 @@ def test_version_before_keeps_working_during_and_after_an_upgrade(url: str, tmp_
             _is_served(service.admin, mark)
         port = service.admin.get(f"/ports/{rows['ports']['id']}").json()
         assert (port["state"], port["release"]) == ("held", "v1")
+        garbage_collection.collect(service.runtime.read, service.runtime.write)
+        unregistered = "SELECT v.id FROM patch_versions v LEFT JOIN blob_refs b ON b.row_id = v.id WHERE b.row_id IS NULL"
+        assert service.rows(unregistered) == [], "what the version before wrote last keeps its bytes too"
 
 
 def _is_served(admin: Caller, mark: str) -> None:

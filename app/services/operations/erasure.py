@@ -1,19 +1,18 @@
 """Removing the bytes of a purged version, wherever they are; repeatable, and finished by maintenance after an interruption.
 
-What is removed is asked for again, and only what is not there any more counts as removed. Bytes that other versions name stay,
-because they are those versions' too; when the last of these goes, the sweep takes them.
+Only bytes that the store does not find any more count as removed. Bytes that other rows reference stay; when the last reference
+goes, garbage collection removes them.
 """
 
 import datetime as dt
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 from app.blobs.s3 import erase as s3_erase
 from app.blobs.s3.erase import Other
-from app.db import materialisations, patches, pushes, releases
+from app.db import blob_refs, materialisations, patches, pushes, releases
 from app.db.base import clock
-from app.db.locks import BYTES, try_advisory_lock
+from app.db.blob_nouns import NOUNS
 from app.db.materialisations import Materialisation
 from app.db.patches import PURGED, PatchVersion
 from app.domain.errors import DomainError
@@ -69,7 +68,7 @@ def verify(units: UnitsOfWork, ident: str) -> Report:
     copies = [_look_at_copy(units, row) for row in _written(units, ident)]
     with units.read() as uow:
         row = _row(uow, ident)
-        kept, before, present = _namers(uow, row), row.erasure or {}, clock(uow.session)
+        kept, before, present = _kept_for(uow, row), row.erasure or {}, clock(uow.session)
     blobs = [_asked(units.tools, file, kept, None) for file in row.files]
     return _report(blobs, copies, None, present, before)
 
@@ -170,35 +169,26 @@ def _copy(units: UnitsOfWork, row: Materialisation, act: Callable[[S3Uri, list[O
 
 
 def _blobs(units: UnitsOfWork, ident: str) -> list[Report]:
+    """Removes the bytes that no other row references; reports on all of them."""
     with units.read() as uow:
         row = _row(uow, ident)
-        since = garbage_collection.Since(
-            clock(uow.session) - garbage_collection.OVERLAP, frozenset(releases.manifest_digests(uow.session))
-        )
-        kept = _namers(uow, row)
-    free, problem = [digest for digest in _digests(row) if digest not in kept], None
+    digests, problem = _digests(row), None
     try:
-        for start in range(0, len(free), garbage_collection.BATCH):
-            batch = free[start : start + garbage_collection.BATCH]
-            if garbage_collection.patiently(units.write, partial(_remove, batch=batch, since=since)) is None:
+        for start in range(0, len(digests), garbage_collection.BATCH):
+            batch = digests[start : start + garbage_collection.BATCH]
+            if garbage_collection.remove(units.write, batch, _erase_blob) is None:
                 problem = "Others were just publishing."
     except DomainError as error:
         problem = error.detail
     with units.read() as uow:
-        kept = _namers(uow, row)
+        kept = _kept_for(uow, row)
     return [_asked(units.tools, file, kept, problem) for file in row.files]
 
 
-def _remove(uow: UnitOfWork, batch: list[str], since: garbage_collection.Since) -> list[str] | None:
-    """Removes bytes for good that still nothing else names; None where somebody is just naming bytes."""
-    if not try_advisory_lock(uow.session, BYTES):
-        return None
-    free = dict.fromkeys(batch)
-    for digest in garbage_collection.names(uow, since):
-        free.pop(digest, None)
-    # What a release that is being copied brought is young and not named yet; what is older is not that release's.
+def _erase_blob(uow: UnitOfWork, digest: str) -> bool:
+    # A release that is being copied references its bytes only when all are there; older bytes cannot be among them.
     least = garbage_collection.BLOB_GRACE.total_seconds() if releases.is_copying(uow.session) else float("-inf")
-    return [digest for digest in free if uow.tools.blobs.erase(digest, older_than=least)]
+    return uow.tools.blobs.erase(digest, older_than=least)
 
 
 def _asked(tools: Tools, file: dict[str, Any], kept: dict[str, str], problem: str | None) -> Report:
@@ -227,24 +217,14 @@ def _digests(row: PatchVersion) -> list[str]:
     return list(dict.fromkeys(file["sha256"] for file in row.files))
 
 
-def _namers(uow: UnitOfWork, row: PatchVersion) -> dict[str, str]:
-    """For whom bytes of a version are kept, by digest: its owner's versions by name, no names of others'."""
-    ours, wanted = dict[str, dict[str, None]](), set(_digests(row))
-    for namer in patches.namers(uow.session, sorted(wanted)):
-        said = "a version of another owner"
-        if namer.owner == row.owner:
-            said = f"{namer.owner}/{namer.name}@{namer.number}" if namer.number else f"an upload to {namer.owner}/{namer.name}"
-        for digest in wanted.intersection(namer.digests):
-            ours.setdefault(digest, {})[said] = None
-    for digest in wanted.intersection(_released(uow)):
-        ours.setdefault(digest, {})["a release"] = None
-    return {digest: _sentence(sorted(said)) for digest, said in ours.items()}
-
-
-def _released(uow: UnitOfWork) -> Iterator[str]:
-    yield from releases.manifest_digests(uow.session)
-    for release in releases.copied(uow.session):
-        yield from uow.tools.artifacts.manifest(release).file_digests.values()
+def _kept_for(uow: UnitOfWork, row: PatchVersion) -> dict[str, str]:
+    """Which other rows keep bytes of a version, by digest: the owner's by name, no names of others'."""
+    reasons = dict[str, set[str]]()
+    for noun in NOUNS:
+        for digest, holder in blob_refs.holders(uow.session, noun, _digests(row)):
+            others = f"a {noun.name}" if noun.owner(holder) == INSTALLATION else f"a {noun.name} of another owner"
+            reasons.setdefault(digest, set()).add(noun.title(holder) if noun.owner(holder) == row.owner else others)
+    return {digest: _sentence(sorted(said)) for digest, said in reasons.items()}
 
 
 def _sentence(said: list[str]) -> str:

@@ -1,168 +1,122 @@
-"""Bytes that nothing names.
+"""Garbage collection of blobs: bytes that no row references are removed once they are old enough.
 
-They are removed in two steps, because looking for them takes long. First what nothing names is looked for, while others go on.
-Then a few at a time are looked at again and removed, while nobody may begin to name bytes (`UnitOfWork.hold_gc`): what was
-named or arrived again meanwhile stays. A draft names its bytes from its beginning on, so what is published was named all along.
-
-The first step goes through everything once, and keeps what it finds in a temporary file; the second asks only what was begun
-since. So neither memory nor time grows with the square of what there is.
+The store is listed page by page, and each page is compared with the table of references (`app.db.blob_refs`). What is
+unreferenced is compared again and removed in a transaction during which nobody may begin to reference bytes
+(`UnitOfWork.hold_gc`): what was referenced or arrived again meanwhile stays. A draft references its bytes from its beginning on.
 """
 
 import datetime as dt
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from functools import partial
-from types import TracebackType
-from typing import Self
+from itertools import islice
 
-from app.db import patches, pushes, release_downloads, releases
-from app.db.base import clock
+from app.blobs.store import BlobInfo
+from app.db import blob_refs
+from app.db.blob_nouns import NOUNS
 from app.db.locks import BYTES, try_advisory_lock
-from app.services.operations.digest_spill import Named, Scratch
 from app.services.unit_of_work import Begin, UnitOfWork
 
-# Bytes exist for a moment before the row that names them is committed.
+# Bytes exist for a moment before the row that references them is committed.
 BLOB_GRACE = dt.timedelta(hours=1)
-# So much longer than any transaction: what was begun before it is known, by the database's clock, which dates drafts.
-OVERLAP = dt.timedelta(hours=1)
-# So many bytes are looked at again and removed in one transaction, in which nobody else may name bytes.
+# How many bytes are removed in one transaction; meanwhile nobody else may begin to reference any.
 BATCH = 100
+# How many rows without references are registered in one transaction.
+ROWS = 500
 TRIES, PAUSE_SECONDS = 40, 0.25
 
-
-@dataclass(frozen=True)
-class Since:
-    """What a look took for known: drafts begun before a moment, and these manifests with what they name."""
-
-    moment: dt.datetime
-    manifests: frozenset[str]
+Delete = Callable[[UnitOfWork, str], bool]
 
 
-class Garbage:
-    """What a look found; to be closed.
+@dataclass
+class Collected:
+    """What was found, and what was removed of it; sizes in bytes, age of the oldest in seconds."""
 
-    Attributes:
-        count: how many there are.
-        bytes: their sizes together.
-        oldest: the age of the oldest in seconds; None where there is none.
-        since: for the second step.
-    """
+    found: int = 0
+    found_bytes: int = 0
+    oldest: float | None = None
+    removed: int = 0
+    removed_bytes: int = 0
 
-    def __init__(self, since: Since) -> None:
-        self.count, self.bytes, self.since = 0, 0, since
-        self.oldest: float | None = None
-        self._found = Scratch()
-
-    def add(self, digest: str, age: float, size: int) -> None:
-        self._found.add([Named(digest, size, "")])
-        self.count += 1
-        self.bytes += size
-        self.oldest = age if self.oldest is None else max(self.oldest, age)
-
-    def batches(self) -> Iterator[dict[str, int]]:
-        """Sizes by digest, a few at a time."""
-        batch = dict[str, int]()
-        for found in self._found:
-            batch[found.digest] = found.size or 0
-            if len(batch) == BATCH:
-                yield batch
-                batch = {}
-        if batch:
-            yield batch
-
-    def __iter__(self) -> Iterator[str]:
-        return (found.digest for found in self._found)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._found.close()
+    def add(self, found: Collection[BlobInfo]) -> None:
+        self.found += len(found)
+        self.found_bytes += sum(blob.size for blob in found)
+        self.oldest = max(self.oldest or 0.0, *(blob.age for blob in found))
 
 
-@dataclass(frozen=True)
-class Removed:
-    """How many were removed, and their sizes together in bytes."""
-
-    count: int
-    bytes: int
-
-
-def look(uow: UnitOfWork, grace: dt.timedelta | None = None) -> Garbage:
-    """Finds bytes that nothing names, and that are too old to be on their way to a name.
+def collect(read: Begin, write: Begin, grace: dt.timedelta | None = None, dry_run: bool = False) -> Collected:
+    """Removes unreferenced bytes that are old enough.
 
     Args:
-        uow: a transaction that reads.
-        grace: how old; an hour where nothing is said.
+        read: opens a transaction that reads.
+        write: opens a transaction that writes.
+        grace: how old bytes must be; an hour by default.
+        dry_run: only find them.
     """
-    least = (BLOB_GRACE if grace is None else grace).total_seconds()
-    manifests = frozenset(releases.manifest_digests(uow.session))
-    found = Garbage(Since(clock(uow.session) - OVERLAP, manifests))
-    named = Scratch()
-    try:
-        named.add(Named(digest, None, "") for digest in names(uow))
-        for digest, age, size in uow.tools.blobs.entries():
-            if age > least and not named.names(digest):
-                found.add(digest, age, size)
-    except BaseException:
-        found.__exit__(None, None, None)
-        raise
-    finally:
-        named.close()
-    return found
+    least, total = (BLOB_GRACE if grace is None else grace).total_seconds(), Collected()
+    repair_references(write)
+    for page in unreferenced(read, least):
+        total.add(page)
+        if not dry_run:
+            sizes = {blob.digest: blob.size for blob in page}
+            removed = remove(write, list(sizes), lambda uow, digest: uow.tools.blobs.delete(digest, older_than=least)) or []
+            total.removed += len(removed)
+            total.removed_bytes += sum(sizes[digest] for digest in removed)
+    return total
 
 
-def remove(
-    uow: UnitOfWork, digests: Sequence[str], since: Since | None = None, grace: dt.timedelta | None = None
-) -> list[str] | None:
-    """Removes bytes that still nothing names and that are still old.
+def unreferenced(read: Begin, least: float) -> Iterator[list[BlobInfo]]:
+    """Lists the bytes that no row references and that are older than `least` seconds, a few at a time."""
+    with read() as uow:
+        old = (blob for blob in uow.tools.blobs.entries() if blob.age > least)
+    while page := list(islice(old, BATCH)):
+        with read() as uow:
+            referenced = blob_refs.referenced(uow.session, [blob.digest for blob in page])
+        if free := [blob for blob in page if blob.digest not in referenced]:
+            yield free
 
-    Args:
-        uow: a transaction of its own that writes, and ends soon: others wait who want to name bytes.
-        digests: few.
-        since: of the look that found them; None: everything is asked again.
-        grace: as for `look`.
 
-    Returns:
-        Those that were removed; None when somebody is just naming bytes, and it should be tried again.
+def repair_references(write: Begin) -> None:
+    """Registers rows that have no references, and drops references of rows that keep no bytes any more.
+
+    Both are left by processes of the version before, which know no references.
     """
-    if not try_advisory_lock(uow.session, BYTES):
-        return None
-    free = dict.fromkeys(digests)
-    for digest in names(uow, since):
-        free.pop(digest, None)
-    least = (BLOB_GRACE if grace is None else grace).total_seconds()
-    return [digest for digest in free if uow.tools.blobs.delete(digest, older_than=least)]
+    for noun in NOUNS:
+        after: str | None = ""
+        while after is not None:
+            with write() as uow:
+                after = blob_refs.register(uow.session, noun, uow.tools.artifacts.read_manifest, after, ROWS)
+    with write() as uow:
+        # Not beside a removal: between its two statements, a row may move from one noun to another in the version before.
+        if try_advisory_lock(uow.session, BYTES):
+            blob_refs.drop_stale(uow.session)
 
 
-def remove_all(write: Begin, found: Garbage, grace: dt.timedelta | None = None) -> Removed:
-    """Removes what a look found, a few at a time; what is named again by then stays."""
-    count = size = 0
-    for batch in found.batches():
-        removed = patiently(write, partial(remove, digests=list(batch), since=found.since, grace=grace)) or []
-        count, size = count + len(removed), size + sum(batch[digest] for digest in removed)
-    return Removed(count, size)
-
-
-def patiently(write: Begin, step: Callable[[UnitOfWork], list[str] | None]) -> list[str] | None:
-    """A second step, again and again while others name bytes; None where they never left off."""
+def remove(write: Begin, digests: Collection[str], delete: Delete) -> list[str] | None:
+    """Removes bytes as `try_remove` does, and retries while others begin to reference bytes; None if they never stopped."""
     for _ in range(TRIES):
         with write() as uow:
-            removed = step(uow)
+            removed = try_remove(uow, digests, delete)
         if removed is not None:
             return removed
-        time.sleep(PAUSE_SECONDS)  # bytes are named in moments; those that take longer keep theirs for another hour
+        time.sleep(PAUSE_SECONDS)  # others are done in moments; otherwise the bytes stay for another hour
     return None
 
 
-def names(uow: UnitOfWork, since: Since | None = None) -> Iterator[str]:
-    """Digests of all bytes that something names, or that something names since a look; they repeat."""
-    known = since.manifests if since else frozenset()
-    yield from patches.blob_digests(uow.session, since.moment if since else None)
-    yield from pushes.digests(uow.session)
-    yield from releases.manifest_digests(uow.session) - known
-    yield from release_downloads.digests(uow.session)
-    for release in releases.copied(uow.session):
-        if release.manifest not in known:
-            yield from uow.tools.artifacts.manifest(release).file_digests.values()
+def try_remove(uow: UnitOfWork, digests: Collection[str], delete: Delete) -> list[str] | None:
+    """Removes those of some bytes that no row references.
+
+    Args:
+        uow: a transaction of its own that writes and ends soon: others who want to reference bytes wait for it.
+        digests: few.
+        delete: removes bytes from the store, and returns whether it did.
+
+    Returns:
+        What was removed; None if somebody is just about to reference bytes.
+    """
+    if not try_advisory_lock(uow.session, BYTES):
+        return None
+    for noun in NOUNS:
+        blob_refs.register(uow.session, noun, uow.tools.artifacts.read_manifest)
+    referenced = blob_refs.referenced(uow.session, digests)
+    return [digest for digest in digests if digest not in referenced and delete(uow, digest)]

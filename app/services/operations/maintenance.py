@@ -89,10 +89,8 @@ def sweep_all(read: Begin, write: Begin) -> dict[str, int]:
         token_exchange.forget(uow)
     with read() as uow:
         staged, unwritten = abandoned_uploads.staged(uow), abandoned_uploads.unwritten(uow)
-        found = garbage_collection.look(uow)
-    with found:
-        parts = sum(_drop_parts(write, ident) for ident in unwritten)
-        blobs = garbage_collection.remove_all(write, found).count
+    parts = sum(_drop_parts(write, ident) for ident in unwritten)
+    blobs = garbage_collection.collect(read, write).removed
     return {"drafts": drafts, "pushes": pushed, "staged": staged, "parts": parts, "blobs": blobs}
 
 

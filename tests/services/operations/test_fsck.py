@@ -20,7 +20,7 @@ from app.db.patches import PatchVersion
 from app.db.ports import Port
 from app.db.releases import Release
 from app.domain.ids import new_id
-from app.services.operations import digest_spill
+from app.services.operations import garbage_collection
 from app.services.operations.fsck import check
 from app.services.operations.fsck.troubles import REMEDIES, Unseen
 from tests.support.fixtures import Models
@@ -329,24 +329,6 @@ def test_what_nobody_names(stocked: Service) -> None:
     assert troubles_by_code(stocked) == expected
 
 
-def test_what_is_named_need_not_fit_in_memory() -> None:
-    """A digest that rows name with two sizes is kept with both; what was never added is not named."""
-    named = digest_spill.Scratch()
-    digests = [f"{n:064x}" for n in range(5000)]
-    named.add(digest_spill.Named(digest, 10, "first") for digest in digests)
-    named.add(
-        [
-            digest_spill.Named(digests[0], 10, "second"),
-            digest_spill.Named(digests[0], 11, "third"),
-            digest_spill.Named("f" * 64, None, "m"),
-        ]
-    )
-    assert named.totals() == (5002, 50_011)
-    assert [(n.size, n.subject) for n in named if n.digest == digests[0]] == [(10, "first"), (11, "third")]
-    assert (named.names(digests[-1]), named.names("e" * 64)) == (True, False)
-    named.close()
-
-
 def test_a_row_that_somebody_is_at_work_on(busy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """A release that looks stuck, and is ready when it is read again, was no trouble."""
     jobs = busy.service.runtime.tools.jobs
@@ -359,3 +341,25 @@ def test_a_row_that_somebody_is_at_work_on(busy: SimpleNamespace, monkeypatch: p
     with altered_row(busy.service, Release, busy.releases["waiting"], state="ingesting"):
         monkeypatch.setattr(jobs, "statuses", ended_just_now)
         assert troubles_by_code(busy.service) == {}
+
+
+# -- references
+
+
+def test_rows_without_references_are_found(stocked: Service) -> None:
+    """As the version before writes them. What is unreferenced is not known then, and said to be so; a collection mends it."""
+    stocked.execute("DELETE FROM blob_refs WHERE noun = 'version'")
+    report, (ident,) = fsck_report(stocked), stocked.rows("SELECT id FROM patch_versions")[0]
+    assert [(t.code, t.subject) for t in report.troubles] == [("reference.missing", f"version {ident}")]
+    assert [unseen.subject for unseen in report.unseen] == ["bytes that nothing references"]
+    garbage_collection.collect(stocked.runtime.read, stocked.runtime.write)
+    assert (troubles_by_code(stocked), fsck_report(stocked).unseen) == ({}, [])
+
+
+def test_references_that_no_row_lists_are_found(stocked: Service) -> None:
+    """Of rows that are gone; and of one that lists other bytes, which is found with what it lacks."""
+    (release,) = stocked.rows("SELECT id FROM releases WHERE name = 'v2'")[0]
+    stocked.execute("INSERT INTO blob_refs (digest, noun, row_id, owner) VALUES (:d, 'draft', 'ver_gone', 'acme')", d="a" * 64)
+    assert troubles_by_code(stocked) == {"reference.stale": ["draft ver_gone"]}
+    stocked.execute("UPDATE blob_refs SET row_id = :id, noun = 'release' WHERE row_id = 'ver_gone'", id=release)
+    assert troubles_by_code(stocked) == {"reference.wrong": [f"release {release}"], "blob.missing": ["llama/v2"]}

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from app.services.operations import digest_spill, garbage_collection
 from tests.support.fixtures import Models
 from tests.support.registry import Service
 from tests.support.service_process import invoke
@@ -69,23 +68,3 @@ def test_a_grace_that_is_none(service: Service, grace: str) -> None:
     """Bytes exist for a moment before anything names them: less than a minute is refused."""
     ended = invoke("gc", "--data", service.data, "--grace", grace)
     assert (ended.exit_code, "[client.grace]" in ended.stderr) == (2, True)
-
-
-def test_it_asks_once_what_is_named(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many are removed: all that is named is read by the look alone, and after it only what came since."""
-    strays(service, 250, 5 * HOUR)
-    monkeypatch.setattr(digest_spill, "CACHE_KIB", 16)
-    asked: list[bool] = []
-    names = garbage_collection.names
-
-    def counted(uow: Any, since: Any = None) -> Any:
-        asked.append(since is None)
-        return names(uow, since)
-
-    monkeypatch.setattr(garbage_collection, "names", counted)
-    with service.runtime.read() as uow:
-        found = garbage_collection.look(uow)
-    with found:
-        assert (found.count, found.bytes) == (250, 750)
-        assert garbage_collection.remove_all(service.runtime.write, found) == garbage_collection.Removed(250, 750)
-    assert asked == [True, False, False, False]

@@ -27,6 +27,7 @@ from app.services.operations.fsck.check import check
 from app.services.operations.fsck.troubles import Found
 from app.services.operations.maintenance import Maintenance, sweep_all
 from app.services.ports.materialisations import MATERIALISATION
+from app.services.unit_of_work import UnitOfWork
 from app.settings import Settings
 from tests.support.fixtures import Models
 from tests.support.models import make_base
@@ -68,13 +69,17 @@ def left_over(service: Service, directory: Path) -> set[str]:
 
 
 def found(service: Service) -> list[str]:
-    with service.runtime.read() as uow, garbage_collection.look(uow) as doomed:
-        return list(doomed)
+    pages = garbage_collection.unreferenced(service.runtime.read, garbage_collection.BLOB_GRACE.total_seconds())
+    return [blob.digest for page in pages for blob in page]
+
+
+def delete(uow: UnitOfWork, digest: str) -> bool:
+    return uow.tools.blobs.delete(digest)
 
 
 def removed(service: Service, digests: list[str]) -> int | None:
     with service.runtime.write() as uow:
-        gone = garbage_collection.remove(uow, digests)
+        gone = garbage_collection.try_remove(uow, digests, delete)
         return None if gone is None else len(gone)
 
 
@@ -218,7 +223,7 @@ def test_naming_and_removing_exclude_each_other(migrated: Callable[[], str], tmp
             with two.write() as also:
                 also.hold_gc()
             with two.write() as removing:
-                assert garbage_collection.remove(removing, []) is None
+                assert garbage_collection.try_remove(removing, [], delete) is None
         order: list[str] = []
 
         def name() -> None:
@@ -228,7 +233,7 @@ def test_naming_and_removing_exclude_each_other(migrated: Callable[[], str], tmp
 
         thread = threading.Thread(target=name)
         with one.write() as removing:
-            assert garbage_collection.remove(removing, []) == []
+            assert garbage_collection.try_remove(removing, [], delete) == []
             thread.start()
             thread.join(0.3)
             order.append("removed")

@@ -7,30 +7,21 @@ on it: only what is found both times is told.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.db import aliases, commits, materialisations, patches, ports, pushes, release_downloads, releases
-from app.services.operations.digest_spill import Named, Scratch
+from app.db import aliases, commits, materialisations, patches, ports, releases
 from app.services.operations.fsck import rows, stored
-from app.services.operations.fsck.stored import UnreadableError
+from app.services.operations.fsck.stored import Tell
 from app.services.operations.fsck.stuck import stuck
 from app.services.operations.fsck.targets import Targets, reference
-from app.services.operations.fsck.troubles import Found, Trouble
+from app.services.operations.fsck.troubles import Found, Trouble, Unseen
 from app.services.unit_of_work import UnitsOfWork
 
 PAGE = 200
 
 Judge = Callable[[Any], Iterator[Found]]
-
-
-class Tell(Protocol):
-    """Told of progress: what is looked at, how much of it is done, and how much there is (None: nobody knows)."""
-
-    def __call__(self, what: str, done: int, total: int | None, /) -> None: ...
 
 
 class _Noun:
@@ -74,37 +65,29 @@ def check(registry: UnitsOfWork, quick: bool, tell: Tell) -> Iterator[Found]:
     """
     tools, began = registry.tools, time.monotonic()
     targets = Targets(registry)
-    with closing(Scratch()) as scratch, closing(Scratch()) as buried:
 
-        def release(row: Any) -> Iterator[Found]:
-            try:
-                scratch.add(stored.named_by_release(tools.artifacts, row))
-            except UnreadableError as error:
-                yield error.trouble
-            else:
-                yield from reference(tools, row, quick)
+    def release(row: Any) -> Iterator[Found]:
+        unreadable = list(stored.manifest(tools.artifacts, row))
+        yield from unreadable or reference(tools, row, quick)
 
-        def version(row: Any) -> Iterator[Found]:
-            scratch.add(stored.named_by_version(row))
-            buried.add(stored.buried_with(row))
-            yield from rows.version(tools, row)
-
-        yield from _walk(registry, RELEASES, release, tell)
-        yield from _walk(registry, VERSIONS, version, tell)
-        yield from _walk(registry, ALIASES, lambda row: rows.alias(tools, row), tell)
-        yield from _walk(registry, PORTS, lambda row: rows.port(tools, row), tell)
-        yield from _walk(registry, COMMITS, rows.commit, tell)
-        yield from _walk(registry, MATERIALISATIONS, targets.look, tell)
-        yield from stuck(registry)
-        yield from _bytes(registry, scratch, quick, tell)
-        with registry.read() as uow:  # what has arrived of them is named by nothing else yet, and may be hours old
-            scratch.add(
-                Named(digest, None, "a release that is being pulled") for digest in release_downloads.digests(uow.session)
-            )
-            scratch.add(Named(digest, None, "something that was pushed") for digest in pushes.digests(uow.session))
-        tell("store", 0, None)
-        yield from stored.unnamed(tools, scratch, buried, began)
-        yield from _staged(registry)
+    yield from _walk(registry, RELEASES, release, tell)
+    yield from _walk(registry, VERSIONS, lambda row: rows.version(tools, row), tell)
+    yield from _walk(registry, ALIASES, lambda row: rows.alias(tools, row), tell)
+    yield from _walk(registry, PORTS, lambda row: rows.port(tools, row), tell)
+    yield from _walk(registry, COMMITS, rows.commit, tell)
+    yield from _walk(registry, MATERIALISATIONS, targets.look, tell)
+    yield from stuck(registry)
+    complete = True
+    for trouble in stored.references(registry, tell):
+        complete &= trouble.code == "reference.stale"
+        yield trouble
+    yield from stored.blobs(registry, quick, tell)
+    tell("store", 0, None)
+    if complete:
+        yield from stored.unreferenced(registry, began)
+    else:
+        yield Unseen("bytes that nothing references", "They cannot be told from others while references are missing.")
+    yield from stored.staged(registry)
 
 
 def _walk(registry: UnitsOfWork, noun: _Noun, judge: Judge, tell: Tell) -> Iterator[Found]:
@@ -131,26 +114,3 @@ def _again(registry: UnitsOfWork, noun: _Noun, judge: Judge, ident: str, first: 
     with registry.read() as uow:
         row = noun.get(uow.session, ident)
     return [found for found in judge(row) if found in first] if row is not None else []
-
-
-def _bytes(registry: UnitsOfWork, scratch: Scratch, quick: bool, tell: Tell) -> Iterator[Found]:
-    """Every digest that is named, once; progress in digests or, where they are read, in bytes."""
-    (count, size), done, read = scratch.totals(), 0, None
-    what, total = ("digests", count) if quick else ("bytes", size)
-    for found in scratch:
-        tell(what, done, total)
-        troubles = list(stored.sizes(registry.tools, found))
-        if not troubles and not quick and found.digest != read:
-            troubles, read = list(stored.content(registry.tools, found)), found.digest
-        yield from troubles
-        done += 1 if quick else found.size or 0
-    tell(what, total, total)
-
-
-def _staged(registry: UnitsOfWork) -> Iterator[Found]:
-    idle = stored.idle_uploads(registry.tools)
-    while some := list(islice(idle, PAGE)):
-        with registry.read() as uow:
-            states = patches.states_of(uow.session, [upload for upload, _ in some])
-        for upload, old in some:
-            yield from stored.staged(upload, old, states.get(upload))

@@ -1,120 +1,180 @@
-"""What lies in the store: bytes under their digests, and what is staged."""
+"""The store: bytes under their digests, the references of rows to them, and what is staged."""
 
 import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import islice
+from typing import Protocol
 
 from app.core.errors import CoreError
 from app.core.source import Source, read_range
-from app.db.patches import PUBLISHED, PURGED, PatchVersion
+from app.db import blob_refs, patches
+from app.db.blob_nouns import NOUNS, Noun
+from app.db.blob_refs import StoredBlob
 from app.db.releases import Release
 from app.domain.errors import DomainError
 from app.services.operations.abandoned_uploads import DRAFT_AGE
-from app.services.operations.digest_spill import Named, Scratch
 from app.services.operations.fsck.troubles import Trouble
 from app.services.operations.garbage_collection import BLOB_GRACE
 from app.services.tools import OpenArtifacts, Tools
+from app.services.unit_of_work import UnitsOfWork
 
+PAGE = 200
 CHUNK = 4 * 2**20
 DRAFTS = "ver_"
+# A manifest that is no manifest.
+UNREADABLE = (CoreError, ValueError, KeyError, TypeError)
 
 
-def named_by_version(row: PatchVersion) -> Iterator[Named]:
-    """The files of a version whose bytes are kept."""
-    if row.state in PUBLISHED:
-        for file in row.files:
-            yield Named(file["sha256"], file["size"], f"{row.patch.full_name}@{row.number}/{file['path']}")
+class Tell(Protocol):
+    """Reports progress: what is checked, how much of it is done, and how much there is (None: unknown)."""
+
+    def __call__(self, what: str, done: int, total: int | None, /) -> None: ...
 
 
-def named_by_release(artifacts: OpenArtifacts, row: Release) -> Iterator[Named]:
-    """The manifest of a release, and its files where they were copied.
-
-    Raises:
-        UnreadableError: the manifest is there and says nothing.
-    """
+def manifest(artifacts: OpenArtifacts, row: Release) -> Iterator[Trouble]:
+    """The manifest of a release can be read, if its bytes are there."""
     if row.manifest is None:
         return
-    name = f"{row.family.name}/{row.name}"
-    yield Named(row.manifest, None, f"{name} manifest")
     try:
-        manifest = artifacts.manifest(row)
+        artifacts.manifest(row)
     except DomainError as error:
-        if error.code != "blob.missing":
+        if error.code != "blob.missing":  # reported with the bytes
             raise
-        return  # said of the bytes
-    except (CoreError, ValueError, KeyError, TypeError) as error:
-        raise UnreadableError(Trouble("release.unreadable", name, f"Its manifest {row.manifest} cannot be read.")) from error
-    if row.copied:
-        for path, digest in manifest.file_digests.items():
-            yield Named(digest, manifest.checkpoint.files[path], f"{name}/{path}")
+    except UNREADABLE:
+        yield Trouble("release.unreadable", f"{row.family.name}/{row.name}", f"Its manifest {row.manifest} cannot be read.")
 
 
-class UnreadableError(Exception):
-    """A manifest that is no manifest; the argument is the trouble."""
+def references(registry: UnitsOfWork, tell: Tell) -> Iterator[Trouble]:
+    """The references of each row that keeps bytes are to the digests that it lists; no other row has references.
 
-    def __init__(self, trouble: Trouble) -> None:
-        super().__init__(trouble.detail)
-        self.trouble = trouble
+    Rows and references are read in one transaction, and rows and references are written in one: they agree at any moment.
+    """
+    done = 0
+    for noun in NOUNS:
+        after: str | None = ""
+        while after is not None:
+            with registry.read() as uow:
+                page = blob_refs.page(uow.session, noun, after, PAGE)
+            for row, registered in page:
+                yield from _references(registry.tools, noun, row, registered)
+            done += len(page)
+            tell("references", done, None)
+            after = noun.id_of(page[-1][0]) if len(page) == PAGE else None
+    with registry.read() as uow:
+        found = blob_refs.stale(uow.session)
+    for name, ident, count in found:
+        yield Trouble("reference.stale", f"{name} {ident}", f"It keeps no bytes and has {count} references.")
 
 
-def sizes(tools: Tools, found: Named) -> Iterator[Trouble]:
-    """Bytes that are named are there, as many as they should be."""
-    size = tools.blobs.size(found.digest)
-    if size is None:
-        yield Trouble("blob.missing", found.subject, f"The bytes {found.digest} are not in the store.")
-    elif found.size is not None and size != found.size:
-        yield Trouble("blob.size", found.subject, f"The bytes {found.digest} are {size}, not {found.size}.")
-
-
-def content(tools: Tools, found: Named) -> Iterator[Trouble]:
-    """Bytes under a digest have that digest."""
+def _references(tools: Tools, noun: Noun, row: object, registered: set[str]) -> Iterator[Trouble]:
     try:
-        with closing(tools.blobs.open({"": found.digest})) as source:
+        listed = {content.digest for content in noun.contents(row, tools.artifacts.read_manifest)}
+    except UNREADABLE:
+        return  # reported with the manifest
+    except DomainError as error:
+        if error.code != "blob.missing":  # reported with the bytes
+            raise
+        return
+    subject = f"{noun.name} {noun.id_of(row)}"
+    if not registered and listed:
+        yield Trouble("reference.missing", subject, f"It has no references to the {len(listed)} digests that it lists.")
+    elif registered != listed:
+        missing, more = len(listed - registered), len(registered - listed)
+        yield Trouble(
+            "reference.wrong", subject, f"{missing} references are missing, {more} are to digests that it does not list."
+        )
+
+
+def blobs(registry: UnitsOfWork, quick: bool, tell: Tell) -> Iterator[Trouble]:
+    """All bytes that rows reference are in the store, each looked at once; progress in digests or, if they are read, in bytes."""
+    with registry.read() as uow:
+        count, size = blob_refs.stored_totals(uow.session)
+    (what, total), done, after = ("digests", count) if quick else ("bytes", size), 0, ""
+    while True:
+        with registry.read() as uow:
+            page = blob_refs.stored_page(uow.session, after, PAGE)
+        for blob in page:
+            tell(what, done, total)
+            found = _blob(registry.tools, blob, quick)
+            subject = _subject(registry, blob.digest) if found else None
+            if found and subject:  # unless nothing references it any more
+                yield Trouble(found[0], subject, f"The bytes {blob.digest} {found[1]}.")
+            done += 1 if quick else blob.most or 0
+        if len(page) < PAGE:
+            break
+        after = page[-1].digest
+    tell(what, total, total)
+
+
+def _blob(tools: Tools, blob: StoredBlob, quick: bool) -> tuple[str, str] | None:
+    """Bytes are there, as many as they should be, and have their digest; otherwise the code of the trouble, and what they are."""
+    size = tools.blobs.size(blob.digest)
+    if size is None:
+        return "blob.missing", "are not in the store"
+    for expected in (blob.least, blob.most):
+        if expected not in (None, size):
+            return "blob.size", f"are {size}, not {expected}"
+    if quick:
+        return None
+    try:
+        with closing(tools.blobs.open({"": blob.digest})) as source:
             actual = digest_of(source, "")
     except CoreError as error:
-        yield Trouble("blob.digest", found.subject, f"The bytes {found.digest} cannot be read: {error.detail}")
-        return
-    if actual != found.digest:
-        yield Trouble("blob.digest", found.subject, f"The bytes {found.digest} have sha256 {actual}.")
+        return "blob.digest", f"cannot be read: {error.detail.removesuffix('.')}"
+    return None if actual == blob.digest else ("blob.digest", f"have sha256 {actual}")
 
 
-def buried_with(row: PatchVersion) -> Iterator[Named]:
-    """The files of a version whose bytes were erased."""
-    if row.state == PURGED and row.number is not None and row.erased_at is not None:
-        for file in row.files:
-            yield Named(file["sha256"], file["size"], f"{row.patch.full_name}@{row.number}")
+def _subject(registry: UnitsOfWork, digest: str) -> str | None:
+    """Names the file of a row that references bytes which must be in the store; None if there is no such row any more."""
+    for noun in NOUNS:
+        with registry.read() as uow:
+            rows = blob_refs.holders(uow.session, noun, [digest]) if noun.is_stored else iter(())
+            row = next((row for _, row in rows), None)
+        if row is not None:
+            try:
+                contents = noun.contents(row, registry.tools.artifacts.read_manifest)
+                return noun.title(row) + next(content.name for content in contents if content.digest == digest)
+            except (*UNREADABLE, DomainError, StopIteration):  # its manifest is missing, or its list was changed by hand
+                return noun.title(row)
+    return None
 
 
-def unnamed(tools: Tools, scratch: Scratch, buried: Scratch, began: float) -> Iterator[Trouble]:
-    """Bytes that nothing names, and did not while the check ran; those that were erased may not be there however young.
+def unreferenced(registry: UnitsOfWork, began: float) -> Iterator[Trouble]:
+    """Bytes that no row references are as young as the grace period; those of erased versions are not there at all.
 
     Args:
-        tools: for the store.
-        scratch: what is named.
-        buried: what was erased.
-        began: when the check began to ask what is named, in seconds of the monotonic clock.
+        registry: the registry.
+        began: when the check began, in seconds of the monotonic clock.
     """
-    for digest, age in tools.blobs.digests():
-        if buried.names(digest) and age > time.monotonic() - began and not scratch.names(digest):
-            yield Trouble("purge.bytes", digest, "A version that was purged had these bytes, and nothing else names them.")
-        elif age > BLOB_GRACE.total_seconds() + time.monotonic() - began and not scratch.names(digest):
-            yield Trouble("blob.unnamed", digest, f"Nothing has named these bytes for {age / 3600:,.0f} hours.")
+    listing = registry.tools.blobs.digests()
+    while page := dict(islice(listing, PAGE)):
+        with registry.read() as uow:
+            free = page.keys() - blob_refs.referenced(uow.session, list(page))
+            erased = patches.erased_among(uow.session, free) if free else set()
+        for digest in sorted(free):
+            age = page[digest] - (time.monotonic() - began)
+            if digest in erased and age > 0:
+                yield Trouble("purge.bytes", digest, "A purged version had these bytes, and nothing references them.")
+            elif age > BLOB_GRACE.total_seconds():
+                yield Trouble(
+                    "blob.unnamed", digest, f"Nothing references these bytes; they are {page[digest] / 3600:,.0f} hours old."
+                )
 
 
-def idle_uploads(tools: Tools) -> Iterator[tuple[str, bool]]:
-    """What is staged and rests: its name, and whether it rested so long that nobody goes on with it."""
-    for upload, age in tools.blobs.uploads():
-        if age > BLOB_GRACE.total_seconds():
-            yield upload, age > DRAFT_AGE.total_seconds()
-
-
-def staged(upload: str, old: bool, state: str | None) -> Iterator[Trouble]:
-    """What is staged belongs to a draft that somebody goes on with; `state` is that of the version of its name."""
-    if old:
-        yield Trouble("staging.abandoned", upload, "Nobody goes on with this upload.")
-    elif upload.startswith(DRAFTS) and state != "draft":
-        yield Trouble("staging.orphan", upload, f"Its draft is {state or 'not there'}, and its bytes are still staged.")
+def staged(registry: UnitsOfWork) -> Iterator[Trouble]:
+    """Staged bytes that were left alone for an hour belong to an open draft, and for no longer than a day."""
+    idle = (found for found in registry.tools.blobs.uploads() if found[1] > BLOB_GRACE.total_seconds())
+    while page := list(islice(idle, PAGE)):
+        with registry.read() as uow:
+            states = patches.states_of(uow.session, [upload for upload, _ in page])
+        for upload, age in page:
+            state = states.get(upload)
+            if age > DRAFT_AGE.total_seconds():
+                yield Trouble("staging.abandoned", upload, "Nobody goes on with this upload.")
+            elif upload.startswith(DRAFTS) and state != "draft":
+                yield Trouble("staging.orphan", upload, f"Its draft is {state or 'not there'}, and its bytes are still staged.")
 
 
 def digest_of(source: Source, path: str) -> str:
