@@ -1,6 +1,7 @@
 """Blobs in S3, or anything that speaks its protocol.
 
-Bytes under a digest are written by us alone, after we read and hashed them; what a client sent lies under staging/ until then.
+Only this service writes bytes under a digest, after it hashed them; until then, what a client sent lies under staging/. A file
+that was hashed while it was staged is joined within the store; one that was sent straight to the store is read and hashed first.
 """
 
 import datetime as dt
