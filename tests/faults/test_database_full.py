@@ -1,6 +1,5 @@
 """An embedded service whose database has no space left: what runs ends or goes on by itself when there is space again."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.disk import ROOM, Disk
+from tests.support.disk import ROOM, Disk, mounted
 from tests.support.service_process import Service, until
 from tests.support.sparse_models import large_release
 
@@ -19,13 +18,8 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    place = tmp_path / "disk"
-    place.mkdir()
-    found = Disk(place)
-    if not found.mount():
-        pytest.skip("needs the right to mount a small disk")
-    yield found
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    with mounted(tmp_path / "disk") as found:
+        yield found
 
 
 @pytest.fixture

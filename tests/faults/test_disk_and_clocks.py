@@ -1,7 +1,6 @@
 """PostgreSQL and one directory for all: a disk that is full, and clocks that differ."""
 
 import importlib.util
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from tests.faults import tally
 from tests.faults.operations import FAMILY, Ingestion, Upload, digests
 from tests.faults.rounds import LONG, ROUNDS, each_round
 from tests.faults.world import World
-from tests.support.disk import MEGABYTE, ROOM, Disk
+from tests.support.disk import MEGABYTE, ROOM, Disk, mounted
 from tests.support.service_process import until
 from tests.support.workers import Cluster, Fleet, Worker
 
@@ -54,13 +53,8 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
     """Where the registry keeps its data; skips where none can be mounted."""
-    place = tmp_path / "data"
-    place.mkdir()
-    found = Disk(place)
-    if not found.mount():
-        pytest.skip("needs the right to mount a small disk")
-    yield found
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    with mounted(tmp_path / "data") as found:
+        yield found
 
 
 @pytest.fixture

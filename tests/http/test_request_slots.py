@@ -4,51 +4,19 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
 
 import pytest
 from fastapi import Request, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from app.blobs.store import BlobStore
 from app.domain.errors import DomainError
 from app.http import request_slots
 from app.http.request_slots import RequestSlot, RequestSlots, Shares
 from app.http.slots import Slots
-from app.runtime import Runtime
 from tests.support.fixtures import Models
+from tests.support.halted_blobs import PATIENCE, halted
 from tests.support.registry import Service, refused
 from tests.support.sites import http, site
-
-PATIENCE = 60
-
-
-class StandingBlobs:
-    """A blob store that stands still while it is asked what arrived; counts who asks."""
-
-    def __init__(self, blobs: BlobStore) -> None:
-        self._blobs, self.asking, self.go_on = blobs, threading.Semaphore(0), threading.Event()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._blobs, name)
-
-    def received(self, *arguments: Any) -> int:
-        self.asking.release()
-        assert self.go_on.wait(PATIENCE)
-        return self._blobs.received(*arguments)
-
-
-@contextmanager
-def standing(runtime: Runtime) -> Iterator[StandingBlobs]:
-    tools, blobs = runtime.tools, StandingBlobs(runtime.tools.blobs)
-    runtime.tools = replace(tools, blobs=blobs)
-    try:
-        yield blobs
-    finally:
-        blobs.go_on.set()
-        runtime.tools = tools
 
 
 @pytest.fixture
@@ -74,13 +42,13 @@ def drafted(service: Service, models: Models) -> str:
 def test_owner_with_all_of_its_slots_leaves_threads_to_others(service: Service, asking: str) -> None:
     """Two of its requests stand still in threads and six wait; another owner, a stranger and health are answered meanwhile."""
     acme, rival = service.caller("acme"), service.caller("rival")
-    with standing(service.runtime) as blobs, ThreadPoolExecutor(8) as pool:
+    with halted(service.runtime, "received") as blobs, ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(acme.head, asking) for _ in range(8)]
         for _ in range(2):
-            assert blobs.asking.acquire(timeout=PATIENCE)
+            assert blobs.calls.acquire(timeout=PATIENCE)
         assert rival.get("/whoami").status_code == 200
         assert service.client.get("/problems").status_code == 200
-        assert not blobs.asking.acquire(blocking=False)
+        assert not blobs.calls.acquire(blocking=False)
         blobs.go_on.set()
         assert {answer.result(PATIENCE).status_code for answer in answers} == {200}
 
@@ -91,10 +59,10 @@ def test_request_that_waits_too_long_for_a_slot_is_refused(
     """It is told when to come back, over the API and over the Hub protocol, where clients come back at another status."""
     monkeypatch.setattr(request_slots, "PATIENCE_SECONDS", 0.1)
     acme = service.caller("acme")
-    with standing(service.runtime) as blobs, ThreadPoolExecutor(2) as pool:
+    with halted(service.runtime, "received") as blobs, ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(acme.head, asking) for _ in range(2)]
         for _ in answers:
-            assert blobs.asking.acquire(timeout=PATIENCE)
+            assert blobs.calls.acquire(timeout=PATIENCE)
         refusal = acme.get("/whoami")
         assert refused(refusal, 503, "server.busy")["data"] == {"limit": 2, "what": "requests of acme"}
         assert refusal.headers["Retry-After"]
@@ -111,10 +79,10 @@ def test_health_is_answered_while_all_worker_threads_are_busy(registries: Callab
         service.admin.family("llama")
         service.release("llama", "v1", models.v1)
         address = drafted(service, models)
-        with standing(service.runtime) as blobs, ThreadPoolExecutor(5) as pool:
+        with halted(service.runtime, "received") as blobs, ThreadPoolExecutor(5) as pool:
             answers = [pool.submit(caller.head, address) for caller in (service.caller("acme"), service.admin) for _ in range(2)]
             for _ in answers:
-                assert blobs.asking.acquire(timeout=PATIENCE)
+                assert blobs.calls.acquire(timeout=PATIENCE)
             waits = pool.submit(service.client.get, "/problems")
             for path in ("/healthz", "/readyz"):
                 assert service.client.get(path).status_code == 200

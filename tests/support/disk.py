@@ -2,7 +2,11 @@
 
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 MEGABYTE = 10**6
 # More than one test run needs.
@@ -28,3 +32,14 @@ class Disk:
             if subprocess.run(command, capture_output=True, check=False).returncode == 0:
                 return
         raise AssertionError("the disk could not be resized")
+
+
+@contextmanager
+def mounted(place: Path) -> Iterator[Disk]:
+    """Makes a directory that is a small disk until the block ends; skips the test where none can be mounted."""
+    place.mkdir()
+    disk = Disk(place)
+    if not disk.mount():
+        pytest.skip("needs the right to mount a small disk")
+    yield disk
+    subprocess.run(["umount", "-l", str(place)], check=True)

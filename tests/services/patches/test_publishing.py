@@ -1,55 +1,24 @@
 """Publishing a draft: bytes are verified outside transactions, by one request at a time, and a refusal is remembered."""
 
 import base64
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from app.blobs.store import BlobStore
 from app.hub.routers import commits
-from app.runtime import Runtime
 from tests.support.connections import watched
 from tests.support.fixtures import World
+from tests.support.halted_blobs import PATIENCE, halted
 from tests.support.hub_requests import told
 from tests.support.pusher import Pusher
 from tests.support.registry import refused
 from tests.support.uploads import append, send
 
 WEIGHTS = "adapter_model.safetensors"
-
-
-class HaltedBlobs:
-    """A blob store whose verification stands still until it is told to go on."""
-
-    def __init__(self, blobs: BlobStore) -> None:
-        self._blobs, self.begun, self.go_on = blobs, threading.Event(), threading.Event()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._blobs, name)
-
-    def promote(self, *arguments: Any) -> None:
-        self.begun.set()
-        assert self.go_on.wait(60)
-        self._blobs.promote(*arguments)
-
-
-@contextmanager
-def halted(runtime: Runtime) -> Iterator[HaltedBlobs]:
-    tools, blobs = runtime.tools, HaltedBlobs(runtime.tools.blobs)
-    runtime.tools = replace(tools, blobs=blobs)
-    try:
-        yield blobs
-    finally:
-        blobs.go_on.set()
-        runtime.tools = tools
 
 
 @pytest.fixture
@@ -76,9 +45,9 @@ def test_publish_while_another_publishes_is_refused_at_once(world: World, anothe
     """The second is told when to come back and gets the version then; a stranger learns nothing of the upload."""
     draft = world.acme.uploaded(world.patch(), another())
     address = f"/uploads/{draft['id']}/publish"
-    with halted(world.service.runtime) as blobs, ThreadPoolExecutor(1) as pool:
+    with halted(world.service.runtime, "promote") as blobs, ThreadPoolExecutor(1) as pool:
         first = pool.submit(world.acme.post, address)
-        assert blobs.begun.wait(60)
+        assert blobs.calls.acquire(timeout=PATIENCE)
         second = world.acme.post(address)
         refused(second, 503, "request.under_way")
         assert second.headers["Retry-After"]
