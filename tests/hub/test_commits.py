@@ -14,7 +14,7 @@ from app.db.commits import Commit
 from tests.support.files import factors, write_patch
 from tests.support.fixtures import Models, World
 from tests.support.fsck import altered_row, fsck_report
-from tests.support.hub_requests import Hub, told
+from tests.support.hub_requests import Hub, refused_by_hub
 from tests.support.registry import Caller, Service, unique
 from tests.support.uploads import with_card
 
@@ -53,7 +53,7 @@ def test_a_commit_belongs_to_its_repository(hub: Hub) -> None:
     """The merged model's commit is none of the patch's, nor the other way round."""
     merged, patch, base = hub.sha("acme/tone.merged"), hub.sha("acme/tone"), hub.sha("base/llama", "v1")
     for repository, sha in (("acme/tone", merged), ("acme/tone.merged", patch), ("acme/tone", base), ("base/llama", merged)):
-        told(hub.get(f"/api/models/{repository}/revision/{sha}"), 404, "RevisionNotFound", "hub.revision")
+        refused_by_hub(hub.get(f"/api/models/{repository}/revision/{sha}"), 404, "RevisionNotFound", "hub.revision")
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_the_newest_version_moves_names_but_no_commits(
     first = {name: hub.sha("acme/tone.merged", name) for name in ("main", "v2", "v2@1")}
     acme.publish("acme/tone", with_card(models.patch, tmp_path / "second", "second"))
     # `RELEASE` is the main version on it, and nobody ported that yet; what is pinned goes on; main is the newest ready port.
-    told(hub.get("/api/models/acme/tone.merged/revision/v2"), 404, "RevisionNotFound", "port.none")
+    refused_by_hub(hub.get("/api/models/acme/tone.merged/revision/v2"), 404, "RevisionNotFound", "port.none")
     assert hub.sha("acme/tone.merged", "v2@1") == first["v2@1"]
     assert hub.sha("acme/tone.merged") == first["main"]
     acme.port("acme/tone", "v2")
@@ -112,7 +112,7 @@ def test_aliases(place: tuple[Service, Caller, Hub]) -> None:
     acme("PUT", "/patches/acme/tone/aliases/prod", json={"version": "1"})
     assert hub.sha("acme/tone", "prod") == hub.sha("acme/tone", "1")
     assert "prod" in [ref["name"] for ref in hub.get("/api/models/acme/tone/refs").json()["branches"]]
-    told(hub.get("/api/models/acme/tone/revision/nope"), 404, "RevisionNotFound", "alias.unknown")
+    refused_by_hub(hub.get("/api/models/acme/tone/revision/nope"), 404, "RevisionNotFound", "alias.unknown")
 
 
 def test_only_plain_addition_is_shown(place: tuple[Service, Caller, Hub], models: Models, tmp_path: Path) -> None:
@@ -120,8 +120,8 @@ def test_only_plain_addition_is_shown(place: tuple[Service, Caller, Hub], models
     _, acme, hub = place
     acme.publish(acme.patch("acme", "other"), with_card(models.patch, tmp_path / "other", "other"))
     acme.port("acme/other", "v2", recipe={"dtype": "bfloat16"})
-    told(hub.get("/api/models/acme/other.merged/revision/v2"), 404, "RevisionNotFound", "port.none")
-    told(hub.get("/api/models/acme/other.merged"), 404, "RevisionNotFound", "hub.revision")
+    refused_by_hub(hub.get("/api/models/acme/other.merged/revision/v2"), 404, "RevisionNotFound", "port.none")
+    refused_by_hub(hub.get("/api/models/acme/other.merged"), 404, "RevisionNotFound", "hub.revision")
     assert "acme/other.merged" not in [model["id"] for model in hub.get("/api/models").json()]
     assert len(acme.get("/ports", patch="acme/other").json()["items"]) == 1
     assert acme.port("acme/other", "v2")["state"] == "ready"
@@ -143,7 +143,7 @@ def test_yanked_is_hidden_and_still_there(place: tuple[Service, Caller, Hub], mo
     assert hub.sha("acme/tone.merged", "v2") == hub.sha("acme/tone.merged", old[1]) == old[1]
     acme("PUT", "/patches/acme/tone/aliases/prod", json={"version": "1"})
     acme.post("/patches/acme/tone/versions/1/yank", {"reason": "old"})
-    told(hub.get("/api/models/acme/tone/revision/prod"), 410, "RevisionNotFound", "version.yanked")
+    refused_by_hub(hub.get("/api/models/acme/tone/revision/prod"), 410, "RevisionNotFound", "version.yanked")
 
 
 def test_retired_is_not_handed_out(place: tuple[Service, Caller, Hub]) -> None:
@@ -152,9 +152,9 @@ def test_retired_is_not_handed_out(place: tuple[Service, Caller, Hub]) -> None:
     before, adapter = hub.sha("acme/tone.merged", "v2"), hub.sha("acme/tone", "1@v2")
     port = next(p for p in acme.get("/ports", patch="acme/tone").json()["items"] if p["release"] == "v2")
     assert acme.post(f"/ports/{port['id']}/retire").status_code == 200
-    told(hub.get(f"/api/models/acme/tone.merged/revision/{before}"), 404, "RevisionNotFound", "hub.revision")
-    told(hub.file("acme/tone.merged", "v2@1", "config.json"), 404, "RevisionNotFound", "port.none")
-    told(hub.file("acme/tone", adapter, "adapter_config.json"), 404, "RevisionNotFound", "hub.revision")
+    refused_by_hub(hub.get(f"/api/models/acme/tone.merged/revision/{before}"), 404, "RevisionNotFound", "hub.revision")
+    refused_by_hub(hub.file("acme/tone.merged", "v2@1", "config.json"), 404, "RevisionNotFound", "port.none")
+    refused_by_hub(hub.file("acme/tone", adapter, "adapter_config.json"), 404, "RevisionNotFound", "hub.revision")
     acme.port("acme/tone", "v2")
     assert hub.sha("acme/tone.merged", "v2")
 
@@ -165,9 +165,9 @@ def test_purged_leaves_nothing(place: tuple[Service, Caller, Hub]) -> None:
     shas = {name: hub.sha(name) for name in ("acme/tone", "acme/tone.merged")}
     operator = service.caller("acme", "read", "publish", "operate")
     assert operator.post("/patches/acme/tone/versions/1/purge", {"reason": "erasure"}).status_code in (200, 202)
-    told(hub.get("/api/models/acme/tone/revision/1"), 410, "RevisionNotFound", "version.purged")
+    refused_by_hub(hub.get("/api/models/acme/tone/revision/1"), 410, "RevisionNotFound", "version.purged")
     for name, sha in shas.items():
-        told(hub.get(f"/api/models/{name}/revision/{sha}"), 404, "RevisionNotFound", "hub.revision")
+        refused_by_hub(hub.get(f"/api/models/{name}/revision/{sha}"), 404, "RevisionNotFound", "hub.revision")
     left = service.rows("SELECT kind FROM commits")
     assert {kind for (kind,) in left} <= {"base"}
 
@@ -177,9 +177,9 @@ def test_a_grant_that_is_withdrawn(place: tuple[Service, Caller, Hub]) -> None:
     service, _, hub = place
     sha = hub.sha("acme/tone.merged")
     assert service.admin("DELETE", "/families/llama/grants/*").status_code in (200, 204)
-    told(hub.get("/api/models/acme/tone.merged"), 404, "RepoNotFound", "family.unknown")
-    told(hub.file("acme/tone.merged", sha, "config.json"), 404, "RepoNotFound", "family.unknown")
-    told(hub.get("/api/models/base/llama"), 404, "RepoNotFound", "family.unknown")
+    refused_by_hub(hub.get("/api/models/acme/tone.merged"), 404, "RepoNotFound", "family.unknown")
+    refused_by_hub(hub.file("acme/tone.merged", sha, "config.json"), 404, "RepoNotFound", "family.unknown")
+    refused_by_hub(hub.get("/api/models/base/llama"), 404, "RepoNotFound", "family.unknown")
     assert hub.sha("acme/tone")
     assert [model["id"] for model in hub.get("/api/models").json()] == ["acme/tone"]
 
@@ -309,7 +309,7 @@ def test_nothing_published_yet(place: tuple[Service, Caller, Hub]) -> None:
     assert (info["siblings"], len(info["sha"])) == ([], 40)
     assert hub.sha("acme/empty", info["sha"]) == info["sha"]
     assert hub.tree("acme/empty") == []
-    told(hub.file("acme/empty", "main", "README.md"), 404, "EntryNotFound", "hub.entry")
+    refused_by_hub(hub.file("acme/empty", "main", "README.md"), 404, "EntryNotFound", "hub.entry")
     assert hub.get("/api/models/acme/empty/refs").json()["branches"][0]["targetCommit"] == info["sha"]
     assert len(hub.get("/api/models/acme/empty/commits/main").json()) == 1
 

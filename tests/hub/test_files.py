@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tests.support.fixtures import World
-from tests.support.hub_requests import COMMIT, Hub, told
+from tests.support.hub_requests import COMMIT, Hub, refused_by_hub
 from tests.support.registry import refused
 
 
@@ -101,7 +101,7 @@ def test_unknown_file_is_404_and_names_the_commit(hub: Hub) -> None:
     """Clients remember that a commit lacks a file, so the refusal names the commit."""
     for repository in ("acme/tone.merged", "acme/tone", "base/llama"):
         missing = hub.file(repository, "main", "adapter_nope.json")
-        told(missing, 404, "EntryNotFound", "hub.entry")
+        refused_by_hub(missing, 404, "EntryNotFound", "hub.entry")
         assert missing.headers[COMMIT] == hub.sha(repository)
     head = hub.head("/acme/tone.merged/resolve/main/adapter_config.json")
     assert (head.status_code, head.headers["X-Error-Code"], len(head.headers[COMMIT])) == (404, "EntryNotFound", 40)
@@ -112,19 +112,19 @@ def test_unknown_and_hidden_repositories_are_404(hub: Hub, world: World) -> None
     for path in ("acme/nope", "acme/tone.merged.merged", "Acme/Tone", "base/nope", "gpt2", "acme/a--b", "acme/x.git"):
         answer = hub.file(path, "main", "config.json")
         assert (answer.status_code, answer.headers["X-Error-Code"]) == (404, "RepoNotFound"), path
-    told(hub.file("gpt2", "main", "config.json"), 404, "RepoNotFound", "hub.repository")
-    told(hub.get("/api/models/gpt2"), 404, "RepoNotFound", "hub.repository")
-    told(hub.get("/api/datasets/acme/tone"), 404, "RepoNotFound", "hub.repository")
-    told(hub.file("datasets/acme/tone", "main", "x"), 404, "RepoNotFound", "hub.repository")
-    told(hub.file("acme/tone", "1@v2@3", "x"), 404, "RevisionNotFound", "hub.revision")
-    told(hub.file("acme/tone", "9", "x"), 404, "RevisionNotFound", "version.unknown")
-    told(hub.file("acme/tone.merged", "wide", "x"), 404, "RevisionNotFound", "port.none")
-    told(hub.file("acme/tone.merged", "f" * 40, "x"), 404, "RevisionNotFound", "hub.revision")
-    told(hub.file("base/llama", "v9", "x"), 404, "RevisionNotFound", "release.unknown")
+    refused_by_hub(hub.file("gpt2", "main", "config.json"), 404, "RepoNotFound", "hub.repository")
+    refused_by_hub(hub.get("/api/models/gpt2"), 404, "RepoNotFound", "hub.repository")
+    refused_by_hub(hub.get("/api/datasets/acme/tone"), 404, "RepoNotFound", "hub.repository")
+    refused_by_hub(hub.file("datasets/acme/tone", "main", "x"), 404, "RepoNotFound", "hub.repository")
+    refused_by_hub(hub.file("acme/tone", "1@v2@3", "x"), 404, "RevisionNotFound", "hub.revision")
+    refused_by_hub(hub.file("acme/tone", "9", "x"), 404, "RevisionNotFound", "version.unknown")
+    refused_by_hub(hub.file("acme/tone.merged", "wide", "x"), 404, "RevisionNotFound", "port.none")
+    refused_by_hub(hub.file("acme/tone.merged", "f" * 40, "x"), 404, "RevisionNotFound", "hub.revision")
+    refused_by_hub(hub.file("base/llama", "v9", "x"), 404, "RevisionNotFound", "release.unknown")
     rival = Hub(world.rival)
     for repository in ("acme/tone", "acme/tone.merged", "acme/nope"):
-        told(rival.file(repository, "main", "config.json"), 404, "RepoNotFound", "patch.unknown")
-        told(rival.get(f"/api/models/{repository}"), 404, "RepoNotFound", "patch.unknown")
+        refused_by_hub(rival.file(repository, "main", "config.json"), 404, "RepoNotFound", "patch.unknown")
+        refused_by_hub(rival.get(f"/api/models/{repository}"), 404, "RepoNotFound", "patch.unknown")
 
 
 def test_missing_and_bad_tokens_are_answered_as_by_the_hub(world: World) -> None:
@@ -145,7 +145,7 @@ def test_whoami_names_owner_and_role(world: World) -> None:
         assert (found["type"], found["name"], found["orgs"]) == ("user", "acme", [])
         assert found["auth"]["accessToken"]["role"] == role
     assert Hub(world.acme).get("/api/models/acme/tone/auth-check").status_code == 200
-    told(Hub(world.rival).get("/api/models/acme/tone/auth-check"), 404, "RepoNotFound", "patch.unknown")
+    refused_by_hub(Hub(world.rival).get("/api/models/acme/tone/auth-check"), 404, "RepoNotFound", "patch.unknown")
 
 
 @pytest.mark.parametrize("path", [
@@ -192,4 +192,4 @@ def test_configuration_under_another_release_is_rewritten(hub: Hub, world: World
     same = [hub.file("acme/tone", rev, "adapter_model.safetensors").headers["ETag"] for rev in ("1", "1@v2")]
     assert same[0] == same[1]
     assert hub.sha("acme/tone", "1") != hub.sha("acme/tone", "1@v2")
-    told(hub.file("acme/tone", "1@wide", "adapter_config.json"), 404, "RevisionNotFound", "port.none")
+    refused_by_hub(hub.file("acme/tone", "1@wide", "adapter_config.json"), 404, "RevisionNotFound", "port.none")

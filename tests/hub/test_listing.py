@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.support.fixtures import Models, World
-from tests.support.hub_requests import Hub, told
+from tests.support.hub_requests import Hub, refused_by_hub
 from tests.support.registry import Service
 from tests.support.uploads import with_card
 
@@ -93,8 +93,10 @@ def test_invalid_list_parameters_are_refused(shopper: Hub) -> None:
         ({"limit": 0}, "request.invalid"), ({"cursor": "x"}, "request.cursor"), ({"search": "a" * 300}, "request.invalid"),
         ({"cursor": "a" * 2000}, "request.invalid"), ({"filter": ["x"] * 30}, "request.invalid"),
     ):  # fmt: skip
-        told(shopper.get("/api/models", params=query), 422, None, code)
-    told(shopper.get("/api/models/base/llama/commits/main", params={"cursor": "MTIzNDU2Nzg5"}), 422, None, "request.cursor")
+        refused_by_hub(shopper.get("/api/models", params=query), 422, None, code)
+    refused_by_hub(
+        shopper.get("/api/models/base/llama/commits/main", params={"cursor": "MTIzNDU2Nzg5"}), 422, None, "request.cursor"
+    )
 
 
 def test_info_can_be_narrowed(hub: Hub) -> None:
@@ -137,7 +139,7 @@ def test_tree_of_a_directory_and_of_all_below(deep: Hub) -> None:
     }
     assert all(entry["lastCommit"]["id"] == deep.sha("base/llama") for entry in every)
     for path in ("nope", "docs/a", "doc", "config.json/x", "config.json"):
-        told(deep.get(f"/api/models/base/llama/tree/main/{path}"), 404, "EntryNotFound", "hub.entry")
+        refused_by_hub(deep.get(f"/api/models/base/llama/tree/main/{path}"), 404, "EntryNotFound", "hub.entry")
 
 
 @pytest.mark.parametrize("limit", [1, 3, 100])

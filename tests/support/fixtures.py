@@ -91,7 +91,7 @@ def database(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-# Marks of tests that are about one of the two, or about bytes and sentences on the wire, where it makes no difference.
+# Marks of tests that are about one of the two, or about bytes and sentences of answers, where it makes no difference.
 on_sqlite, on_postgresql = pytest.mark.database("sqlite"), pytest.mark.database("postgresql")
 
 

@@ -39,7 +39,7 @@ class Hub:
         return list(found.json())
 
 
-def told(answer: httpx.Response, status: int, kind: str | None, code: str) -> str:
+def refused_by_hub(answer: httpx.Response, status: int, kind: str | None, code: str) -> str:
     """Asserts a refusal in the words of the Hub and in ours; what clients print."""
     assert answer.status_code == status, (answer.status_code, answer.text)
     assert answer.headers.get(CODE) == kind

@@ -24,7 +24,7 @@ _seeds = itertools.count(100)
 
 
 @dataclass
-class Place:
+class PurgeSite:
     """A registry with family llama and its releases v1 and v2, and where its merged models go."""
 
     service: Service
@@ -65,7 +65,7 @@ class Place:
 @contextmanager
 def opened(
     registries: Callable[..., Service], models: Models, shelf: Shelf, s3: S3Server, through: str = "", **settings: Any
-) -> Iterator[Place]:
+) -> Iterator[PurgeSite]:
     """A registry that runs.
 
     Args:
@@ -84,7 +84,7 @@ def opened(
             for name, directory in (("v1", models.v1), ("v2", models.v2)):
                 service.release("llama", name, directory)
             operator = service.caller("acme", *ROLES["operator"])
-            yield Place(service, s3, bucket, operator, lambda: unshared(shelf.patch(models.v1, seed=next(_seeds))))
+            yield PurgeSite(service, s3, bucket, operator, lambda: unshared(shelf.patch(models.v1, seed=next(_seeds))))
 
 
 def unshared(patch: Path) -> Path:
@@ -96,7 +96,7 @@ def unshared(patch: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def place(registries: Callable[..., Service], database: str, models: Models, shelf: Shelf, s3: S3Server) -> Iterator[Place]:
+def place(registries: Callable[..., Service], database: str, models: Models, shelf: Shelf, s3: S3Server) -> Iterator[PurgeSite]:
     """On SQLite with bytes in a directory, on PostgreSQL with bytes in S3."""
     with opened(registries, models, shelf, s3, in_s3=database == "postgresql") as place:
         yield place

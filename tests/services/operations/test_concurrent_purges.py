@@ -21,7 +21,7 @@ from app.services.unit_of_work import run_with_retry
 from tests.support.concurrency import call_concurrently
 from tests.support.fixtures import Models, on_postgresql
 from tests.support.models import Shelf
-from tests.support.purge_sites import WHY, Place, opened, place
+from tests.support.purge_sites import WHY, PurgeSite, opened, place
 from tests.support.registry import Caller, Service, refused, unique
 from tests.support.s3 import S3Server
 from tests.support.service_process import until
@@ -33,13 +33,13 @@ ADMIN = Principal("admin", frozenset({"admin", "read", "publish"}), "tok_test")
 ROUNDS = 2
 
 
-def test_beside_everybody(place: Place) -> None:
+def test_beside_everybody(place: PurgeSite) -> None:
     """Whatever comes first: nobody meets an error of ours, what another published is whole, of the purged one nothing is left."""
     for _ in range(ROUNDS):
         met_by_everybody(place)
 
 
-def met_by_everybody(place: Place) -> None:
+def met_by_everybody(place: PurgeSite) -> None:
     admin, directory = place.service.admin, place.fresh_patch()
     patch, rival, again = place.published(directory), *(admin.patch(owner, unique("patch")) for owner in ("rival", "acme"))
     port = admin.port(patch, "v1")["id"]
@@ -80,7 +80,7 @@ def met_by_everybody(place: Place) -> None:
 
 
 @on_postgresql
-def test_draft_that_is_purged_between_statements_of_its_publication_is_gone(place: Place) -> None:
+def test_draft_that_is_purged_between_statements_of_its_publication_is_gone(place: PurgeSite) -> None:
     """Not unknown: whoever published it learns that its bytes were purged."""
     admin, directory, runtime = place.service.admin, place.fresh_patch(), place.service.runtime
     patch = place.published(directory)
@@ -101,7 +101,7 @@ def test_draft_that_is_purged_between_statements_of_its_publication_is_gone(plac
     assert (len(begun), error.value.code) == (1, "version.purged")
 
 
-def test_erasure_waits_for_a_push_that_may_verify_the_same_bytes(place: Place) -> None:
+def test_erasure_waits_for_a_push_that_may_verify_the_same_bytes(place: PurgeSite) -> None:
     """What a push verifies would come into the store after the erasure had looked."""
     directory = place.fresh_patch()
     patch, pushed = place.published(directory), place.service.admin.patch("acme", unique("patch"))
@@ -115,7 +115,7 @@ def test_erasure_waits_for_a_push_that_may_verify_the_same_bytes(place: Place) -
 def replicas(
     registries: Callable[..., Service], models: Models, shelf: Shelf, s3: S3Server, migrated: Callable[[], str],
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[tuple[Place, Service]]:  # fmt: skip
+) -> Iterator[tuple[PurgeSite, Service]]:  # fmt: skip
     """Two services on one database and one store."""
     monkeypatch.setattr(background, "REVOKE_SECONDS", 0.2)
     url = migrated()
@@ -127,7 +127,7 @@ def replicas(
 
 
 @on_postgresql
-def test_another_replica_lets_go(replicas: tuple[Place, Service]) -> None:
+def test_another_replica_lets_go(replicas: tuple[PurgeSite, Service]) -> None:
     """It refuses at once; what it holds open and remembers it lets go with its next look, and a read that had begun ends."""
     place, second = replicas
     patch = place.published()

@@ -15,14 +15,14 @@ from app.jobs import child
 from app.jobs.tasks.context import StartReport
 from app.services.operations import erasure
 from app.services.operations.maintenance import Maintenance
-from tests.support.purge_sites import WHY, Place, place
+from tests.support.purge_sites import WHY, PurgeSite, place
 from tests.support.registry import refused, unique
 from tests.support.uploads import append, with_card
 
 __all__ = ["place"]
 
 
-def test_nothing_is_left(place: Place) -> None:
+def test_nothing_is_left(place: PurgeSite) -> None:
     """Blobs, written copies, parts, remembered answers: gone. Every way to the bytes says so; the tombstone keeps its facts."""
     admin, operator = place.service.admin, place.operator
     directory = place.fresh_patch()
@@ -81,7 +81,7 @@ def test_nothing_is_left(place: Place) -> None:
     assert [(trouble.code, trouble.subject) for trouble in troubles] == [("alias.purged", f"{patch}@prod")]
 
 
-def test_the_same_files_again(place: Place) -> None:
+def test_the_same_files_again(place: PurgeSite) -> None:
     """Not for this owner, in whichever patch; other files and other owners are another matter."""
     directory = place.fresh_patch()
     patch = place.published(directory)
@@ -93,7 +93,7 @@ def test_the_same_files_again(place: Place) -> None:
     assert place.service.admin.publish(place.service.admin.patch("rival", unique("patch")), directory)["number"] == 1
 
 
-def test_what_others_have_too(place: Place, tmp_path: Path) -> None:
+def test_what_others_have_too(place: PurgeSite, tmp_path: Path) -> None:
     """Bytes that another version has stay and work on; its owner's versions are named, nobody else's."""
     directory = place.fresh_patch()
     patch, rival = place.published(directory), unique("rival")
@@ -123,7 +123,7 @@ def test_what_others_have_too(place: Place, tmp_path: Path) -> None:
     assert place.service.admin.get(f"/ports/{theirs_port}/files/config.json").status_code == 200
 
 
-def test_a_draft_of_the_same_files(place: Place) -> None:
+def test_a_draft_of_the_same_files(place: PurgeSite) -> None:
     """What was sent of it is dropped with the version; what was announced of others with some of its files goes on."""
     directory, admin = place.fresh_patch(), place.service.admin
     patch = place.published(directory)
@@ -139,7 +139,7 @@ def test_a_draft_of_the_same_files(place: Place) -> None:
     assert draft["id"] not in dict(place.service.runtime.tools.blobs.uploads())
 
 
-def test_a_copy_that_cannot_be_reached(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_that_cannot_be_reached(place: PurgeSite, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is said, the erasure stays pending, and the house finishes it; meanwhile nothing can be read."""
     patch, runtime = place.published(), place.service.runtime
     port = place.service.admin.port(patch, "v2")["id"]
@@ -162,7 +162,7 @@ def test_a_copy_that_cannot_be_reached(place: Place, monkeypatch: pytest.MonkeyP
     assert (row["erasure"]["state"], row["erasure"]["copies"][0]["removed"]) == ("done", True)
 
 
-def test_jobs_that_run(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_that_run(place: PurgeSite, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are cancelled; what one writes meanwhile is found, because its place is looked at until it cannot go on any more."""
     patch = place.published()
     port = place.service.admin.port(patch, "v2")["id"]
@@ -196,7 +196,7 @@ def test_jobs_that_run(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     assert place.purge(patch)["erasure"]["state"] == "done"
 
 
-def test_buckets_that_keep_versions(place: Place) -> None:
+def test_buckets_that_keep_versions(place: PurgeSite) -> None:
     """A deleted object is only hidden there: every version goes, of blobs, of what was staged, of what was written."""
     client, versions = place.s3.client(), {"Status": "Enabled"}
     client.put_bucket_versioning(Bucket=place.bucket, VersioningConfiguration=versions)
@@ -216,13 +216,13 @@ def test_buckets_that_keep_versions(place: Place) -> None:
         client.put_bucket_versioning(Bucket=place.bucket, VersioningConfiguration={"Status": "Suspended"})
 
 
-def hidden(place: Place) -> list[tuple[str, str]]:
+def hidden(place: PurgeSite) -> list[tuple[str, str]]:
     """Everything in the bucket: versions and markers."""
     pages = place.s3.client().get_paginator("list_object_versions").paginate(Bucket=place.bucket)
     return [(e["Key"], e["VersionId"]) for page in pages for part in ("Versions", "DeleteMarkers") for e in page.get(part, ())]
 
 
-def test_bytes_that_come_back(place: Place) -> None:
+def test_bytes_that_come_back(place: PurgeSite) -> None:
     """Put back by hand: the proof fails, the check of everything finds them, and the same request removes them again."""
     directory = place.fresh_patch()
     patch = place.published(directory)
@@ -253,7 +253,7 @@ def test_bytes_that_come_back(place: Place) -> None:
     assert "purge.pending" not in {trouble.code for trouble in place.troubles()}
 
 
-def test_who_may(place: Place) -> None:
+def test_who_may(place: PurgeSite) -> None:
     """An operator of the owner's; with If-Match only what was read. Only what was purged can be asked for its erasure."""
     patch = place.published()
     path = f"/patches/{patch}/versions/1"

@@ -12,7 +12,7 @@ from app.blobs.s3.versions import held
 from app.domain.errors import DomainError
 from tests.support.fixtures import Models, on_sqlite
 from tests.support.models import Shelf
-from tests.support.purge_sites import WHY, Place, opened
+from tests.support.purge_sites import WHY, PurgeSite, opened
 from tests.support.registry import Service
 from tests.support.s3 import S3Server
 from tests.support.s3_faults import Fault, FaultyS3
@@ -27,7 +27,7 @@ def proxy(s3: S3Server) -> Iterator[FaultyS3]:
 
 
 @pytest.fixture(scope="module")
-def place(registries: Callable[..., Service], models: Models, shelf: Shelf, s3: S3Server, proxy: FaultyS3) -> Iterator[Place]:
+def place(registries: Callable[..., Service], models: Models, shelf: Shelf, s3: S3Server, proxy: FaultyS3) -> Iterator[PurgeSite]:
     with opened(registries, models, shelf, s3, proxy.url, in_s3=True) as found:
         yield found
 
@@ -50,11 +50,11 @@ def hides(proxy: FaultyS3, fault: Fault, also_says_nothing: bool = False) -> Non
     proxy.choose = choose
 
 
-def keep_versions(place: Place, status: str) -> None:
+def keep_versions(place: PurgeSite, status: str) -> None:
     place.s3.client().put_bucket_versioning(Bucket=place.bucket, VersioningConfiguration={"Status": status})
 
 
-def version_with_a_copy(place: Place) -> tuple[str, str, list[str]]:
+def version_with_a_copy(place: PurgeSite) -> tuple[str, str, list[str]]:
     """A patch, where its merged model lies, and the digests of its files."""
     patch = place.published()
     target = place.written(place.service.admin.port(patch, "v2")["id"])["target"]
@@ -62,12 +62,12 @@ def version_with_a_copy(place: Place) -> tuple[str, str, list[str]]:
     return patch, target, [file["sha256"] for file in files]
 
 
-def again(place: Place, patch: str) -> dict[str, Any]:
+def again(place: PurgeSite, patch: str) -> dict[str, Any]:
     return dict(place.operator.post(f"/patches/{patch}/versions/1/purge", WHY).json()["erasure"])
 
 
 @pytest.mark.parametrize("fault", ["403", "501"])
-def test_versions_that_are_not_shown(place: Place, proxy: FaultyS3, fault: Fault) -> None:
+def test_versions_that_are_not_shown(place: PurgeSite, proxy: FaultyS3, fault: Fault) -> None:
     """Pending, with the reason and what the operator must do; what could be seen is gone. When they are shown, all goes."""
     keep_versions(place, "Enabled")
     try:
@@ -94,7 +94,7 @@ def test_versions_that_are_not_shown(place: Place, proxy: FaultyS3, fault: Fault
         keep_versions(place, "Suspended")
 
 
-def hidden_keys(place: Place) -> set[str]:
+def hidden_keys(place: PurgeSite) -> set[str]:
     pages = place.s3.client().get_paginator("list_object_versions").paginate(Bucket=place.bucket)
     return {entry["Key"] for page in pages for entry in page.get("Versions", ())}
 
@@ -108,7 +108,7 @@ def restored_options() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("restored_options")
-def test_a_store_that_says_nothing(place: Place, proxy: FaultyS3) -> None:
+def test_a_store_that_says_nothing(place: PurgeSite, proxy: FaultyS3) -> None:
     """It may keep versions: only the operator's word that it has none ends it."""
     patch, target, _ = version_with_a_copy(place)
     hides(proxy, "501", also_says_nothing=True)
@@ -120,7 +120,7 @@ def test_a_store_that_says_nothing(place: Place, proxy: FaultyS3) -> None:
     assert place.objects(target) == {}
 
 
-def test_what_others_have_too_needs_no_proof(place: Place, proxy: FaultyS3, tmp_path: Path) -> None:
+def test_what_others_have_too_needs_no_proof(place: PurgeSite, proxy: FaultyS3, tmp_path: Path) -> None:
     """Bytes that stay for another version stay in all their versions."""
     directory = place.fresh_patch()
     first, second = place.published(directory), place.published(directory)

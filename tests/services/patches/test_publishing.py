@@ -13,7 +13,7 @@ from app.hub.routers import commits
 from tests.support.connections import watched
 from tests.support.fixtures import World
 from tests.support.halted_blobs import PATIENCE, halted
-from tests.support.hub_requests import told
+from tests.support.hub_requests import refused_by_hub
 from tests.support.pusher import Pusher
 from tests.support.registry import refused
 from tests.support.uploads import append, send
@@ -106,6 +106,6 @@ def test_commit_while_another_is_taken_is_refused_after_a_while(
     line = {"key": "file", "value": {"path": "README.md", "content": base64.b64encode(b"card").decode(), "encoding": "base64"}}
     with world.service.runtime.exclusive(f"push:{repository}", f"A push to {repository}"):
         refusal = pusher.commit(line)
-        told(refusal, 503, None, "request.under_way")
+        refused_by_hub(refusal, 503, None, "request.under_way")
         assert refusal.headers["Retry-After"]
     assert pusher.commit(line).status_code == 200
