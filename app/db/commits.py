@@ -1,4 +1,4 @@
-"""Commits: what a repository of the Hub protocol holds at a revision, written down the first time that it is asked for."""
+"""Commits: what a repository of the Hub protocol holds at a revision; recorded once, never changed."""
 
 from collections.abc import Sequence
 from typing import Any

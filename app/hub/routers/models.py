@@ -134,10 +134,10 @@ def _complete(access: Access, subjects: Sequence[Subject], named: dict[Subject, 
     Raises:
         DomainError: server.busy, if there are too many missing commits for one request; the next request continues.
     """
-    if len(named) == len(set(subjects)):
+    missing = [subject for subject in dict.fromkeys(subjects) if subject not in named]
+    if not missing:
         return named
-    left = hub_commits.write(access.registry, subjects, WRITE_SECONDS)
-    if left:
+    if left := hub_commits.write(access.registry, missing, WRITE_SECONDS):
         raise DomainError("server.busy", limit=len(subjects) - left, what="revisions that one request looks at first")
     with access.read() as (uow, _):
         return hub_commits.names(uow, subjects)

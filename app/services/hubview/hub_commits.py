@@ -63,20 +63,15 @@ def names(uow: UnitOfWork, subjects: Sequence[Subject]) -> dict[Subject, str]:
     return found
 
 
-def write(registry: UnitsOfWork, subjects: Sequence[Subject], seconds: float) -> int:
-    """Records commits for those subjects that have none; returns how many were left when the time was up.
+def write(registry: UnitsOfWork, missing: Sequence[Subject], seconds: float) -> int:
+    """Records commits for subjects that have none; returns how many were left when the time was up.
 
     Subjects whose bytes can no longer be read get no commit. Must be called outside any transaction.
 
     Raises:
         DomainError: the storage as a whole failed.
     """
-    if not subjects:
-        return 0
     ends = time.monotonic() + seconds
-    with registry.read() as uow:
-        known = names(uow, subjects)
-    missing = [subject for subject in dict.fromkeys(subjects) if subject not in known]
     for start in range(0, len(missing), BATCH):
         if time.monotonic() >= ends:
             return len(missing) - start

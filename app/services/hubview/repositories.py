@@ -143,7 +143,8 @@ def _adapter(
     version = _version(uow, patch, revision.version)
     if revision.release is None:
         return Adapter(version)
-    return Adapter(version, _port(uow, principal, patch, version, revision.release))
+    _require_visible(uow, principal, patch)
+    return Adapter(version, _port(uow, patch, version, revision.release))
 
 
 def _committed_adapter(
@@ -161,8 +162,7 @@ def _committed_adapter(
 
 
 def _merged(uow: UnitOfWork, principal: Principal, patch: Patch, repository: Repository, revision: Revision) -> Merged:
-    if not grants.is_visible(uow, principal, patch.family_id):
-        raise DomainError("family.unknown", family=patch.family.name)
+    _require_visible(uow, principal, patch)
     if revision.commit:
         for commit in commits.named(uow.session, patch.id, revision.commit):
             if commit.kind == "merged" and (port := _still_ready(uow, principal, commit.subject)):
@@ -175,7 +175,7 @@ def _merged(uow: UnitOfWork, principal: Principal, patch: Patch, repository: Rep
         return Merged(newest)
     pinned = revision.version
     version = patches.resolve_version(uow, patch, None) if pinned is None else _version(uow, patch, pinned)
-    return Merged(_port(uow, principal, patch, version, revision.release))
+    return Merged(_port(uow, patch, version, revision.release))
 
 
 def _version(uow: UnitOfWork, patch: Patch, number: int) -> PatchVersion:
@@ -185,13 +185,19 @@ def _version(uow: UnitOfWork, patch: Patch, number: int) -> PatchVersion:
     return version
 
 
-def _port(uow: UnitOfWork, principal: Principal, patch: Patch, version: PatchVersion, name: str) -> Port:
-    """The ready port of a version to a release.
+def _require_visible(uow: UnitOfWork, principal: Principal, patch: Patch) -> None:
+    """Raises `DomainError` (family.unknown) if the principal may not see the family of a patch (any more)."""
+    if not grants.is_visible(uow, principal, patch.family_id):
+        raise DomainError("family.unknown", family=patch.family.name)
+
+
+def _port(uow: UnitOfWork, patch: Patch, version: PatchVersion, name: str) -> Port:
+    """Returns the ready port of a version to a release.
 
     Raises:
-        DomainError: family.unknown, release.unknown, port.none.
+        DomainError: release.unknown, port.none.
     """
-    release = releases.of_family(uow, families.get(uow, principal, patch.family.name), name)
+    release = releases.of_family(uow, patch.family, name)
     port = ports.between(uow.session, version.id, release.id)
     if port is None:
         raise DomainError("port.none", patch=patch.full_name, version=version.number, release=name)
