@@ -7,7 +7,7 @@ in the same transaction, the rows that have none (`register`): a reference that 
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Index, String, delete, event, exists, func, inspect, select
+from sqlalchemy import BigInteger, Index, String, case, delete, event, exists, func, inspect, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column, sessionmaker
 from sqlalchemy.orm.attributes import get_history
@@ -138,10 +138,12 @@ class StoredBlob(NamedTuple):
     most: int | None
 
 
+_IS_STORED = BlobRef.noun.in_([noun.name for noun in NOUNS if noun.is_stored])
+# No condition of WHERE: SQLite would then read all rows of the nouns for each page, and sort them.
 _STORED = (
-    select(BlobRef.digest, func.min(BlobRef.size), func.max(BlobRef.size))
-    .where(BlobRef.noun.in_([noun.name for noun in NOUNS if noun.is_stored]))
+    select(BlobRef.digest, func.min(case((_IS_STORED, BlobRef.size))), func.max(case((_IS_STORED, BlobRef.size))))
     .group_by(BlobRef.digest)
+    .having(func.max(case((_IS_STORED, 1), else_=0)) == 1)
 )
 
 

@@ -21,8 +21,8 @@ from app.services.unit_of_work import Begin, UnitOfWork
 BLOB_GRACE = dt.timedelta(hours=1)
 # How many bytes are removed in one transaction; meanwhile nobody else may begin to reference any.
 BATCH = 100
-# How many rows without references are registered in one transaction.
-ROWS = 500
+# How many blobs are compared with the table, and rows without references registered, in one transaction.
+PAGE = 500
 TRIES, PAUSE_SECONDS = 40, 0.25
 
 Delete = Callable[[UnitOfWork, str], bool]
@@ -55,7 +55,8 @@ def collect(read: Begin, write: Begin, grace: dt.timedelta | None = None, dry_ru
     """
     least, total = (BLOB_GRACE if grace is None else grace).total_seconds(), Collected()
     repair_references(write)
-    for page in unreferenced(read, least):
+    found = unreferenced(read, least)
+    while page := list(islice(found, BATCH)):
         total.add(page)
         if not dry_run:
             sizes = {blob.digest: blob.size for blob in page}
@@ -65,15 +66,14 @@ def collect(read: Begin, write: Begin, grace: dt.timedelta | None = None, dry_ru
     return total
 
 
-def unreferenced(read: Begin, least: float) -> Iterator[list[BlobInfo]]:
-    """Lists the bytes that no row references and that are older than `least` seconds, a few at a time."""
+def unreferenced(read: Begin, least: float) -> Iterator[BlobInfo]:
+    """Lists the bytes that no row references and that are older than `least` seconds."""
     with read() as uow:
         old = (blob for blob in uow.tools.blobs.entries() if blob.age > least)
-    while page := list(islice(old, BATCH)):
+    while page := list(islice(old, PAGE)):
         with read() as uow:
             referenced = blob_refs.referenced(uow.session, [blob.digest for blob in page])
-        if free := [blob for blob in page if blob.digest not in referenced]:
-            yield free
+        yield from (blob for blob in page if blob.digest not in referenced)
 
 
 def repair_references(write: Begin) -> None:
@@ -85,7 +85,7 @@ def repair_references(write: Begin) -> None:
         after: str | None = ""
         while after is not None:
             with write() as uow:
-                after = blob_refs.register(uow.session, noun, uow.tools.artifacts.read_manifest, after, ROWS)
+                after = blob_refs.register(uow.session, noun, uow.tools.artifacts.read_manifest, after, PAGE)
     with write() as uow:
         # Not beside a removal: between its two statements, a row may move from one noun to another in the version before.
         if try_advisory_lock(uow.session, BYTES):

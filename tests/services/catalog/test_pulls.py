@@ -310,7 +310,7 @@ def test_a_listing_gives_no_bytes_that_are_here(service: Service, hub: FakeHub, 
 
 
 def unreferenced(service: Service) -> set[str]:
-    return {blob.digest for page in garbage_collection.unreferenced(service.runtime.read, 0) for blob in page}
+    return {blob.digest for blob in garbage_collection.unreferenced(service.runtime.read, 0)}
 
 
 def test_bytes_of_a_pull_are_kept_until_the_release_is_rejected(service: Service, hub: FakeHub, models: Models) -> None:

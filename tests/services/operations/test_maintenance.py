@@ -69,8 +69,8 @@ def left_over(service: Service, directory: Path) -> set[str]:
 
 
 def found(service: Service) -> list[str]:
-    pages = garbage_collection.unreferenced(service.runtime.read, garbage_collection.BLOB_GRACE.total_seconds())
-    return [blob.digest for page in pages for blob in page]
+    grace = garbage_collection.BLOB_GRACE.total_seconds()
+    return [blob.digest for blob in garbage_collection.unreferenced(service.runtime.read, grace)]
 
 
 def delete(uow: UnitOfWork, digest: str) -> bool:

@@ -14,9 +14,9 @@ from app.db.blob_nouns import NOUNS, Noun
 from app.db.blob_refs import StoredBlob
 from app.db.releases import Release
 from app.domain.errors import DomainError
+from app.services.operations import garbage_collection
 from app.services.operations.abandoned_uploads import DRAFT_AGE
 from app.services.operations.fsck.troubles import Trouble
-from app.services.operations.garbage_collection import BLOB_GRACE
 from app.services.tools import OpenArtifacts, Tools
 from app.services.unit_of_work import UnitsOfWork
 
@@ -148,24 +148,20 @@ def unreferenced(registry: UnitsOfWork, began: float) -> Iterator[Trouble]:
         registry: the registry.
         began: when the check began, in seconds of the monotonic clock.
     """
-    listing = registry.tools.blobs.digests()
-    while page := dict(islice(listing, PAGE)):
+    found = ((blob, blob.age - (time.monotonic() - began)) for blob in garbage_collection.unreferenced(registry.read, 0.0))
+    while page := list(islice(found, PAGE)):
         with registry.read() as uow:
-            free = page.keys() - blob_refs.referenced(uow.session, list(page))
-            erased = patches.erased_among(uow.session, free) if free else set()
-        for digest in sorted(free):
-            age = page[digest] - (time.monotonic() - began)
-            if digest in erased and age > 0:
+            erased = patches.erased_among(uow.session, [blob.digest for blob, _ in page])
+        for (digest, age, _), age_at_begin in page:
+            if digest in erased and age_at_begin > 0:
                 yield Trouble("purge.bytes", digest, "A purged version had these bytes, and nothing references them.")
-            elif age > BLOB_GRACE.total_seconds():
-                yield Trouble(
-                    "blob.unnamed", digest, f"Nothing references these bytes; they are {page[digest] / 3600:,.0f} hours old."
-                )
+            elif age_at_begin > garbage_collection.BLOB_GRACE.total_seconds():
+                yield Trouble("blob.unnamed", digest, f"Nothing references these bytes; they are {age / 3600:,.0f} hours old.")
 
 
 def staged(registry: UnitsOfWork) -> Iterator[Trouble]:
     """Staged bytes that were left alone for an hour belong to an open draft, and for no longer than a day."""
-    idle = (found for found in registry.tools.blobs.uploads() if found[1] > BLOB_GRACE.total_seconds())
+    idle = (found for found in registry.tools.blobs.uploads() if found[1] > garbage_collection.BLOB_GRACE.total_seconds())
     while page := list(islice(idle, PAGE)):
         with registry.read() as uow:
             states = patches.states_of(uow.session, [upload for upload, _ in page])
