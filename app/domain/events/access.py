@@ -12,9 +12,9 @@ TOKEN, UPSTREAM = "id of the token", "name of the upstream"
 class _NewToken(OwnerEvent):
     scopes: Sequence[str]
     expires_at: Annotated[str | None, "ISO 8601, if it expires"]
-    issuer: Annotated[str | None, "the issuer that vouched for its holder"] = None
-    subject: Annotated[str | None, "the issuer's name of its holder"] = None
-    rule: Annotated[int | None, "number of the rule that admitted the holder"] = None
+    issuer: Annotated[str | None, "issuer of the identity token"] = None
+    subject: Annotated[str | None, "subject of the identity token"] = None
+    rule: Annotated[int | None, "number of the issuer's rule that matched"] = None
 
 
 class TokenCreated(_NewToken, kind="token.created", subject=TOKEN):
@@ -38,13 +38,13 @@ class TokenRevoked(OwnerEvent, kind="token.revoked", subject=TOKEN):
 class QuotaChanged(OwnerEvent, kind="quota.changed", subject="name of the owner"):
     """Quotas of an owner were set."""
 
-    limits: Annotated[Mapping[Kind, int | None], "the changed limits by kind; null: the default again"] = flattened()
+    limits: Annotated[Mapping[Kind, int | None], "the changed limits, by kind; null restores the default"] = flattened()
 
 
 class UpstreamPut(OwnerEvent, kind="upstream.put", subject=UPSTREAM):
     """An upstream hub was configured."""
 
-    endpoint: Annotated[str, "its address"]
+    endpoint: Annotated[str, "URL of the upstream"]
     has_token: bool
     publishers: Annotated[bool, "whether publishers may import from it"]
 

@@ -1,7 +1,7 @@
-"""What an event is: a class for each kind, whose fields are its data.
+"""The base classes of events: each kind is a class, and its fields are the data of the event.
 
-The fields, in this order, are stored and served; a field with a default is left out where it has that value. Fields made by
-`for_handlers` are not stored: they hand plain values to the handlers of the kind.
+Fields are stored and served in the order of their declaration; a field that has its default value is omitted. Fields declared
+with `for_handlers` are not stored: they pass plain values to the handlers of the kind.
 """
 
 from dataclasses import dataclass, field, fields
@@ -11,14 +11,14 @@ KINDS: "dict[str, type[Event]]" = {}
 
 
 class Spec(NamedTuple):
-    """What is documented of a kind beside its sentence: its name, and what its subject is."""
+    """What the reference documents about a kind besides its docstring: its name, and what its subject is."""
 
     kind: str
     subject: str
 
 
 def flattened() -> Any:
-    """Declares a mapping of which each item is one item of the data."""
+    """Declares a mapping whose items become items of the data themselves."""
     return field(metadata={"flattened": True})
 
 
@@ -29,7 +29,7 @@ def for_handlers() -> Any:
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(flattened, for_handlers))
 class Event:
-    """What happened, of one kind."""
+    """Something that happened. Each kind of event is a subclass."""
 
     spec: ClassVar[Spec]
 
@@ -40,7 +40,7 @@ class Event:
             KINDS[kind] = cls
 
     def data(self) -> dict[str, Any]:
-        """Returns what is stored."""
+        """Returns the data that is stored."""
         found = dict[str, Any]()
         for one in fields(self):  # type: ignore[arg-type]
             value = getattr(self, one.name)
@@ -52,13 +52,13 @@ class Event:
 
 
 class OwnerEvent(Event):
-    """An event that one owner sees; what belongs to the installation, admins."""
+    """An event that only its owner and admins can see; only admins, if it belongs to the installation."""
 
 
 class FamilyEvent(Event):
-    """An event about a family of base models or one of its releases: everybody sees it who may see the family."""
+    """An event about a family of base models or one of its releases; every owner that may see the family can see it."""
 
 
-Reason = Annotated[str, "what was given as the reason"]
-Code = Annotated[str, "code of the problem, see /problems"]
-Detail = Annotated[str, "sentence of the problem"]
+Reason = Annotated[str, "the reason that was given"]
+Code = Annotated[str, "error code, see /problems"]
+Detail = Annotated[str, "error message"]

@@ -3,7 +3,7 @@
 from app.domain.events import access, families, jobs, patches, ports
 from app.domain.events.base import KINDS
 
-# In this order they are documented.
+# The reference lists the kinds in this order.
 CATALOGUE = {
     name: kind
     for module in (families, patches, ports, jobs, access)

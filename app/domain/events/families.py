@@ -14,38 +14,38 @@ class FamilyCreated(FamilyEvent, kind="family.created", subject=FAMILY):
 
 
 class _Grant(FamilyEvent, OwnerEvent):
-    to: Annotated[str, "the owner, or `*` for everybody; of a single owner, only that owner sees the event"]
+    to: Annotated[str, "the owner, or `*` for everybody; if it is one owner, only that owner and admins can see the event"]
 
 
 class FamilyGranted(_Grant, kind="family.granted", subject=FAMILY):
-    """An owner may see a family from now on."""
+    """A family was granted to an owner."""
 
 
 class FamilyWithdrawn(_Grant, kind="family.withdrawn", subject=FAMILY):
-    """An owner may no longer see a family."""
+    """The grant of a family to an owner was withdrawn."""
 
 
 class _BaseAlias(FamilyEvent):
-    name: Annotated[str, "the upstream name, as `base_model_name_or_path` says it"]
-    revision: Annotated[str | None, "the upstream revision, if the name is only for one"]
+    name: Annotated[str, "the upstream name, as in `base_model_name_or_path`"]
+    revision: Annotated[str | None, "the upstream revision, if only one is meant"]
 
 
-class FamilyNamed(_BaseAlias, kind="family.named", subject="FAMILY or FAMILY/RELEASE, which the name means"):
-    """An upstream name of a family or a release was recorded."""
+class FamilyNamed(_BaseAlias, kind="family.named", subject="the FAMILY or FAMILY/RELEASE that the name refers to"):
+    """A base alias (an upstream name of a family or release) was added."""
 
 
 class FamilyUnnamed(_BaseAlias, kind="family.unnamed", subject=FAMILY):
-    """An upstream name was removed."""
+    """A base alias was removed."""
 
 
 class ReleaseRegistered(FamilyEvent, kind="release.registered", subject=RELEASE):
-    """The ingestion of a release began, for the first time or again."""
+    """The ingestion of a release was started or restarted."""
 
     source: Annotated[str, "where its files come from"]
 
 
 class ReleaseReady(FamilyEvent, kind="release.ready", subject=RELEASE):
-    """A release was ingested: patches can be carried to it."""
+    """A release was ingested; patches can now be ported to it."""
 
     manifest: Annotated[str, "digest of its manifest"]
     bytes: Annotated[int, "size of its files"]
@@ -68,12 +68,12 @@ class ReleaseYanked(FamilyEvent, kind="release.yanked", subject=RELEASE):
 
 
 class ReleaseDamaged(FamilyEvent, kind="release.damaged", subject=RELEASE):
-    """A file of a release by reference no longer has the bytes that were registered; the release is not read any more."""
+    """A file of a release by reference differs from the registered bytes; the release can no longer be read."""
 
     path: Path
 
 
 class ReleaseReaccepted(FamilyEvent, kind="release.reaccepted", subject=RELEASE):
-    """The files of a release by reference were verified again."""
+    """The files of a release by reference were verified again and accepted."""
 
-    files: Annotated[int, "how many"]
+    files: Annotated[int, "number of files"]

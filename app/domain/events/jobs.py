@@ -11,17 +11,17 @@ JOB, QUEUE = "id of the job", "class of workers"
 
 class _Job(OwnerEvent):
     kind: Annotated[str, "kind of the job"]
-    subject: Annotated[str, "id of what the job is for"]
+    subject: Annotated[str, "id of the object that the job works on"]
 
 
 class JobStarted(_Job, kind="job.started", subject=JOB):
-    """A worker began a job."""
+    """A worker started a job."""
 
-    attempt: Annotated[int, "how many times the job was begun"]
+    attempt: Annotated[int, "number of starts of the job so far"]
 
 
 class JobProgress(_Job, kind="job.progress", subject=JOB):
-    """A job goes on; every few seconds at most."""
+    """A job made progress; recorded at most every few seconds."""
 
     progress: Annotated[Mapping[str, Any], "`done`, `total`, `note`, `rate`, `tensors_done`, `tensors_total`"] = flattened()
 
@@ -48,13 +48,13 @@ class JobRetried(_Job, kind="job.retried", subject="id of the new job"):
 
 
 class WorkerMissing(OwnerEvent, kind="worker.missing", subject=QUEUE):
-    """Jobs wait, and no live worker takes jobs of their class."""
+    """Jobs are waiting, and no live worker takes jobs of their class."""
 
-    jobs: Annotated[int, "how many wait"]
+    jobs: Annotated[int, "number of waiting jobs"]
     since: Moment
 
 
 class WorkerResolved(OwnerEvent, kind="worker.resolved", subject=QUEUE):
-    """Jobs no longer wait for want of a worker."""
+    """The condition that `worker.missing` reported has ended."""
 
     since: Moment

@@ -26,7 +26,7 @@ class PatchCreated(OwnerEvent, kind="patch.created", subject=PATCH):
 
 
 class PatchChanged(OwnerEvent, kind="patch.changed", subject=PATCH):
-    """The description of a patch was changed, or the release that its versions are trained on by default."""
+    """The description of a patch was changed, or the release that its versions are assumed to be trained on."""
 
 
 class VersionPublished(OwnerEvent, kind="version.published", subject=VERSION):
@@ -44,18 +44,18 @@ class VersionYanked(OwnerEvent, kind="version.yanked", subject=VERSION):
 
 
 class VersionPurged(OwnerEvent, kind="version.purged", subject=VERSION):
-    """A version became a tombstone: it is not read any more, and its bytes are being erased."""
+    """A version was purged: it can no longer be read, and its bytes are being erased."""
 
     reason: Reason
     digest: Annotated[str, "digest of the version"]
 
 
 class VersionErased(OwnerEvent, kind="version.erased", subject=VERSION):
-    """The erasure of a purged version ended."""
+    """The erasure of a purged version was completed."""
 
-    blobs: Annotated[int, "how many files were removed"]
-    kept: Annotated[int, "how many files something else still holds"]
-    copies: Annotated[int, "how many written copies of merged models were looked at"]
+    blobs: Annotated[int, "number of files that were removed"]
+    kept: Annotated[int, "number of files that were kept because something else references them"]
+    copies: Annotated[int, "number of materialised merged models that were checked"]
 
 
 class AliasMoved(OwnerEvent, kind="alias.moved", subject=ALIAS):
@@ -73,8 +73,8 @@ class AliasRemoved(OwnerEvent, kind="alias.removed", subject=ALIAS):
 class ImportRequested(OwnerEvent, kind="import.requested", subject="id of the batch"):
     """Imports of patches from an upstream hub were requested."""
 
-    sources: Annotated[Sequence[str], "the first twenty"]
-    count: Annotated[int, "how many repositories"]
+    sources: Annotated[Sequence[str], "the first twenty sources"]
+    count: Annotated[int, "number of repositories"]
 
 
 class _Import(OwnerEvent):
@@ -84,11 +84,11 @@ class _Import(OwnerEvent):
 
 
 class ImportImported(_Import, kind="import.imported", subject=PATCH):
-    """An import made a version."""
+    """An import created a version."""
 
 
 class ImportPresent(_Import, kind="import.present", subject=PATCH):
-    """An import found its bytes published already."""
+    """An import found that its files are already published."""
 
 
 class _ImportEnded(OwnerEvent):

@@ -15,7 +15,7 @@ PORT, MATERIALISATION = "id of the port", "id of the materialisation"
 
 @dataclass(frozen=True)
 class PortContents:
-    """What only reading bytes tells of a port, read before it becomes ready.
+    """Facts about a port that can only be read from its files; they are read before it becomes ready.
 
     Attributes:
         computed: paths of the files of its merged model that are not carried from the release.
@@ -34,7 +34,7 @@ class _Assessed(OwnerEvent):
 
 
 class PortReady(OwnerEvent, kind="port.ready", subject=PORT):
-    """A port became ready: when it was created (`patch` to `forced`), or by approval (`approved`, `reason`)."""
+    """A port became ready, when it was created (data: `patch` to `forced`) or by approval (data: `approved`, `reason`)."""
 
     patch: PatchName | None = None
     version: Number = None
@@ -46,11 +46,11 @@ class PortReady(OwnerEvent, kind="port.ready", subject=PORT):
 
 
 class PortHeld(_Assessed, kind="port.held", subject=PORT):
-    """A port was created that waits for approval."""
+    """A port was created and is waiting for approval."""
 
 
 class PortRefused(_Assessed, kind="port.refused", subject=PORT):
-    """A port was created that the findings do not allow."""
+    """A port was created and refused because of its findings."""
 
 
 class PortRetired(OwnerEvent, kind="port.retired", subject=PORT):
@@ -60,23 +60,23 @@ class PortRetired(OwnerEvent, kind="port.retired", subject=PORT):
 class PortDigested(OwnerEvent, kind="port.digested", subject=PORT):
     """The digests of the computed files of a port became known."""
 
-    files: Annotated[int, "how many"]
+    files: Annotated[int, "number of files"]
 
 
 class MaterialisationQueued(OwnerEvent, kind="materialisation.queued", subject=MATERIALISATION):
-    """A job will write a merged model to an object store."""
+    """A job was queued that writes a merged model to an object store."""
 
     port: PortId
     target: Target
 
 
 class MaterialisationDone(OwnerEvent, kind="materialisation.done", subject=MATERIALISATION):
-    """A merged model was written."""
+    """A merged model was written to an object store."""
 
     port: PortId
     target: Target
-    bytes_copied: Annotated[int, "copied within the object store"]
-    bytes_moved: Annotated[int, "sent by the worker"]
+    bytes_copied: Annotated[int, "bytes copied within the object store"]
+    bytes_moved: Annotated[int, "bytes sent by the worker"]
 
 
 class _MaterialisationEnded(OwnerEvent):

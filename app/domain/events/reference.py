@@ -12,21 +12,21 @@ HEAD = """# Events
 
 Generated from `app/domain/events` by `make docs`; do not edit.
 
-An event is recorded in the same transaction as what it reports. `GET /api/v1/events` lists events by page or, for
+An event is recorded in the same transaction as the change that it reports. `GET /api/v1/events` lists events by page or, for
 `Accept: text/event-stream`, as a live stream; `GET /api/v1/audit` exports them with token, address and request;
-`portllm events` prints them. An owner sees its own events and those of the families that it may see; an admin sees all, also
-those of the installation (owner `registry`). New kinds and new data may be added at any time.
+`portllm events` prints them. An owner can see its own events and those of the families that it may see; an admin can see all
+events, including those of the installation (owner `registry`). Later versions may add kinds and data.
 """
 AUDIENCES = {
     (True, False): "the owner",
-    (False, True): "who may see the family",
-    (True, True): "the owner, or who may see the family",
+    (False, True): "every owner that may see the family",
+    (True, True): "the owner, or every owner that may see the family",
 }
 TYPES = {str: "string", int: "integer", bool: "boolean", type(None): "null"}
 
 
 def data_of(kind: type[Event]) -> dict[str, str]:
-    """Returns what is documented of the data of a kind, by name; of a mapping whose items are data, by the name of the field."""
+    """Returns the documentation of a kind's data, by name; a flattened mapping is listed under the name of its field."""
     hints, found = get_type_hints(kind, include_extras=True), dict[str, str]()
     for one in fields(kind):  # type: ignore[arg-type]
         if not one.metadata.get("unstored"):
@@ -53,19 +53,19 @@ def page() -> str:
 
 
 def _types(hint: Any) -> list[str]:
-    """Returns the names that JSON has for a type, one for each member of a union; null last."""
+    """Returns the JSON names of a type, one for each member of a union, with null last."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return _types(inner[0])
     if origin is Sequence:
         return [f"list of {_types(inner[0])[0]}s"]
     if origin is Mapping:
-        return ["its items"]
+        return ["flattened into the data"]
     return [TYPES[hint]] if hint in TYPES else [name for one in inner for name in _types(one)]
 
 
 def _text(hint: Any) -> str:
-    """Returns what an annotation says, on its own or within a union."""
+    """Returns the text of an annotation, which may be inside a union."""
     if get_origin(hint) is Annotated:
         return str(get_args(hint)[1])
     return next(filter(None, map(_text, get_args(hint))), "")
