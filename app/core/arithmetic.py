@@ -33,22 +33,22 @@ class Moments(NamedTuple):
         return Moments(self.xy + other.xy, self.xx + other.xx, self.yy + other.yy)
 
 
-# A tensor of the library that computes. Kinds and strategies use its methods and import nothing for it.
+# A tensor of the library that computes. Kinds and strategies only call its methods, and do not import the library.
 Tensor = Any
 
 
 class Codec(Protocol):
-    """How stored elements that are not numbers themselves become numbers, and back. Element by element."""
+    """Converts stored elements that are not themselves numbers to numbers and back, element by element."""
 
     def decode(self, stored: Tensor) -> Tensor:
-        """Returns the numbers, as floats of any width, which float64 holds exactly."""
+        """Returns the numbers as floats of any width; float64 must be able to represent them exactly."""
 
     def encode(self, exact: Tensor) -> tuple[Tensor, int]:
-        """Returns float64 numbers as stored elements, and how many of them do not fit."""
+        """Returns float64 numbers as stored elements, and the number of those that overflow."""
 
 
 class Encoding(NamedTuple):
-    """How the elements of a tensor are stored: as a safetensors dtype; without a codec they are the numbers."""
+    """How the elements of a tensor are stored: a safetensors dtype, and a codec unless the elements are the numbers themselves."""
 
     dtype: str
     codec: Codec | None = None
@@ -72,24 +72,24 @@ class LoadedDelta(Protocol):
         """Returns whether D is zero."""
 
     def write(self, block: Block, out: Tensor) -> None:
-        """Writes D over a block into `out`, float64 (rows, columns). The same bits for a block whatever else is asked for."""
+        """Writes the block of D into `out`, float64 (rows, columns). Its bits do not depend on which other blocks are read."""
 
 
 class Arithmetic(Protocol):
     """The arithmetic of section "how it is computed" in the README; dtypes are safetensors names, buffers are row-major."""
 
     def numbers(self, data: bytearray, dtype: str) -> Tensor:
-        """Returns elements as float64 on the device, for kinds of patches that load deltas of their own."""
+        """Returns elements as float64 on the device. For kinds of patches that load their deltas themselves."""
 
     def load_delta(
         self, a: bytearray, a_dtype: str, b: bytearray, b_dtype: str, shape: tuple[int, int], rank: int, scale: float
     ) -> LoadedDelta:
-        """A product of factors: A1 = float64(A) * scale (rank x in), float64(B) (out x rank), D = mm(float64(B), A1)."""
+        """Returns a product of factors: A1 = float64(A) * scale (rank x in), float64(B) (out x rank), D = mm(float64(B), A1)."""
 
     def merge_block(
         self, weight: Buffer, stored: Encoding, delta: LoadedDelta | None, block: Block, out: memoryview, target: Encoding
     ) -> int:
-        """Writes float64(W) + D, rounded to what `target` stores, into `out`; returns how many values overflowed."""
+        """Writes float64(W) + D, rounded to the encoding `target`, into `out`; returns how many values overflowed."""
 
     def fidelity(
         self, weight: Buffer, stored: Encoding, delta: LoadedDelta | None, block: Block, target: Encoding

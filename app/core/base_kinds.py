@@ -1,8 +1,8 @@
 """Kinds of bases: how the tensors of a checkpoint are stored.
 
-A kind of base is one entry of `BASE_KINDS`; the first that reads a checkpoint's config.json is used. All kinds are safetensors
-files: what differs is which numbers the stored elements stand for. A scale that is a tensor of its own is not covered yet; it
-would be a prepass vector, as `patch_kinds.Adapter.prepare` has for patches.
+A kind of base is one entry of `BASE_KINDS`; the first that supports a checkpoint's config.json is used. All kinds are
+safetensors files; they differ in the numbers that the stored elements represent. Scales in separate tensors are not supported
+yet; they would be prepass vectors, like those of patches (`app.core.delta.Adapter.prepass`).
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ class BaseKind(Protocol):
     """How a checkpoint stores numbers; dtypes are safetensors names.
 
     Attributes:
-        summary: the tensors that a patch can be added to, as people say it.
+        summary: a description, for messages, of the tensors that a patch can be added to.
         mergeable: dtypes of tensors that a delta can be added to.
         floats: dtypes of tensors that the dtype of a recipe converts.
     """
@@ -30,11 +30,11 @@ class BaseKind(Protocol):
         """Returns whether a checkpoint with this config.json is of this kind."""
 
     def codec(self, config: Mapping[str, Any], tensor: TensorInfo) -> Codec | None:
-        """Returns how the elements of a tensor become numbers and back; None where they are the numbers."""
+        """Returns the codec of a tensor's elements; None if the elements are the numbers themselves."""
 
 
 class Floats:
-    """Weights of 16 or 32 bits that stand for themselves."""
+    """Weights of 16 or 32 bits, stored as floating-point numbers."""
 
     summary = "F32, F16 or BF16 weights"
     mergeable = frozenset({"F32", "F16", "BF16"})
@@ -65,5 +65,5 @@ def base_kind(config: Mapping[str, Any]) -> BaseKind:
 
 
 def supported_bases() -> str:
-    """Returns the kinds as people say them."""
+    """Returns a description of all kinds, for messages."""
     return ", or ".join(kind.summary for kind in BASE_KINDS)

@@ -1,4 +1,4 @@
-"""What a kind of patch makes: deltas, each what is added to one tensor of a base, before their values are read."""
+"""The interfaces of kinds of patches, and of the deltas that they make: a delta is what is added to one tensor of a base."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ ReadTensor = Callable[[TensorInfo], bytearray]
 
 
 class Delta(Protocol):
-    """What is added to one tensor of a base. Kinds of patches make deltas; strategies turn them into other deltas."""
+    """What is added to one tensor of a base, before its values are read. Kinds of patches make deltas, strategies transform them."""
 
     @property
     def tensor(self) -> str:
@@ -23,7 +23,7 @@ class Delta(Protocol):
 
 
 class PatchConfig(Protocol):
-    """What every kind reads from adapter_config.json: the base that it names."""
+    """The fields of adapter_config.json that every kind reads: those that name the base."""
 
     @property
     def base_model(self) -> str | None: ...
@@ -33,7 +33,7 @@ class PatchConfig(Protocol):
 
 
 class Adapter:
-    """A patch's configuration and tensors, matched with each other. Kinds of patches derive from it."""
+    """The configuration and the tensors of a patch, matched with each other. Each kind of patch has a subclass."""
 
     @property
     def needs_prepass(self) -> bool:
@@ -42,7 +42,7 @@ class Adapter:
 
     @property
     def modules(self) -> Collection[str]:
-        """Dotted paths inside the base model of the modules that it changes."""
+        """The modules that the patch changes, as dotted paths in the base model."""
         raise NotImplementedError
 
     @property
@@ -51,7 +51,7 @@ class Adapter:
         return frozenset()
 
     def require_affordable(self) -> None:
-        """Refuses what no base can make usable, such as patterns that are too slow to match.
+        """Refuses a patch that cannot be used with any base, for example because its patterns are too slow to match.
 
         Raises:
             AdapterError: the code of the reason.
@@ -62,7 +62,7 @@ class Adapter:
 
         Args:
             base: the base.
-            vectors: what `prepass` returned; None for a kind that needs nothing.
+            vectors: the result of `prepass`; None for a kind without a prepass.
 
         Returns:
             One delta per touched tensor, sorted by tensor name.
@@ -79,14 +79,14 @@ class Adapter:
         read: ReadTensor,  # noqa: ARG002
         arithmetic: Arithmetic,  # noqa: ARG002
     ) -> Mapping[str, bytes]:
-        """Computes what the kind needs of whole tensors of base and patch, once, before any block: by tensor of the base.
+        """Computes vectors from whole tensors of base and patch, once, before any block; returns them by tensor of the base.
 
         The digest of the result (`recipe.digest_of_vectors`) is part of the fingerprint.
         """
         return {}
 
     def summary(self) -> dict[str, Any]:
-        """Returns figures of this kind for lists, as plain JSON."""
+        """Returns the figures that lists show for patches of this kind, as plain JSON."""
         return {}
 
 
@@ -106,5 +106,5 @@ class PatchKind(Protocol):
         """Matches what `parse` returned with the header of the weights file.
 
         Raises:
-            AdapterError: a tensor is none of this kind, or is incomplete.
+            AdapterError: a tensor does not belong to this kind, or another tensor that it needs is missing.
         """

@@ -81,7 +81,7 @@ def read_patch(source: Source, files: Mapping[str, int]) -> Patch:
 def run_prepass(
     patch: Patch, source: Source, base: Checkpoint, base_source: Source, arithmetic: Arithmetic
 ) -> Mapping[str, bytes] | None:
-    """Computes what the patch's kind needs beyond blocks, see `Adapter.prepass`; None where it needs nothing.
+    """Returns the result of `Adapter.prepass`, or None if the patch's kind has no prepass.
 
     Args:
         patch, source: the patch and its files.

@@ -1,6 +1,6 @@
 """Kinds of patches, by the `peft_type` that adapter_config.json names.
 
-A kind of patch is one entry of `PATCH_KINDS`; nothing else names it. See `app.core.delta` for what a kind provides.
+A kind of patch is one entry of `PATCH_KINDS`; no other code refers to it. `app.core.delta` describes what a kind provides.
 """
 
 from collections.abc import Mapping

@@ -43,7 +43,7 @@ class Literal:
 class Compute:
     """A tensor whose values are computed: read at `offset` of a shard, changed by `delta`, written as `dtype`.
 
-    `codec` turns the base's elements into numbers, and back where the dtype stays; None where they are the numbers.
+    `codec` converts the base's elements to numbers, and back if the dtype stays the same; None if they are the numbers.
     """
 
     path: str

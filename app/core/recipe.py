@@ -27,12 +27,12 @@ TOKENIZERS = ("release", "patch")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What may be chosen about a port.
+    """The choices that a request for a port can make.
 
     Attributes:
         strategy: one of `app.core.strategies.STRATEGIES`.
         dtype: output dtype of all float tensors, or None for the dtype that each has in the release.
-        tokenizer: whose tokenizer and chat template the merged model carries, "release" or "patch".
+        tokenizer: where tokenizer and chat template of the merged model come from, "release" or "patch".
 
     Raises:
         PortError: recipe.invalid.
@@ -65,14 +65,14 @@ PLAIN = Recipe()
 
 
 def fingerprint(recipe: Recipe, base_digest: str, patch_digest: str, vectors: Mapping[str, bytes] | None = None) -> str:
-    """Names the merged bytes: sha256 (hex) over arithmetic version, recipe, manifest digest, patch digest and prepass vectors."""
+    """Identifies the merged bytes: sha256 of arithmetic version, recipe, manifest digest, patch digest and prepass vectors."""
     prepass = {"prepass": digest_of_vectors(vectors)} if vectors is not None else {}
     named = {"arithmetic": ARITHMETIC_VERSION, "base": base_digest, "patch": patch_digest}
     return digest_of({**named, **recipe.to_dict(), **prepass})
 
 
 def digest_of_vectors(vectors: Mapping[str, bytes]) -> str:
-    """sha256 (hex) of what a kind of patch computed in its prepass, by tensor."""
+    """Returns the sha256 of prepass vectors, by tensor."""
     return digest_of({tensor: hashlib.sha256(vector).hexdigest() for tensor, vector in vectors.items()})
 
 

@@ -172,7 +172,7 @@ class _Names:
 
 
 def asks_for_more(field: str, value: Any) -> bool:
-    """Returns whether a setting asks for more than W + s*B*A."""
+    """Returns whether a setting requests anything beyond W + s*B*A."""
     if field == INIT:
         return not _is_one_of(value, INIT_HARMLESS)
     if field in REFUSED:

@@ -42,7 +42,7 @@ class LowRank:
         return self.a.nbytes + self.b.nbytes
 
     def adds_nothing(self) -> bool:
-        """No rank has both a column of B and a row of A that is not zero."""
+        """Returns whether no rank contributes to D, because its column of B or its row of A is zero."""
         if not self.bound:
             return True
         return not bool((self.a.abs().amax(1) * self.b.abs().amax(0)).any())
@@ -191,7 +191,7 @@ def _view(data: Buffer, dtype: str) -> torch.Tensor:
 
 
 def _decoded(data: Buffer, stored: Encoding) -> torch.Tensor:
-    """The numbers that stored elements stand for."""
+    """Returns the numbers that stored elements represent."""
     view = _view(data, stored.dtype)
     if stored.codec is None:
         return view
