@@ -48,7 +48,7 @@ class Codec(Protocol):
 
 
 class Encoding(NamedTuple):
-    """How the elements of a tensor are stored: a safetensors dtype, and a codec unless the elements are the numbers themselves."""
+    """How the elements of a tensor are stored: a safetensors dtype, and a codec unless the elements are the numbers."""
 
     dtype: str
     codec: Codec | None = None

@@ -12,7 +12,7 @@ ReadTensor = Callable[[TensorInfo], bytearray]
 
 
 class Delta(Protocol):
-    """What is added to one tensor of a base, before its values are read. Kinds of patches make deltas, strategies transform them."""
+    """What is added to one tensor of a base, before its values are read. Kinds of patches make deltas; strategies change them."""
 
     @property
     def tensor(self) -> str:
