@@ -70,7 +70,7 @@ class LocalBlobs:
 
     def sync_staged(self, upload: str, name: str) -> None:
         staged = self._staged(upload, name)
-        if staged.exists():  # of a file without bytes, nothing is staged
+        if staged.exists():  # nothing is staged for an empty file
             sync(staged)
             sync(staged.parent)
 

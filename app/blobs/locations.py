@@ -1,4 +1,4 @@
-"""Locations and sinks: where bytes are stored and where they may be written, as values that a job's process can open."""
+"""Locations and sinks: plain values that say where bytes are stored or may be written; a job's process can open them."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -22,19 +22,19 @@ MAX_PARTS = 10_000
 
 
 class OnS3:
-    """Whatever is on S3: a process that opens it is given what S3's client needs."""
+    """Base class of everything in S3: a process that opens it gets the settings of the S3 client."""
 
 
 @dataclass(frozen=True)
 class FilesLocation:
-    """Files anywhere on this machine, by the paths that they have as a source."""
+    """Files anywhere on this machine, by their paths in the source."""
 
     files: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class DirectoryLocation:
-    """A directory whose files must still be what they were; links may lead below the directories in `beneath`."""
+    """A directory whose files must be as recorded in `stats`; links may point below the directories in `beneath`."""
 
     directory: str
     stats: Mapping[str, FileStat]
@@ -62,14 +62,14 @@ class S3Prefix(OnS3):
 
 @dataclass(frozen=True)
 class DirectorySink:
-    """A directory that files are written to."""
+    """A directory to write files to."""
 
     directory: str
 
 
 @dataclass(frozen=True)
 class S3Sink(OnS3):
-    """A prefix that files are written to; the keys of the store that it belongs to begin with `store`."""
+    """A prefix to write files to; if it belongs to a blob store, the keys of that store begin with `store`."""
 
     bucket: str
     prefix: str
@@ -88,7 +88,7 @@ class LocalStore:
 
 @dataclass(frozen=True)
 class S3Store(OnS3):
-    """A blob store below an s3:// address."""
+    """A blob store below an s3:// URL."""
 
     address: str
 
@@ -97,7 +97,7 @@ StoreLocation = LocalStore | S3Store
 
 
 def open_location(location: Location) -> Source:
-    """Returns a source for a location; the caller closes it."""
+    """Returns a source that reads a location; the caller must close it."""
     if isinstance(location, FilesLocation):
         return DirectorySource(Path("/"), None, {path: Path(file) for path, file in location.files.items()})
     if isinstance(location, DirectoryLocation):

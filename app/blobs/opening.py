@@ -1,4 +1,4 @@
-"""Opens blob stores in a job's process: for what arrives piece by piece and must survive the process."""
+"""Opens a blob store in a job's process, for downloads that are staged piece by piece and must survive the process."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from app.blobs.store import BlobStore
 
 
 def open_store(location: StoreLocation) -> BlobStore:
-    """Returns the store at a location, as `BlobStore.where` gave it."""
+    """Returns the store at a location that `BlobStore.where` returned."""
     if isinstance(location, S3Store):
         return S3Blobs(location.address, direct=False)
     return LocalBlobs(Path(location.root))

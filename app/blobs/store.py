@@ -68,20 +68,20 @@ class BlobStore(Protocol):
         """
 
     def sync_staged(self, upload: str, name: str) -> None:
-        """Makes a staged file durable: what was hashed on its way survives a power failure, or its row does not exist."""
+        """Makes a staged file durable. Call it before the row is committed, so that a recorded file survives a power failure."""
 
     def staged(self, upload: str, name: str) -> Source:
         """A source over a staged file as it is now, which has one path, ""; empty where nothing arrived."""
 
     def promote(self, upload: str, name: str, digest: str, path: str, verified: bool = False) -> None:
-        """Makes a staged file durable and visible under its digest, and forgets the staged one.
+        """Makes a staged file durable and visible under its digest, and removes it from staging.
 
         Args:
             upload, name: the staged file.
             digest: its sha256.
-            path: the user's name of it, for the error message.
-            verified: False reads and hashes it first. True only where this service hashed the bytes while it staged them, under
-                a name that nobody else can write to, and called `sync_staged` before it recorded that.
+            path: the path of the file for the error message.
+            verified: if False, the file is read and hashed first. Pass True only if this service hashed the bytes while it staged
+                them, under a name that no other request can write to, and called `sync_staged` before it recorded the digest.
 
         Raises:
             DomainError: upload.digest (the staged bytes are dropped).
@@ -108,7 +108,7 @@ class BlobStore(Protocol):
         """
 
     def location(self, files: Mapping[str, str]) -> Location:
-        """Where blobs lie (path -> digest), for a job's process: `app.blobs.locations.open_location` opens it.
+        """Returns the location of blobs (path -> digest), which a job's process opens with `app.blobs.locations.open_location`.
 
         Raises:
             DomainError: blob.missing.
@@ -139,4 +139,4 @@ class BlobStore(Protocol):
         """The store itself, for a job's process: `app.blobs.opening.open_store` opens it."""
 
     def sink(self, upload: str) -> SinkLocation:
-        """Where a job's process writes its files: `app.blobs.locations.Sink` opens it; `discard` removes what is there."""
+        """Returns where a job's process writes its files, opened with `app.blobs.locations.Sink`; `discard` removes them."""

@@ -46,7 +46,7 @@ _NUMBERS = (
 
 
 def numbers(session: Session, patch_id: str) -> dict[str, int | None]:
-    """Returns the numbers of the versions that a patch's aliases select, by alias."""
+    """Returns the aliases of a patch, each with the number of its version."""
     return dict(session.execute(_NUMBERS, {"patch": patch_id}).all())
 
 

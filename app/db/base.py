@@ -55,7 +55,7 @@ class Versioned:
 
 
 def state_constraint(noun: str) -> CheckConstraint:
-    """Returns the constraint that allows only the states of a noun of `MOVES`. A new state needs a migration."""
+    """Returns a CHECK constraint that allows only the states that `MOVES` lists for a noun. A new state needs a migration."""
     return CheckConstraint(f"state IN ({', '.join(map(repr, sorted(MOVES[noun])))})", name="state")
 
 

@@ -1,7 +1,7 @@
-"""The nouns whose rows keep bytes in the blob store: which of their rows do, and which digests those list.
+"""The kinds of rows (nouns) that keep bytes in the blob store: which rows keep bytes, and the digests of those bytes.
 
-A noun that stores bytes is one entry of `NOUNS`. References (`app.db.blob_refs`), garbage collection, erasure and fsck follow
-from it: nothing has to be called when its rows are written.
+Each noun that stores bytes has one entry in `NOUNS`. References (`app.db.blob_refs`), garbage collection, erasure and fsck are
+derived from it; code that writes the rows need not call anything.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,12 +19,12 @@ from app.db.release_downloads import Pull
 from app.db.releases import Release
 from app.domain.principal import INSTALLATION
 
-# Reads the manifest with a digest from the store, or from a cache.
+# Returns the manifest with a digest, from a cache or from the store.
 ReadManifest = Callable[[str], Manifest]
 
 
 class Content(NamedTuple):
-    """Bytes that a row lists: their sha256, their size if the row knows it, and what the row calls them, after its own title."""
+    """Bytes that a row lists: sha256, size (None if the row does not record it), and a suffix to the row's title for messages."""
 
     digest: str
     size: int | None
@@ -33,19 +33,19 @@ class Content(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Noun:
-    """Rows of one kind that keep bytes.
+    """A kind of row that keeps bytes.
 
     Attributes:
-        name: as it is written in `blob_refs.noun`.
+        name: the value of `blob_refs.noun`.
         model: the mapped class; its primary key is one column.
-        keeps: SQL condition for the rows whose bytes are kept.
-        decided_by: attributes on which `keeps` and `contents` depend. One of another class decides about the row with the same
+        keeps: SQL condition that selects the rows that keep bytes.
+        decided_by: attributes on which `keeps` and `contents` depend. An attribute of another class affects the row with the same
             primary key.
         contents: lists the bytes of a row.
-        title: names a row in messages.
+        title: returns the name of a row for messages.
         loads: loader options that `title` needs.
         is_stored: whether the bytes must be in the store; otherwise they may still be arriving.
-        relists: whether a row can come to list other bytes while it has references.
+        relists: whether the list of a row can change while the row has references.
     """
 
     name: str
@@ -62,12 +62,12 @@ class Noun:
         return str(getattr(row, self.key.key))
 
     def owner(self, row: Any) -> str:
-        """Returns the owner of a row; a row without one belongs to the installation."""
+        """Returns the owner of a row; the installation, if the row has no owner."""
         return str(getattr(row, "owner", INSTALLATION))
 
     @property
     def key(self) -> Any:
-        """The primary key as a mapped attribute: `blob_refs.row_id`."""
+        """The mapped attribute of the primary key, whose value is `blob_refs.row_id`."""
         return getattr(self.model, str(inspect(self.model).primary_key[0].key))
 
 

@@ -1,7 +1,7 @@
-"""References: which rows keep which bytes; written in the transaction of the row, from what `app.db.blob_nouns` declares.
+"""References: which rows keep which bytes. They follow from `app.db.blob_nouns`, and are written in the transaction of the row.
 
-The version before does not write references, and may run for a while beside this one. So whoever removes bytes first registers,
-in the same transaction, the rows that have none (`register`): a reference that is missing never costs any bytes.
+The previous version does not write references, and may run beside this one during an upgrade. A transaction that removes bytes
+therefore first registers the rows without references (`register`), so that a missing reference never causes a loss of bytes.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -24,8 +24,8 @@ class BlobRef(Base):
 
     Attributes:
         noun, row_id: the name of the noun and the primary key of the row.
-        owner: of the row.
-        size: of the bytes, if the row knows it.
+        owner: the owner of the row.
+        size: the size of the bytes, if the row records it.
     """
 
     __tablename__ = "blob_refs"
@@ -39,7 +39,7 @@ class BlobRef(Base):
 
 
 def watch(sessions: sessionmaker[Session]) -> None:
-    """Notes which rows of the nouns are written by these sessions, for `write`. Statements that bypass the ORM are not seen."""
+    """Records which rows of `NOUNS` these sessions change, for `write`. Statements that bypass the ORM are not recorded."""
     event.listen(sessions, "after_flush", _note)
 
 
@@ -73,17 +73,17 @@ def _insert(session: Session, noun: Noun, rows: Sequence[Any], read_manifest: Re
 
 
 def register(session: Session, noun: Noun, read_manifest: ReadManifest, after: str = "", limit: int | None = None) -> str | None:
-    """Writes the references of rows that have none, and again of rows that may list other bytes by now.
+    """Writes the references of rows that have none, and of rows whose list may have changed (`Noun.relists`).
 
     Args:
-        session: of a transaction that writes.
-        noun: whose rows.
-        read_manifest: reads manifests of releases.
+        session: a session that may write.
+        noun: the kind of rows.
+        read_manifest: returns manifests of releases.
         after: only rows with a greater primary key.
-        limit: at most so many.
+        limit: the maximum number of rows.
 
     Returns:
-        The primary key after which to go on; None if there are no more.
+        The primary key after which the next call continues; None at the end.
     """
     registered = exists().where(BlobRef.noun == noun.name, BlobRef.row_id == noun.key)
     query = select(noun.model).where(noun.keeps, noun.key > after).order_by(noun.key).limit(limit)
@@ -93,13 +93,13 @@ def register(session: Session, noun: Noun, read_manifest: ReadManifest, after: s
 
 
 def stale(session: Session) -> list[tuple[str, str, int]]:
-    """Returns noun, row and number of the references of rows that are gone or keep no bytes any more."""
+    """Returns stale references as (noun, row, number of references): their row is gone or no longer keeps bytes."""
     query = select(BlobRef.noun, BlobRef.row_id, func.count()).group_by(BlobRef.noun, BlobRef.row_id)
     return [found for noun in NOUNS for found in session.execute(query.where(*_stale(noun))).tuples()]
 
 
 def drop_stale(session: Session) -> None:
-    """Deletes those references."""
+    """Deletes stale references."""
     for noun in NOUNS:
         session.execute(delete(BlobRef).where(*_stale(noun)).execution_options(synchronize_session=False))
 
@@ -109,19 +109,19 @@ def _stale(noun: Noun) -> tuple[Any, ...]:
 
 
 def referenced(session: Session, digests: Collection[str]) -> set[str]:
-    """Returns those of some digests that any row references."""
+    """Returns the subset of the digests that any row references."""
     return set(session.scalars(select(BlobRef.digest).where(BlobRef.digest.in_(digests)).distinct()))
 
 
 def holders(session: Session, noun: Noun, digests: Collection[str]) -> Iterator[tuple[str, Any]]:
-    """Returns each of some digests with each row of a noun that keeps it."""
+    """Yields (digest, row) for each row of a noun that keeps one of the digests."""
     query = select(BlobRef.digest, noun.model).join(noun.model, noun.key == BlobRef.row_id).options(*noun.loads)
     query = query.where(BlobRef.noun == noun.name, BlobRef.digest.in_(digests), noun.keeps).order_by(noun.key)
     yield from session.execute(query.execution_options(yield_per=FETCHED)).tuples()
 
 
 def page(session: Session, noun: Noun, after: str, limit: int) -> list[tuple[Any, set[str]]]:
-    """Returns one page of the rows of a noun that keep bytes, each with the digests that it references."""
+    """Returns a page of the rows of a noun that keep bytes, each with its referenced digests."""
     rows = session.scalars(select(noun.model).where(noun.keeps, noun.key > after).order_by(noun.key).limit(limit)).all()
     found: dict[str, set[str]] = {noun.id_of(row): set() for row in rows}
     query = select(BlobRef.row_id, BlobRef.digest).where(BlobRef.noun == noun.name, BlobRef.row_id.in_(found))
@@ -131,7 +131,7 @@ def page(session: Session, noun: Noun, after: str, limit: int) -> list[tuple[Any
 
 
 class StoredBlob(NamedTuple):
-    """Bytes that must be in the store, with the least and greatest size that rows give them."""
+    """Bytes that must be in the store, with the smallest and the largest size that rows record for them."""
 
     digest: str
     least: int | None
@@ -139,7 +139,7 @@ class StoredBlob(NamedTuple):
 
 
 _IS_STORED = BlobRef.noun.in_([noun.name for noun in NOUNS if noun.is_stored])
-# No condition of WHERE: SQLite would then read all rows of the nouns for each page, and sort them.
+# HAVING, not WHERE: with a WHERE condition, SQLite would read and sort all rows of these nouns for each page.
 _STORED = (
     select(BlobRef.digest, func.min(case((_IS_STORED, BlobRef.size))), func.max(case((_IS_STORED, BlobRef.size))))
     .group_by(BlobRef.digest)
@@ -148,14 +148,14 @@ _STORED = (
 
 
 def stored_page(session: Session, after: str, limit: int) -> list[StoredBlob]:
-    """Returns one page of the bytes that must be in the store, in the order of their digests."""
+    """Returns a page of the bytes that must be in the store, ordered by digest."""
     return [
         StoredBlob(*row) for row in session.execute(_STORED.where(BlobRef.digest > after).order_by(BlobRef.digest).limit(limit))
     ]
 
 
 def stored_totals(session: Session) -> tuple[int, int]:
-    """Returns how many different bytes must be in the store, and the sum of their sizes."""
+    """Returns the number of distinct blobs that must be in the store, and their total size."""
     blobs = _STORED.subquery()
     count, size = session.execute(select(func.count(), func.sum(blobs.c[2])).select_from(blobs)).one()
     return count, int(size or 0)

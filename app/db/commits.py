@@ -1,4 +1,4 @@
-"""Commits: what a repository of the Hub protocol holds at a revision; recorded once, never changed."""
+"""Commits: the contents of a Hub repository at a revision; recorded once, never changed."""
 
 from collections.abc import Sequence
 from typing import Any

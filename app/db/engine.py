@@ -107,9 +107,9 @@ def read_sessions(engine: Engine) -> sessionmaker[Session]:
 
 
 def write_sessions(engine: Engine) -> sessionmaker[Session]:
-    """Sessions that take SQLite's write lock when they begin: a reader that turns writer would fail at once if another
-    wrote meanwhile, whatever the busy timeout. PostgreSQL lets them write side by side; what must not happen at once
-    locks the row that it changes. The rows of nouns that keep bytes are watched.
+    """Returns a factory of sessions that may write. On SQLite they take the write lock when they begin, because a read
+    transaction that is upgraded fails at once if another session wrote meanwhile, whatever the busy timeout. On PostgreSQL they
+    run concurrently; conflicting changes lock the row. Changes of rows that keep bytes are recorded (`blob_refs.watch`).
     """
     sessions = sessionmaker(engine.execution_options(**{WRITES: True}), expire_on_commit=False, autoflush=False)
     blob_refs.watch(sessions)

@@ -1,4 +1,4 @@
-"""Heartbeats: rows that running processes renew. All times are the database's, the only clock that all machines share."""
+"""Heartbeats: rows that running processes renew. All times come from the database, whose clock all machines share."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ Process = TypeVar("Process", bound=Heartbeat)
 
 
 def beat(session: Session, process: Heartbeat, keep: dt.timedelta) -> None:
-    """Renews a process's row, or inserts it; removes the rows of processes whose last heartbeat is older than `keep`."""
+    """Inserts or renews the row of a process, and removes the rows of processes whose last heartbeat is older than `keep`."""
     model, present = type(process), clock(session)
     session.execute(delete(model).where(model.seen_at < present - keep))
     renewed = session.execute(update(model).where(model.id == process.id).values(seen_at=present))
@@ -43,10 +43,10 @@ def remove(session: Session, model: type[Heartbeat], ident: str) -> None:
 
 
 def processes(session: Session, model: type[Process], ttl: float | None = None) -> Sequence[Process]:
-    """Returns the processes that have a row, the longest running first.
+    """Returns the processes that have a row, the longest-running first.
 
     Args:
-        ttl: only those whose last heartbeat is at most so many seconds old.
+        ttl: if given, only processes whose last heartbeat is at most this many seconds old.
     """
     query = select(model).order_by(model.started_at, model.id)
     if ttl is not None:

@@ -1,4 +1,4 @@
-"""Columns of rows that a job advances."""
+"""Base class of rows whose state is advanced by jobs."""
 
 import datetime as dt
 from collections.abc import Collection, Sequence
@@ -11,11 +11,11 @@ from app.db.base import Identified, Versioned
 
 
 class JobBacked(Identified, Versioned):
-    """A row that a job advances; it names the job by its attempt, so that a repeated order is the same job.
+    """A row whose state is advanced by jobs. The job id contains the attempt, so that enqueuing an attempt is idempotent.
 
     Attributes:
         JOB: the name of the kind of job.
-        attempt: how many times the row was given to a job.
+        attempt: the number of the current attempt; each attempt is a job of its own.
         problem: why the last attempt failed.
         finished_at: when the last attempt ended.
     """
@@ -35,11 +35,11 @@ class JobBacked(Identified, Versioned):
 
 
 def job_id(owner: str, kind: str, subject: str, attempt: int) -> str:
-    """Returns the id of one attempt at a subject; the engine's rows and indexes depend on this form."""
+    """Returns the id of the job of one attempt. The engine's rows and indexes depend on its format."""
     return f"{owner}:{kind}:{subject}-{attempt}"
 
 
 def in_states(session: Session, model: type[JobBacked], states: Collection[str]) -> Sequence[tuple[str, str]]:
-    """Returns (job, id) of every row in some states, the oldest first."""
+    """Returns (job, id) of every row in one of the states, the oldest first."""
     query = select(model.owner, model.id, model.attempt).where(model.state.in_(states)).order_by(model.id)
     return [(job_id(owner, model.JOB, ident, attempt), ident) for owner, ident, attempt in session.execute(query)]

@@ -1,7 +1,7 @@
-"""The job engine's own records, where our transactions must agree with them and where its own lists fall short.
+"""Direct access to the job engine's table, where our transactions must be consistent with it or its own queries do not suffice.
 
 The table is DBOS's (3.4): unprefixed on SQLite, in schema dbos on PostgreSQL. We only read it, except for three changes that DBOS
-cannot make inside our transactions or has no call for: `cancel`, `requeue`, and moving waiting jobs to another queue (`move` in
+cannot make inside our transactions or has no API for: `cancel`, `requeue`, and moving waiting jobs to another queue (`move` in
 `app.db.job_queues`). Contract tests (`tests/jobs/test_engine_contract.py`) compare the first two with DBOS's own calls.
 """
 

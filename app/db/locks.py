@@ -1,4 +1,4 @@
-"""Advisory locks, for what has no row to lock yet. SQLite needs none: only one transaction writes at a time."""
+"""Advisory locks, for cases in which there is no row to lock. SQLite needs none: only one transaction writes at a time."""
 
 import hashlib
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def advisory_lock_shared(session: Session, name: str) -> None:
 
 
 def try_advisory_lock(session: Session, name: str) -> bool:
-    """Takes an exclusive advisory lock until this transaction ends, if it is free; never waits. Returns whether it was free."""
+    """Tries to take an exclusive advisory lock until this transaction ends, without waiting; returns whether it was taken."""
     if session.get_bind().dialect.name != "postgresql":
         return True
     return bool(session.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": key_of(name)}))

@@ -59,11 +59,11 @@ class PatchVersion(Identified, Versioned, Base):
         files: [{path, size, sha256}].
         dropped: names of announced files that do not belong to a patch.
         facts: rank, alpha, target modules, tensors and dtype; for lists.
-        multiparts: for a draft whose bytes go straight to the object store: its id of each file's upload, by path.
-        refusal: why the bytes of a draft were refused as a version, {code, data}; reset to None when one of its files changes.
-        purged_by: owner and token of who purged it.
+        multiparts: for direct transfers to the object store: the store's id of each file's multipart upload, by path.
+        refusal: why verification refused a draft, {code, data}; reset to None when one of its files changes.
+        purged_by: owner and token of the purge.
         erasure: {state, blobs, copies, waits_for, checked_at}, see `app.services.operations.erasure`.
-        erased_at: when nothing was left any more.
+        erased_at: when the erasure was completed.
     """
 
     __tablename__ = "patch_versions"
@@ -84,7 +84,7 @@ class PatchVersion(Identified, Versioned, Base):
             " OR erasure IS NOT NULL AND published_digest IS NOT NULL AND published_digest = digest)",
             name="purged",
         ),
-        # What composite foreign keys refer to: an alias is of its version's patch, a port of its version's owner.
+        # Targets of composite foreign keys: an alias and its version have the same patch, a port and its version the same owner.
         Index("uq_patch_versions_id_patch_id", "id", "patch_id", unique=True),
         Index("uq_patch_versions_id_owner", "id", "owner", unique=True),
         Index("uq_patch_versions_published_digest", "patch_id", "published_digest", unique=True),
@@ -233,7 +233,7 @@ def states_of(session: Session, versions: Sequence[str]) -> dict[str, str]:
 
 
 def erased_among(session: Session, digests: Collection[str]) -> set[str]:
-    """Returns those of some digests that files of erased versions had; reads the lists of files of all erased versions."""
+    """Returns the subset of the digests that files of erased versions had. Reads the file lists of all erased versions."""
     query = select(PatchVersion.files).where(PatchVersion.erased_at.is_not(None), PatchVersion.number.is_not(None))
     query = query.where(or_(*(cast(PatchVersion.files, Text).contains(digest) for digest in digests)))
     return {file["sha256"] for files in session.scalars(query) for file in files}.intersection(digests)

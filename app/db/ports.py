@@ -190,7 +190,7 @@ def counts(session: Session) -> dict[str, int]:
     return dict(session.execute(select(Port.state, func.count()).group_by(Port.state)).tuples().all())
 
 
-# -- what repositories of the Hub protocol show: ready ports of the default recipe, plain addition in the release's own dtypes.
+# -- ports that the Hub protocol shows: ready, with the canonical recipe (plain addition in the dtypes of the release).
 
 CANONICAL = and_(
     Port.state == "ready", *(Port.recipe[field].as_string() == value for field, value in PLAIN.to_dict().items())

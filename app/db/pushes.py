@@ -41,16 +41,16 @@ class Push(Identified, Versioned, Base):
 
 
 class PushedObject(Identified, Base):
-    """Bytes that somebody sends to a repository: a file, or a Xet block that files are put together from.
+    """Bytes that a client pushes to a repository: a file, or a Xet block from which files are reconstructed.
 
     Attributes:
         kind: "file", "xorb", or "reserved" (a quota reservation for bytes that are still arriving).
         digest: sha256 of a file; the name of a block; empty for a reservation.
-        size: bytes that were announced, of a block those that came.
-        charged: bytes that count for its owner; of a block none once the files are there that it holds.
-        session: of blocks: the client's session, outside of which they are not there.
-        staged: the upload that holds all bytes, when they have arrived; see `is_verified`.
-        multipart: where parts go straight to the object store: its id of the upload.
+        size: announced size in bytes; for a block, the size that arrived.
+        charged: bytes that count against the owner's quota; 0 for a block whose files have been reconstructed.
+        session: for a block, the client's session; the block is visible only in it.
+        staged: the upload that holds the bytes, set when all have arrived; see `is_verified`.
+        multipart: for a direct transfer to the object store, the store's id of the multipart upload.
         attempt, attempt_until: the staged upload of the request that is sending this file, and when its lease expires.
     """
 
@@ -71,12 +71,12 @@ class PushedObject(Identified, Base):
 
     @property
     def is_verified(self) -> bool:
-        """Whether this service staged all bytes and hashed them; bytes that went straight to the store are not hashed yet."""
+        """Whether this service has staged and hashed all bytes; bytes of direct transfers are not hashed yet."""
         return self.staged is not None and self.multipart is None
 
     @property
     def uploads(self) -> set[str]:
-        """The uploads under which something may be staged."""
+        """The uploads that may hold staged bytes."""
         return {upload for upload in (self.staged, self.attempt, self.id if self.multipart else None) if upload}
 
 

@@ -1,7 +1,7 @@
-"""Counters of rate limits that all replicas share, in one small table of PostgreSQL.
+"""Counters of rate limits, shared by all replicas in one small PostgreSQL table.
 
-Windows are fixed, because then a hit is one statement on one row, and a replica can count a lease of many requests at once
-(`app.services.access.rate_limits`).
+Windows are fixed, so that a hit is one statement on one row and a replica can count many requests in advance (a lease, see
+`app.services.access.rate_limits`).
 """
 
 import datetime as dt

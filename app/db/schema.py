@@ -1,19 +1,18 @@
-"""The database's schema: which one is there, which one this version needs, and how to get from one to the other.
+"""The database schema: which revision the database has, which one this version needs, and how to upgrade.
 
-What an upgrade promises, and `tests/db/test_upgrade.py` holds every migration to:
+Every migration must have these properties, which `tests/db/test_upgrade.py` checks:
 
-- The version before goes on while a migration runs and after it. A migration therefore only adds to the schema of the last
-  release: tables, columns that may be null or have a default in the database, indexes that are not unique; and constraints that
-  every statement of the last release fulfils. Rows that break one are reported before anything is changed
+- The previous version keeps working while a migration runs and after it. A migration therefore only adds to the schema of the
+  previous release: tables, columns that are nullable or have a default in the database, non-unique indexes, and constraints that
+  all statements of the previous release satisfy. Rows that violate a constraint are reported before anything is changed
   (`migrations/constraints.py`).
-- A migration is one transaction, done or not begun; indexes on PostgreSQL are made outside of one, so that nobody who writes
-  waits for them (`migrations/indexes.py`). It waits for a lock so briefly that no request is ended for it, and is tried again;
-  who holds a table for long makes the upgrade fail with a sentence. What was made until then stays.
-- What no version writes or reads any more is removed by the release after the one that gave it up, never by that one.
-- A version starts on its own schema or on a newer one, never on an older one.
+- A migration is one transaction. Indexes on PostgreSQL are created concurrently, outside of a transaction, so that writers do not
+  wait (`migrations/indexes.py`). A migration waits for a lock so briefly that no request fails, and is retried; if another
+  session holds a table for long, the upgrade fails with an error. Steps that were completed before remain.
+- Tables and columns that are no longer used are dropped one release later, never by the release that stops using them.
+- A version starts with its own schema or a newer one, never with an older one.
 
-Alembic is imported where something is upgraded: a start on a database that is up to date need not pay for it, nor for the
-template engine and the syntax highlighter that come with it.
+Alembic, with its template engine and syntax highlighter, is imported only for an upgrade, so that a normal start is not delayed.
 """
 
 from __future__ import annotations

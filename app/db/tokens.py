@@ -41,7 +41,7 @@ def by_hash(session: Session, hashed: str) -> Row[str, str, list[Any], dt.dateti
 
 
 def any_is_revoked(session: Session, idents: Collection[str]) -> bool:
-    """Returns whether one of these tokens was revoked; an id without a row is that of a job."""
+    """Returns whether any of these tokens was revoked. An id without a row is the id of a job."""
     query = select(_TOKENS.id).where(_TOKENS.id.in_(idents), _TOKENS.revoked_at.is_not(None))
     return session.scalar(query.limit(1)) is not None
 

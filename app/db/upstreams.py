@@ -14,8 +14,8 @@ class Upstream(Identified, Versioned, Base):
 
     Attributes:
         token: encrypted, see `app.services.access.encryption`.
-        private_hosts, http_hosts: lists of text, see `app.domain.upstreams.Hub`.
-        publishers: whether publishers may import from it, and not admins only.
+        private_hosts, http_hosts: lists of host names, see `app.domain.upstreams.Hub`.
+        publishers: whether publishers may import from it; otherwise only admins may.
     """
 
     __tablename__ = "upstreams"

@@ -13,10 +13,10 @@ class Worker(Heartbeat, Base):
     """One worker process; its id is its executor id in the job engine.
 
     Attributes:
-        class_name: the queue that it takes jobs from: cpu, gpu24, gpu80, ...
-        url: where its own endpoints are, or None when it has none.
-        device: what it computes on, "cpu" or the name of an accelerator.
-        labels: free text by name, for people.
+        class_name: the queue from which it takes jobs: cpu, gpu24, gpu80, ...
+        url: the base URL of its own endpoints; None if it has none.
+        device: the device that it computes on, "cpu" or the name of an accelerator.
+        labels: free text by name, for display.
     """
 
     __tablename__ = "workers"

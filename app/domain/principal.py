@@ -37,7 +37,7 @@ class Principal:
 
     @property
     def grantee(self) -> str | None:
-        """The owner whose family grants limit what this principal sees; None for an admin, who sees everything."""
+        """The owner whose family grants determine which families this principal may see; None for an admin, who may see all."""
         return None if self.is_admin else self.owner
 
     def can_read(self, owner: str) -> bool:

@@ -10,7 +10,7 @@ from app.core.errors import CheckpointError
 # The largest object that one request copies; larger ones are copied in parts.
 WHOLE_BYTES = 5 * 2**30
 PART_BYTES = 2**30
-# What S3 takes as a part of an object in parts, the last excepted; and how many.
+# S3's limits for multipart uploads: the size of a part (except the last one) and the number of parts.
 LEAST_PART_BYTES, MAX_PARTS = 5 * 2**20, 10_000
 
 
@@ -25,12 +25,12 @@ def copy_object(client: Any, bucket: str, found: Object, to_bucket: str, to_key:
 
 
 def can_be_joined(found: Sequence[Object]) -> bool:
-    """Returns whether the store can join objects itself: there is one, or none but the last is smaller than a part may be."""
+    """Returns whether the store can join the objects itself: all but the last one have at least the minimum size of a part."""
     return len(found) == 1 or (1 < len(found) <= MAX_PARTS and all(one.size >= LEAST_PART_BYTES for one in found[:-1]))
 
 
 def join_objects(client: Any, bucket: str, found: Sequence[Object], to_key: str, to_bucket: str | None = None) -> None:
-    """Copies objects one after another into one, within the store; see `can_be_joined` and `copy_object`."""
+    """Concatenates objects into one within the store; see `can_be_joined` and `copy_object`."""
     from botocore.exceptions import ClientError  # noqa: PLC0415
 
     target = {"Bucket": to_bucket or bucket, "Key": to_key}

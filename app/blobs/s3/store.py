@@ -1,7 +1,8 @@
-"""Blobs in S3, or anything that speaks its protocol.
+"""The blob store in S3, or in any service with the same protocol.
 
-Only this service writes bytes under a digest, after it hashed them; until then, what a client sent lies under staging/. A file
-that was hashed while it was staged is joined within the store; one that was sent straight to the store is read and hashed first.
+Only this service writes bytes under a digest, after it has hashed them; until then, bytes from clients are under staging/. A
+file that was hashed while it was staged is joined within the store. A file that a client sent directly to the store is first
+read and hashed.
 """
 
 import datetime as dt
@@ -142,7 +143,7 @@ class S3Blobs:
         yield from newest.items()
 
     def delete(self, digest: str, older_than: float = float("-inf")) -> bool:
-        """The store cannot look and remove at once: who may write the same bytes must be kept away (`UnitOfWork.hold_gc`)."""
+        """Not atomic in S3: the caller must exclude writers of the same bytes (`UnitOfWork.hold_gc`)."""
         with translated():
             held = self._unless(404, self._client.head_object, Bucket=self._bucket, Key=self._blob(digest))
         if held is None or (clock_of(held) - held["LastModified"]).total_seconds() <= older_than:
