@@ -81,8 +81,9 @@ class LocalBlobs:
         staged = self._staged(upload, name)
         if not staged.exists():
             self.append(upload, name, 0, b"")
-        with self._turns.take(upload), _alone_with(staged):
-            actual = digest if verified else _digest(staged)
+        with self._turns.take(upload), _alone_with(staged) as descriptor:
+            # A file without bytes is always hashed: it may have been promoted or discarded before, and created again here.
+            actual = digest if verified and os.fstat(descriptor).st_size else _digest(staged)
             if actual != digest:
                 staged.unlink(missing_ok=True)
                 raise DomainError("upload.digest", path=path, actual=actual, expected=digest)

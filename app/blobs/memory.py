@@ -53,7 +53,7 @@ class MemoryBlobs:
     def promote(self, upload: str, name: str, digest: str, path: str, verified: bool = False) -> None:
         with self._lock:
             data = bytes(self._staged.get(upload, {}).pop(name, b""))
-            actual = digest if verified else hashlib.sha256(data).hexdigest()
+            actual = digest if verified and data else hashlib.sha256(data).hexdigest()
             if actual != digest:
                 raise DomainError("upload.digest", path=path, actual=actual, expected=digest)
             self._blobs[digest] = (data, time.time())

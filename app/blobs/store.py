@@ -81,7 +81,8 @@ class BlobStore(Protocol):
             digest: its sha256.
             path: the path of the file for the error message.
             verified: if False, the file is read and hashed first. Pass True only if this service hashed the bytes while it staged
-                them, under a name that no other request can write to, and called `sync_staged` before it recorded the digest.
+                them, under a name that no other request can write to, and called `sync_staged` before it recorded the digest. An
+                empty file is hashed in any case.
 
         Raises:
             DomainError: upload.digest (the staged bytes are dropped).

@@ -127,6 +127,12 @@ def test_promote_verified_file_without_bytes_makes_an_empty_blob(blobs: BlobStor
     assert blobs.size(digest_of(b"")) == 0
 
 
+def test_promote_verified_file_that_is_gone_leaves_the_blob_as_it_is(blobs: BlobStore) -> None:
+    digest = put(blobs, b"abc")
+    raised("upload.digest", lambda: blobs.promote("up", "0", digest, "file", True))
+    assert blobs.size(digest) == 3
+
+
 def test_promotion_without_bytes_makes_an_empty_blob(blobs: BlobStore) -> None:
     """A file of no bytes is one, though nothing was sent."""
     digest = put(blobs, b"")

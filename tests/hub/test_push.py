@@ -361,6 +361,14 @@ def test_tags_are_of_patches(service: Service) -> None:
     refused(admin("DELETE", "/api/models/base/llama/tag/x"), 422, "push.tags")
 
 
+def test_push_of_two_files_with_the_same_bytes_keeps_both(pusher: Pusher, patch: dict[str, bytes]) -> None:
+    same = [file(path, b"{}") for path in ("added_tokens.json", "special_tokens_map.json")]
+    pusher.send(patch[WEIGHTS])
+    assert pusher.commit(file(CONFIG, patch[CONFIG]), lfs(WEIGHTS, patch[WEIGHTS]), *same).status_code == 200
+    for path in ("added_tokens.json", "special_tokens_map.json"):
+        assert pusher("GET", f"/{pusher.repository}/resolve/main/{path}").content == b"{}"
+
+
 def test_what_was_published_before(pusher: Pusher, patch: dict[str, bytes]) -> None:
     """Going back to the files of an older version makes no new one, and main does not move: it is said what to do."""
     assert push(pusher, patch).status_code == 200

@@ -90,7 +90,8 @@ def draft(
     account.charge(drafts=1, versions=1, bytes=total)
     uow.hold_gc()  # from the draft on, so that what is uploaded again is not swept as nobody's before it is published
     before = draft_files.sent_before(uow, patch.id)
-    files = draft_files.mark([f.row() for f in chosen], [f.path for f in chosen if f.sha256 in before])
+    # Not what a push staged: its mark says in addition that the staged bytes were hashed here.
+    files = draft_files.mark([f.row() for f in chosen], [f.path for f in chosen if f.sha256 in before and not f.staged])
     version = PatchVersion(
         id=new_id("ver"), created_at=clock(uow.session), patch_id=patch.id, owner=owner, number=None, state="draft",
         digest=digest, published_digest=None, files=files, dropped=dropped, total_bytes=total,

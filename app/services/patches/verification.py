@@ -140,11 +140,16 @@ def _take(tools: Tools, version: PatchVersion, verified: list[str]) -> None:
     for index, file in missing:
         if (arrived := draft_files.arrived(tools, version, index)) != file["size"]:
             raise DomainError("upload.incomplete", path=file["path"], received=arrived, size=file["size"])
+    promoted = set[tuple[str, str]]()
     for index, file in missing:
         staged, multipart = draft_files.place(version, index), (version.multiparts or {}).get(file["path"])
+        if staged in promoted:  # files of a push that have the same bytes are staged once
+            verified.append(file["path"])
+            continue
         if multipart and blobs.direct and blobs.received(*staged) != file["size"]:
             blobs.direct.complete(*staged, multipart)
         blobs.promote(*staged, file["sha256"], file["path"], draft_files.is_hashed(file))
+        promoted.add(staged)
         verified.append(file["path"])
 
 

@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from app.domain.errors import DomainError
+from app.domain.principal import Principal
 from app.hub.routers import commits
+from app.services.patches import drafts, verification
 from tests.support.connections import watched
 from tests.support.fixtures import World
 from tests.support.halted_blobs import PATIENCE, halted
 from tests.support.hub_requests import refused_by_hub
 from tests.support.pusher import Pusher
 from tests.support.registry import refused
-from tests.support.uploads import append, send
+from tests.support.uploads import announced, append, send
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -94,6 +97,26 @@ def test_publish_after_right_bytes_came_before_the_refusal_was_recorded_verifies
     refused(world.acme.post(address), 422, "upload.digest")
     world.service.runtime.tools.blobs.append(draft["id"], str(index), 0, content)
     assert world.acme.post(address).status_code == 200
+
+
+def test_verify_of_staged_bytes_that_nobody_hashed_hashes_them_though_another_draft_had_the_file(
+    world: World, broken: Path
+) -> None:
+    """Bytes that went straight to an object store are not known to be those of the verified file with the same digest."""
+    repository, blobs = world.patch(), world.service.runtime.tools.blobs
+    refused(world.acme.post(f"/uploads/{world.acme.uploaded(repository, broken)['id']}/publish"), 422, "adapter.non_finite")
+    files = {file["path"]: file for file in announced(broken)}
+    sha256 = files[WEIGHTS]["sha256"]
+    blobs.delete(sha256)
+    blobs.append("direct", "0", 0, bytes(files[WEIGHTS]["size"]))
+    wanted = [drafts.AnnouncedFile(**file, staged="direct" if path == WEIGHTS else None) for path, file in files.items()]
+    acme = Principal("acme", frozenset({"read", "publish"}), "test")
+    with world.service.runtime.write() as uow:
+        upload = drafts.draft(uow, acme, *repository.split("/"), "v1", wanted)[0].id
+    with pytest.raises(DomainError) as caught:
+        verification.verify(world.service.runtime, acme, upload)
+    assert caught.value.code == "upload.digest"
+    assert blobs.size(sha256) is None
 
 
 def test_commit_while_another_is_taken_is_refused_after_a_while(
