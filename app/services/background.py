@@ -1,4 +1,4 @@
-"""Work that may hang, in threads that nobody has to wait for."""
+"""Runs work that may hang in daemon threads."""
 
 import threading
 from collections.abc import Callable
@@ -9,9 +9,9 @@ Value = TypeVar("Value")
 
 
 def in_thread(work: Callable[[], Value]) -> Future[Value]:
-    """Runs something in a daemon thread, so that it does not keep the process from ending if it hangs.
+    """Runs work in a daemon thread, which does not keep the process from exiting if it hangs; returns the future of its result.
 
-    Whoever waits for the result cannot cancel it, so several may.
+    A caller that waits for the result cannot cancel it, so several callers may share the future.
     """
     future: Future[Value] = Future()
     future.set_running_or_notify_cancel()

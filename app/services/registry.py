@@ -1,4 +1,4 @@
-"""The protocol of a running registry, as the surfaces see it; `app.runtime.Runtime` implements it."""
+"""The interface of a running registry to the HTTP surfaces; `app.runtime.Runtime` implements it."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol

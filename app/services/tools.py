@@ -1,4 +1,4 @@
-"""The tools of a use case beside the database: named here by protocols, so that the unit of work depends on no area above it."""
+"""The tools of a use case besides the database. They are protocols, so that the unit of work depends on no area above it."""
 
 import datetime as dt
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -55,8 +55,8 @@ class JobQueue(Protocol):
     def enqueue(
         self, session: Session, job: str, kind: str, subject: str, *, merges: bool = False, urgent: bool = False
     ) -> None:  # fmt: skip
-        """Writes the intent to run a job inside the session's transaction; the same id twice is one job. For `merges` and
-        `urgent`, see `app.services.jobs.kinds.JobKind`.
+        """Enqueues a job in the session's transaction; idempotent by id. For `merges` and `urgent`, see
+        `app.services.jobs.kinds.JobKind`.
         """
 
     def cancel(self, session: Session, job: str) -> bool:
@@ -94,7 +94,7 @@ class JobQueue(Protocol):
 
 @dataclass(frozen=True)
 class Assessment:
-    """Whether a patch version can be carried to a release, independent of the request; see `app.services.ports.assessments`.
+    """Whether a patch version can be ported to a release, regardless of the request; see `app.services.ports.assessments`.
 
     Attributes:
         findings: the reasons for and against.
@@ -183,7 +183,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Tools:
-    """What use cases need beside the database; built once by the runtime.
+    """What use cases need besides the database; built once by the runtime.
 
     Attributes:
         checks: semaphore for verifying drafts and assessing ports.
@@ -191,7 +191,7 @@ class Tools:
         far_reads: semaphore for reads of large files in an object store that are served unchanged.
         pool: computes pieces of merged files.
         kinds: the kinds of jobs by name, see `app.services.jobs.kinds.JobKind`.
-        secret_keys: the first signs what we hand out and encrypts what we keep; all are believed, and decrypt.
+        secret_keys: the first one signs and encrypts; all of them are accepted for verifying and decrypting.
     """
 
     blobs: BlobStore

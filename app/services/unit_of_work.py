@@ -22,7 +22,7 @@ from app.domain.principal import INSTALLATION, Principal
 from app.services.tools import Tools
 
 ATTEMPTS = 3
-# How often handlers may record events because of events; more is taken for an endless loop.
+# How many rounds of events handlers may cause by recording further events; more is treated as an endless loop.
 MAX_ROUNDS = 5
 
 log = logging.getLogger("portllm.uow")
@@ -33,7 +33,7 @@ Kind = TypeVar("Kind", bound=TypedEvent)
 
 @dataclass(frozen=True)
 class Recorded(Generic[Kind]):
-    """An event as its handlers get it."""
+    """An event as it is passed to its handlers."""
 
     event: Kind
     principal: Principal
@@ -41,7 +41,7 @@ class Recorded(Generic[Kind]):
     subject: str
 
 
-# What else happens in the transaction that records an event, by kind; see `app.composition`. Handlers run in the given order.
+# Handlers run in the transaction that records an event, in the given order; registered by kind in `app.composition`.
 Handler = Callable[["UnitOfWork", Recorded[Any]], None]
 Handlers = Mapping[type[TypedEvent], Sequence[Handler]]
 
@@ -62,16 +62,16 @@ class UnitOfWork:
         self.session.flush()
 
     def lock(self, row: Any, shared: bool = False) -> None:
-        """Waits until no other transaction changes a row, reads it again, and lets nobody change it until this one ends.
+        """Locks a row until this transaction ends, and reads it again; waits for transactions that are changing it.
 
-        Called before a row is judged that is changed after; `shared` where it is judged only. On SQLite, where one
-        transaction writes at a time, it only reads the row again.
+        Call it before checking a row that will then be changed; with `shared`, before checking a row that will not be changed.
+        On SQLite, where only one transaction writes at a time, it only reads the row again.
 
         Raises:
             CollisionError: the row was deleted meanwhile.
         """
         columns = [column.key for column in inspect(row).mapper.column_attrs]
-        # Not so strong that rows which refer to this one would have to wait for it.
+        # The weakest lock that suffices: inserting rows that refer to this one need not wait for it.
         strength = {"read": True} if shared else {"key_share": True}
         try:
             self.session.refresh(row, columns, with_for_update=strength)
@@ -79,20 +79,20 @@ class UnitOfWork:
             raise CollisionError from None
 
     def hold_gc(self) -> None:
-        """Called before this transaction looks at bytes that it will reference: none are removed until it ends."""
+        """Blocks the removal of bytes until this transaction ends. Call it before looking up bytes that it will reference."""
         advisory_lock_shared(self.session, BYTES)
 
     def expect(self, row: Any, row_version: int | None, what: str) -> None:
-        """Raises `DomainError` (request.changed) where the caller read another state of a locked row; None: it does not care."""
+        """Raises `DomainError` (request.changed) if a locked row is not at the version that the caller read; None: no check."""
         if row_version is not None and row_version != row.row_version:
             raise DomainError("request.changed", what=what)
 
     def event(self, event: OwnerEvent, principal: Principal, owner: str, subject: str) -> None:
-        """Records what happened to something of an owner; written at the end of the transaction, with the fact or not at all."""
+        """Records an event about an owner's object; it is written at the end of the transaction and commits with the change."""
         self._record(Recorded(event, principal, owner, subject))
 
     def family_event(self, event: FamilyEvent, principal: Principal, family: str, release: str | None = None) -> None:
-        """Records what happened to a family, or to a release of it, as `event` does."""
+        """Records an event about a family or one of its releases, see `event`."""
         self._record(Recorded(event, principal, INSTALLATION, f"{family}/{release}" if release else family), family)
 
     def _record(self, found: Recorded[Any], family: str | None = None) -> None:
@@ -110,10 +110,10 @@ class UnitOfWork:
         self._after_commit.append(action)
 
     def write_events(self) -> None:
-        """Runs the handlers of what was recorded, writes the references to blobs, then the events, which makes others wait.
+        """Runs the handlers of recorded events; writes the references to blobs, then the events, which blocks other writers.
 
-        A request is authenticated before its body is read and its files are verified, which may take minutes, so its token may
-        have been revoked since. Asked before the first flush: a request may revoke its own token.
+        First checks again that the tokens are not revoked: a request is authenticated before its body is read and its files are
+        verified, which may take minutes. This precedes the first flush, because a request may revoke its own token.
 
         Raises:
             DomainError: token.missing, if a token that an event names was revoked.
@@ -126,7 +126,7 @@ class UnitOfWork:
             events.append(self.session, self._events)
 
     def handle_events(self) -> None:
-        """Runs the handlers of what was recorded, until they record nothing more. Call it early to use what they write."""
+        """Runs the handlers of recorded events until they record no more. Call it early if you need the rows that they write."""
         for _ in range(MAX_ROUNDS):
             self.session.flush()
             if not self._recorded:
@@ -150,10 +150,10 @@ class UnitOfWork:
 def unit_of_work(
     sessions: sessionmaker[Session], tools: Tools, handlers: Handlers = MappingProxyType({})
 ) -> Iterator[UnitOfWork]:  # fmt: skip
-    """Commits when the block ends, rolls back when it raises.
+    """Opens a unit of work; commits it when the block ends, or rolls it back if the block raises.
 
     Raises:
-        CollisionError, DomainError: what the database answered, see `app.db.errors.translated`.
+        CollisionError, DomainError: errors of the database, see `app.db.errors.translated`.
     """
     with translated(), sessions() as session:
         uow = UnitOfWork(session, tools, handlers)
@@ -168,7 +168,7 @@ Begin = Callable[[], AbstractContextManager[UnitOfWork]]
 
 
 class UnitsOfWork(Protocol):
-    """A running registry, as use cases see it that need more than one transaction; the runtime is one."""
+    """Opens units of work, for use cases that need more than one transaction. The runtime implements it."""
 
     tools: Tools
 

@@ -1,1 +1,1 @@
-"""Who may do what, and how much: tokens, token exchange, grants, quotas, rate limits, secret keys, idempotency keys."""
+"""Access control and limits: tokens, token exchange, grants, quotas, rate limits, secret keys, idempotency keys."""

@@ -1,1 +1,1 @@
-"""The event log by page, and the live event feed."""
+"""The event log, read page by page, and the live event feed."""

@@ -1,6 +1,6 @@
-"""The attempts of jobs: how each begins, and how its outcome is recorded on the subject; the same for every kind.
+"""Attempts of jobs, for every kind: starts an attempt, and records its outcome on the subject.
 
-The engine's row of the job is locked before the subject's row, whether a result is recorded or the job is cancelled.
+Lock order: first the engine's row of the job, then the subject's row, both for recording and for cancelling.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ def claim(uow: UnitOfWork, job: str, executor: str) -> Claim:
     """Returns the claim under which an executor runs a job.
 
     Raises:
-        DomainError: job.lost, if it does not run the job (any more).
+        DomainError: job.lost, if the executor does not run the job, or no longer does.
     """
     held = rows.claim(uow.session, job, executor)
     if held is None:
@@ -51,12 +51,12 @@ def report(uow: UnitOfWork, kind: AnyKind, job: str, progress: dict[str, Any]) -
 
 
 def keep(uow: UnitOfWork, kind: AnyKind, job: str, held: Claim, order: Any, result: Any) -> Any:
-    """Moves what a job wrote to where it stays; it can take long where the store is far away, so no row is locked.
+    """Moves the files that a job wrote to their final location. Locks no row, because this can take long with a remote store.
 
-    Called in a read-only transaction first, which blocks no other one, and again by `record`, which then finds it done.
+    It is called first in a read-only transaction, which blocks no other, and again by `record`, which then finds them moved.
 
     Raises:
-        DomainError: job.lost; blob.missing, if the job wrote no such file.
+        DomainError: job.lost; blob.missing, if the job did not write a file that its result lists.
     """
     if rows.claim(uow.session, job, held.executor) != held:
         raise DomainError("job.lost", job=job)
@@ -64,7 +64,8 @@ def keep(uow: UnitOfWork, kind: AnyKind, job: str, held: Claim, order: Any, resu
 
 
 def record(uow: UnitOfWork, kind: AnyKind, job: str, held: Claim, order: Any, result: Any) -> bool:
-    """Records the result of a job; returns False if its subject no longer waits for it, as when a commit was not confirmed.
+    """Records the result of a job. Returns False if its subject no longer waits for it, for example because an earlier commit
+    succeeded without confirmation.
 
     Raises:
         DomainError: job.lost.
@@ -92,13 +93,13 @@ def reject(uow: UnitOfWork, kind: AnyKind, job: str, held: Claim, problem: dict[
 
 
 def clear(uow: UnitOfWork, kind: AnyKind, job: str, held: Claim, order: Any) -> None:
-    """Removes what a process left, unless another worker has the job by now and writes to the same place."""
+    """Removes the files of a failed process, unless another worker has taken over the job and writes to the same location."""
     if kind.own_place or rows.still_ours(uow.session, job, held):
         kind.clear(uow, order)
 
 
 def fail(uow: UnitOfWork, kind: AnyKind, job: str, problem: dict[str, Any]) -> None:
-    """Records a failure on the subject of a job, unless it does not wait for this job: it was recorded, or begun again since."""
+    """Records a failure on the subject of a job, unless the subject no longer waits for it (already recorded, or restarted)."""
     row = _waiting(uow, kind, job)
     if row is not None:
         kind.fail(uow, row, _worker(job), problem)
@@ -116,7 +117,7 @@ def _tell(uow: UnitOfWork, job: str, event: OwnerEvent) -> None:
 
 
 def _waiting(uow: UnitOfWork, kind: AnyKind, job: str) -> Any:
-    """Returns the subject of a job, locked, if it waits for this job."""
+    """Returns the locked subject of a job if it waits for this job, else None."""
     row = kind.find(uow.session, subject_of(job))
     if row is None:
         return None

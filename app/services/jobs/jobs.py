@@ -1,4 +1,4 @@
-"""Jobs: a view of the engine's own records, and what is recorded about them as events."""
+"""Jobs as users see them: a view of the engine's records; cancels and retries jobs."""
 
 import datetime as dt
 from dataclasses import dataclass, replace
@@ -24,8 +24,8 @@ AT_ONCE = 500
 def reconcile(read: Begin, write: Begin, reported: set[str]) -> int:
     """Reconciles subjects with jobs that ended without a result: abandoned by the engine, or lost before they were recorded.
 
-    The look-up reads in one transaction and asks the engine in one query, with no write transaction open; then each finding is
-    recorded in its own transaction, the oldest first. Only one process calls this at a time (see
+    The look-up is one read-only transaction with one query of the engine; no write transaction is open meanwhile. Each finding is
+    then recorded in a transaction of its own, the oldest first. Only one process calls this at a time (see
     `app.services.operations.maintenance`).
 
     Args:
@@ -65,7 +65,7 @@ def _ended(uow: UnitOfWork, reported: set[str]) -> list[_Ended]:
     reported &= set(given_up)
     reported |= event_rows.with_event(uow.session, JobFailed.spec.kind, [job for job in given_up if job not in reported])
     kinds, live = kinds_of(uow), uow.tools.jobs.live(uow.session)
-    # A kind that this version does not know is another version's.
+    # A kind that is unknown here belongs to another version.
     found = {job: _Ended(job, kinds[kind], True) for job in given_up if job not in reported and (kind := kind_of(job)) in kinds}
     for waiting in kinds.values():
         for job, _ in waiting.unfinished(uow.session):
@@ -92,12 +92,12 @@ def get(uow: UnitOfWork, principal: Principal, job: str) -> JobStatus:
 def list_page(
     uow: UnitOfWork, principal: Principal, kind: str | None, state: str | None, after: str | None, limit: int
 ) -> list[JobStatus]:
-    """The jobs of the principal's owner, newest first, one more than `limit`; an admin sees all."""
+    """Returns the jobs of the principal's owner (of all owners, for an admin), newest first, one more than `limit`."""
     owner = None if principal.is_admin else principal.owner
     if kind and (registered := kinds_of(uow).get(kind)) and (only := registered.owner):
         if owner not in (None, only):
             return []
-        owner = only  # the index over owners finds them
+        owner = only  # lets the query use the index over owners
     return _with_missing_workers(uow, uow.tools.jobs.page(uow.session, owner, kind, state, after, limit))
 
 
@@ -113,7 +113,7 @@ def _with_missing_workers(uow: UnitOfWork, found: list[JobStatus]) -> list[JobSt
 
 
 def cancel(uow: UnitOfWork, principal: Principal, job: str) -> JobStatus:
-    """Stops a job; a release whose ingestion is cancelled is rejected, and can be registered again."""
+    """Cancels a job. If it is an ingestion, its release is rejected and can be registered again."""
     status = _change(uow, principal, job)
     if not stop(uow, principal, kinds_of(uow)[kind_of(job)], job):
         raise DomainError("state.move", noun="job", state=status.state, target="cancelled")
@@ -121,7 +121,7 @@ def cancel(uow: UnitOfWork, principal: Principal, job: str) -> JobStatus:
 
 
 def stop(uow: UnitOfWork, principal: Principal, kind: AnyKind, job: str) -> bool:
-    """Cancels a job and records that on its subject, in this transaction; returns False if the job neither waits nor runs."""
+    """Cancels a job and records that on its subject in this transaction; returns False if the job was not waiting or running."""
     if not uow.tools.jobs.cancel(uow.session, job):
         return False
     record_cancelled(uow, principal, kind, job)

@@ -1,7 +1,7 @@
-"""Kinds of jobs: one object per kind says how its order is made, what its process runs, and how its outcome is recorded.
+"""Kinds of jobs: an object for each kind defines its order, the task that its process runs, and how its outcome is recorded.
 
-A kind is defined beside its noun and registered in `app.composition`; the engine, reconciliation, cancellation, retries, metrics,
-retention and fsck work on whatever is registered.
+A kind is defined in the area of its noun and registered in `app.composition`. The engine, reconciliation, cancellation, retries,
+metrics, retention and fsck then handle it without further changes.
 """
 
 import datetime as dt
@@ -25,7 +25,7 @@ CANCELLED = "job.cancelled"
 
 
 class Subject(Protocol):
-    """What a job is about: a row with an owner, and the job of its current attempt."""
+    """The row that a job works on: it has an owner and the id of the job of its current attempt."""
 
     @property
     def id(self) -> Any: ...
@@ -48,7 +48,7 @@ class Done(Generic[Order, Result]):
     """A job that ended with a result.
 
     Attributes:
-        worker: acts for the job.
+        worker: the principal that acts for the job.
         kept: what `JobKind.keep` returned.
     """
 
@@ -62,15 +62,15 @@ class JobKind(ABC, Generic[Row, Order, Result]):
     """A kind of job.
 
     Attributes:
-        name: part of the ids of its jobs.
-        noun: what its subject is called: in codes of errors, events and findings.
-        task: the module whose `run(order, context)` does the job in a process of its own.
+        name: its name, which is part of the ids of its jobs.
+        noun: the name of its subject in codes of errors, events and findings.
+        task: the module whose function `run(order, context)` does the work, in a child process.
         result: the dataclass that `run` returns.
-        preload: modules that `run` imports late, for the process to have from the start.
-        owner: the only owner of its jobs, where there is only one.
-        merges: whether it computes merged bytes, which workers with an accelerator do where any lives.
-        urgent: whether its jobs run before all that are not urgent.
-        own_place: whether every run writes to a place of its own, which can be cleared even when the job was lost.
+        preload: modules that `run` imports lazily, to be imported before the process starts.
+        owner: the owner of all its jobs, if there is only one.
+        merges: whether it computes merged bytes; live workers with an accelerator are preferred for that.
+        urgent: whether its jobs run before all jobs that are not urgent.
+        own_place: whether every run writes to a location of its own, which can be cleared even if the job was lost.
         retention: the retention period of its ended rows, by its name in `Retention`; None if they are kept.
     """
 
@@ -95,14 +95,14 @@ class JobKind(ABC, Generic[Row, Order, Result]):
 
     @abstractmethod
     def order(self, uow: UnitOfWork, row: Row) -> Order | None:
-        """Makes the order of a locked row that waits; None if there is nothing to do. What may have changed is checked again.
+        """Makes the order of a locked row that waits; None if there is nothing to do. Repeats checks that may no longer hold.
 
         Raises:
             DomainError: the job fails with it.
         """
 
     def keep(self, uow: UnitOfWork, order: Order, result: Result) -> Any:  # noqa: ARG002
-        """Moves what the job wrote to where it stays, while no row is locked; `record` gets what this returns. Idempotent."""
+        """Moves the job's files to their final location, without a locked row; idempotent. Its result is passed to `record`."""
         return None
 
     @abstractmethod
@@ -114,29 +114,29 @@ class JobKind(ABC, Generic[Row, Order, Result]):
         """
 
     def fail(self, uow: UnitOfWork, row: Row, worker: Principal, problem: dict[str, Any]) -> None:
-        """Records on a locked row that waits why its job failed or was cancelled; by default, only the job itself says so."""
+        """Records on a locked row that waits why its job failed or was cancelled. By default, only the job records this."""
 
     def clear(self, uow: UnitOfWork, order: Order) -> None:
-        """Removes what a process left that ended without a result."""
+        """Removes the files of a process that ended without a result."""
 
     @abstractmethod
     def restart(self, uow: UnitOfWork, principal: Principal, subject: str) -> str:
-        """Starts the next attempt of a subject whose job failed or was cancelled, for a principal who may; returns the job.
+        """Starts the next attempt of a subject whose job failed or was cancelled, if the principal may; returns the job's id.
 
         Raises:
             DomainError: state.move, if it does not wait for another attempt.
         """
 
     def unfinished(self, session: Session) -> Sequence[tuple[str, str]]:  # noqa: ARG002
-        """Returns (job, subject) of every row that waits, the oldest first; nothing where waiting is no state of the row."""
+        """Returns (job, subject) of every row that waits, the oldest first; empty if rows of this kind have no such state."""
         return ()
 
     def prune(self, session: Session, before: dt.datetime, limit: int) -> int:
-        """Deletes at most `limit` rows that ended before a moment; returns how many. Only called with a `retention`."""
+        """Deletes at most `limit` rows that ended before a time; returns how many. Only called if `retention` is set."""
         raise NotImplementedError
 
     def describe(self, row: Row) -> str:
-        """Returns a name of a row for people."""
+        """Returns a name of a row for messages."""
         return str(row.id)
 
     def enqueue(self, uow: UnitOfWork, row: Row) -> str:
@@ -146,11 +146,11 @@ class JobKind(ABC, Generic[Row, Order, Result]):
 
 
 class RowKind(JobKind[BackedRow, Order, Result]):
-    """A kind whose subject is a row with the states of its job.
+    """A kind whose subject is a row that records the state of its job.
 
     Attributes:
         model: the row's class.
-        queued, running: the states in which it waits; the same where starting is no state.
+        queued, running: the states in which it waits; equal if the row does not record that its job was started.
         failed, cancelled: the states of attempts that ended without a result.
     """
 
@@ -171,7 +171,7 @@ class RowKind(JobKind[BackedRow, Order, Result]):
 
     @abstractmethod
     def make_order(self, uow: UnitOfWork, row: BackedRow) -> Order:
-        """Makes the order, as `order` says."""
+        """Makes the order, see `order`."""
 
     def finish(self, uow: UnitOfWork, row: BackedRow, state: str, problem: dict[str, Any] | None = None) -> None:
         """Ends the current attempt of a row."""
@@ -198,22 +198,22 @@ class RowKind(JobKind[BackedRow, Order, Result]):
         return self.again(uow, principal, row)
 
     def allow(self, uow: UnitOfWork, principal: Principal, row: BackedRow) -> None:
-        """Raises what stands in the way of another attempt; takes the locks that come before the row's."""
+        """Raises an error if another attempt is not allowed; takes the locks that precede the row's in the lock order."""
 
     def again(self, uow: UnitOfWork, principal: Principal, row: BackedRow) -> str:
-        """Starts the next attempt of a locked row; returns its job."""
+        """Starts the next attempt of a locked row; returns the job's id."""
         row.state = move(self.noun, row.state, self.queued)
         row.attempt, row.problem, row.finished_at = row.attempt + 1, None, None
         row.row_version += 1
         return self.begin(uow, principal, row)
 
     def begin(self, uow: UnitOfWork, principal: Principal, row: BackedRow) -> str:
-        """Starts the current attempt of a row that is queued; returns its job."""
+        """Enqueues the current attempt of a queued row; returns the job's id."""
         self.tell_queued(uow, principal, row)
         return self.enqueue(uow, row)
 
     def tell_queued(self, uow: UnitOfWork, principal: Principal, row: BackedRow) -> None:
-        """Records that an attempt was asked for, and by whom."""
+        """Records the event that the principal requested an attempt."""
 
     def unfinished(self, session: Session) -> Sequence[tuple[str, str]]:
         return job_backed.in_states(session, self.model, {self.queued, self.running})

@@ -52,7 +52,7 @@ class WorkerStatus:
 
 @dataclass(frozen=True)
 class ReadWorker:
-    """A live worker that reads merged models: its id, where it is reached, and when it was looked up.
+    """A live worker that reads merged models: its id, its URL, and the time of the look-up.
 
     Attributes:
         asked_at: seconds since 1970 by the database's clock, which all machines share.
@@ -69,7 +69,7 @@ def beat(uow: UnitOfWork, worker_info: WorkerInfo) -> None:
 
 
 def leave(uow: UnitOfWork, worker: str) -> None:
-    """Removes a worker's row: whoever looks next gives its jobs to others."""
+    """Removes a worker's row; the next recovery hands its jobs to other workers."""
     heartbeats.remove(uow.session, Worker, worker)
 
 
@@ -79,7 +79,7 @@ def gone(uow: UnitOfWork) -> set[str]:
 
 
 def dead(uow: UnitOfWork, ttl: float) -> set[str]:
-    """Executors that have jobs and sent no heartbeat for `ttl` seconds, or never."""
+    """Returns the executors that have jobs and have sent no heartbeat for `ttl` seconds, or none at all."""
     return job_rows.executors(uow.session) - {row.id for row in _live(uow.session, ttl)}
 
 
@@ -110,17 +110,17 @@ def served(session: Session, ttl: float) -> set[str]:
 
 
 def merging_class(session: Session, ttl: float) -> str:
-    """The class of workers that computes merged bytes: one with accelerators where any lives, the one of most workers."""
+    """Returns the class of workers for computing merged bytes: the accelerator class with the most live workers, else CPU."""
     accelerated = Counter(row.class_name for row in _live(session, ttl) if row.class_name.startswith(ACCELERATED))
     return max(accelerated, key=lambda name: (accelerated[name], name), default=CPU)
 
 
 def release_stranded(uow: UnitOfWork, ttl: float) -> int:
-    """Moves jobs that wait for accelerators that are gone to workers without one, which compute the same bytes; returns how many.
+    """Moves jobs whose accelerator class has no live worker to CPU workers, which compute the same bytes; returns how many.
 
     Args:
         uow: a transaction that writes.
-        ttl: after how many seconds without a word a worker is dead.
+        ttl: seconds without a heartbeat after which a worker counts as dead.
     """
     living = {row.class_name for row in _live(uow.session, ttl)}
     kinds = [kind.name for kind in kinds_of(uow).values() if kind.merges]
@@ -128,15 +128,15 @@ def release_stranded(uow: UnitOfWork, ttl: float) -> int:
 
 
 def choose(candidates: Sequence[ReadWorker], fingerprint: str) -> ReadWorker | None:
-    """The worker that reads a merged model: always the same one while it lives, so that its plan stays warm.
+    """Returns the worker that reads a merged model: the same one as long as it lives, so that its cached plan is reused.
 
-    By rendezvous hashing: when a worker comes or goes, only the models move that it wins or loses.
+    Uses rendezvous hashing: when a worker is added or removed, only the models of that worker move.
     """
     return max(candidates, key=lambda reader: hashlib.sha256(f"{fingerprint} {reader.id}".encode()).digest(), default=None)
 
 
 def signed_url(key: bytes, reader: ReadWorker, port: str, path: str, token: str) -> str:
-    """Returns a URL where a client reads a file of a port on a worker, signed with a key.
+    """Returns a signed URL from which a client can read a file of a port on a worker.
 
     It is bound to the client's token (given by id) and valid for a few minutes after the worker was looked up.
     """
