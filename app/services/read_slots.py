@@ -1,7 +1,7 @@
 """Admission control for reads that keep large buffers: a semaphore with a total limit and a limit per owner.
 
 A read of a merged file holds factors and precomputed pieces, and a read of a large file in an object store holds blocks that were
-read ahead: tens of MiB each. Places (the semaphore's slots) bound that memory, not the number of clients.
+read ahead: tens of MiB each. The slots bound that memory, not the number of clients.
 
 A read needs its slot while it produces bytes. When it only waits for its client it is idle, and after `IDLE_SECONDS` its slot
 may be reclaimed for a waiting read. The buffers of the idle read are dropped first; when its client asks for more, the read

@@ -1,1 +1,1 @@
-"""What runs without a user: maintenance, retention, garbage collection, purges, fsck, readiness, metrics."""
+"""Operations: maintenance, retention, garbage collection, purges, fsck, readiness, metrics."""

@@ -1,4 +1,4 @@
-"""Cleans up abandoned drafts, staged bytes and parts of models.
+"""Cleans up abandoned drafts, staged bytes and unfinished multipart uploads of merged models.
 
 For the garbage collection of blobs see `app.services.operations.garbage_collection`.
 """

@@ -1,7 +1,7 @@
-"""Removing the bytes of a purged version, wherever they are; repeatable, and finished by maintenance after an interruption.
+"""Erases the bytes of a purged version wherever they are stored. Idempotent; maintenance resumes an interrupted erasure.
 
-Only bytes that the store does not find any more count as removed. Bytes that other rows reference stay; when the last reference
-goes, garbage collection removes them.
+Bytes count as removed only when the store no longer finds them. Bytes that other rows reference stay; garbage collection removes
+them after the last reference is gone.
 """
 
 import datetime as dt
@@ -45,14 +45,14 @@ def begin(present: dt.datetime, running: bool) -> Report:
 
 
 def erase(units: UnitsOfWork, ident: str) -> None:
-    """Removes what is left of a purged version, and writes down what became of it; again it does no harm.
+    """Erases the remaining bytes of a purged version and records the result; idempotent.
 
     Args:
         registry: the registry.
         ident: the version's id.
 
     Raises:
-        DomainError: database.busy and the like; what a store does not do is written down.
+        DomainError: errors of the database. Failures of the store are recorded in the result instead.
     """
     staged = _staged(units, ident)
     copies = [_erase_copy(units, row) for row in _written(units, ident)]
@@ -169,7 +169,7 @@ def _copy(units: UnitsOfWork, row: Materialisation, act: Callable[[S3Uri, list[O
 
 
 def _blobs(units: UnitsOfWork, ident: str) -> list[Report]:
-    """Removes the bytes that no other row references; reports on all of them."""
+    """Removes the bytes that no other row references; returns a report on each of them."""
     with units.read() as uow:
         row = _row(uow, ident)
     digests, problem = _digests(row), None
@@ -186,13 +186,13 @@ def _blobs(units: UnitsOfWork, ident: str) -> list[Report]:
 
 
 def _erase_blob(uow: UnitOfWork, digest: str) -> bool:
-    # A release that is being copied references its bytes only when all are there; older bytes cannot be among them.
+    # A release that is being copied references its bytes only after all have arrived; until then, only older bytes are removed.
     least = garbage_collection.BLOB_GRACE.total_seconds() if releases.is_copying(uow.session) else float("-inf")
     return uow.tools.blobs.erase(digest, older_than=least)
 
 
 def _asked(tools: Tools, file: dict[str, Any], kept: dict[str, str], problem: str | None) -> Report:
-    """What the store says of the bytes of a file now."""
+    """Asks the store for the bytes of a file; returns the report on them."""
     digest = file["sha256"]
     report: Report = {"digest": digest, "size": file["size"], "removed": False, "kept_for": None, "problem": None}
     try:
@@ -209,7 +209,7 @@ def _asked(tools: Tools, file: dict[str, Any], kept: dict[str, str], problem: st
 
 
 def _told(error: DomainError) -> str:
-    """A refusal in a report: with what to do where waiting does not help."""
+    """Returns the text of an error for a report; includes the remedy if waiting does not help."""
     return f"{error.detail} {error.remedy}" if error.code == "storage.hidden" else error.detail
 
 
@@ -218,7 +218,7 @@ def _digests(row: PatchVersion) -> list[str]:
 
 
 def _kept_for(uow: UnitOfWork, row: PatchVersion) -> dict[str, str]:
-    """Which other rows keep bytes of a version, by digest: the owner's by name, no names of others'."""
+    """Returns which other rows keep bytes of a version, by digest; rows of other owners are not named."""
     reasons = dict[str, set[str]]()
     for noun in NOUNS:
         for digest, holder in blob_refs.holders(uow.session, noun, _digests(row)):

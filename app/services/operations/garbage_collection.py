@@ -1,8 +1,8 @@
-"""Garbage collection of blobs: bytes that no row references are removed once they are old enough.
+"""Garbage collection of blobs: removes bytes that no row references and that are older than a grace period.
 
-The store is listed page by page, and each page is compared with the table of references (`app.db.blob_refs`). What is
-unreferenced is compared again and removed in a transaction during which nobody may begin to reference bytes
-(`UnitOfWork.hold_gc`): what was referenced or arrived again meanwhile stays. A draft references its bytes from its beginning on.
+The store is listed page by page, and each page is compared with the table of references (`app.db.blob_refs`). Unreferenced bytes
+are compared again and removed in a transaction during which no other transaction can add references (`UnitOfWork.hold_gc`), so
+bytes that were referenced or uploaded again meanwhile stay. A draft references its bytes from its creation.
 """
 
 import datetime as dt
@@ -17,11 +17,11 @@ from app.db.blob_nouns import NOUNS
 from app.db.locks import BYTES, try_advisory_lock
 from app.services.unit_of_work import Begin, UnitOfWork
 
-# Bytes exist for a moment before the row that references them is committed.
+# The grace period: bytes are stored shortly before the row that references them is committed.
 BLOB_GRACE = dt.timedelta(hours=1)
-# How many bytes are removed in one transaction; meanwhile nobody else may begin to reference any.
+# How many blobs one transaction removes; meanwhile no other transaction can add references.
 BATCH = 100
-# How many blobs are compared with the table, and rows without references registered, in one transaction.
+# How many blobs one transaction compares with the table, and for how many rows it adds missing references.
 PAGE = 500
 TRIES, PAUSE_SECONDS = 40, 0.25
 
@@ -30,7 +30,7 @@ Delete = Callable[[UnitOfWork, str], bool]
 
 @dataclass
 class Collected:
-    """What was found, and what was removed of it; sizes in bytes, age of the oldest in seconds."""
+    """What was found and what was removed: sizes in bytes, age of the oldest in seconds."""
 
     found: int = 0
     found_bytes: int = 0
@@ -45,13 +45,13 @@ class Collected:
 
 
 def collect(read: Begin, write: Begin, grace: dt.timedelta | None = None, dry_run: bool = False) -> Collected:
-    """Removes unreferenced bytes that are old enough.
+    """Removes unreferenced bytes that are older than a grace period.
 
     Args:
         read: opens a transaction that reads.
         write: opens a transaction that writes.
-        grace: how old bytes must be; an hour by default.
-        dry_run: only find them.
+        grace: the grace period; an hour by default.
+        dry_run: only count them.
     """
     least, total = (BLOB_GRACE if grace is None else grace).total_seconds(), Collected()
     repair_references(write)
@@ -67,7 +67,7 @@ def collect(read: Begin, write: Begin, grace: dt.timedelta | None = None, dry_ru
 
 
 def unreferenced(read: Begin, least: float) -> Iterator[BlobInfo]:
-    """Lists the bytes that no row references and that are older than `least` seconds."""
+    """Yields the blobs that no row references and that are older than `least` seconds."""
     with read() as uow:
         old = (blob for blob in uow.tools.blobs.entries() if blob.age > least)
     while page := list(islice(old, PAGE)):
@@ -77,9 +77,9 @@ def unreferenced(read: Begin, least: float) -> Iterator[BlobInfo]:
 
 
 def repair_references(write: Begin) -> None:
-    """Registers rows that have no references, and drops references of rows that keep no bytes any more.
+    """Adds missing references and deletes stale ones.
 
-    Both are left by processes of the version before, which know no references.
+    Both are left by processes of the previous version, which does not write references.
     """
     for noun in NOUNS:
         after: str | None = ""
@@ -87,32 +87,32 @@ def repair_references(write: Begin) -> None:
             with write() as uow:
                 after = blob_refs.register(uow.session, noun, uow.tools.artifacts.read_manifest, after, PAGE)
     with write() as uow:
-        # Not beside a removal: between its two statements, a row may move from one noun to another in the version before.
+        # Excludes a concurrent removal: between its two statements, the previous version may turn a row of one noun into another.
         if try_advisory_lock(uow.session, BYTES):
             blob_refs.drop_stale(uow.session)
 
 
 def remove(write: Begin, digests: Collection[str], delete: Delete) -> list[str] | None:
-    """Removes bytes as `try_remove` does, and retries while others begin to reference bytes; None if they never stopped."""
+    """Calls `try_remove`, and retries while other transactions add references; returns None if all tries failed."""
     for _ in range(TRIES):
         with write() as uow:
             removed = try_remove(uow, digests, delete)
         if removed is not None:
             return removed
-        time.sleep(PAUSE_SECONDS)  # others are done in moments; otherwise the bytes stay for another hour
+        time.sleep(PAUSE_SECONDS)  # others usually finish soon; otherwise the bytes stay for another hour
     return None
 
 
 def try_remove(uow: UnitOfWork, digests: Collection[str], delete: Delete) -> list[str] | None:
-    """Removes those of some bytes that no row references.
+    """Removes those of the given blobs that no row references.
 
     Args:
-        uow: a transaction of its own that writes and ends soon: others who want to reference bytes wait for it.
-        digests: few.
-        delete: removes bytes from the store, and returns whether it did.
+        uow: a separate, short transaction that may write; other transactions that add references wait for it.
+        digests: a small number of blobs.
+        delete: deletes a blob from the store and returns whether it did.
 
     Returns:
-        What was removed; None if somebody is just about to reference bytes.
+        The digests that were removed; None if another transaction is adding references.
     """
     if not try_advisory_lock(uow.session, BYTES):
         return None

@@ -1,4 +1,4 @@
-"""Maintenance: what one service process at a time does every few seconds, and what it does every hour."""
+"""Maintenance: periodic work of one service process at a time, every few seconds and every hour."""
 
 import logging
 import time
@@ -22,15 +22,15 @@ log = logging.getLogger("portllm.maintenance")
 
 
 class Maintenance:
-    """Periodic maintenance: reconciles subjects with their jobs at each call; sweeps at the first call and then every hour.
+    """Periodic maintenance: reconciles subjects with their jobs at each call; cleans up at the first call and then every hour.
 
     Args:
         read: opens a read-only unit of work.
         write: opens a unit of work that writes.
-        registry: the registry, if erasures are to be finished.
+        registry: the registry, if pending erasures are to be resumed.
         sampled_bytes: how many bytes of releases by reference are hashed again each hour.
-        keep: how long finished rows are kept; for ever by default.
-        patience: seconds that waiting jobs may be without a live worker before it is reported.
+        keep: how long finished rows are kept; forever by default.
+        patience: seconds after which waiting jobs without a live worker are reported.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Maintenance:
         self._commits = CatchUp(registry) if registry else None
 
     def run_due(self) -> None:
-        """Does what is due now. One process at a time calls it."""
+        """Does the work that is due now. Only one process at a time may call it."""
         jobs.reconcile(self._read, self._write, self._reported)
         unserved_queues.watch(self._read, self._write, self._patience)
         if self._registry:

@@ -1,8 +1,8 @@
-"""Purging: the legal erasure of a version.
+"""Purging: the erasure of a version for legal reasons.
 
-One transaction makes the tombstone, and from then on nothing of the version is read; `app.services.operations.erasure` then
-removes the bytes, as often as it takes. Aliases that point to it are kept and
-refused: a reader of `prod` must not silently get other weights.
+One transaction makes the version a tombstone, which is no longer readable; then `app.services.operations.erasure` removes the
+bytes, and retries until it has succeeded. Aliases of the version are kept, and reads through them are refused: a reader of
+`prod` must not silently get other weights.
 """
 
 from app.db import materialisations, patches, ports

@@ -52,7 +52,7 @@ class Readiness:
     def __init__(self, checks: Mapping[str, Callable[[], object]], limit: float = LIMIT_SECONDS) -> None:
         self._checks, self._limit = checks, limit
         self._look = SingleFlight[None, Parts](1, FRESH_SECONDS, in_thread)
-        self._parts = SingleFlight[str, Component](len(checks), 0.0, in_thread)  # not remembered: `_look` is
+        self._parts = SingleFlight[str, Component](len(checks), 0.0, in_thread)  # not cached here, because `_look` is
         self._began = dict[str, float]()
         self._failed: frozenset[str] = frozenset()
 

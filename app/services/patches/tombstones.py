@@ -17,7 +17,7 @@ from app.domain.errors import DomainError
 from app.domain.states import move
 from app.services.unit_of_work import UnitOfWork
 
-# Codes of the errors of a read whose bytes are removed meanwhile.
+# Codes of errors that a read raises if its bytes are removed meanwhile.
 BYTES_REMOVED = ("blob.missing", "checkpoint.changed")
 Value = TypeVar("Value")
 
@@ -26,13 +26,13 @@ def bury(version: PatchVersion) -> None:
     """Makes a locked version a tombstone."""
     version.state = move("version", version.state, PURGED)
     version.dropped, version.multiparts, version.refusal = [], None, None
-    # Figures stay, names go.
+    # Numbers are kept, names are removed.
     version.facts = {name: value for name, value in (version.facts or {}).items() if isinstance(value, int | float)} or None
     version.row_version += 1
 
 
 def bury_port(port: Port) -> None:
-    """Makes a locked port one that is never read or made again; of its findings the codes stay."""
+    """Makes a locked port a tombstone, which is never read or made ready again; only the codes of its findings are kept."""
     port.state = move("port", port.state, PURGED)
     port.findings = [{"code": f["code"], "severity": f["severity"], "message": "", "data": {}} for f in port.findings]
     port.fidelity = port.digests = None
@@ -40,9 +40,7 @@ def bury_port(port: Port) -> None:
 
 
 def forget_answers(uow: UnitOfWork, version: PatchVersion) -> None:
-    """Forgets what was answered about a version and its ports under an Idempotency-Key or over the Hub protocol: it quotes what
-    is dropped here.
-    """
+    """Deletes recorded answers about a version and its ports (Idempotency-Key, Hub protocol), which contain removed data."""
     of_version = [port.id for port in ports.of_version(uow.session, version.id)]
     commits.forget(uow.session, [version.id, *of_version])
     held = [f"/api/v1/ports/{ident}" for ident in of_version]
@@ -51,10 +49,10 @@ def forget_answers(uow: UnitOfWork, version: PatchVersion) -> None:
 
 
 def reread_if_purged(read: Callable[[], Value], again: Callable[[], Value] | None = None) -> Value:
-    """Runs a read that opens its own transactions, and repeats it once if bytes were removed while it ran.
+    """Runs a read that opens its own transactions, and repeats it once if bytes were removed meanwhile.
 
-    The second run (`again`, if the first one was given rows that were read before) finds the tombstone and raises
-    version.purged; an error with another cause is raised again.
+    The second run finds the tombstone and raises version.purged; if the error had another cause, it is raised again. Pass `again`
+    if `read` uses rows that were read before.
     """
     try:
         return read()

@@ -53,15 +53,15 @@ MATERIALISATIONS = _Noun("materialisations", materialisations.count, materialisa
 
 
 def check(registry: UnitsOfWork, quick: bool, tell: Tell) -> Iterator[Found]:
-    """Checks everything and changes nothing. Bytes and rows that appear or disappear meanwhile are not reported.
+    """Checks everything, without changing anything. Bytes and rows that appear or disappear during the check are not reported.
 
     Args:
         registry: the registry to check.
-        quick: compare only sizes and identities; otherwise every byte is read and hashed, in the store once for each digest.
+        quick: compare only sizes and file identities; otherwise all bytes are read and hashed, once for each digest in the store.
         tell: progress callback.
 
     Raises:
-        DomainError: database or store do not answer.
+        DomainError: the database or the store does not answer.
     """
     tools, began = registry.tools, time.monotonic()
     targets = Targets(registry)

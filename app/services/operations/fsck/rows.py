@@ -1,6 +1,6 @@
-"""Checks of rows that the schema cannot hold: against other rows, and against digests computed from JSON columns.
+"""Checks of rows that constraints cannot express: against other rows, and against digests computed from JSON columns.
 
-What a row must fulfil by itself, and which rows belong together, are CHECK constraints and foreign keys (`app.db`).
+Conditions on single rows and references between rows are enforced by CHECK constraints and foreign keys (`app.db`).
 """
 
 import datetime as dt
@@ -27,7 +27,7 @@ SWEEPS_MISSED = 2 * DRAFT_AGE
 
 
 def version(tools: Tools, row: PatchVersion) -> Iterator[Trouble]:
-    """Checks digest and size of a version against its list of files, and that drafts and purged versions do not stay behind."""
+    """Checks a version's digest and size against its list of files, and finds drafts and purges that were never completed."""
     name = version_name(row)
     if row.digest != digest_of([[file["path"], file["sha256"]] for file in row.files]):
         yield Trouble("version.files", name, f"Its digest {row.digest} is not that of its list of files.")
@@ -49,7 +49,7 @@ def alias(_: Tools, row: Alias) -> Iterator[Trouble]:
 
 
 def port(_: Tools, row: Port) -> Iterator[Trouble]:
-    """Checks that version and release of a port can be read, its state against its findings, and its fingerprint."""
+    """Checks that the version and the release of a port can be read, that its state matches its findings, and its fingerprint."""
     subject = f"{row.id} ({version_name(row.version)} on {row.release.name})"
     if PURGED in (row.state, row.version.state):
         if row.state != row.version.state:

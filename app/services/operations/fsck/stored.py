@@ -1,4 +1,4 @@
-"""The store: bytes under their digests, the references of rows to them, and what is staged."""
+"""Checks of the store: bytes against their digests, references of rows to bytes, and staged bytes."""
 
 import hashlib
 import time
@@ -23,33 +23,33 @@ from app.services.unit_of_work import UnitsOfWork
 PAGE = 200
 CHUNK = 4 * 2**20
 DRAFTS = "ver_"
-# A manifest that is no manifest.
+# Errors of parsing an invalid manifest.
 UNREADABLE = (CoreError, ValueError, KeyError, TypeError)
 
 
 class Tell(Protocol):
-    """Reports progress: what is checked, how much of it is done, and how much there is (None: unknown)."""
+    """Reports progress: what is checked, how much has been done, and the total (None if unknown)."""
 
     def __call__(self, what: str, done: int, total: int | None, /) -> None: ...
 
 
 def manifest(artifacts: OpenArtifacts, row: Release) -> Iterator[Trouble]:
-    """The manifest of a release can be read, if its bytes are there."""
+    """Checks that the manifest of a release can be parsed, if its bytes are in the store."""
     if row.manifest is None:
         return
     try:
         artifacts.manifest(row)
     except DomainError as error:
-        if error.code != "blob.missing":  # reported with the bytes
+        if error.code != "blob.missing":  # reported by `blobs`
             raise
     except UNREADABLE:
         yield Trouble("release.unreadable", f"{row.family.name}/{row.name}", f"Its manifest {row.manifest} cannot be read.")
 
 
 def references(registry: UnitsOfWork, tell: Tell) -> Iterator[Trouble]:
-    """The references of each row that keeps bytes are to the digests that it lists; no other row has references.
+    """Checks that each row that keeps bytes references exactly the digests that it lists, and that no other row has references.
 
-    Rows and references are read in one transaction, and rows and references are written in one: they agree at any moment.
+    Rows and their references are written in one transaction and read in one transaction, so they must always match.
     """
     done = 0
     for noun in NOUNS:
@@ -72,9 +72,9 @@ def _references(tools: Tools, noun: Noun, row: object, registered: set[str]) -> 
     try:
         listed = {content.digest for content in noun.contents(row, tools.artifacts.read_manifest)}
     except UNREADABLE:
-        return  # reported with the manifest
+        return  # reported by `manifest`
     except DomainError as error:
-        if error.code != "blob.missing":  # reported with the bytes
+        if error.code != "blob.missing":  # reported by `blobs`
             raise
         return
     subject = f"{noun.name} {noun.id_of(row)}"
@@ -88,7 +88,7 @@ def _references(tools: Tools, noun: Noun, row: object, registered: set[str]) -> 
 
 
 def blobs(registry: UnitsOfWork, quick: bool, tell: Tell) -> Iterator[Trouble]:
-    """All bytes that rows reference are in the store, each looked at once; progress in digests or, if they are read, in bytes."""
+    """Checks each blob that rows reference once. Progress counts digests if `quick` is set, otherwise bytes."""
     with registry.read() as uow:
         count, size = blob_refs.stored_totals(uow.session)
     (what, total), done, after = ("digests", count) if quick else ("bytes", size), 0, ""
@@ -99,7 +99,7 @@ def blobs(registry: UnitsOfWork, quick: bool, tell: Tell) -> Iterator[Trouble]:
             tell(what, done, total)
             found = _blob(registry.tools, blob, quick)
             subject = _subject(registry, blob.digest) if found else None
-            if found and subject:  # unless nothing references it any more
+            if found and subject:  # None: no row references it any more
                 yield Trouble(found[0], subject, f"The bytes {blob.digest} {found[1]}.")
             done += 1 if quick else blob.most or 0
         if len(page) < PAGE:
@@ -109,7 +109,7 @@ def blobs(registry: UnitsOfWork, quick: bool, tell: Tell) -> Iterator[Trouble]:
 
 
 def _blob(tools: Tools, blob: StoredBlob, quick: bool) -> tuple[str, str] | None:
-    """Bytes are there, as many as they should be, and have their digest; otherwise the code of the trouble, and what they are."""
+    """Checks presence, size and digest of a blob; returns the code of a trouble and the rest of its sentence, or None."""
     size = tools.blobs.size(blob.digest)
     if size is None:
         return "blob.missing", "are not in the store"
@@ -127,7 +127,7 @@ def _blob(tools: Tools, blob: StoredBlob, quick: bool) -> tuple[str, str] | None
 
 
 def _subject(registry: UnitsOfWork, digest: str) -> str | None:
-    """Names the file of a row that references bytes which must be in the store; None if there is no such row any more."""
+    """Returns the name of a row's file with these bytes, which must be in the store; None if no row references them any more."""
     for noun in NOUNS:
         with registry.read() as uow:
             rows = blob_refs.holders(uow.session, noun, [digest]) if noun.is_stored else iter(())
@@ -136,13 +136,13 @@ def _subject(registry: UnitsOfWork, digest: str) -> str | None:
             try:
                 contents = noun.contents(row, registry.tools.artifacts.read_manifest)
                 return noun.title(row) + next(content.name for content in contents if content.digest == digest)
-            except (*UNREADABLE, DomainError, StopIteration):  # its manifest is missing, or its list was changed by hand
+            except (*UNREADABLE, DomainError, StopIteration):  # its manifest is missing, or its list of files was edited manually
                 return noun.title(row)
     return None
 
 
 def unreferenced(registry: UnitsOfWork, began: float) -> Iterator[Trouble]:
-    """Bytes that no row references are as young as the grace period; those of erased versions are not there at all.
+    """Finds unreferenced bytes that are older than the grace period, and unreferenced bytes of erased versions of any age.
 
     Args:
         registry: the registry.
@@ -160,7 +160,7 @@ def unreferenced(registry: UnitsOfWork, began: float) -> Iterator[Trouble]:
 
 
 def staged(registry: UnitsOfWork) -> Iterator[Trouble]:
-    """Staged bytes that were left alone for an hour belong to an open draft, and for no longer than a day."""
+    """Finds staged bytes that have been idle for a day, or for an hour if their draft is not open."""
     idle = (found for found in registry.tools.blobs.uploads() if found[1] > garbage_collection.BLOB_GRACE.total_seconds())
     while page := list(islice(idle, PAGE)):
         with registry.read() as uow:

@@ -1,4 +1,4 @@
-"""Rows that wait for a job that neither waits nor runs, of every kind of job."""
+"""Finds stuck rows, for every kind of job: they wait for a job that is neither queued nor running."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ LIVE = ("queued", "running")
 
 
 def stuck(registry: UnitsOfWork) -> Iterator[Trouble]:
-    """Yields the rows that wait in vain; a row whose job has just ended is read again before it is reported."""
+    """Yields the stuck rows. A row is read again before it is reported, because its job may just have ended."""
     with registry.read() as uow:
         waiting = [(kind, *found) for kind in kinds_of(uow).values() for found in kind.unfinished(uow.session)]
     for some in (waiting[start : start + PAGE] for start in range(0, len(waiting), PAGE)):

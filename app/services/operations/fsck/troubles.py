@@ -1,4 +1,4 @@
-"""What a check can find: each trouble has a code, what it is about, a sentence, and what to do where there is something."""
+"""Troubles that a check can find: each has a code, a subject, a sentence, and a remedy if there is one."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,10 +10,10 @@ _ROW = "Nothing here writes such a row. Restore the database from a backup, or c
 _RETRY = "A service that runs mends it within seconds; if it stays, start the job again with 'portllm jobs retry'."
 _SWEEP = "Nothing to do: the next sweep of a running service removes it."
 
-# The second part of the code of a row that waits for a job that does not run; the first is the noun of the kind of job.
+# The second part of the code of a stuck row; the first part is the noun of the kind of job.
 STUCK = "stuck"
 
-# What to do, by code; every other code is here.
+# Remedies by code, for all codes except those of stuck rows.
 REMEDIES: dict[str, str] = {
     "blob.missing": f"{_BACKUP} A patch that is published again brings its own.",
     "blob.size": _BACKUP,
