@@ -13,16 +13,17 @@ REMEMBERED = 256
 
 
 class StorageProbes:
-    """The last successful probe of each of many things; a probe that hangs is not begun a second time."""
+    """Caches the last successful probe for each key; while a probe hangs, no second one is started."""
 
     def __init__(self) -> None:
         self._probes = SingleFlight[str, None](REMEMBERED, FRESH_SECONDS, in_thread)
 
     def require(self, key: str, probe: Callable[[], None]) -> None:
-        """Returns when a probe of a thing has succeeded, now or in the last seconds.
+        """Returns if a probe has succeeded recently; otherwise runs it.
 
         Raises:
-            DomainError: storage.unavailable, if it takes too long. Whatever the probe raised, if it failed.
+            DomainError: storage.unavailable, if the probe takes too long.
+            Exception: the error of the probe, if it failed.
         """
         try:
             self._probes.get(key, probe, LIMIT_SECONDS)

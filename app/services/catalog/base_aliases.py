@@ -36,15 +36,15 @@ class AliasTarget:
 def add(
     uow: UnitOfWork, principal: Principal, family_name: str, name: str, revision: str | None, release_name: str | None
 ) -> tuple[BaseAlias, bool]:
-    """Makes a name known; the same again returns what is there.
+    """Adds a base alias; idempotent: an identical alias is returned.
 
     Args:
         uow: the transaction.
         principal: an admin.
         family_name: the family that is meant.
-        name: how it is called elsewhere: an upstream repository, a quantised mirror, a directory.
-        revision: the one revision there that is meant; None: all of them, but those with an entry of their own.
-        release_name: which release of the family that is; None: it tells the family alone.
+        name: the upstream name: a repository, a quantised mirror, a directory.
+        revision: the upstream revision; None: all revisions without an entry of their own.
+        release_name: the release that the name means; None: only the family is known.
 
     Returns:
         The entry, and whether it is new.
@@ -72,7 +72,7 @@ def add(
 
 
 def remove(uow: UnitOfWork, principal: Principal, family_name: str, ident: str) -> BaseAlias:
-    """Forgets a name; what was published by it stays as it is.
+    """Removes a base alias; versions that were published with it do not change.
 
     Raises:
         DomainError: family.unknown, base_alias.unknown, token.scope.

@@ -27,7 +27,7 @@ STAT_FIELDS = 3
 
 
 class Ingestion(RowKind[Release, IngestOrder, IngestResult]):
-    """Digests a release and makes it ready. A release holds up all that wait for it, so its job is urgent."""
+    """Digests a release and makes it ready. The job is urgent, because other work waits for the release."""
 
     name, noun, model, task, result = Release.JOB, "release", Release, "app.jobs.tasks.ingest", IngestResult
     owner, own_place, urgent = INSTALLATION, True, True

@@ -27,11 +27,11 @@ class StoredFiles:
 
 @dataclass(frozen=True)
 class UpstreamCommit:
-    """A commit of a repository of an upstream, which is pulled into the store first. Holds the upstream's token.
+    """A commit of an upstream repository, which is downloaded into the store first. Contains the upstream's token.
 
     Attributes:
         files: what the upstream listed.
-        upload: the name under which the store stages what arrives.
+        upload: the name under which the store stages the downloads.
     """
 
     hub: Hub

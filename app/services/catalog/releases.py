@@ -75,7 +75,7 @@ def _ingest(
     uow: UnitOfWork, principal: Principal, family: Family, name: str, source: str, copied: bool, rejected: Release | None,
     parent_id: str | None, listed: UpstreamListing | None = None,
 ) -> Release:  # fmt: skip
-    """Starts the ingestion of a new release, or of a rejected one: it never was what its name says, so all else may differ."""
+    """Starts the ingestion of a new or a rejected release. A rejected one was never usable, so all its fields may change."""
     release = rejected or Release(id=new_id("rel"), created_at=now(), name=name, owner=INSTALLATION, state="ingesting")
     release.family_id, release.source, release.copied, release.parent_id = family.id, source, copied, parent_id
     release.origin = listed.origin if listed else None

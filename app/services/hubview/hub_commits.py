@@ -1,7 +1,7 @@
-"""Records the commits of everything that Hub clients can see: a list of refs names each commit, and clients pin them.
+"""Records the commits of everything that Hub clients can see, because lists of refs contain commit ids and clients pin them.
 
-A commit is recorded in the transaction in which a release or a port becomes ready or a version is published. What processes of
-an earlier version left without one is recorded by the service's catch-up, or by the first request that needs it.
+A commit is recorded in the transaction in which a release or a port becomes ready or a version is published. If a
+process of an earlier version recorded none, the catch-up of the service or the first request that needs the commit records it.
 """
 
 import logging
@@ -117,19 +117,19 @@ def record_version(uow: UnitOfWork, recorded: Recorded[VersionPublished]) -> Non
 
 
 def record_port(uow: UnitOfWork, recorded: Recorded[PortReady]) -> None:
-    """Records the commits of a port that becomes ready, of what is recorded of its release and version."""
+    """Records the commits of a port that becomes ready, based on those of its release and version."""
     port, contents = ports.get(uow.session, recorded.subject), recorded.event.contents
     assert port is not None  # noqa: S101  it has just become ready
     base, patch = commits.of(uow.session, "base", port.release_id), commits.of(uow.session, "patch", port.version_id)
-    if contents and base and patch:  # otherwise the catch-up records them: an earlier version left the base or the patch
+    if contents and base and patch:  # else the catch-up records them, after those of the base and the patch
         for drawn in snapshots.of_port(port, contents, base.files, base.card, patch.card):
             snapshots.add(uow, drawn)
 
 
 class CatchUp:
-    """Records commits that nothing else recorded: of what earlier versions of the service made visible.
+    """Records missing commits, of objects that earlier versions of the service made visible.
 
-    It scans everything visible, a part at each call, and starts over an hour after it has finished.
+    It scans all visible objects, a part in each call, and starts again an hour after it has finished.
     """
 
     def __init__(self, registry: UnitsOfWork) -> None:
@@ -183,7 +183,7 @@ def _draw_all(registry: UnitsOfWork, things: Sequence[Visible]) -> list[Drawn]:
 
 
 def _draw(artifacts: OpenArtifacts, thing: Visible) -> list[Drawn]:
-    """Draws the commit of a thing from its bytes; of a port, both commits. Reads a few small files."""
+    """Builds the commit of an object from its files; for a port, both commits. Reads a few small files."""
     if isinstance(thing, BaseModel):
         return [snapshots.of_release(thing.release, *_base(artifacts, thing.release))]
     if isinstance(thing, Adapter) and thing.port is None:

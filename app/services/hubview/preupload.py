@@ -39,7 +39,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Offers:
-    """How files are to be sent, in the order in which they were announced.
+    """How a client must upload each of its files, in the order of the request.
 
     Attributes:
         dropped: those that belong to no patch and will not be sent.
@@ -52,7 +52,7 @@ class Offers:
 
 
 def offer(uow: UnitOfWork, principal: Principal, repository: Repository, revision: str, announced: Mapping[str, int]) -> Offers:
-    """Says how files are to be sent that a client wants to push, by path and size in bytes.
+    """Returns how a client must upload the files that it wants to push, given by path and size in bytes.
 
     Raises:
         DomainError: hub.repository, push.revision, push.base_revision, push.released, request.too_large, quota.exceeded,
@@ -93,7 +93,7 @@ def require_target(uow: UnitOfWork, principal: Principal, repository: Repository
 
 
 def sizes(uow: UnitOfWork, principal: Principal, repository: Repository) -> dict[str, int]:
-    """Returns the sizes of what a patch's repository holds, by sha256; a base holds nothing before its release is read.
+    """Returns the sizes of the files in a patch's repository, by sha256. A base is empty until its release is ingested.
 
     Raises:
         DomainError: the errors of `require_push`.

@@ -1,6 +1,6 @@
-"""Makes a version of what was pushed, when it is complete: finds out what it was trained on, then verifies and publishes it.
+"""Publishes a complete push as a version: determines the release that it was trained on, verifies it and publishes it.
 
-The same steps as of an upload by the API (`app.services.patches.drafts`), in transactions of their own.
+The steps are those of an upload through the REST API (`app.services.patches.drafts`), each in a transaction of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,15 +27,15 @@ from app.services.patches.verification import Draft
 from app.services.unit_of_work import UnitOfWork, UnitsOfWork, run_with_retry
 from app.services.uploads import pushed_objects
 
-# Kinds of refusals that say nothing of what was pushed.
+# Kinds of errors that are not caused by the pushed files, so a retry may succeed.
 PASSING = ("busy", "full", "limited")
-# A draft that can be verified; or the reason why a push waits for somebody to say what it was trained on.
+# A draft that can be verified, or the error if the base of the push is unknown and must be given by a user.
 Opened = Draft | DomainError
 
 
 @dataclass(frozen=True)
 class Committed:
-    """What a commit led to: its id, the version that it made if it made one, and the files that were left out."""
+    """The result of a commit: its id, the number of the version that it published (if any), and the files that were left out."""
 
     commit: str
     version: int | None
@@ -44,7 +44,7 @@ class Committed:
 
 @dataclass(frozen=True)
 class Said:
-    """What somebody says that a push was trained on, where it does not tell itself; the family only where none is known."""
+    """What a user gives as the base of a push that does not name one: the release and, only if it is unknown, the family."""
 
     trained_on: str
     family: str | None = None
@@ -54,9 +54,9 @@ def commit(
     units: UnitsOfWork, principal: Principal, repository: Repository, revision: str, parent: str | None,
     changes: Sequence[Change], inline: Mapping[str, bytes],
 ) -> Committed:  # fmt: skip
-    """Records a commit, and publishes a version if the repository is complete with it.
+    """Records a commit, and publishes a version if the commit completes the repository.
 
-    If it is complete and cannot be a version, it is dropped with the reason; if nobody knows its base, it is kept.
+    A complete push that cannot become a version is discarded, and the error gives the reason; one with an unknown base is kept.
 
     Args:
         units: the registry.
@@ -93,7 +93,7 @@ def commit(
             try:
                 recorded, opened = run_with_retry(units.write, record_and_open)
             except (CoreError, DomainError) as error:
-                # If the commit itself was refused, it is refused again; otherwise it is recorded without a version.
+                # If the commit itself was refused, this refuses it again; otherwise the commit is recorded without a version.
                 refusal = error
                 run_with_retry(units.write, partial(record_refused, error=error))
         if refusal:
@@ -105,7 +105,7 @@ def commit(
 
 
 def publish(units: UnitsOfWork, principal: Principal, repository: Repository, said: Said) -> PatchVersion:
-    """Makes a version of a push that waits, with what somebody says that it was trained on.
+    """Publishes a push that waits for its base, with the base that a user gives.
 
     Raises:
         DomainError: push.none, family.unknown, release.unknown, and what `commit` raises.
@@ -124,7 +124,7 @@ def publish(units: UnitsOfWork, principal: Principal, repository: Repository, sa
 
 
 def main_commit(units: UnitsOfWork, principal: Principal, repository: Repository) -> str:
-    """The commit id of the newest version, as it is read; of nothing where there is none yet."""
+    """Returns the commit id of the newest version, or of the empty repository if there is no version."""
     with units.read() as uow:
         thing = repositories.find(uow, principal, repository, MAIN)
         found = snapshots.written(uow, thing)
@@ -134,10 +134,10 @@ def main_commit(units: UnitsOfWork, principal: Principal, repository: Repository
 def _publish_opened(
     units: UnitsOfWork, principal: Principal, repository: Repository, opened: Opened, keep: bool
 ) -> tuple[PatchVersion, str | None]:  # fmt: skip
-    """Verifies and publishes the draft of a push. After a refusal, the push is kept if `keep` is set or if it may pass later.
+    """Verifies and publishes the draft of a push. If that fails, the push is kept if `keep` is set or a retry may succeed.
 
     Returns:
-        The version, and its commit id; None if that is not recorded.
+        The version, and its commit id (None if it is not recorded).
     """
     if isinstance(opened, DomainError):
         raise opened
@@ -154,7 +154,7 @@ def _publish_opened(
 
 
 def _open(uow: UnitOfWork, principal: Principal, repository: Repository, said: Said | None, config: PatchConfig | None) -> Opened:
-    """Opens a draft of what was pushed, whose bytes have arrived; returns the reason if nobody knows its base."""
+    """Opens a draft of a complete push; returns the error if its base is unknown."""
     state = pushes.look(uow, principal, repository)
     push, patch = state.push, state.patch
     assert push is not None  # noqa: S101  whoever holds the lock has just read or written it
@@ -177,7 +177,7 @@ def _open(uow: UnitOfWork, principal: Principal, repository: Repository, said: S
 def _base(
     uow: UnitOfWork, principal: Principal, patch: Patch | None, config: PatchConfig | None, said: Said | None
 ) -> tuple[str | None, str | None]:
-    """Names of the family and of the release that a push was trained on, as far as they are known."""
+    """Returns the names of the family and the release that a push was trained on, each None if unknown."""
     found = base_aliases.find(uow, principal, config.base_model, config.revision) if config else None
     if said:
         if said.family and patch and said.family != patch.family.name:
@@ -198,7 +198,7 @@ def _waits(repository: Repository, patch: Patch | None, config: PatchConfig | No
 
 
 def _is_passing(error: CoreError | DomainError) -> bool:
-    """Returns whether a refusal says nothing of what was pushed: then it is kept, and the same commit again goes on."""
+    """Returns whether an error was not caused by the pushed files; the push is then kept, and the same commit can be retried."""
     return isinstance(error, DomainError) and error.kind in PASSING
 
 
@@ -230,7 +230,7 @@ def _publish(
 
 
 def _keep_or_drop(uow: UnitOfWork, repository: Repository, upload: str | None, keep: bool) -> None:
-    """Discards the draft that was opened of a push, if there is one; the push itself too, unless it is kept for another try."""
+    """Discards the draft of a push, if there is one, and also the push itself, unless it is kept for a retry."""
     version = patch_rows.version(uow.session, upload) if upload else None
     if version and version.state == "draft":
         version.state = move("version", version.state, "discarded")

@@ -1,4 +1,4 @@
-"""Pushes by the Hub protocol: what was committed to a patch's repository and is no version yet.
+"""Pushes through the Hub protocol: files that were committed to a patch's repository and are not published yet.
 
 A commit is not a version. Its files are collected in a draft, on top of the files of the newest version, until configuration
 and weights are complete; then `app.services.hubview.push_publishing` publishes a version. A commit must name the current head
@@ -90,7 +90,7 @@ def forget(uow: UnitOfWork, principal: Principal, repository: Repository) -> Non
 
 @dataclass(frozen=True)
 class PushState:
-    """What a patch's repository holds: the patch, the push that is no version yet, number and files of the newest version."""
+    """The state of a patch's repository: the patch, the unpublished push, and number and files of the newest version."""
 
     patch: Patch | None
     push: Push | None
@@ -99,7 +99,7 @@ class PushState:
 
     @property
     def files(self) -> Files:
-        """What the repository holds for whoever pushes to it, by path: what was pushed, or else the newest version.
+        """The files as a pushing client sees them, by path: those of the push or, without one, of the newest version.
 
         If a version was published since the push was begun, the files of the push replace those of that version.
         """
@@ -125,7 +125,7 @@ def look(uow: UnitOfWork, principal: Principal, repository: Repository) -> PushS
 
 
 def state_of(uow: UnitOfWork, repository: Repository) -> PushState:
-    """Returns the state of a patch's repository, also of one that is not announced."""
+    """Returns the state of a patch's repository, even if it was never announced."""
     patch, push = patch_of(uow, repository), find(uow, repository)
     version = patch_rows.newest_version(uow.session, patch.id) if patch else None
     if version is None:
@@ -162,11 +162,11 @@ def require_no_pickle(repository: Repository, paths: Iterable[str], files: Files
 
 @dataclass(frozen=True)
 class Recorded:
-    """A commit that was recorded.
+    """The result of recording a commit.
 
     Attributes:
         commit: the id of what is pushed now; None if the commit changed nothing.
-        is_complete: whether this could be a version.
+        is_complete: whether the repository has all files that a version needs.
         dropped: names of files that do not belong to a patch.
         config: the configuration, if the commit changed it.
     """
@@ -180,26 +180,26 @@ class Recorded:
 def record(
     uow: UnitOfWork, principal: Principal, repository: Repository, main: str | None, parent: str | None, changes: Sequence[Change]
 ) -> Recorded:
-    """Records a commit in what is pushed to a repository.
+    """Records a commit in the push of a repository.
 
     Args:
         uow: the transaction.
         principal: who pushes.
         repository: a patch's.
         main: commit id of the newest version, or of nothing; needed only with a parent.
-        parent: the commit that the client has read; None: it does not care.
+        parent: the commit on which the client based its commit; None: no check.
         changes: what the commit does, in order.
 
     Raises:
         DomainError: hub.repository, push.stale, push.not_sent, hub.entry, request.too_large, quota.exceeded.
-        AdapterError: adapter.pickle, and whatever is wrong with the configuration.
+        AdapterError: adapter.pickle, and errors of the configuration.
     """
     state = look(uow, principal, repository)
     push, files = state.push, state.files
     if parent is not None and parent != commit_of(files):
         if parent != main:
             raise DomainError("push.stale", repository=repository.full_name, head=main, parent=parent)
-        files = dict(state.newest)  # what was begun by somebody who gave up is not what the client has read
+        files = dict(state.newest)  # the client has not read the abandoned push
     before = dict(files)
     require_no_pickle(repository, [change.path for change in changes if isinstance(change, Added)], files)
     dropped = _apply(uow, repository, files, changes)

@@ -1,7 +1,7 @@
 """Snapshots: the files of a repository at a revision, and the commit id that they give it.
 
-They are drawn from facts that do not change any more, and recorded once, when these become known (`hub_commits`). A later version
-of this code that would draw another card does not change commits that clients have pinned.
+Snapshots are built from immutable facts and recorded once, when these are known (`hub_commits`). A later version of this code
+that generates a different card therefore does not change commits that clients have pinned.
 """
 
 import datetime as dt
@@ -57,7 +57,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A snapshot that is to be recorded; `version_id` is of the patch version that it holds files of."""
+    """A snapshot to be recorded; `version_id` is the patch version whose files it contains, if any."""
 
     kind: Kind
     subject: str
@@ -69,7 +69,7 @@ class Drawn:
 
 
 def written(uow: UnitOfWork, thing: Thing) -> Snapshot | None:
-    """Returns the recorded snapshot of a thing; None if an earlier version of the service left it to be recorded."""
+    """Returns the recorded snapshot of an object; None if none is recorded yet."""
     if isinstance(thing, Nothing):
         return Snapshot(thing, NOTHING, {}, {}, thing.at)
     kind, subject = subject_of(thing)
@@ -93,7 +93,7 @@ def keep_all(uow: UnitOfWork, drawn: Sequence[Drawn]) -> None:
 
 
 def add(uow: UnitOfWork, one: Drawn) -> None:
-    """Records a snapshot of a version that no purge can begin to remove before this transaction ends."""
+    """Records a snapshot. The caller ensures that no purge of its version can begin before this transaction ends."""
     name, files = commits.name_of([(path, tag) for path, _, tag in one.files]), [list(line) for line in one.files]
     uow.session.add(
         Commit(
@@ -148,7 +148,7 @@ def of_version(version: PatchVersion, front: FrontMatter) -> Drawn:
 def of_port(
     port: Port, contents: PortContents, base: Sequence[SnapshotLine], base_front: FrontMatter, patch_front: FrontMatter
 ) -> list[Drawn]:
-    """Draws the snapshots of a ready port: the adapter, rewritten for the release, and the merged model.
+    """Builds the snapshots of a ready port: the adapter, rewritten for the release, and the merged model.
 
     Args:
         port: with the canonical recipe.
@@ -156,7 +156,7 @@ def of_port(
         base, base_front: files of the release, and the front matter of its README.md.
         patch_front: the front matter of the version's.
     """
-    # As it would be, had the patch been trained on this release: engines load the base that it names.
+    # As if the patch had been trained on this release, because engines load the base that the configuration names.
     own = {"base_model_name_or_path": f"base/{port.release.family.name}", "revision": port.release.name}
     texts = {CONFIG_FILE: json.dumps({**contents.config, **own}, indent=2, ensure_ascii=False) + "\n"}
     return [_of_adapter(port.version, port, texts, patch_front), _of_merged(port, contents, base, base_front, patch_front)]

@@ -25,7 +25,7 @@ def is_kept(tools: Tools, file: dict[str, Any]) -> bool:
 
 
 def is_hashed(file: dict[str, Any]) -> bool:
-    """Whether a push staged the bytes of a file and hashed them meanwhile, under a name that nobody else can write to."""
+    """Returns whether a file was hashed while a push staged it, under a name that no other request can write to."""
     return bool(file.get(KEPT) and file.get(STAGED))
 
 

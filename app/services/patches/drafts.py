@@ -32,7 +32,7 @@ class AnnouncedFile:
     """A file that a client is about to upload; size in bytes, sha256 in hex.
 
     Attributes:
-        staged: the upload in which its bytes lie already, where they were pushed before anything was announced.
+        staged: the upload that already holds its bytes, if they were pushed before.
         kept: the bytes are the owner's, and were hashed here: whether they are still staged or in the store is all the same.
     """
 
@@ -50,7 +50,7 @@ class AnnouncedFile:
 
 @dataclass(frozen=True)
 class VersionFacts:
-    """What its verification found out about a version: a summary, which is shown, and the front matter of its README.md."""
+    """The results of verifying a version: a summary for display, and the front matter of its README.md."""
 
     summary: Mapping[str, Any]
     front: FrontMatter = field(default_factory=dict)
@@ -88,7 +88,7 @@ def draft(
         return existing, False
     total = sum(f.size for f in chosen)
     account.charge(drafts=1, versions=1, bytes=total)
-    uow.hold_gc()  # from the draft on, so that what is uploaded again is not swept as nobody's before it is published
+    uow.hold_gc()  # for the draft already, so that bytes that are uploaded again are not removed before publication
     before = draft_files.sent_before(uow, patch.id)
     # Not what a push staged: its mark says in addition that the staged bytes were hashed here.
     files = draft_files.mark([f.row() for f in chosen], [f.path for f in chosen if f.sha256 in before and not f.staged])

@@ -31,10 +31,10 @@ MAX_AT_ONCE = 500
 
 
 class ImportKind(RowKind[Import, ImportOrder, ImportResult]):
-    """Brings a patch from an upstream, and publishes it by the same steps as any upload."""
+    """Downloads a patch from an upstream and publishes it by the same steps as an upload."""
 
     name, noun, model = Import.JOB, "import", Import
-    # It checks the values that it brings.
+    # The job checks the values of the tensors that it downloads.
     task, result, preload = "app.jobs.tasks.import_patch", ImportResult, ("app.core.tensor.arithmetic",)
     failed, retention = "refused", "imports"
 
@@ -202,7 +202,7 @@ def _publish(uow: UnitOfWork, row: Import, result: ImportResult) -> str:
     for file in files:
         if uow.tools.blobs.size(file.sha256) != file.size:
             raise DomainError("blob.missing", digest=file.sha256)
-    # They were hashed by the job, out of what this owner's upstream sent: see `app.jobs.tasks.download`.
+    # The job hashed them while it downloaded them for this owner, see `app.jobs.tasks.download`.
     announced = [AnnouncedFile(file.path, file.size, file.sha256, kept=True) for file in files]
     version, is_new = drafts.draft(uow, principal, row.owner, row.name, trained_on, announced)
     if is_new:

@@ -8,7 +8,7 @@ from app.domain.upstreams import Hub
 
 @dataclass(frozen=True)
 class BytesQuota:
-    """How many bytes an owner has, and may have."""
+    """The bytes that an owner uses, and the quota."""
 
     owner: str
     used: int
@@ -17,12 +17,12 @@ class BytesQuota:
 
 @dataclass(frozen=True)
 class ImportOrder:
-    """Bring a patch from an upstream. Holds the upstream's token.
+    """Download a patch from an upstream. Contains the upstream's token.
 
     Attributes:
         known: commits of the repository that the owner has already.
-        upload: the name under which the store stages what arrives.
-        max_bytes, max_files: of a patch.
+        upload: the name under which the store stages the downloads.
+        max_bytes, max_files: the limits of a patch.
     """
 
     hub: Hub
@@ -47,11 +47,11 @@ class ImportedFile:
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What was brought; no files where the owner has the commit already.
+    """The downloaded files; none if the owner already has the commit.
 
     Attributes:
         dropped: paths of files that are no part of a patch.
-        base_model, base_revision: what the patch's configuration says of its base.
+        base_model, base_revision: the base that the patch's configuration names.
     """
 
     commit: str

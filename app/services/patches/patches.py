@@ -25,17 +25,17 @@ def create(
     trained_on: str | None = None,
     announced: bool = False,
 ) -> tuple[Patch, bool]:
-    """Creates a patch; the same name in the same family again returns what is there.
+    """Creates a patch; idempotent: an existing patch with this name in the same family is returned.
 
     Args:
         uow: the transaction.
-        principal: who asks.
+        principal: the caller.
         owner: of the patch.
         name: of the patch.
-        family_name: what it is a patch of.
+        family_name: the family of the patch.
         description: for people.
-        trained_on: the release that a push was trained on which does not tell.
-        announced: whether it counts for the owner already (`app.services.hubview.pushes`).
+        trained_on: the default for pushes that do not name the release that they were trained on.
+        announced: whether it already counts against the owner's quota (`app.services.hubview.pushes`).
 
     Returns:
         The patch, and whether it is new.

@@ -96,12 +96,12 @@ def refuse(uow: UnitOfWork, principal: Principal, upload: str, verified: Sequenc
 
 
 def facts_of(tools: Tools, version: PatchVersion, read_values: bool = True) -> VersionFacts:
-    """Checks the whole patch against the release that it names as its base; returns what was found out about it.
+    """Checks the whole patch against the release that it names as its base; returns the facts about it.
 
     Args:
         tools: the store and the library.
         version: a draft whose bytes are in the store.
-        read_values: False for a job, which has already read all values. It then needs no place, because few jobs run at once.
+        read_values: False for a job, which has already read all values. It then needs no slot, because few jobs run at once.
 
     Raises:
         DomainError: server.busy.

@@ -113,7 +113,7 @@ def list_page(uow: UnitOfWork, principal: Principal, port_id: str, after: str | 
 
 
 def _readable(uow: UnitOfWork, principal: Principal, port_id: str) -> Port:
-    """Returns a port whose merged model the principal may have written; its version is not purged until this transaction ends."""
+    """Returns a port that the principal may materialise; its version cannot be purged until this transaction ends."""
     uow.lock(ports.get(uow, principal, port_id), shared=True)
     port = ports.readable(uow, principal, port_id)
     principal.require_publish(port.owner)
@@ -121,7 +121,7 @@ def _readable(uow: UnitOfWork, principal: Principal, port_id: str) -> Port:
 
 
 def _allowed(uow: UnitOfWork, target: str) -> S3Uri:
-    """Returns a place that may be written to: asked again for every attempt, because the list may have changed."""
+    """Returns a location that may be written to. Called for every attempt, because the allowed locations may have changed."""
     place = S3Uri.parse(target)
     place.require_below(uow.tools.allowed_s3)
     return place

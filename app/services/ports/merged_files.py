@@ -34,7 +34,7 @@ class MergedFile:
 
 
 def contents_of(artifacts: OpenArtifacts, release: Release, version: PatchVersion, recipe: Recipe) -> PortContents | None:
-    """Returns what the bytes tell of a port with the canonical recipe; None for other recipes, which Hub clients do not see.
+    """Returns facts about a port that are read from its files; None unless its recipe is canonical (visible to Hub clients).
 
     Raises:
         CoreError: release and version do not fit each other, or their bytes have changed.

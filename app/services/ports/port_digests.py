@@ -16,7 +16,7 @@ from app.services.unit_of_work import UnitOfWork
 
 
 class PortDigest(JobKind[Port, MergeOrder, DigestResult]):
-    """Computes the digests and the exact merge fidelity of a ready port. A failure is no state of the port: its job says it."""
+    """Computes the digests and the exact merge fidelity of a ready port. Only the job records a failure, not the port."""
 
     name, noun, task, result = "digest", "digest", "app.jobs.tasks.digest", DigestResult
     preload = ("app.core.tensor.arithmetic",)

@@ -49,7 +49,7 @@ class PortRequest:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found out about a wish; `lineage` is set if it was sampled just now, `contents` by `with_contents`."""
+    """The result of assessing a request; `lineage` is set if it was sampled just now, `contents` by `with_contents`."""
 
     version: PatchVersion
     release: Release

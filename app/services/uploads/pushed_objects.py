@@ -114,7 +114,7 @@ def begin(
 def add(
     uow: UnitOfWork, repository: Repository, sha256: str, size: int, staged: str | None = None, kind: str = FILE
 ) -> PushedObject:
-    """Records bytes that are being uploaded or will be; they count for the owner from now on."""
+    """Records bytes of a current or future upload; they count against the owner's quota from now on."""
     row = PushedObject(
         id=new_id("obj"), created_at=clock(uow.session), owner=owner_of(repository), repository=repository.full_name, kind=kind,
         digest=sha256, size=size, charged=size, session=None, staged=staged, multipart=None,
@@ -139,7 +139,7 @@ def staged(blobs: BlobStore, contents: Mapping[str, bytes]) -> Iterator[list[Sta
 
 
 def keep(uow: UnitOfWork, principal: Principal, repository: Repository, files: Sequence[StagedFile]) -> None:
-    """Records files that were staged and hashed here; idempotent: files that the repository has already are discarded.
+    """Records files that this service staged and hashed. Idempotent: files that the repository already has are discarded.
 
     Raises:
         DomainError: quota.exceeded, and the errors of `require_push`.
@@ -202,7 +202,7 @@ def named(uow: UnitOfWork, repository: Repository, sha256: str, size: int | None
 
 
 def sent(uow: UnitOfWork, repository: Repository, path: str, sha256: str, size: int | None) -> dict[str, Any] | None:
-    """Returns the file of a push that a commit adds under a path; None if it was not sent to the same repository."""
+    """Returns the uploaded file that a commit adds under a path; None if it was not uploaded to the same repository."""
     row = named(uow, repository, sha256, size)
     return {"path": path, "size": row.size, "sha256": row.digest, "object": row.id} if row else None
 

@@ -69,9 +69,9 @@ def keep_block(
 def rebuild(
     units: UnitsOfWork, principal: Principal, repository: Repository, session: str, files: Sequence[ShardFile], largest: int
 ) -> None:
-    """Puts the files of a shard together, stages each, and takes it when its sha256 is the one that the shard says.
+    """Reconstructs the files of a shard, stages each, and records it if its sha256 matches the shard.
 
-    In bounded memory: a few megabytes, and the headers of some blocks. Nothing is unpacked before its size is known to fit.
+    Memory is bounded: a few megabytes, and the headers of some blocks. Nothing is unpacked before its size has been checked.
 
     Args:
         registry: the registry.
