@@ -76,12 +76,14 @@ class PatchVersion(Identified, Versioned, Base):
         ),
         CheckConstraint(
             "state NOT IN ('published', 'yanked') OR number IS NOT NULL AND published_digest IS NOT NULL"
-            " AND published_digest = digest AND published_at IS NOT NULL AND facts IS NOT NULL",
+            " AND published_digest = digest AND published_at IS NOT NULL AND facts IS NOT NULL"
+            " AND CAST(facts AS TEXT) <> 'null'",  # None is JSON's null
             name="published",
         ),
         CheckConstraint(
             "state <> 'purged' OR purged_at IS NOT NULL AND (number IS NULL"
-            " OR erasure IS NOT NULL AND published_digest IS NOT NULL AND published_digest = digest)",
+            " OR erasure IS NOT NULL AND CAST(erasure AS TEXT) <> 'null'"
+            " AND published_digest IS NOT NULL AND published_digest = digest)",
             name="purged",
         ),
         # Targets of composite foreign keys: an alias and its version have the same patch, a port and its version the same owner.

@@ -32,13 +32,15 @@ CHECKS = [
     Check(
         "patch_versions", "ck_patch_versions_published",
         "state NOT IN ('published', 'yanked') OR number IS NOT NULL AND published_digest IS NOT NULL"
-        " AND published_digest = digest AND published_at IS NOT NULL AND facts IS NOT NULL",
+        " AND published_digest = digest AND published_at IS NOT NULL AND facts IS NOT NULL"
+        " AND CAST(facts AS TEXT) <> 'null'",
         "a published version has a number, its own digest, a moment of publication and facts",
     ),
     Check(
         "patch_versions", "ck_patch_versions_purged",
         "state <> 'purged' OR purged_at IS NOT NULL AND (number IS NULL"
-        " OR erasure IS NOT NULL AND published_digest IS NOT NULL AND published_digest = digest)",
+        " OR erasure IS NOT NULL AND CAST(erasure AS TEXT) <> 'null'"
+        " AND published_digest IS NOT NULL AND published_digest = digest)",
         "a purged version has the moment, what became of its bytes, and its digest",
     ),
     Check("ports", "ck_ports_ready", "state <> 'ready' OR ready_at IS NOT NULL", "a ready port has the moment it became so"),

@@ -29,6 +29,7 @@ PENDING, DONE = "pending", "done"
 # is away (`app.jobs.engine.PATIENCE`): its place is looked at until then.
 SETTLE = dt.timedelta(minutes=15)
 SHOWN = 5
+STILL_THERE = "They are there still: somebody may be sending the same bytes, or copying a release that has them."
 
 Report = dict[str, Any]
 
@@ -205,7 +206,7 @@ def _asked(tools: Tools, file: dict[str, Any], kept: dict[str, str], problem: st
         return {**report, "removed": True}
     if digest in kept:
         return {**report, "kept_for": kept[digest]}
-    return {**report, "problem": problem or "They are there still; they may have come with a release that is being copied."}
+    return {**report, "problem": problem or STILL_THERE}
 
 
 def _told(error: DomainError) -> str:
@@ -218,9 +219,13 @@ def _digests(row: PatchVersion) -> list[str]:
 
 
 def _kept_for(uow: UnitOfWork, row: PatchVersion) -> dict[str, str]:
-    """Returns which other rows keep bytes of a version, by digest; rows of other owners are not named."""
+    """Returns which other rows keep bytes of a version, by digest; rows of other owners are not named.
+
+    Files that are being pushed or downloaded do not count. They are published or removed within days, and until then nobody has
+    checked that they have these bytes; the erasure stays pending.
+    """
     reasons = dict[str, set[str]]()
-    for noun in NOUNS:
+    for noun in (noun for noun in NOUNS if noun.is_stored or noun.model is PatchVersion):
         for digest, holder in blob_refs.holders(uow.session, noun, _digests(row)):
             others = f"a {noun.name}" if noun.owner(holder) == INSTALLATION else f"a {noun.name} of another owner"
             reasons.setdefault(digest, set()).add(noun.title(holder) if noun.owner(holder) == row.owner else others)

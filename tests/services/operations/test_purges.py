@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 
+from app.db.base import now
+from app.db.pushes import PushedObject
+from app.domain.ids import new_id
 from app.domain.principal import ROLES
 from app.jobs import child
 from app.jobs.tasks.context import StartReport
 from app.services.operations import erasure
 from app.services.operations.maintenance import Maintenance
+from app.services.uploads import pushed_objects
 from tests.support.purge_sites import WHY, PurgeSite, place
 from tests.support.registry import refused, unique
 from tests.support.uploads import append, with_card
@@ -137,6 +141,27 @@ def test_a_draft_of_the_same_files(place: PurgeSite) -> None:
     assert all(blob["removed"] for blob in report["blobs"])
     refused(admin.post(f"/uploads/{draft['id']}/publish"), 410, "version.purged")
     assert draft["id"] not in dict(place.service.runtime.tools.blobs.uploads())
+
+
+def test_bytes_that_another_owner_is_sending_keep_the_erasure_pending(place: PurgeSite) -> None:
+    """Nobody has checked that it has these bytes, and it may never become a version: the erasure waits until it is gone."""
+    patch, runtime, ident = place.published(), place.service.runtime, new_id("obj")
+    digest = place.operator.get(f"/patches/{patch}/versions/1").json()["files"][0]["sha256"]
+    with runtime.write() as uow:
+        uow.add(
+            PushedObject(
+                id=ident, created_at=now(), owner="rival", repository="rival/tone", kind="file", digest=digest, size=1, charged=1,
+                session=None, staged="put-purge", multipart="direct",
+            )
+        )  # fmt: skip
+    report = place.purge(patch)["erasure"]
+    assert report["state"] == "pending"
+    assert [blob["digest"] for blob in report["blobs"] if not blob["removed"]] == [digest]
+    with runtime.write() as uow:
+        pushed_objects.forget(uow, [ident])
+    Maintenance(runtime.read, runtime.write, runtime).run_due()
+    assert not place.is_there(digest)
+    assert place.operator.get(f"/patches/{patch}/versions/1/erasure").json()["state"] == "done"
 
 
 def test_a_copy_that_cannot_be_reached(place: PurgeSite, monkeypatch: pytest.MonkeyPatch) -> None:
