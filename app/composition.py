@@ -1,4 +1,4 @@
-"""What is registered with the lower areas by the areas above them; a new kind of job is one entry here."""
+"""What upper areas register with lower ones: kinds of jobs and handlers of events. A new kind of job is one entry here."""
 
 from app.domain.events.families import ReleaseReady
 from app.domain.events.patches import VersionPublished
@@ -13,7 +13,7 @@ from app.services.unit_of_work import Handlers
 
 JOB_KINDS: Kinds = {kind.name: kind for kind in (INGESTION, PORT_DIGEST, MATERIALISATION, IMPORT)}
 
-# What happens in the same transaction as an event.
+# Handlers that run in the transaction of an event.
 HANDLERS: Handlers = {
     ReleaseReady: (hub_commits.record_release,),
     VersionPublished: (hub_commits.record_version,),

@@ -34,8 +34,8 @@ Register a **release**, publish a **patch**, make a **port**, read the **merged 
 
 
 class Replica(Runtime):
-    """One of several processes that answer for one service. The process that started them has the data directory's lock,
-    runs maintenance and jobs and made the first token; a replica only answers requests.
+    """One of several processes of one service. The parent process holds the lock of the data directory, runs maintenance and
+    jobs, and created the first token; a replica only answers requests.
     """
 
     _is_open = False

@@ -52,11 +52,11 @@ from app.single_flight import SingleFlight
 
 
 class Runtime:
-    """What the surfaces run on. `start` before the first request, `stop` after the last.
+    """The runtime of the HTTP surfaces. Call `start` before the first request and `stop` after the last.
 
     Args:
-        settings: what the installation chose.
-        merges: False where this process reads no merged models and so need not import torch.
+        settings: the settings of the installation.
+        merges: False if this process reads no merged models, so that torch need not be imported.
 
     Attributes:
         pool: computes pieces of merged files, one thread a core.
@@ -64,12 +64,12 @@ class Runtime:
         readiness: whether the components that this process depends on answer.
         draining: set when the process begins to stop, before its listener closes.
         identities: verifies identity tokens of the trusted issuers.
-        job_kinds: the kinds of jobs that are known here.
+        job_kinds: the registered kinds of jobs.
         rates: the rate limits of requests; set from the start on.
         worker_ttl: seconds without a heartbeat after which a worker counts as dead.
         keys: compares the secret keys of the installation's processes; None on SQLite, where there is only one process.
-        handed_over: reads on workers for clients that must not be sent there.
-        admin_token: the first admin token, where this start made it; to be shown once.
+        handed_over: reads files on workers for clients that are not redirected there.
+        admin_token: the first admin token, if this start created it; to be shown once.
     """
 
     rates: RateLimiter

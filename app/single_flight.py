@@ -14,7 +14,7 @@ Value = TypeVar("Value")
 
 
 class OverdueError(Exception):
-    """A value was not there within the time that its caller waits."""
+    """A value was not available within the caller's time limit."""
 
 
 def run_here(work: Callable[[], None]) -> None:
@@ -29,9 +29,9 @@ class SingleFlight(Generic[Key, Value]):
 
     Args:
         size: how many values are remembered; those being computed are not limited.
-        seconds: for how long a value is reused, counted from the start of its computation; for ever by default.
+        seconds: how long a value is reused, counted from the start of its computation; forever by default.
         start: runs the computation: in the caller's thread, or in another one (`in_thread`) if it may hang.
-        clock: seconds that only grow.
+        clock: returns monotonic time in seconds.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class SingleFlight(Generic[Key, Value]):
             limit: how long to wait for it, in seconds.
 
         Raises:
-            OverdueError: it was not there in time.
+            OverdueError: it was not available in time.
             Exception: the error of `make`.
         """
         future = self.future(key, make)
@@ -58,7 +58,7 @@ class SingleFlight(Generic[Key, Value]):
         return future.result()
 
     def future(self, key: Key, make: Callable[[], Value]) -> Future[Value]:
-        """Returns the future of a key's value; starts the computation like `get`. Whoever waits for it cannot cancel it."""
+        """Returns the future of a key's value; starts the computation like `get`. Callers cannot cancel it."""
         with self._lock:
             future, began = self._held.get(key, (None, 0.0))
             if future is not None and (not future.done() or self._clock() - began < self._seconds):

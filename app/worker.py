@@ -60,10 +60,10 @@ class Role:
 
 
 class WorkerRuntime(Runtime):
-    """What a worker runs on: the service's database and bytes, and an engine of its own; no first token, no maintenance.
+    """The runtime of a worker: the service's database and blob store, and its own job engine; no first token, no maintenance.
 
     Attributes:
-        worker_info: what it says of itself, from the start on.
+        worker_info: what its heartbeats contain; set from the start on.
     """
 
     worker_info: WorkerInfo

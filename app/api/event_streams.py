@@ -79,7 +79,7 @@ class EventStream(StreamingResponse):
         """Returns the next page. If the database does not answer, waits for a while and returns an empty list."""
         try:
             found = await to_thread.run_sync(self._feed.catch_up, self._subscription, limiter=self._limiter)
-        except DomainError:  # `app.db.errors` has logged a line about it
+        except DomainError:  # already logged by `app.db.errors`
             await self._is_woken(self._pause)
             self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
             return []

@@ -25,7 +25,7 @@ log = logging.getLogger("portllm.drain")
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn's server, which announces the stop before it closes its listener.
+    """A uvicorn server that announces its stop before it closes its listener.
 
     Args:
         config: uvicorn's configuration; `timeout_graceful_shutdown` is the time that requests in progress get to finish.

@@ -21,7 +21,7 @@ def gc(
     grace: Annotated[str, typer.Option(help="How old bytes must be: 30m, 1h, 2d; at least a minute.")] = "1h",
     as_json: Json = False,
 ) -> None:
-    """Remove bytes that nothing references, also while the service runs. What a draft will need stays, however old.
+    """Remove bytes that nothing references, also while the service runs. Bytes of open drafts are kept regardless of their age.
 
     A running service does the same every hour.
     """

@@ -69,7 +69,7 @@ def _serve_here(settings: Any, host: str, port: int) -> None:
 
 
 def _serve_in_processes(settings: Any, host: str, port: int, processes: int) -> None:
-    """This process locks the data directory and runs maintenance and the jobs of a service; replicas answer requests."""
+    """Runs maintenance and jobs in this process, which locks the data directory; replicas answer requests."""
     from app.cli.replicas import run_replicas  # noqa: PLC0415
     from app.runtime import Runtime  # noqa: PLC0415
     from app.services.background import in_thread  # noqa: PLC0415

@@ -1,5 +1,5 @@
 """HTTP clients: requests that this service sends to workers, issuers and other hubs.
 
-May import: domain and core; httpx, PyJWT. Promises: bounded memory, a timeout for everything, only errors of our catalogue;
-addresses that a user or operator entered are requested through `guarded`.
+May import: domain and core; httpx, PyJWT. Promises: memory is bounded; every request has a timeout; all errors are from the
+catalogue; URLs that a user or operator entered are only requested through `guarded`.
 """

@@ -1,4 +1,4 @@
-"""Who makes a request: authentication by token, rate limits, and units of work on the caller's behalf."""
+"""Authentication by token, rate limits, and units of work on the caller's behalf."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,7 +37,7 @@ class Access:
     The token is looked up once, in the transaction of the first read; `BodyRoute` has it looked up before it reads a body.
 
     Attributes:
-        registry: opens further units of work and holds the tools.
+        registry: opens further units of work, and has the tools.
     """
 
     def __init__(self, request: Request, secret: str) -> None:
@@ -58,19 +58,19 @@ class Access:
     @contextmanager
     def write(self) -> Iterator[tuple[UnitOfWork, Principal]]:
         """Opens a unit of work that may write, and commits it at the end; yields it with the caller. Raises like `read`."""
-        principal = self.authenticate()  # in a transaction of its own: without a valid token nobody takes the write lock
+        principal = self.authenticate()  # in a separate transaction: an invalid token must not take the write lock
         with self.registry.write() as uow:
             yield uow, principal
 
     def authenticate(self) -> Principal:
-        """Returns the caller. Queries the database if nothing did so for this request before. Raises like `read`."""
+        """Returns the caller. Queries the database on the first call for a request. Raises like `read`."""
         if self._principal is None:
             with self.read():
                 pass
         return cast(Principal, self._principal)
 
     def say(self, **headers: str) -> None:
-        """Sets headers that a refusal of this request carries too, on surfaces that support it."""
+        """Sets response headers that error responses to this request also get, on surfaces that support this."""
         self._request.state.said = getattr(self._request.state, "said", {}) | headers
 
     def _look_up(self, uow: UnitOfWork) -> Principal:
@@ -82,7 +82,7 @@ class Access:
 
 
 async def get_access(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]) -> Access:
-    """Returns the access of a request, the same each time; refuses a request without a token."""
+    """Returns the `Access` of a request, the same object each time; refuses a request without a token."""
     known: Access | None = getattr(request.state, "access", None)
     if known is None:
         if credentials is None:
@@ -103,7 +103,7 @@ def origin_of(request: Request) -> tuple[str | None, str]:
 
 @contextmanager
 def refusals_counted(request: Request, registry: Registry) -> Iterator[None]:
-    """If the block refuses a token, counts that for the client's address: whoever guesses tokens is slowed down.
+    """Counts refused tokens in the block for the client's address, to slow down the guessing of tokens.
 
     Raises:
         DomainError: rate.limited in place of the refusal, if there were too many.

@@ -56,7 +56,7 @@ def is_open(route: Any, rules: Rules, prefix: str = "") -> bool:
 
 
 def require_guards(routes: Iterable[Any], rules: Rules, prefix: str = "") -> None:
-    """Refuses to build an application with a route that authenticates nobody, unless its rule says that it is open.
+    """Refuses to build an application with an unauthenticated route, unless its rule declares it open.
 
     Raises:
         RuntimeError: names the route.

@@ -38,7 +38,7 @@ async def wait_for_slot(refusal: NoSlotError, seconds: float) -> ReadSlot:
 
 
 def give_back(slot: ReadSlot) -> None:
-    """Releases a slot in a thread, because this may grant it to a waiting read and close the buffers of an idle one."""
+    """Releases a slot in a thread, because this may call waiting reads and drop the buffers of idle ones."""
     asyncio.get_running_loop().run_in_executor(None, slot.release)
 
 

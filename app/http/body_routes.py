@@ -107,7 +107,7 @@ class BodyLimits:
 class BodyRoute(APIRoute):
     """A route that authenticates its caller before it reads the body, and limits the size of the body.
 
-    A synchronous endpoint runs in one thread hop: FastAPI would use a second one to validate the answer.
+    A synchronous endpoint uses one worker thread; FastAPI would use a second one to validate the response.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
@@ -127,7 +127,7 @@ class BodyRoute(APIRoute):
             try:
                 return await handle(request)
             except RequestValidationError:
-                await _authenticate(request, guards)  # only an authenticated caller is told what is wrong with the request
+                await _authenticate(request, guards)  # details of an invalid request are only for authenticated callers
                 raise
 
         if READING.issuperset(self.methods or ()) or isinstance(policy, Ignored):
@@ -182,7 +182,7 @@ def require_body_routes(routes: Iterable[Any]) -> None:
 
 
 async def _authenticate(request: Request, guards: set[Any]) -> None:
-    """Authenticates the caller of a request as the dependencies of its route do; each looks a caller up only once a request.
+    """Authenticates the caller of a request as the dependencies of its route do; each looks up the caller only once per request.
 
     Raises:
         DomainError: the errors of those dependencies.

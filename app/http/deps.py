@@ -111,7 +111,7 @@ class Once:
         self._request = hashlib.sha256(text.encode()).hexdigest()
 
     def repeat(self) -> JSONResponse | None:
-        """Returns the answer that was given before, if any; for creations with costly preparations."""
+        """Returns the recorded response, if any; for creations with expensive preparations."""
         if self._key is None:
             return None
         with self._access.read() as (uow, principal):

@@ -18,7 +18,7 @@ from app.services.ports.merged_files import MergedFile, MergedModel
 from app.services.read_slots import ReadSlot
 from app.services.registry import Registry
 
-# A redirect to a worker, or a read on it that passes through this process.
+# How a worker serves a read: by redirect, or through this process.
 Delegate = Literal["redirect", "pass_through"]
 CACHING = {"Cache-Control": "private, no-transform"}
 
@@ -36,7 +36,7 @@ def respond_merged(
         path: the path of the file.
         principal: the caller.
         slot: a slot that the request already waited for.
-        delegate: how bytes that must be computed are taken from a worker, if one is live; None: they are computed here.
+        delegate: gets computed bytes from a worker, if one is live; None: they are computed here.
 
     Raises:
         CoreError: release and version do not fit each other, or their bytes have changed; output.unknown_file.

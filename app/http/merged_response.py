@@ -83,7 +83,7 @@ def respond(
         conditions: its headers.
         target: the file.
         content: called if bytes are requested; returns their content, or another answer instead.
-        reader: the caller and the family; when this permission is withdrawn, the answer is aborted.
+        reader: the caller and the family; if this permission is withdrawn, the response is aborted.
         slot: a slot that the request already waited for.
 
     Raises:

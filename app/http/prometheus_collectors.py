@@ -26,9 +26,9 @@ log = logging.getLogger("portllm.figures")
 
 
 class State(Collector):
-    """Parts that answer, jobs, workers, ports, releases, versions, bytes, events, disks, errors of the store.
+    """Metrics of readiness, jobs, workers, ports, releases, versions, bytes, events, disks and errors of the store.
 
-    What a database that is away would say is left out; `portllm_up` says that it is.
+    Metrics from the database are omitted while it is unreachable; `portllm_up` then reports this.
 
     Args:
         get_registry: returns the registry whose state is collected.
@@ -79,7 +79,7 @@ class State(Collector):
 
 
 def value_in_time(flight: SingleFlight[None, Value], ask: Callable[[], Value], limit: float = LIMIT_SECONDS) -> Value | None:
-    """Returns the value of a look-up that may hang or fail; None if there is none within the limit, in seconds."""
+    """Returns the value of a look-up that may hang or fail; None if it fails or exceeds the limit, in seconds."""
     try:
         return flight.get(None, ask, limit)
     except OverdueError:

@@ -33,9 +33,9 @@ class OpenSnapshot:
 
 
 def open_repository(access: Access, owner: str, name: str, revision: str) -> OpenSnapshot:
-    """A repository at a revision, for whoever asks.
+    """Opens a repository at a revision for the caller.
 
-    From then on refusals name the commit too (X-Repo-Commit): clients remember that a file is not in it.
+    From then on, error responses contain the commit (X-Repo-Commit): clients cache that it does not have a file.
 
     Raises:
         DomainError: the errors of `repositories.find`; hub.repository.

@@ -1,4 +1,4 @@
-"""A job's process: reads its order from stdin, prints JSON lines, ends when stdin closes. The order is one line:
+"""The child process of a job: reads its order from stdin, prints JSON lines, exits when stdin closes. The order is one line:
 
     {"task": the module whose `run(order, context)` does the job, "order": as `app.jobs.codec` encodes it,
      "device": name for torch, "s3": options}
@@ -9,10 +9,10 @@ It answers with:
                   "tensors_done": count or null, "tensors_total": count or null}}         at most once a second
     {"result": {...}}  or  {"error": {"code", "title", "detail", "remedy"}}  or  {"busy": the same}      the last line
 
-"busy" is an error that can pass (a store that does not answer): the same order may succeed later.
+"busy" is a temporary error (for example, the store does not respond): the same order may succeed later.
 
-It has no database URL and no tokens. stdin stays open as long as the parent lives, so its end means that nobody waits
-for the result; parent-death signals alone are tied to the thread that spawned the process.
+It has no database URL and no tokens. stdin stays open as long as the parent lives, so end of file means that the
+result is no longer needed. A parent-death signal would not suffice: it is tied to the thread that spawned the process.
 """
 
 import errno

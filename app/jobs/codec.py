@@ -21,7 +21,7 @@ class CodecError(ValueError):
 
 
 def encode(value: Any) -> Any:
-    """Returns a dataclass, with everything in it, as plain JSON values."""
+    """Returns a dataclass and all values in it as plain JSON values."""
     if is_dataclass(value) and not isinstance(value, type):
         return {TYPE: type(value).__name__, **{field.name: encode(getattr(value, field.name)) for field in fields(value)}}
     if isinstance(value, Mapping):
@@ -109,7 +109,7 @@ def _hints(of: Any) -> dict[str, Any]:
 
 
 def _instance(expected: Any, data: Any, where: str) -> Any:
-    # In JSON, true is no number; a whole number is a float too.
+    # In JSON, true is not a number, and an integer is also a valid float.
     allowed = (int, float) if expected is float else expected
     if not isinstance(data, allowed) or (isinstance(data, bool) and expected is not bool):
         raise CodecError(f"{where} is a {type(data).__name__}, not a {expected.__name__}")

@@ -32,25 +32,25 @@ EXECUTOR = "local"
 # the other DBOS internals that are used below.
 LISTENER = "(queue_thread)"
 STORED_QUEUE = _sys_db.queue_from_db_row
-# Starts of one job over its life. A job that breaks its own process is given up after `app.jobs.runner.ATTEMPTS`; this counts the
-# end of whole workers, in peace (a rolling restart) or not.
+# The maximum number of times that workers start one job. It limits restarts after workers ended, gracefully or not; a job that
+# crashes its own process is given up after `app.jobs.runner.ATTEMPTS`.
 RECOVERIES = 10
 
 log = logging.getLogger("portllm.jobs")
 
 
 class Engine:
-    """Runs jobs in this process's children; there is one at a time in a process, because DBOS is a singleton.
+    """Runs jobs in child processes. A process can have only one engine at a time, because DBOS is a singleton.
 
     Args:
         url: the database.
         kinds: the kinds of jobs by name.
         begin: opens a unit of work.
         read: opens a read-only unit of work.
-        concurrency: how many jobs at once.
+        concurrency: the maximum number of concurrent jobs.
         poll_seconds: how often it looks for jobs.
         class_name: the class whose jobs are run.
-        heartbeat: of a worker among others; None for a service that has its database to itself.
+        heartbeat: the heartbeat of a worker; None for a service that is the only process of its database.
         device: where jobs compute merged bytes, by its name for torch.
         connections: the maximum number of database connections of the job engine.
     """
@@ -126,7 +126,7 @@ class Engine:
     def _register(self) -> None:
         runner = self._runner
 
-        # Starts of the process are repeated by the runner; the step only makes the outcome durable, and can be cancelled.
+        # The runner retries the child process; the step only makes the outcome durable, and can be cancelled.
         @DBOS.step(name="run", preemptible=True)
         async def run(job: str, kind: str, held: Claim) -> dict[str, Any]:
             return await runner.attempt(job, kind, held)
@@ -155,5 +155,5 @@ def _is_cancel(error: BaseException) -> bool:
 
 
 def _is_over(error: Exception) -> bool:
-    """Whether the execution was ended here: the job was cancelled, another worker has it, or the engine stops."""
+    """Returns whether the execution here is over: the job was cancelled, another worker has it, or the engine is stopping."""
     return DBOS.workflow_id is None or _is_cancel(error) or type(error).__name__ == "DBOSWorkflowConflictIDError"

@@ -14,7 +14,7 @@ one line of JSON, and then becomes `app.jobs.child`.
 Why not the fork server of `multiprocessing` (tried with CPython 3.11, against tests/live/test_launch.py):
 - It is started with the environment and the session of its parent; neither can be chosen, except with a shell script as the
   executable of all of `multiprocessing`.
-- An `os.fork` that fails for lack of room ends it, and with it the exit status of every job that runs: each reads 255.
+- If `os.fork` fails for lack of memory, the server exits, and the exit status of every running job is lost: each reads 255.
 - `Process.start` waits for its answer without a timeout: a stopped server blocks the calling thread, which cannot be cancelled.
 - The list of modules to preload is fixed at its start, so every server would hold torch and boto3, needed or not; an import that
   fails with anything but ImportError ends it before its first job.
@@ -79,14 +79,14 @@ class ForkServer:
                 text, files, *_ = socket.recv_fds(self._line, LONGEST_ORDER, FILES)
                 if not text:
                     self._take_no_more()
-                elif len(files) < FILES:  # no room for so many open files; the parent sees them close
+                elif len(files) < FILES:  # too many open files; the parent sees the socket close
                     _close(files)
                 elif self._fork(json.loads(text)["modules"], files):
                     return True
         return False
 
     def _fork(self, modules: list[str], files: list[int]) -> bool:
-        """Returns True in the new process. If there is no room for one, closes the files, which tells the parent so."""
+        """Forks; returns True in the new process. If the fork fails, closes the files, which the parent sees."""
         if not _prepare(modules):
             # A module that failed is half imported, and would fail in every later process: leave those to another server.
             self._take_no_more()
@@ -107,7 +107,7 @@ class ForkServer:
         _close(streams)
         try:
             handle = os.pidfd_open(pid)
-        except OSError:  # a process that nobody can follow must not go on
+        except OSError:  # a process that cannot be supervised must not continue
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             status.close()
@@ -169,7 +169,7 @@ def _become(streams: list[int]) -> None:
 
 
 def _learn_environment() -> None:
-    """Takes the first line of stdin as the environment: the server never had what belongs to this job alone."""
+    """Reads the environment from the first line of stdin, because the server never has the secrets of a job."""
     environment = child.hear()
     os.environ.clear()
     os.environ.update(environment)

@@ -1,7 +1,7 @@
-"""The heartbeat of a worker, and the recovery of jobs whose worker has none any more.
+"""The heartbeat of a worker, and the recovery of jobs whose worker has stopped sending heartbeats.
 
-Open-source DBOS has no heartbeat: a dead worker's job is running for ever unless somebody calls recovery. All times are the
-database's, so that clocks that differ do no harm.
+Open-source DBOS has no heartbeat: the job of a dead worker stays running forever unless recovery is called. All times come from
+the database, so the clocks of machines may differ.
 """
 
 import importlib.metadata
@@ -27,13 +27,13 @@ log = logging.getLogger("portllm.worker")
 
 
 class WorkerHeartbeat:
-    """Sends heartbeats from a thread of its own, and gives the jobs of dead workers to others.
+    """Sends heartbeats from a thread of its own, and hands the jobs of dead workers to others.
 
     Args:
         begin: opens a unit of work.
-        worker_info: what the worker says of itself.
-        beat_seconds: how often it says so.
-        ttl_seconds: after how long without a word a worker is dead.
+        worker_info: the contents of the heartbeat.
+        beat_seconds: the interval between heartbeats.
+        ttl_seconds: seconds without a heartbeat after which a worker counts as dead.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class WorkerHeartbeat:
         return time.monotonic() - self._last <= self._ttl
 
     def announce(self) -> None:
-        """Sends the first heartbeat: before the first job, or others would take that job for a dead worker's."""
+        """Sends the first heartbeat. Call it before the first job, which others would otherwise take over as a dead worker's."""
         self._beat()
 
     def start(self) -> None:
-        """Starts the thread; DBOS runs by now."""
+        """Starts the thread; DBOS must be running."""
         self._thread.start()
 
     def stop(self) -> None:

@@ -59,7 +59,7 @@ class JobRunner:
         read: opens a read-only unit of work.
         executor: the engine's id of this process.
         device: where jobs compute merged bytes, by its name for torch.
-        keep_progress: stores progress for whoever looks at the job; raises if the job was lost.
+        keep_progress: stores progress for display; raises an error if the job was lost.
         run_child: does the work of an order in another process.
         first_pause: seconds before the second start of a job's process.
     """
@@ -112,7 +112,7 @@ class JobRunner:
             self._running.pop(job, None)
 
     async def attempt(self, job: str, kind: str, held: Claim) -> Outcome:
-        """Does the work of a job and records its outcome; starts its process again where that may help."""
+        """Does the work of a job and records its outcome; restarts its process after errors that can pass."""
         JOB_ID.set(job)
         for number in range(ATTEMPTS - 1):
             try:
@@ -152,7 +152,7 @@ class JobRunner:
         return {"result": "recorded"}
 
     def _reporter(self, kind: AnyKind, job: str) -> OnProgress:
-        """Returns what is awaited with every report of a job's process."""
+        """Returns the callback that is awaited with every progress report of a job's process."""
         told = time.monotonic()
 
         async def report(progress: dict[str, Any]) -> None:
@@ -209,7 +209,7 @@ def _decode(kind: AnyKind, result: Any) -> Any:
 def _can_pass(error: BaseException) -> bool:
     """Returns whether the same work may succeed later: a process that was killed, a store or database that did not answer.
 
-    A refusal stays one, however often it is asked for.
+    A refusal is permanent and is not retried.
     """
     if is_full(error):  # the caller waits for space itself; three retries would be over long before
         return False

@@ -51,7 +51,7 @@ async def run(task: str, preload: Sequence[str], order: Any, device: str, on_pro
 
     Args:
         task: the module that does it.
-        preload: what else the process should have imported when it starts.
+        preload: further modules to import before the process starts.
         order: a frozen dataclass, which `app.jobs.codec` encodes.
         device: where merged bytes are computed, by its name for torch.
         on_progress: awaited with every progress report; if it raises, the child is ended.
@@ -102,7 +102,7 @@ def _environment(names: Iterable[str]) -> dict[str, str]:
 
 
 def _needs(order: Any) -> tuple[list[str], list[str]]:
-    """Returns the environment variables that an order needs beside those of all orders, and what takes long to import for it."""
+    """Returns the additional environment variables that an order needs, and the modules for it that take long to import."""
     names, modules = list[str](), list[str]()
     if contains(order, OnS3):
         names += CHAIN

@@ -106,11 +106,11 @@ def _take(
 
 
 class _Reader:
-    """Reads the lines of a commit. Of the files in them, at most `HELD_BYTES` are held; the others are recorded as they come.
+    """Reads the lines of a commit. Keeps at most `HELD_BYTES` of inline files in memory; the others are recorded as they arrive.
 
     Attributes:
-        parent: the commit that the client has read, where it says one.
-        inline: the files that are held (sha256 -> bytes).
+        parent: the commit on which the client based its commit, if it names one.
+        inline: the files in memory (sha256 -> bytes).
     """
 
     def __init__(self, registry: Registry, principal: Principal, repository: Repository) -> None:

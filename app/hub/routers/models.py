@@ -129,7 +129,7 @@ def _shape(found: OpenSnapshot, blobs: bool, expand: Sequence[str] | None) -> di
 
 
 def _complete(access: Access, subjects: Sequence[Subject], named: dict[Subject, str]) -> dict[Subject, str]:
-    """Returns the commit ids of subjects, given those that are recorded; the others are recorded now, if they can be read.
+    """Returns the commit ids of subjects, given the recorded ones; records missing ones if their files can be read.
 
     Raises:
         DomainError: server.busy, if there are too many missing commits for one request; the next request continues.

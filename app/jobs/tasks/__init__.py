@@ -1,1 +1,1 @@
-"""What the child processes of jobs run, one module for each kind of job."""
+"""Tasks: the code that child processes of jobs run, one module for each kind of job."""

@@ -1,4 +1,4 @@
-"""What a task is given beside its order: the device to compute on, and how to report progress."""
+"""The context of a task, in addition to its order: the device to compute on, and the reporting of progress."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,14 +11,14 @@ class ReportProgress(Protocol):
 
 
 class StartReport(Protocol):
-    """Starts a report: the total in bytes, a word or two for what is done, and the number of tensors where they are counted."""
+    """Starts a progress report, given the total in bytes, a short label and, if tensors are counted, their number."""
 
     def __call__(self, total: int, note: str, tensors: int | None = None, /) -> ReportProgress: ...
 
 
 @dataclass(frozen=True)
 class TaskContext:
-    """The surroundings of a task.
+    """The context of a task.
 
     Attributes:
         start_report: starts a report of progress.

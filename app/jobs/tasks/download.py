@@ -37,8 +37,8 @@ Value = TypeVar("Value")
 
 
 class Pulled(NamedTuple):
-    """Files that are in the store now: the source to read them from, with the sizes of all that was listed, and sha256 by path of
-    what was fetched.
+    """Downloaded files: the source that reads them from the store, the sizes of all listed files, and the sha256 of the
+    downloaded files by path.
     """
 
     source: StoredFiles

@@ -1,4 +1,4 @@
-"""The task of an import: fetches a patch from an upstream, checks every value, and returns what its base is called."""
+"""The task of an import: downloads a patch from an upstream, checks all its values, and returns the name of its base."""
 
 from contextlib import closing
 
@@ -30,7 +30,7 @@ def run(order: ImportOrder, context: TaskContext) -> ImportResult:
     total = sum(kept.values())
     if total > order.max_bytes:
         raise DomainError("request.too_large", what="the patch", size=total, limit=order.max_bytes)
-    if (quota := order.quota) and quota.used + total > quota.limit:  # before anything large is fetched in vain
+    if (quota := order.quota) and quota.used + total > quota.limit:  # before anything large is downloaded
         raise DomainError("quota.exceeded", kind="bytes", what=KINDS["bytes"], asked=total, **vars(quota))
     puller = Puller(hub, repository, commit, store, order.upload, context.start_report(total, "Downloading"))
     digests = puller.keep_all(listed[path] for path in kept)

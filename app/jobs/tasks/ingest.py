@@ -26,7 +26,7 @@ Stat = tuple[int | str | None, ...]
 
 @dataclass(frozen=True)
 class _Listed:
-    """A release's files: where they are, their sizes in bytes, and what shows that they are still the same."""
+    """A release's files: their location, their sizes in bytes, and the identities by which changes are detected."""
 
     location: Location
     sizes: Mapping[str, int]
@@ -34,10 +34,10 @@ class _Listed:
 
 
 def run(order: IngestOrder, context: TaskContext) -> IngestResult:
-    """Digests a release; what an upstream has is pulled into the store first.
+    """Digests a release; downloads it into the store first if it is upstream.
 
     Raises:
-        CoreError: it is not a release that can be used.
+        CoreError: the files are not a usable release.
         DomainError: of an upstream, see `app.jobs.tasks.download.pull_release`.
     """
     source, expected = order.source, dict[str, str]()
@@ -63,7 +63,7 @@ def run(order: IngestOrder, context: TaskContext) -> IngestResult:
 
 
 def _list(source: RegisteredDirectory | S3Prefix | StoredFiles) -> _Listed:
-    """Lists a release's files, each as it is now."""
+    """Lists a release's files with their current identities."""
     if isinstance(source, StoredFiles):  # bytes in the store are named by their digest
         return _Listed(source.location, source.sizes, {})
     if isinstance(source, S3Prefix):
@@ -74,7 +74,7 @@ def _list(source: RegisteredDirectory | S3Prefix | StoredFiles) -> _Listed:
         return _Listed(S3Location(source.bucket, held), sizes, {p: (o.size, o.etag) for p, o in objects.items()})
     beneath = tuple(str(Path(root).resolve()) for root in source.roots)
     empty = DirectoryLocation(source.directory, {}, beneath)
-    # A link may lead to another allowed place (as in a hub cache), but nowhere else.
+    # A link may point to another allowed directory (as in a Hub cache), but nowhere else.
     stats = {path: _identify(empty, path) for path in list_files(Path(source.directory))}
     location = DirectoryLocation(source.directory, stats, beneath)
     return _Listed(location, {path: stat.size for path, stat in stats.items()}, {p: tuple(s) for p, s in stats.items()})
@@ -93,7 +93,7 @@ def _identify(location: DirectoryLocation, path: str) -> FileStat:
 def _check_unchanged(listed: _Listed, checkpoint: Checkpoint, manifest: Manifest, expected: Mapping[str, str]) -> None:
     """Raises `CheckpointError` (checkpoint.changed) if a file is no longer what it was when it was listed.
 
-    In S3 every read was of just the object that was listed.
+    In S3, every read already requires the listed object.
     """
     for path in checkpoint.files:
         location = listed.location

@@ -1,8 +1,8 @@
 """The task of a materialisation: writes a merged model to S3 in parts.
 
-Bytes that the patch does not touch are copied inside the store where the release lies there too; only the rest passes through
-this process, a few parts at a time. Objects become visible when all parts of all files are there; what a loader looks for
-first (index, configuration) comes last, so that a half-written model is no model.
+If the release is in the same store, bytes that the patch does not change are copied within the store; the others pass through
+this process, a few parts at a time. Objects become visible when all parts of all files have been written. The files that loaders
+read first (index, configuration) come last, so that an incomplete model cannot be loaded.
 """
 
 import threading
@@ -34,7 +34,7 @@ def run(order: MaterialiseOrder, context: TaskContext) -> MaterialiseResult:
     """Writes a whole merged model to S3.
 
     Raises:
-        CoreError: the place is taken, the release changed, or a value does not fit the output dtype.
+        CoreError: the target is taken, the release changed, or a value does not fit the output dtype.
     """
     target, base = order.target, order.merge.base
     origins = dict[str, Origin]()
@@ -56,20 +56,20 @@ def write_to_s3(
     report: Callable[[int, int], None],
     windows: Windows | None = None,
 ) -> MaterialiseResult:
-    """Writes every file of a merged model that is not there yet.
+    """Writes the files of a merged model that have not been written yet.
 
     Args:
         merger: what to write.
         target: where.
-        origins: where the store holds the release's files, by path; empty where it does not.
-        report: told how many more bytes are done, and tensors of those that the patch touches.
-        windows: the base that `merger` reads, where every read of it is a journey.
+        origins: the objects of the release's files in the same store, by path; empty if they are not there.
+        report: called with the number of further bytes, and of further changed tensors, that are done.
+        windows: the base that `merger` reads, if each read of it is a remote request.
 
     Returns:
-        What was written; files that an attempt before this one wrote count as it wrote them.
+        The written files, including those that earlier attempts wrote.
 
     Raises:
-        CoreError: the place is taken, the release changed, or a value does not fit the output dtype.
+        CoreError: the target is taken, the release changed, or a value does not fit the output dtype.
     """
     files = merger.plan.files
     present = target.present({path: file.size for path, file in files.items()})
