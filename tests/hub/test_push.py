@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from app.hub.xet.rebuilds import Rebuilds
+from app.services.read_slots import NoSlotError
 from tests.support.fixtures import Models
 from tests.support.pusher import CARD, CONFIG, WEIGHTS, Pusher, digest, file, here, lfs, refused, unpublished_patch
 from tests.support.registry import Service, unique
@@ -367,6 +369,22 @@ def test_push_of_two_files_with_the_same_bytes_keeps_both(pusher: Pusher, patch:
     assert pusher.commit(file(CONFIG, patch[CONFIG]), lfs(WEIGHTS, patch[WEIGHTS]), *same).status_code == 200
     for path in ("added_tokens.json", "special_tokens_map.json"):
         assert pusher("GET", f"/{pusher.repository}/resolve/main/{path}").content == b"{}"
+
+
+def test_push_refused_as_busy_goes_on_with_bytes_that_went_straight_to_the_store(
+    service: Service, pusher: Pusher, patch: dict[str, bytes]
+) -> None:
+    """They were hashed and moved before the refusal, so the same commit again finds them."""
+    pusher.send(patch[WEIGHTS])
+    service.execute("UPDATE pushed_objects SET multipart = 'parts' WHERE repository = :name", name=pusher.repository)
+    lines, checks = (file(CONFIG, patch[CONFIG]), lfs(WEIGHTS, patch[WEIGHTS])), service.runtime.tools.checks
+    with ExitStack() as stack:
+        with suppress(NoSlotError):
+            while True:
+                stack.enter_context(checks.hold("acme"))
+        refused(pusher.commit(*lines), 503, "server.busy")
+    assert pusher.commit(*lines).status_code == 200
+    assert [version["number"] for version in pusher.versions()] == [1]
 
 
 def test_what_was_published_before(pusher: Pusher, patch: dict[str, bytes]) -> None:

@@ -3,7 +3,7 @@
 The steps are those of an upload through the REST API (`app.services.patches.drafts`), each in a transaction of its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -141,15 +141,16 @@ def _publish_opened(
     """
     if isinstance(opened, DomainError):
         raise opened
-    upload, tools = opened.version.id, units.tools
+    upload, tools, verified = opened.version.id, units.tools, list[str]()
     try:
         facts = reread_if_purged(
-            lambda: verification.verify_found(tools, opened), lambda: verification.verify(units, principal, upload)
+            lambda: verification.verify_found(tools, opened, verified),
+            lambda: verification.verify(units, principal, upload, verified),
         )
         return run_with_retry(units.write, lambda uow: _publish(uow, principal, repository, upload, facts))
     except (CoreError, DomainError) as error:
         is_kept = keep or _is_passing(error)
-        run_with_retry(units.write, lambda uow: _keep_or_drop(uow, repository, upload, is_kept))
+        run_with_retry(units.write, lambda uow: _keep_or_drop(uow, repository, upload, is_kept, verified))
         raise
 
 
@@ -229,8 +230,13 @@ def _publish(
     return version, snapshot.commit if snapshot else None
 
 
-def _keep_or_drop(uow: UnitOfWork, repository: Repository, upload: str | None, keep: bool) -> None:
-    """Discards the draft of a push, if there is one, and also the push itself, unless it is kept for a retry."""
+def _keep_or_drop(
+    uow: UnitOfWork, repository: Repository, upload: str | None, keep: bool, verified: Collection[str] = ()
+) -> None:  # fmt: skip
+    """Discards the draft of a push, if there is one, and also the push itself, unless it is kept for a retry.
+
+    Of a push that is kept, files whose paths are `verified` are in the store already and need not be sent again.
+    """
     version = patch_rows.version(uow.session, upload) if upload else None
     if version and version.state == "draft":
         version.state = move("version", version.state, "discarded")
@@ -240,5 +246,8 @@ def _keep_or_drop(uow: UnitOfWork, repository: Repository, upload: str | None, k
     if not keep:
         pushes.end(uow, push, keep_announced=True)
         return
-    for row in rows.objects(uow.session, [file["object"] for file in push.files if file["object"]]):
+    sent = {file["object"]: file["path"] for file in push.files if file["object"]}
+    for row in rows.objects(uow.session, list(sent)):
         row.charged = row.size
+        if sent[row.id] in verified:
+            row.multipart = None
