@@ -17,6 +17,7 @@ import pytest
 from sqlalchemy import text
 
 from app.domain.errors import DomainError
+from app.domain.events.families import FamilyCreated
 from app.domain.principal import Principal
 from app.runtime import Runtime
 from app.services.access import tokens
@@ -305,7 +306,7 @@ def test_event_cursor_waits_for_uncommitted_events(service: Service) -> None:
     _, cursor = read(0)
     with overtaken(service, lambda: service.admin.post("/families", {"name": late})) as begin:
         with service.runtime.write() as uow:
-            uow.event("family.created", ADMIN, "registry", early)
+            uow.family_event(FamilyCreated(), ADMIN, early)
             uow.write_events()  # numbered now, committed later
             second = begin(uow)
             seen, cursor = read(cursor)

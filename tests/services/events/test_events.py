@@ -152,7 +152,7 @@ def test_events_of_one_reader_are_found_by_index(fresh: Callable[..., Service]) 
             assert "ix_events_family" in plan
             assert "ix_events_owner" in plan
             assert not re.search(r"Seq Scan on events|SCAN events", plan), plan
-        plan = explained(uow.session, lambda: rows.told_of(uow.session, "job.failed", ["owner7:digest:prt_7-1"]))
+        plan = explained(uow.session, lambda: rows.with_event(uow.session, "job.failed", ["owner7:digest:prt_7-1"]))
         assert "ix_events_kind_subject" in plan
 
 

@@ -16,6 +16,7 @@ from sqlalchemy import event, make_url
 
 from app.api.event_streams import message
 from app.db.base import now
+from app.domain.events.patches import PatchChanged
 from app.domain.principal import Principal
 from app.services.draining import Draining
 from app.services.events.feed import QUEUE, EventFeed, StreamLimits, Subscription
@@ -94,7 +95,7 @@ def test_stream_that_falls_behind_catches_up_in_order(fresh: Callable[..., Servi
     for _ in range(3):
         with service.runtime.write() as uow:
             for _ in range(QUEUE // 2):
-                uow.event("patch.changed", principal_of(acme), "acme", "acme/tone")
+                uow.event(PatchChanged(), principal_of(acme), "acme", "acme/tone")
         count = len(taken) + QUEUE // 2
         while len(taken) < count:
             taken += until(lambda: ids(feed.take(quick)))
@@ -125,7 +126,7 @@ def test_streams_begin_while_events_are_written(fresh: Callable[..., Service]) -
         while not stop.is_set():
             with service.runtime.write() as uow:
                 for _ in range(20):
-                    uow.event("patch.changed", principal_of(acme), "acme", "acme/tone")
+                    uow.event(PatchChanged(), principal_of(acme), "acme", "acme/tone")
 
     writer = threading.Thread(target=write)
     writer.start()

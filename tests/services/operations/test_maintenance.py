@@ -191,7 +191,7 @@ class Slow(Maintenance):
         super().__init__(replica.read, replica.write)
         self.begun, self.may_end, self.times = threading.Event(), threading.Event(), 0
 
-    def keep(self) -> None:
+    def run_due(self) -> None:
         self.begun.set()
         assert self.may_end.wait(30)
         self.times += 1
